@@ -1,0 +1,135 @@
+"""What every suite provides: members, out-of-domain corpora, and their examples.
+
+A suite is one file in this package and one YAML in ``conf/suite``. It registers itself with :func:`register_suite`;
+the rest of the project meets it only through the classes below.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeVar
+
+TaskKind = Literal["multi_label", "single_label", "regression"]
+Split = Literal["train", "dev", "test"]
+SPLITS: tuple[Split, ...] = ("train", "dev", "test")
+
+IGNORED = -100
+"""Label value of a label that is not annotated: left out of loss and metric (PyTorch's ``ignore_index``)."""
+
+
+class DataError(Exception):
+    """Data that cannot be read; the message names the file and line, what was expected, and what to do."""
+
+
+class MissingDataError(DataError):
+    """Data that is not there; the message says which, where it was looked for, and which command brings it."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a model of one corpus predicts.
+
+    Attributes:
+        kind: the form of the labels and with it the likelihood (Bernoulli for each label, categorical, Gaussian).
+        labels: label names in the order of their ids; one name for a regression.
+        key_score: the metric that selects epochs and is reported as the score (times 100).
+        threshold: for ``multi_label``, the value above which a label is predicted.
+        threshold_on: whether ``threshold`` applies to the probability (sound) or to the raw logit (as published).
+    """
+
+    kind: TaskKind
+    labels: tuple[str, ...]
+    key_score: str
+    threshold: float = 0.5
+    threshold_on: Literal["probability", "logit"] = "probability"
+
+
+@dataclass(frozen=True)
+class Example:
+    """One sentence, or a pair of sentences, with its label.
+
+    ``label`` is an int (``single_label``), a float (``regression``), or a tuple of 0, 1 and ``IGNORED``, one for each
+    label of the task (``multi_label``).
+    """
+
+    text: str
+    label: int | float | tuple[int, ...]
+    text_pair: str | None = None
+
+
+class Suite(ABC):
+    """A family of corpora that share a task: what is trained on, and what is evaluated on.
+
+    Attributes:
+        name: the suite's name, equal to its YAML's.
+        data_dir: the folder below which the suite's files lie (``paths.data_dir``).
+        settings: the suite's own settings, an instance of ``settings_type``.
+    """
+
+    name: ClassVar[str]
+    settings_type: ClassVar[type[Any]]
+    reference_order: ClassVar[tuple[str, ...]]
+    """All members in the order that numbers them ("member number i") for head initialisation."""
+
+    def __init__(self, data_dir: Path, settings: Any) -> None:
+        self.data_dir = data_dir
+        self.settings = settings
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Corpora on which members can be trained."""
+        return self.reference_order
+
+    @abstractmethod
+    def out_of_domain(self, merged: Sequence[str]) -> tuple[str, ...]:
+        """Corpora that count as out of domain when the members ``merged`` are merged."""
+
+    @abstractmethod
+    def task(self, corpus: str) -> Task:
+        """The task of one corpus."""
+
+    @abstractmethod
+    def missing(self, corpora: Sequence[str]) -> list[str]:
+        """One message for each file that is missing for ``corpora`` and that :meth:`prepare` does not bring."""
+
+    def prepare(self, corpora: Sequence[str]) -> None:  # noqa: B027 - optional: most suites have nothing to bring
+        """Bring data that the suite can bring by itself; do nothing when it is there already."""
+
+    @abstractmethod
+    def examples(self, corpus: str, split: Split) -> list[Example]:
+        """Examples of one split of a corpus, in a fixed order, after the settings' limits."""
+
+    @abstractmethod
+    def out_of_domain_examples(self, corpus: str) -> list[Example]:
+        """Examples on which a corpus is evaluated when it is out of domain."""
+
+    @abstractmethod
+    def fingerprint(self, corpus: str) -> str:
+        """Hash (SHA-256, hexadecimal) of all of a corpus's data and of the settings that choose examples from it."""
+
+    def annotated_labels(self, corpus: str) -> tuple[bool, ...]:
+        """For each label of the task, whether the training data of ``corpus`` annotates it (all, unless overridden)."""
+        return (True,) * len(self.task(corpus).labels)
+
+
+SuiteType = TypeVar("SuiteType", bound=type[Suite])
+_SUITES: dict[str, type[Suite]] = {}
+
+
+def register_suite(name: str) -> Callable[[SuiteType], SuiteType]:
+    """Class decorator: make a suite known under ``name``."""
+
+    def register(suite: SuiteType) -> SuiteType:
+        suite.name = name
+        _SUITES[name] = suite
+        return suite
+
+    return register
+
+
+def suite_types() -> dict[str, type[Suite]]:
+    """All registered suites by name."""
+    return dict(_SUITES)
