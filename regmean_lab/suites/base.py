@@ -6,6 +6,7 @@ the rest of the project meets it only through the classes below.
 
 from __future__ import annotations
 
+import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -80,8 +81,35 @@ class Suite(ABC):
 
     @property
     def members(self) -> tuple[str, ...]:
-        """Corpora on which members can be trained."""
+        """Corpora whose models are merged unless others are named."""
         return self.reference_order
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """All corpora that can be members: :attr:`members`, and after them those that must be named."""
+        return self.members
+
+    def member_number(self, member: str) -> int:
+        """Number of a member, from 0, in the order that numbers members for head initialisation."""
+        return self.candidates.index(member)
+
+    def problems(self) -> list[str]:
+        """What is wrong with the settings: one message each, beginning with the setting's name."""
+        return []
+
+    def member_problems(self, members: Sequence[str]) -> list[str]:
+        """What is wrong with a choice of members: unknown names, with the nearest valid ones, and repetitions."""
+        found = []
+        for member in dict.fromkeys(members):
+            if member not in self.candidates:
+                near = difflib.get_close_matches(member, self.candidates, n=2)
+                hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(self.candidates)}"
+                found.append(f"members: suite {self.name} has no {member!r}; {hint}")
+            if list(members).count(member) > 1:
+                found.append(f"members: {member!r} is named more than once")
+        if not members:
+            found.append("members: expected at least one")
+        return found
 
     @abstractmethod
     def out_of_domain(self, merged: Sequence[str]) -> tuple[str, ...]:

@@ -1,0 +1,76 @@
+# `make` alone lists what there is.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+# The Python that creates .venv, 3.10 to 3.13.
+PYTHON ?= python3
+# Where PyTorch comes from instead of the registry that pip is set up with; for machines without a GPU
+# https://download.pytorch.org/whl/cpu has a build that is much smaller.
+TORCH_INDEX ?=
+# A folder of prepared corpora for the tests that read real data; without it they are skipped.
+REGMEAN_LAB_TEST_DATA ?=
+# Each of the two test processes computes on one core.
+OMP_NUM_THREADS ?= 1
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet --constraint constraints.txt
+CHECK_PYTHON := import sys; v = sys.version_info[:2]; \
+	sys.exit(0 if (3, 10) <= v <= (3, 13) else f"Python 3.10 to 3.13 is needed, but {sys.executable} is Python {v[0]}.{v[1]}.")
+
+.PHONY: help setup demo test lint format zoo build clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@echo "  Variables: PYTHON=python3.12 TORCH_INDEX=URL (for setup), REGMEAN_LAB_TEST_DATA=FOLDER (for test)"
+
+setup: $(INSTALLED) ## create .venv and install the project into it (once)
+
+$(BIN)/python:
+	@command -v "$(PYTHON)" > /dev/null || { echo "No '$(PYTHON)' on the path. Name a Python: make setup PYTHON=python3.12" >&2; exit 1; }
+	@"$(PYTHON)" -c '$(CHECK_PYTHON)' || { echo "Name another one: make setup PYTHON=python3.12" >&2; exit 1; }
+	@echo "Creating $(VENV) with $$("$(PYTHON)" --version)"
+	@"$(PYTHON)" -m venv $(VENV)
+
+$(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
+	@$(BIN)/python -c '$(CHECK_PYTHON)' || { echo "Delete $(VENV) and name another one: make setup PYTHON=python3.12" >&2; exit 1; }
+	@echo "Installing PyTorch (large: this takes a while)"
+	@$(PIP) $(if $(TORCH_INDEX),--no-deps --index-url $(TORCH_INDEX)) torch
+	@echo "Installing the project and the other packages"
+	@$(PIP) --editable '.[dev,tensorboard]'
+	@touch $@
+	@echo "Ready: source $(BIN)/activate"
+
+demo: setup ## train members of the default suite and compare ways to merge them
+	$(BIN)/python -m regmean_lab -m +multirun_sweeps=demo
+
+test: export REGMEAN_LAB_TEST_DATA := $(REGMEAN_LAB_TEST_DATA)
+test: export OMP_NUM_THREADS := $(OMP_NUM_THREADS)
+test: setup ## run the tests
+	$(BIN)/python -m pytest -n 2
+
+lint: setup ## check style, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup ## mend style and formatting where that can be done automatically
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+zoo: setup ## list the trained members
+	@$(BIN)/python -m regmean_lab.zoo list
+
+build: setup ## build the wheel and the source distribution into dist/
+	$(BIN)/python -m build
+
+clean: ## delete what builds and checks left behind (not .venv, data, outputs or the zoo)
+	rm -rf build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage
+	find . -path ./$(VENV) -prune -o -path ./.git -prune -o \
+		-type d \( -name __pycache__ -o -name '*.egg-info' \) -prune -exec rm -rf {} +

@@ -1,0 +1,101 @@
+"""The command ``python -m regmean_lab``: compose, check, run, exit code."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException
+from omegaconf import DictConfig
+
+from regmean_lab.command.locations import configuration_root, register_sweeps
+from regmean_lab.command.overrides import CONFIG_NAME, override_problems
+from regmean_lab.command.resolvers import register_resolvers
+from regmean_lab.command.sweep import SWEEPS_FOLDER, JobRecord, begin_sweep, record_job, summarise
+from regmean_lab.errors import EXPECTED_ERRORS
+from regmean_lab.schema import register_schemas
+
+EXIT_CONFIGURATION, EXIT_INTERRUPTED = 2, 130
+MULTIRUN_FLAGS = ("-m", "--multirun")
+
+log = logging.getLogger(__name__)
+
+
+class JobError(CompactHydraException):
+    """A job that failed for a reason the message explains; Hydra prints it without a traceback."""
+
+
+def job(config: DictConfig) -> float:
+    """One job, as Hydra's launchers call it; returns the mean in-domain score."""
+    from regmean_lab.experiment import run  # the libraries behind it take seconds to import
+
+    register_resolvers()
+    quiet_libraries()
+    hydra_config = HydraConfig.get()
+    overrides = list(hydra_config.overrides.task)
+    folder, output_dir = Path(hydra_config.runtime.output_dir), Path(config.paths.output_dir)
+    number = hydra_config.job.get("num", 0) if hydra_config.mode.name == "MULTIRUN" else 0
+    try:
+        result, computed = run(config, folder, overrides)
+    except EXPECTED_ERRORS as error:
+        record_job(output_dir, number, JobRecord(overrides, str(folder), str(error)))
+        raise JobError(str(error)) from error
+    except Exception as error:
+        log.exception("the job failed")
+        record_job(output_dir, number, JobRecord(overrides, str(folder), f"{type(error).__name__}: {error}"))
+        raise
+    record_job(output_dir, number, JobRecord(overrides, str(folder), None, computed))
+    return result.mean_in_domain
+
+
+def quiet_libraries() -> None:
+    """Turn off what Lightning says about every run and what no user can change."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for name in ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accelerators.cuda"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (".*does not have many workers.*", ".*smaller than the logging interval.*", ".*lr_scheduler.step.*"):
+        warnings.filterwarnings("ignore", message)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def main() -> None:
+    """Entry point of ``python -m regmean_lab`` and of the script ``regmean-lab``."""
+    register_schemas()
+    register_resolvers()
+    register_sweeps()
+    if len(sys.argv) == 1:
+        sys.argv.append("--help")
+    arguments = sys.argv[1:]
+    overrides = [argument for argument in arguments if not argument.startswith("-")]
+    runs = all(argument in MULTIRUN_FLAGS for argument in arguments if argument.startswith("-"))
+    if problems := override_problems(overrides, jobs_too=runs):
+        print(f"{len(problems)} thing{'s' if len(problems) > 1 else ''} to correct:", file=sys.stderr)
+        for problem in problems:
+            print(f"  - {problem}", file=sys.stderr)
+        sys.exit(EXIT_CONFIGURATION)
+    sweep = begin_sweep()
+    command = hydra.main(version_base="1.3", config_path=str(configuration_root() / "conf"), config_name=CONFIG_NAME)(job)
+    try:
+        command()
+    except KeyboardInterrupt:
+        print("\nInterrupted. Nothing is half-written; the same command goes on where this one stopped.", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+    finally:
+        for folder in _sweep_folders(overrides, sweep):
+            summarise(folder)
+
+
+def _sweep_folders(overrides: list[str], sweep: str) -> list[Path]:
+    roots = [Path(text.partition("=")[2]) for text in overrides if text.startswith("paths.output_dir=")] or [
+        Path("outputs")
+    ]
+    return [root / SWEEPS_FOLDER / sweep for root in roots]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Lightning callbacks: the merge stage, statistics, and the choice of the best epoch."""

@@ -1,0 +1,1 @@
+"""What surrounds a job: finding configuration, checking overrides, sweeps and their summaries."""

@@ -1,0 +1,158 @@
+"""Checks of the command line before Hydra runs: every problem at once, with the nearest valid names."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from regmean_lab.command.locations import configuration_root
+
+CONFIG_NAME = "config"
+
+
+def override_problems(arguments: Sequence[str], *, jobs_too: bool = True) -> list[str]:
+    """What is wrong with the overrides of a command line: one message each.
+
+    Unknown groups, options and keys get the nearest valid names. With ``jobs_too``, every value of a sweep is composed
+    once (with the first value of every other), so that a wrong one shows before the first job runs.
+    """
+    with initialize_config_dir(str(configuration_root() / "conf"), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        assert isinstance(loader, ConfigLoaderImpl)
+        try:
+            parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(arguments))
+        except HydraException as error:
+            return [_first_line(error)]
+        groups, values = _split(loader, parsed)
+        problems = [problem for override in groups for problem in _option_problems(loader, override)]
+        if problems:
+            return problems
+        try:
+            base = _compose([_first(override) for override in groups])
+        except (HydraException, OmegaConfBaseException) as error:
+            return [_first_line(error)]
+        problems = _key_problems(base, values)
+        if problems or not jobs_too:
+            return problems
+        return _job_problems([*groups, *values])
+
+
+def nearest(name: str, candidates: Iterable[str]) -> str:
+    """A hint with the nearest valid names, or all of them where none is near."""
+    listed = sorted(set(candidates))
+    near = difflib.get_close_matches(name, listed, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(listed)}"
+
+
+def _split(loader: ConfigLoaderImpl, parsed: Sequence[Override]) -> tuple[list[Override], list[Override]]:
+    """Overrides that choose an option of a group, and those that set values."""
+    groups, values = [], []
+    for override in parsed:
+        is_group = "." not in override.key_or_group and loader.repository.group_exists(override.key_or_group)
+        (groups if is_group and not override.key_or_group.startswith("hydra/") else values).append(override)
+    return groups, values
+
+
+def _option_problems(loader: ConfigLoaderImpl, override: Override) -> list[str]:
+    group = override.key_or_group
+    if override.is_delete():
+        return []
+    options = [option for option in loader.get_group_options(group, ObjectType.CONFIG) if option != "schema"]
+    wanted = [text.partition("=")[2] for text in _all(override)]
+    return [
+        f"{group}={option}: there is no such option; {nearest(option, options)}"
+        for option in wanted
+        if option not in (*options, "null") and not option.startswith("[")
+    ]
+
+
+def _key_problems(base: DictConfig, values: Sequence[Override]) -> list[str]:
+    known = set(_keys(base))
+    leaves = {key.rpartition(".")[2]: key for key in known}
+    problems = []
+    for override in values:
+        key = override.key_or_group
+        if override.is_add() or override.is_force_add() or override.is_delete() or key.startswith("hydra"):
+            continue
+        if key in known:
+            continue
+        near = difflib.get_close_matches(key, known, n=3, cutoff=0.6)
+        near += [leaves[leaf] for leaf in difflib.get_close_matches(key.rpartition(".")[2], leaves, n=2, cutoff=0.6)]
+        hint = " or ".join(dict.fromkeys(near)) if near else "one of those that --cfg job shows"
+        problems.append(f"{key}: there is no such key; did you mean {hint}?")
+    return problems
+
+
+def _job_problems(overrides: Sequence[Override]) -> list[str]:
+    """Problems of composed jobs: each value of each sweep, with the first values of the others."""
+    from regmean_lab.experiment import check_files
+    from regmean_lab.schema import ConfigurationError, settings_of
+
+    problems: dict[str, None] = {}
+    for choice in _variations(overrides):
+        try:
+            config = _compose(choice)
+            OmegaConf.set_struct(config, True)
+            check_files(settings_of(config))
+        except ConfigurationError as error:
+            problems.update(dict.fromkeys(error.problems))
+        except (HydraException, OmegaConfBaseException) as error:
+            problems[_first_line(error)] = None
+    return list(problems)
+
+
+def _variations(overrides: Sequence[Override]) -> list[list[str]]:
+    first = [_first(override) for override in overrides]
+    varied = [first]
+    for number, override in enumerate(overrides):
+        for text in _all(override)[1:]:
+            varied.append([*first[:number], text, *first[number + 1 :]])
+    return varied
+
+
+def _compose(overrides: list[str]) -> DictConfig:
+    """A job's configuration; where the experiment sweeps by itself, that of the first of its jobs."""
+    full = compose(CONFIG_NAME, overrides, return_hydra_config=True)
+    given = {text.partition("=")[0].lstrip("+~") for text in overrides}
+    parameters = OmegaConf.select(full, "hydra.sweeper.params") or {}
+    parser = OverridesParser.create()
+    own = parser.parse_overrides([f"{key}={value}" for key, value in parameters.items() if key not in given])
+    return compose(CONFIG_NAME, [*[_first(override) for override in own], *overrides])
+
+
+def _all(override: Override) -> list[str]:
+    key = override.get_key_element()
+    if override.is_discrete_sweep():
+        return [f"{key}={value}" for value in override.sweep_string_iterator()]
+    return [f"{key}={override.get_value_element_as_str()}" if not override.is_delete() else str(override.input_line)]
+
+
+def _first(override: Override) -> str:
+    return _all(override)[0]
+
+
+def _keys(config: DictConfig, prefix: str = "") -> Iterable[str]:
+    content: Any = OmegaConf.to_container(config, resolve=False, throw_on_missing=False)
+    yield from _nested_keys(content, prefix)
+
+
+def _nested_keys(content: dict[str, Any], prefix: str) -> Iterable[str]:
+    for key, value in content.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from _nested_keys(value, f"{prefix}{key}.")
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(line.strip() for line in str(error).splitlines() if line.strip())

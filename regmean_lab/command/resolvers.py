@@ -1,0 +1,41 @@
+"""OmegaConf resolvers that the YAML files use."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from regmean_lab.results import fingerprint
+from regmean_lab.suites import suite_types
+
+
+def register_resolvers() -> None:
+    """Make the resolvers known to OmegaConf (idempotent)."""
+    OmegaConf.register_new_resolver("pairs", pairs, replace=True)
+    OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
+
+
+def pairs(suite: str) -> str:
+    """``${pairs:SUITE}``: all unordered pairs of a suite's members, as values of a sweep."""
+    members = suite_types()[suite].reference_order
+    return ",".join(f"[{','.join(pair)}]" for pair in itertools.combinations(members, 2))
+
+
+def job_folder(_root_: DictConfig) -> str:
+    """``${job_folder:}``: folder of a job below the output folder; the same configuration has the same folder."""
+    resolved = _without_hydra(_root_)
+    members = resolved.get("members")
+    corpora = "+".join(members) if members else "all"
+    method = resolved["method"]["name"]
+    name = f"{resolved['model']['name']}-{method}-seed{resolved['seed']}-{fingerprint(resolved)[:10]}"
+    return f"{resolved['experiment']}/{corpora}/{name}"
+
+
+def _without_hydra(root: DictConfig | ListConfig) -> dict[str, Any]:
+    assert isinstance(root, DictConfig)
+    keys = [key for key in root if key != "hydra"]
+    resolved = OmegaConf.to_container(OmegaConf.masked_copy(root, keys), resolve=True)
+    assert isinstance(resolved, dict)
+    return {str(key): value for key, value in resolved.items()}

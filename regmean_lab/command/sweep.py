@@ -1,0 +1,89 @@
+"""What the jobs of a sweep leave for its summary, and the summary itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from rich.console import Console
+
+from regmean_lab.loggers import SWEEP_VARIABLE
+from regmean_lab.report.figures import score_figure
+from regmean_lab.report.tables import markdown_table, print_table, score_table
+from regmean_lab.results import Result, ResultError, read_result, write_json
+
+SWEEPS_FOLDER = "sweeps"
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """How one job of a sweep ended.
+
+    Attributes:
+        overrides: what set it apart.
+        folder: where it wrote.
+        error: why it failed, or None.
+        computed: whether its result was computed now, rather than found.
+    """
+
+    overrides: list[str]
+    folder: str
+    error: str | None = None
+    computed: bool = False
+
+
+def begin_sweep() -> str:
+    """Name this command's sweep in the environment, which its jobs inherit in whatever process they run."""
+    name = f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{os.getpid()}"
+    os.environ[SWEEP_VARIABLE] = name
+    return name
+
+
+def record_job(output_dir: Path, number: int, record: JobRecord) -> None:
+    """Leave a record of a finished or failed job for the summary of its sweep, if it belongs to one."""
+    if sweep := os.environ.get(SWEEP_VARIABLE):
+        write_json(output_dir / SWEEPS_FOLDER / sweep / "jobs" / f"{number:05d}.json", vars(record))
+
+
+def summarise(folder: Path) -> None:
+    """Print a sweep's table and its failed jobs, and write both (and a figure) into the sweep's folder.
+
+    Does nothing when no job has left a record (a command that stopped before its first job).
+    """
+    records = [
+        JobRecord(**json.loads(path.read_text(encoding="utf-8"))) for path in sorted((folder / "jobs").glob("*.json"))
+    ]
+    if not records:
+        return
+    console = Console(stderr=False)
+    results = _results(records)
+    if results:
+        table = score_table(results)
+        print_table(table, console)
+        (folder / "table.md").write_text(markdown_table(table), encoding="utf-8")
+        score_figure(results, folder / "scores.png")
+        computed = sum(record.computed for record in records)
+        console.print(f"{len(results)} results, {computed} computed now. Table and figure: {folder}", highlight=False)
+        for record in records[:1] if len(records) == 1 else []:
+            console.print(f"Result: {record.folder}/result.json", highlight=False, soft_wrap=True)
+    failed = [record for record in records if record.error is not None]
+    for record in failed:
+        print(f"\nFAILED: {' '.join(record.overrides)}\n  {record.error}\n  log: {record.folder}", file=sys.stderr)
+    if failed:
+        print(f"\n{len(failed)} of {len(records)} jobs failed; the others' results stay.", file=sys.stderr)
+
+
+def _results(records: Sequence[JobRecord]) -> list[Result]:
+    results = []
+    for record in records:
+        if record.error is None:
+            try:
+                results.append(read_result(Path(record.folder) / "result.json"))
+            except ResultError as error:
+                print(error, file=sys.stderr)
+    return results

@@ -1,0 +1,71 @@
+"""What merges are compared with: the members themselves, their ensemble, and joint training.
+
+They are chosen like merge methods (``method=ensemble``) and evaluated on the same data.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+VOTES = ("soft", "majority")
+
+
+@dataclass
+class Comparator:
+    """Base of all comparators; a comparator needs no statistics."""
+
+    name: ClassVar[str]
+
+    def problems(self) -> list[str]:
+        """What is wrong with the settings: one message each, beginning with the setting's name."""
+        return []
+
+
+@dataclass
+class Individual(Comparator):
+    """Every member on its own data; out of domain, the mean of the members' scores."""
+
+    name = "individual"
+
+
+@dataclass
+class Ensemble(Comparator):
+    """All members answer, and one answer is made of theirs; needs as many forward passes as there are members.
+
+    Attributes:
+        vote: ``soft`` averages logits (a label's over the members whose data annotates it), ``majority`` counts
+            predictions.
+    """
+
+    name = "ensemble"
+
+    vote: str = "soft"
+
+    def problems(self) -> list[str]:
+        """What is wrong with the settings."""
+        return [] if self.vote in VOTES else [f"vote: expected one of {', '.join(VOTES)}, got {self.vote!r}"]
+
+
+@dataclass
+class Multitask(Comparator):
+    """One model trained on the members' training data together: needs the data, so it is no merge.
+
+    Attributes:
+        learning_rate: peak learning rate, where joint training has its own; None is the members'.
+    """
+
+    name = "multitask"
+
+    learning_rate: float | None = None
+
+    def problems(self) -> list[str]:
+        """What is wrong with the settings."""
+        if self.learning_rate is not None and not self.learning_rate > 0:
+            return [f"learning_rate: expected a positive number, got {self.learning_rate}"]
+        return []
+
+
+def comparator_types() -> dict[str, type[Comparator]]:
+    """All comparators by name."""
+    return {kind.name: kind for kind in (Individual, Ensemble, Multitask)}

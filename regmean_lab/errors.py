@@ -1,0 +1,11 @@
+"""Errors that a person can mend: they are shown without a traceback."""
+
+from __future__ import annotations
+
+from regmean_lab.merging import MergeError
+from regmean_lab.models import ModelError
+from regmean_lab.schema import ConfigurationError
+from regmean_lab.statistics.errors import StatisticsError
+from regmean_lab.suites.base import DataError
+
+EXPECTED_ERRORS = (ConfigurationError, DataError, ModelError, MergeError, StatisticsError)

@@ -1,0 +1,87 @@
+"""Testing models with Lightning, and scores from their predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.loggers import Logger
+
+from regmean_lab.evaluation.metrics import score
+from regmean_lab.models import load_sequence_classifier
+from regmean_lab.modules import Predictions, SequenceClassificationModule, TaskModule
+from regmean_lab.schema import TrainerConfig
+from regmean_lab.suites.base import Task
+from regmean_lab.suites.data_module import Batches, Evaluation
+
+Metrics = dict[str, dict[str, float]]
+"""Metrics (times 100) by name, by corpus."""
+
+
+def load_module(folder: Path, task: Task) -> TaskModule:
+    """A fine-tuned model folder as a module that can be tested."""
+    return SequenceClassificationModule(load_sequence_classifier(folder), task)
+
+
+def test_trainer(
+    config: TrainerConfig, callbacks: Sequence[pl.Callback] = (), logger: Logger | bool = False
+) -> pl.Trainer:
+    """A trainer for evaluation and for the merge stage (whose statistics need gradients: no inference mode)."""
+    return pl.Trainer(
+        accelerator=config.accelerator,
+        devices=config.devices,
+        precision=config.precision,  # type: ignore[arg-type]  # any string that Lightning accepts
+        deterministic=config.deterministic,
+        callbacks=list(callbacks),
+        logger=logger,
+        enable_checkpointing=False,
+        enable_progress_bar=config.progress_bar,
+        enable_model_summary=False,
+        inference_mode=False,
+        use_distributed_sampler=False,
+    )
+
+
+def predict(trainer: pl.Trainer, module: TaskModule, loaders: Sequence[Batches]) -> list[Predictions]:
+    """Run a module over data loaders; predictions of each, in order."""
+    trainer.test(module, dataloaders=list(loaders), verbose=False)
+    return module.predictions()
+
+
+def metrics_of(evaluations: Sequence[Evaluation], predicted: Sequence[Predictions]) -> Metrics:
+    """All metrics of a model on each evaluation."""
+    return {
+        evaluation.name: score(evaluation.task, part.logits, part.labels)
+        for evaluation, part in zip(evaluations, predicted, strict=True)
+    }
+
+
+def key_scores(evaluations: Sequence[Evaluation], metrics: Metrics) -> dict[str, dict[str, float]]:
+    """The key score on each evaluation, as ``scores`` of a result has them."""
+    scores: dict[str, dict[str, float]] = {"in_domain": {}, "out_of_domain": {}}
+    for evaluation in evaluations:
+        domain = "in_domain" if evaluation.domain == "in" else "out_of_domain"
+        scores[domain][evaluation.name] = metrics[evaluation.name][evaluation.task.key_score]
+    return scores
+
+
+def mean_metrics(metrics: Sequence[Metrics]) -> Metrics:
+    """Mean over several models of every metric on every corpus."""
+    return {
+        corpus: {name: sum(part[corpus][name] for part in metrics) / len(metrics) for name in metrics[0][corpus]}
+        for corpus in metrics[0]
+    }
+
+
+def flatten(metrics: dict[str, Any], prefix: str) -> dict[str, float]:
+    """Nested metrics as one dict with keys joined by ``/``, for loggers."""
+    flat: dict[str, float] = {}
+    for key, value in metrics.items():
+        name = f"{prefix}/{key}" if prefix else key
+        if isinstance(value, dict):
+            flat.update(flatten(value, name))
+        elif value is not None:
+            flat[name] = value
+    return flat

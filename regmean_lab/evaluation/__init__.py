@@ -1,0 +1,1 @@
+"""Metrics and ensembles: from logits to scores."""

@@ -1,0 +1,35 @@
+"""Merge methods in pure torch: usable as a library, without Lightning, Hydra or transformers."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+from regmean_lab.merging.base import (
+    Layout,
+    LinearLayer,
+    MergeError,
+    MergeMember,
+    MergeMethod,
+    Parameter,
+    method_types,
+    register_method,
+)
+from regmean_lab.merging.merge import MergedParameter, differences, merge_members
+
+for _module in pkgutil.iter_modules(__path__):  # every file registers its method, so that a new one is found
+    importlib.import_module(f"{__name__}.{_module.name}")
+
+__all__ = [
+    "Layout",
+    "LinearLayer",
+    "MergeError",
+    "MergeMember",
+    "MergeMethod",
+    "MergedParameter",
+    "Parameter",
+    "differences",
+    "merge_members",
+    "method_types",
+    "register_method",
+]

@@ -1,0 +1,194 @@
+"""What every merge method is given and what it returns.
+
+A merge method is one file in this package and one YAML in ``conf/method``: a dataclass whose fields are the method's
+settings, made known by :func:`register_method`. It is called once for each parameter and sees nothing else of the
+models, so that memory does not grow with their number of layers.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import ClassVar, Protocol, TypeVar
+
+from torch import Tensor
+
+
+class MergeError(Exception):
+    """Members that cannot be merged, or a merge that went wrong; the message names the tensor and the member."""
+
+
+class GramSource(Protocol):
+    """Gram matrices of one member, read when asked for."""
+
+    def matrix(self, layer: str) -> Tensor:
+        """Mean of ``xᵀx`` over the rows ``x`` of the layer's input, shape [in, in]."""
+
+
+class FisherSource(Protocol):
+    """Diagonal Fisher information of one member, read when asked for."""
+
+    def diagonal(self, parameter: str) -> Tensor:
+        """Mean squared gradient of each element of a parameter, of the parameter's shape."""
+
+
+@dataclass(frozen=True)
+class MergeMember:
+    """One model to be merged.
+
+    Attributes:
+        name: what messages call it.
+        weights: its parameters by name; a ``state_dict`` or anything that reads tensors when asked.
+        gram: its Gram matrices, where the method asks for them.
+        fisher: its diagonal Fisher information, where the method asks for it.
+        annotated: for each output of a multi-label head, whether the member's training data annotates it. None where
+            the labels are the same for all members.
+    """
+
+    name: str
+    weights: Mapping[str, Tensor]
+    gram: GramSource | None = None
+    fisher: FisherSource | None = None
+    annotated: tuple[bool, ...] | None = None
+
+
+@dataclass(frozen=True)
+class LinearLayer:
+    """A linear layer: its module name, and whether its weight is stored as [in, out] (``Conv1D`` of GPT-2)."""
+
+    name: str
+    transposed: bool = False
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a merge must know of the architecture.
+
+    Attributes:
+        linear: the linear layer of each parameter that is a linear layer's weight.
+        label_outputs: parameters whose first dimension is the labels (weight and bias of the last layer of the head).
+    """
+
+    linear: Mapping[str, LinearLayer]
+    label_outputs: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of all members that take part in merging it.
+
+    Attributes:
+        name: the parameter's name.
+        tensors: its value in each member, equal shapes, floating point, on the device that merges.
+        members: the members, in the same order.
+        coefficients: one positive weight a member; they add up to 1.
+        layer: the linear layer whose weight it is, or None for any other parameter.
+        rows: indices of the parameter's rows that ``tensors`` hold, shape [rows], or None for the whole parameter.
+    """
+
+    name: str
+    tensors: Sequence[Tensor]
+    members: Sequence[MergeMember]
+    coefficients: Sequence[float]
+    layer: LinearLayer | None = None
+    rows: Tensor | None = None
+
+    def mean(self) -> Tensor:
+        """The members' weighted mean, of the tensors' shape; exact where all members are equal."""
+        first = self.tensors[0]
+        result = first.clone()
+        for coefficient, tensor in zip(self.coefficients[1:], self.tensors[1:], strict=True):
+            result.add_(tensor - first, alpha=coefficient)
+        return result
+
+
+@dataclass(frozen=True)
+class LayerDiagnostics:
+    """How well a layer's system of equations was posed.
+
+    Attributes:
+        layer: the linear layer's name.
+        jitter: what was added to the diagonal, as a multiple of its mean; 0 when nothing had to be.
+        condition: a lower bound of the condition number, from the Cholesky factor's diagonal.
+        unseen_features: inputs that were zero in all members' data; their weights are the members' mean.
+        off_diagonal_share: share of the squared Frobenius norm of the Gram sum that lies off the diagonal.
+    """
+
+    layer: str
+    jitter: float
+    condition: float
+    unseen_features: int
+    off_diagonal_share: float
+
+
+@dataclass
+class MergeMethod(ABC):
+    """Base of all merge methods; its fields are settings that every method has.
+
+    Attributes:
+        coefficients: weight of each member, in the members' order; they add up to 1. None weights all alike.
+        keep_apart: patterns (``*`` and ``?``) of parameter names that are not merged but stay each member's own, for
+            example ``classifier.*``.
+    """
+
+    name: ClassVar[str]
+    statistics: ClassVar[tuple[str, ...]] = ()
+    """Kinds of statistics that each member must have: ``gram``, ``fisher``."""
+
+    coefficients: list[float] | None = None
+    keep_apart: list[str] = field(default_factory=list)
+
+    def problems(self) -> list[str]:
+        """What is wrong with the settings: one message each, beginning with the setting's name."""
+        found = []
+        if self.coefficients is not None:
+            if any(not math.isfinite(value) or value < 0 for value in self.coefficients):
+                found.append(f"coefficients: expected numbers of at least 0, got {self.coefficients}")
+            elif abs(sum(self.coefficients) - 1) > 1e-6:
+                found.append(f"coefficients: expected a sum of 1, got {sum(self.coefficients):g}")
+        return found
+
+    def prepare(self, members: Sequence[MergeMember], names: Sequence[str]) -> None:  # noqa: B027 - most need nothing
+        """Look at all members once before the first of the parameters ``names`` is merged."""
+
+    @abstractmethod
+    def merge(self, parameter: Parameter) -> tuple[Tensor, LayerDiagnostics | None]:
+        """Merge one parameter.
+
+        Returns:
+            The merged tensor, of the same shape, and for a layer that took solving, how well it was posed.
+        """
+
+
+def matches(name: str, patterns: Sequence[str]) -> bool:
+    """Whether a parameter's or layer's name matches any of the patterns (``*``, ``?``; case-sensitive)."""
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def positive(setting: str, value: float, found: list[str]) -> None:
+    """Append a message to ``found`` unless ``value`` is a positive, finite number."""
+    if not (math.isfinite(value) and value > 0):
+        found.append(f"{setting}: expected a positive number, got {value}")
+
+
+MethodType = TypeVar("MethodType", bound=type[MergeMethod])
+_METHODS: dict[str, type[MergeMethod]] = {}
+
+
+def register_method(name: str) -> Callable[[MethodType], MethodType]:
+    """Class decorator: make a merge method known under ``name``."""
+
+    def register(method: MethodType) -> MethodType:
+        method.name = name
+        _METHODS[name] = method
+        return method
+
+    return register
+
+
+def method_types() -> dict[str, type[MergeMethod]]:
+    """All registered merge methods by name."""
+    return dict(_METHODS)

@@ -1,0 +1,91 @@
+"""Fisher-weighted averaging."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from regmean_lab.merging.base import (
+    LayerDiagnostics,
+    MergeError,
+    MergeMember,
+    MergeMethod,
+    Parameter,
+    positive,
+    register_method,
+)
+
+NORMALIZATIONS = ("none", "parameter", "model")
+
+
+@register_method("fisher")
+@dataclass
+class Fisher(MergeMethod):
+    """θ = Σ cᵢ Fᵢ θᵢ / Σ cᵢ Fᵢ with diagonal Fisher information Fᵢ (Matena and Raffel, 2022, equation 4).
+
+    Attributes:
+        normalization: divide Fᵢ by its Euclidean norm, of each ``parameter`` or over the whole ``model``, or ``none``.
+        epsilon: added to every Fᵢ, so that a parameter that no member's data moves becomes the members' mean.
+    """
+
+    statistics = ("fisher",)
+
+    normalization: str = "none"
+    epsilon: float = 1e-10
+    _scales: dict[str, float] = field(default_factory=dict, init=False, repr=False)
+
+    def problems(self) -> list[str]:
+        """What is wrong with the settings."""
+        found = super().problems()
+        if self.normalization not in NORMALIZATIONS:
+            found.append(f"normalization: expected one of {', '.join(NORMALIZATIONS)}, got {self.normalization!r}")
+        positive("epsilon", self.epsilon, found)
+        return found
+
+    def prepare(self, members: Sequence[MergeMember], names: Sequence[str]) -> None:
+        """Measure the norm of each member's Fisher information, if it is divided by it."""
+        self._scales = {}
+        if self.normalization == "model":
+            for member in members:
+                squares = sum(float(_diagonal(member, name).double().square().sum()) for name in names)
+                self._scales[member.name] = _reciprocal(math.sqrt(squares))
+
+    def merge(self, parameter: Parameter) -> tuple[Tensor, LayerDiagnostics | None]:
+        """Mean of the members' tensors, each element weighted by its Fisher information."""
+        numerator = torch.zeros_like(parameter.tensors[0])
+        denominator = torch.zeros_like(numerator)
+        for member, coefficient, tensor in zip(
+            parameter.members, parameter.coefficients, parameter.tensors, strict=True
+        ):
+            diagonal = _diagonal(member, parameter.name)
+            if parameter.rows is not None:
+                diagonal = diagonal[parameter.rows]
+            if diagonal.shape != tensor.shape:
+                raise MergeError(
+                    f"Fisher information of {member.name} for {parameter.name}: expected shape {tuple(tensor.shape)}, "
+                    f"found {tuple(diagonal.shape)}"
+                )
+            diagonal = diagonal.to(tensor)
+            weight = (diagonal * self._scale(member, diagonal)).add_(self.epsilon).mul_(coefficient)
+            denominator.add_(weight)
+            numerator.addcmul_(weight, tensor)
+        return numerator.div_(denominator), None
+
+    def _scale(self, member: MergeMember, diagonal: Tensor) -> float:
+        if self.normalization == "parameter":
+            return _reciprocal(float(diagonal.double().norm()))
+        return self._scales.get(member.name, 1.0)
+
+
+def _diagonal(member: MergeMember, name: str) -> Tensor:
+    if member.fisher is None:
+        raise MergeError(f"member {member.name} has no Fisher information; fisher needs it for every member")
+    return member.fisher.diagonal(name)
+
+
+def _reciprocal(norm: float) -> float:
+    return 1.0 / norm if norm > 0 else 1.0

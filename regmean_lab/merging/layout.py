@@ -1,0 +1,27 @@
+"""What a merge must know of an architecture, found from the model itself."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from regmean_lab.merging.base import Layout, LinearLayer
+from regmean_lab.statistics import is_conv1d, linear_layers
+
+
+def layout_of(model: nn.Module, labels: int | None = None) -> Layout:
+    """Find the linear layers of a model and the outputs of its head.
+
+    Args:
+        model: ``nn.Linear`` layers and ``Conv1D`` layers (GPT-2's, with ``nf`` outputs and a weight of [in, out]) count
+            as linear.
+        labels: number of labels of a multi-label head; its last linear layer with so many outputs is the label
+            output. None where no layer has a row for each label.
+    """
+    linear = {}
+    head = None
+    for name, module in linear_layers(model).items():
+        linear[f"{name}.weight"] = LinearLayer(name, transposed=is_conv1d(module))
+        if isinstance(module, nn.Linear) and module.out_features == labels:
+            head = name
+    outputs = frozenset() if head is None else frozenset({f"{head}.weight", f"{head}.bias"})
+    return Layout(linear, outputs)

@@ -1,0 +1,144 @@
+"""Merging members parameter by parameter: one parameter of every member in memory at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from regmean_lab.merging.base import (
+    LayerDiagnostics,
+    Layout,
+    MergeError,
+    MergeMember,
+    MergeMethod,
+    Parameter,
+    matches,
+)
+from regmean_lab.merging.weights import tensor_shape
+
+
+@dataclass(frozen=True)
+class MergedParameter:
+    """One merged parameter.
+
+    Attributes:
+        name: the parameter's name.
+        value: its merged value, in the dtype of the first member, on the device that merged.
+        diagnostics: how well its layer was posed, for methods that solve for it.
+    """
+
+    name: str
+    value: Tensor
+    diagnostics: LayerDiagnostics | None = None
+
+
+def differences(members: Sequence[MergeMember], keep_apart: Sequence[str] = ()) -> list[str]:
+    """All reasons why the members' weights cannot be merged; reads names and shapes only.
+
+    Parameters that match ``keep_apart`` stay each member's own and may differ.
+    """
+    found = []
+    first = members[0]
+    names = {name for name in first.weights if not matches(name, keep_apart)}
+    for member in members[1:]:
+        own = {name for name in member.weights if not matches(name, keep_apart)}
+        for name in sorted(names - own):
+            found.append(f"{name}: in {first.name}, not in {member.name}")
+        for name in sorted(own - names):
+            found.append(f"{name}: in {member.name}, not in {first.name}")
+        for name in sorted(names & own):
+            one, other = tensor_shape(first.weights, name), tensor_shape(member.weights, name)
+            if one != other:
+                found.append(f"{name}: shape {one} in {first.name}, {other} in {member.name}")
+    return found
+
+
+def merge_members(
+    method: MergeMethod,
+    members: Sequence[MergeMember],
+    layout: Layout,
+    *,
+    device: torch.device | str = "cpu",
+) -> Iterator[MergedParameter]:
+    """Merge members, one parameter after the other.
+
+    Arithmetic is float32 (float64 where members are), whatever the members' dtype. A row of a label output is merged
+    over the members whose data annotates that label (over all of them, if none does).
+
+    Args:
+        method: how to merge.
+        members: two or more members with the same parameters (see :func:`differences`).
+        layout: which parameters are linear layers' weights and which are label outputs.
+        device: where to compute.
+
+    Yields:
+        Every parameter that does not match ``method.keep_apart``, in the order of their names in the first member.
+
+    Raises:
+        MergeError: when members differ, a coefficient is missing, a tensor has a NaN or infinity, or a layer cannot be
+            solved. Names the tensor.
+    """
+    if found := differences(members, method.keep_apart):
+        raise MergeError("the members cannot be merged:\n" + "\n".join(f"  - {line}" for line in found))
+    coefficients = method.coefficients or [1 / len(members)] * len(members)
+    if len(coefficients) != len(members):
+        raise MergeError(f"method.coefficients: {len(coefficients)} numbers for {len(members)} members")
+    names = [name for name in members[0].weights if not matches(name, method.keep_apart)]
+    method.prepare(members, names)
+    for name in names:
+        stored = [member.weights[name] for member in members]
+        dtype = stored[0].dtype
+        tensors = [_working(*pair, name, torch.device(device)) for pair in zip(members, stored, strict=True)]
+        if not dtype.is_floating_point:
+            if any(not torch.equal(tensors[0], tensor) for tensor in tensors[1:]):
+                raise MergeError(f"{name}: members have different values of dtype {dtype}, which cannot be averaged")
+            yield MergedParameter(name, tensors[0])
+            continue
+        layer = layout.linear.get(name)
+        if name in layout.label_outputs and any(member.annotated is not None for member in members):
+            value, diagnostics = _merge_label_rows(method, Parameter(name, tensors, members, coefficients, layer)), None
+        else:
+            value, diagnostics = method.merge(Parameter(name, tensors, members, coefficients, layer))
+        if not torch.isfinite(value).all():
+            raise MergeError(f"{name}: the merged tensor has a NaN or infinity")
+        yield MergedParameter(name, value.to(dtype), diagnostics)
+
+
+def _working(member: MergeMember, tensor: Tensor, name: str, device: torch.device) -> Tensor:
+    tensor = tensor.detach()
+    if not tensor.dtype.is_floating_point:
+        return tensor.to(device)
+    if not torch.isfinite(tensor).all():
+        raise MergeError(f"{name}: NaN or infinity in the weights of {member.name}")
+    return tensor.to(device, torch.promote_types(tensor.dtype, torch.float32))
+
+
+def _merge_label_rows(method: MergeMethod, parameter: Parameter) -> Tensor:
+    """Merge each row over the members that annotate its label; rows with the same members are merged together."""
+    merged = torch.empty_like(parameter.tensors[0])
+    for indices, rows in _rows_by_members(parameter.members, len(merged)).items():
+        index = torch.tensor(rows, device=merged.device)
+        total = sum(parameter.coefficients[i] for i in indices)
+        part = Parameter(
+            parameter.name,
+            [parameter.tensors[i][index] for i in indices],
+            [parameter.members[i] for i in indices],
+            # Members that share a label may all have the coefficient 0.
+            [parameter.coefficients[i] / total if total > 0 else 1 / len(indices) for i in indices],
+            parameter.layer,
+            index,
+        )
+        merged[index] = method.merge(part)[0]
+    return merged
+
+
+def _rows_by_members(members: Sequence[MergeMember], count: int) -> Mapping[tuple[int, ...], list[int]]:
+    groups: dict[tuple[int, ...], list[int]] = {}
+    everyone = tuple(range(len(members)))
+    for row in range(count):
+        indices = tuple(i for i, member in enumerate(members) if member.annotated is None or member.annotated[row])
+        groups.setdefault(indices or everyone, []).append(row)
+    return groups

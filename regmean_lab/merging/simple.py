@@ -1,0 +1,19 @@
+"""Simple averaging of weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from regmean_lab.merging.base import LayerDiagnostics, MergeMethod, Parameter, register_method
+
+
+@register_method("simple")
+@dataclass
+class Simple(MergeMethod):
+    """The (weighted) mean of the members' parameters (Wortsman et al., 2022; Jin et al., 2023, section 2)."""
+
+    def merge(self, parameter: Parameter) -> tuple[Tensor, LayerDiagnostics | None]:
+        """Mean of the members' tensors, weighted by the coefficients."""
+        return parameter.mean(), None

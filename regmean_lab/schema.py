@@ -1,0 +1,377 @@
+"""Typed schema of every configuration group, and the checks that need nothing but the values themselves.
+
+A suite's settings and a method's settings are dataclasses in the suite's and the method's own files; here they get the
+``name`` that selects them. Everything else is declared below. ``register_schemas`` hands all of it to Hydra, which
+refuses wrong types and unknown keys; :func:`settings_of` turns the composed configuration into plain dataclasses and
+collects everything else that is wrong with it, before any work.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import MISSING as REQUIRED
+from dataclasses import dataclass, field, fields, make_dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from regmean_lab.comparators import comparator_types
+from regmean_lab.merging import MergeMethod, method_types
+from regmean_lab.suites import Suite, suite_types
+
+SCHEDULES = ("polynomial", "linear", "constant")
+SELECTIONS = ("best", "last")
+HEAD_INITS = ("same", "different")
+LABEL_SOURCES = ("expectation", "true", "pseudo", "batch_mean")
+LOGGERS = ("csv", "wandb", "tensorboard", "none")
+LAST_SEED = 2**32 - 1
+
+
+class ConfigurationError(Exception):
+    """A configuration that cannot work; ``problems`` has one message for each thing that is wrong, key first."""
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = problems
+        super().__init__("\n".join(problems))
+
+
+@dataclass
+class TrainingConfig:
+    """How a member is trained; group ``training``, with the published settings of each suite and model.
+
+    Attributes:
+        learning_rate: peak learning rate of AdamW.
+        weight_decay: of AdamW.
+        epochs: passes over the training data; ignored when ``steps`` is given.
+        steps: number of optimizer steps, or None.
+        eval_steps: evaluate on dev after so many steps; None is after every epoch.
+        batch_size: examples a step.
+        eval_batch_size: examples a batch in evaluation.
+        max_length: longest input in tokens; longer ones are truncated.
+        schedule: ``polynomial`` (to 1e-7, power 1), ``linear`` (to 0) or ``constant``, after the warm-up.
+        warmup: share of all steps with a rising learning rate.
+        gradient_clip: largest norm of the gradient; 0 turns clipping off.
+        selection: ``best`` keeps the epoch with the best key score on dev, ``last`` the last one.
+        precision: Lightning's precision of training, for example ``32-true`` or ``bf16-mixed``.
+    """
+
+    learning_rate: float = 1e-5
+    weight_decay: float = 0.0
+    epochs: int = 20
+    steps: int | None = None
+    eval_steps: int | None = None
+    batch_size: int = 16
+    eval_batch_size: int = 32
+    max_length: int = 128
+    schedule: str = "polynomial"
+    warmup: float = 0.06
+    gradient_clip: float = 1.0
+    selection: str = "best"
+    precision: str = "32-true"
+
+    def problems(self) -> list[str]:
+        """What is wrong with the settings: one message each, beginning with the setting's name."""
+        found = []
+        for name in ("epochs", "batch_size", "eval_batch_size", "max_length"):
+            if getattr(self, name) < 1:
+                found.append(f"{name}: expected at least 1, got {getattr(self, name)}")
+        for name in ("steps", "eval_steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                found.append(f"{name}: expected at least 1 or null, got {value}")
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            found.append(f"learning_rate: expected a positive number, got {self.learning_rate}")
+        for name in ("weight_decay", "gradient_clip"):
+            if not getattr(self, name) >= 0:
+                found.append(f"{name}: expected at least 0, got {getattr(self, name)}")
+        if not 0 <= self.warmup < 1:
+            found.append(f"warmup: expected a share from 0 to below 1, got {self.warmup}")
+        _one_of("schedule", self.schedule, SCHEDULES, found)
+        _one_of("selection", self.selection, SELECTIONS, found)
+        return found
+
+
+@dataclass
+class ModelConfig:
+    """A pretrained model; group ``model``.
+
+    Attributes:
+        name: the name that folders and tables use.
+        checkpoint: a Hugging Face model name, a local folder, ``package:NAME`` (a Python package that carries a
+            model), or ``pico:ARCHITECTURE`` (a tiny randomly initialised model, for tests).
+        revision: git revision of a Hugging Face model; None is the newest.
+        dropout: dropout probability of all layers, or None for the checkpoint's own.
+    """
+
+    name: str = MISSING
+    checkpoint: str = MISSING
+    revision: str | None = None
+    dropout: float | None = None
+
+
+@dataclass
+class GramConfig:
+    """How Gram matrices are collected.
+
+    Attributes:
+        examples: number of training examples of each member; None is all of them.
+        batches: the same counted in batches of ``training.batch_size``, as published systems state it; overrides
+            ``examples``.
+        count_padding: count padding tokens as rows.
+        extra_rows: count inputs that are no tokens of the batch (relative positions of DeBERTa).
+    """
+
+    examples: int | None = 16000
+    batches: int | None = None
+    count_padding: bool = False
+    extra_rows: bool = False
+
+
+@dataclass
+class FisherConfig:
+    """How diagonal Fisher information is collected.
+
+    Attributes:
+        examples: number of training examples of each member; None is all of them.
+        batches: the same counted in batches of ``training.batch_size``; overrides ``examples``.
+        labels_from: ``expectation`` over the model's own labels (exact), the ``true`` labels, ``pseudo`` labels (the
+            model's most likely ones), or ``batch_mean`` (square of the gradient of a batch's mean loss, as published).
+    """
+
+    examples: int | None = 16000
+    batches: int | None = None
+    labels_from: str = "expectation"
+
+
+@dataclass
+class StatisticsConfig:
+    """How statistics of members are collected; key ``statistics``.
+
+    Attributes:
+        gram: Gram matrices.
+        fisher: diagonal Fisher information.
+        seed: which examples are drawn.
+    """
+
+    gram: GramConfig = field(default_factory=GramConfig)
+    fisher: FisherConfig = field(default_factory=FisherConfig)
+    seed: int = 0
+
+    def problems(self) -> list[str]:
+        """What is wrong with the settings."""
+        found = []
+        for kind in ("gram", "fisher"):
+            for name in ("examples", "batches"):
+                value = getattr(getattr(self, kind), name)
+                if value is not None and value < 1:
+                    found.append(f"{kind}.{name}: expected at least 1 or null, got {value}")
+        _one_of("fisher.labels_from", self.fisher.labels_from, LABEL_SOURCES, found)
+        return found
+
+
+@dataclass
+class TrainerConfig:
+    """Arguments of Lightning's ``Trainer``; group ``trainer``.
+
+    Attributes:
+        accelerator: ``auto``, ``cpu``, ``gpu`` or ``mps``.
+        devices: number of devices; sweeps parallelise over jobs instead.
+        precision: of statistics, merging and evaluation; members are trained in ``training.precision``.
+        progress_bar: show Lightning's progress bars.
+        deterministic: use deterministic algorithms only.
+        workers: processes that load data.
+    """
+
+    accelerator: str = "auto"
+    devices: int = 1
+    precision: str = "32-true"
+    progress_bar: bool = True
+    deterministic: bool = False
+    workers: int = 0
+
+
+@dataclass
+class LoggerConfig:
+    """Where scores are logged beside ``result.json``; group ``logger``.
+
+    Attributes:
+        kind: ``csv``, ``wandb``, ``tensorboard`` or ``none``.
+        project: W&B project.
+        entity: W&B entity, or None for the account's own.
+        offline: W&B: None is offline unless an account is set up on this machine.
+        group: W&B group; None is the sweep.
+    """
+
+    kind: str = "csv"
+    project: str = "regmean_lab"
+    entity: str | None = None
+    offline: bool | None = None
+    group: str | None = None
+
+
+@dataclass
+class PathsConfig:
+    """Folders; group ``paths``. Relative ones are relative to where the command runs.
+
+    Attributes:
+        data_dir: data, in the layout of data/README.md.
+        zoo_dir: trained members and their statistics.
+        output_dir: results; every job has a folder of its own below it.
+    """
+
+    data_dir: str = "data"
+    zoo_dir: str = "zoo"
+    output_dir: str = "outputs"
+
+
+@dataclass
+class Config:
+    """The whole configuration of one job.
+
+    Attributes:
+        experiment: name of the experiment; set by its YAML.
+        suite: group ``suite``: the corpora.
+        model: group ``model``: the pretrained model that members start from.
+        method: group ``method``: how members are merged, or what a merge is compared with.
+        training: group ``training``: how members are trained.
+        statistics: how statistics are collected.
+        trainer: group ``trainer``: device and precision.
+        logger: group ``logger``.
+        paths: group ``paths``.
+        members: corpora whose models are merged, in order; None is all of the suite.
+        seed: seed of the job: which members (see ``head_init``) and what is drawn at random.
+        head_init: ``same``: every member is trained with ``seed``; ``different``: member number i of the suite is
+            trained with seed ((seed + i - 1) mod 5) + 1.
+        cross_evaluation: with method ``individual``, evaluate each member on the other members' data as well.
+        save_merged: write the merged model as a Hugging Face folder, ``merged``, into the job's folder.
+        force: run although a finished result with the same fingerprint exists.
+    """
+
+    experiment: str = MISSING
+    suite: Any = MISSING
+    model: ModelConfig = field(default_factory=ModelConfig)
+    method: Any = MISSING
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    statistics: StatisticsConfig = field(default_factory=StatisticsConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    paths: PathsConfig = field(default_factory=PathsConfig)
+    members: list[str] | None = None
+    seed: int = 1
+    head_init: str = "same"
+    cross_evaluation: bool = False
+    save_merged: bool = False
+    force: bool = False
+
+
+@dataclass
+class Settings:
+    """A checked configuration: plain dataclasses, and the objects that they select."""
+
+    config: Config
+    suite: Suite
+    method: Any
+    members: tuple[str, ...]
+    resolved: dict[str, Any]
+
+    @property
+    def suite_name(self) -> str:
+        """Name of the suite."""
+        return self.suite.name
+
+    def member_seed(self, member: str) -> int:
+        """Seed with which a member is trained, by ``head_init``."""
+        if self.config.head_init == "same":
+            return self.config.seed
+        return (self.config.seed + self.suite.member_number(member) - 1) % 5 + 1
+
+
+def register_schemas() -> None:
+    """Make every schema known to Hydra, as ``schema/NAME`` in its group (idempotent)."""
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Config)
+    for name, suite in suite_types().items():
+        store.store(group="suite/schema", name=name, node=_named(suite.settings_type, name))
+    for name, method in all_methods().items():
+        store.store(group="method/schema", name=name, node=_named(method, name))
+
+
+def all_methods() -> dict[str, type[Any]]:
+    """Merge methods and the comparators beside them, by name."""
+    return {**method_types(), **comparator_types()}
+
+
+def settings_of(config: DictConfig) -> Settings:
+    """Check a composed configuration and turn it into plain dataclasses.
+
+    Raises:
+        ConfigurationError: with everything that is wrong with the values. Files are not looked at here.
+    """
+    found: list[str] = []
+    resolved = _resolve(config)
+    plain = OmegaConf.to_object(config)
+    assert isinstance(plain, Config)
+    suite_type, method_type = suite_types()[plain.suite.name], all_methods()[plain.method.name]
+    suite = suite_type(Path(plain.paths.data_dir), _strip_name(plain.suite, suite_type.settings_type))
+    method = _strip_name(plain.method, method_type)
+    members = tuple(plain.members) if plain.members is not None else suite.members
+    for key, part in (("training", plain.training), ("statistics", plain.statistics), ("method", method)):
+        found += [f"{key}.{problem}" for problem in part.problems()]
+    found += [f"suite.{problem}" for problem in suite.problems()]
+    found += suite.member_problems(members)
+    _one_of("head_init", plain.head_init, HEAD_INITS, found)
+    _one_of("logger.kind", plain.logger.kind, LOGGERS, found)
+    if not 0 <= plain.seed <= LAST_SEED:
+        found.append(f"seed: expected 0 to {LAST_SEED}, got {plain.seed}")
+    if plain.trainer.devices < 1:
+        found.append(f"trainer.devices: expected at least 1, got {plain.trainer.devices}")
+    coefficients = getattr(method, "coefficients", None)
+    if coefficients is not None and len(coefficients) != len(members):
+        found.append(f"method.coefficients: {len(coefficients)} numbers for {len(members)} members")
+    if isinstance(method, MergeMethod) and len(members) < 2:
+        found.append(f"members: {method.name} merges two or more, got {list(members)}")
+    if plain.save_merged and not (isinstance(method, MergeMethod) or method.name == "multitask"):
+        found.append(f"save_merged: method {method.name} makes no single model that could be saved")
+    if found:
+        raise ConfigurationError(found)
+    return Settings(plain, suite, method, members, resolved)
+
+
+def _resolve(config: DictConfig) -> dict[str, Any]:
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise ConfigurationError([f"{key}: required, but not given" for key in missing])
+    try:
+        resolved = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
+    except OmegaConfBaseException as error:
+        raise ConfigurationError([str(error).splitlines()[0]]) from None
+    assert isinstance(resolved, dict)
+    return {str(key): value for key, value in resolved.items() if key != "hydra"}
+
+
+def _named(settings: type[Any], name: str) -> type[Any]:
+    """A settings dataclass with the ``name`` that selects it, as a configuration shows it."""
+    types = get_type_hints(settings)
+    public = [
+        (entry.name, types[entry.name], field(default=entry.default))
+        if entry.default is not REQUIRED
+        else (entry.name, types[entry.name], field(default_factory=entry.default_factory))  # type: ignore[arg-type]
+        for entry in fields(settings)
+        if entry.init
+    ]
+    return make_dataclass(
+        f"{settings.__name__}Config", [("name", str, field(default=name)), *public]
+    )
+
+
+def _strip_name(node: Any, settings: type[Any]) -> Any:
+    values = {entry.name: getattr(node, entry.name) for entry in fields(settings) if entry.init}
+    return settings(**values)
+
+
+def _one_of(key: str, value: str, allowed: tuple[str, ...], found: list[str]) -> None:
+    if value not in allowed:
+        found.append(f"{key}: expected one of {', '.join(allowed)}, got {value!r}")

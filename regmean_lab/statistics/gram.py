@@ -1,0 +1,306 @@
+"""Gram matrices of the inputs of linear layers: the statistics of RegMean.
+
+For a linear layer with inputs ``X`` (one row a token) RegMean needs ``G = Xᵀ X / n`` (Jin et al., "Dataless Knowledge
+Fusion by Merging Weights of Language Models", ICLR 2023, section 3). This module collects ``G`` in forward passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .errors import StatisticsError, name_list
+from .layers import select_layers
+from .products import mirror_upper_
+from .rows import Mask, RowSelection
+from .sharing import InputGroup
+
+
+@dataclass(frozen=True)
+class GramStatistics:
+    """Gram matrices of a model's linear layers.
+
+    Attributes:
+        matrices: by leading layer, the mean over rows of ``x xᵀ``: ``[in, in]``, symmetric, in the dtype it was summed in.
+        shared: for every layer the leading layer whose matrix is also its own, because both had the same inputs.
+        rows: by leading layer, the number of rows that its matrix is the mean of.
+        examples: number of examples seen.
+        batches: number of batches seen.
+    """
+
+    matrices: dict[str, Tensor]
+    shared: dict[str, str]
+    rows: dict[str, int]
+    examples: int
+    batches: int
+
+    @property
+    def layers(self) -> list[str]:
+        """The names of all layers, those that share another layer's matrix included."""
+        return list(self.shared)
+
+    def matrix(self, layer: str) -> Tensor:
+        """The Gram matrix ``[in, in]`` of ``layer``.
+
+        Raises:
+            StatisticsError: if there is none for this layer.
+        """
+        if layer not in self.shared:
+            raise StatisticsError(f"no Gram matrix of layer '{layer}'; there are {name_list(self.shared)}")
+        return self.matrices[self.shared[layer]]
+
+    def combine(self, other: GramStatistics) -> GramStatistics:
+        """The statistics of both sets of examples together: means weighted by their numbers of rows.
+
+        Layers share a matrix in the result where they shared one in both.
+
+        Raises:
+            StatisticsError: if the two do not have the same layers.
+        """
+        different = set(self.shared) ^ set(other.shared)
+        if different:
+            raise StatisticsError(f"cannot combine Gram matrices of different layers: {name_list(sorted(different))}")
+        matrices: dict[str, Tensor] = {}
+        rows: dict[str, int] = {}
+        shared: dict[str, str] = {}
+        leaders: dict[tuple[str, str], str] = {}
+        for layer in self.shared:
+            pair = (self.shared[layer], other.shared[layer])
+            shared[layer] = leaders.setdefault(pair, layer)
+            if shared[layer] != layer:
+                continue
+            ours, theirs = self.matrices[pair[0]], other.matrices[pair[1]]
+            rows[layer] = self.rows[pair[0]] + other.rows[pair[1]]
+            share = other.rows[pair[1]] / rows[layer]
+            mean = torch.lerp(ours.double(), theirs.to(ours.device, torch.float64), share)
+            matrices[layer] = mean.to(ours.dtype)
+        return GramStatistics(
+            matrices=matrices,
+            shared=shared,
+            rows=rows,
+            examples=self.examples + other.examples,
+            batches=self.batches + other.batches,
+        )
+
+
+class GramAccumulator:
+    """Collects the Gram matrices of a model's linear layers from its forward passes.
+
+    ::
+
+        with GramAccumulator(model) as accumulator, torch.no_grad():
+            for batch in batches:
+                with accumulator.batch(mask=batch["attention_mask"]):
+                    model(**batch)
+        statistics = accumulator.compute()
+
+    Hooks sit on exactly the layers asked for while the accumulator is attached; forward passes outside a batch are not
+    counted. Products are computed in ``dtype`` whatever the autocast state, on the device of the input.
+
+    An input that goes to several layers (query, key and value) is multiplied once. Which layers share their inputs is
+    learned in the first batch, by the identity of the tensors and not by names; a layer that later gets another input
+    than its group goes on alone with a copy of the sum so far, so that the result is exact in any case. A layer called
+    several times in a batch adds up its calls. One thing goes unnoticed: a tensor changed in place between its uses,
+    if it was made under ``torch.inference_mode``, where tensors do not count their versions.
+
+    Args:
+        model: the model; its training flag and gradients are left alone.
+        layers: names as in ``model.named_modules()``; None for all linear layers.
+        count_padding: count the rows of padding tokens too.
+        extra_rows: count also inputs that do not come from the examples (see `RowSelection`).
+        dtype: of the sums: ``torch.float32`` or ``torch.float64``.
+
+    Raises:
+        StatisticsError: for layers that the model does not have, or another dtype.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Sequence[str] | None = None,
+        *,
+        count_padding: bool = False,
+        extra_rows: bool = False,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        if dtype not in (torch.float32, torch.float64):
+            raise StatisticsError(f"dtype={dtype}: Gram matrices are summed in torch.float32 or torch.float64")
+        self._layers = select_layers(model, layers)
+        self._count_padding = count_padding
+        self._extra_rows = extra_rows
+        self._dtype = dtype
+        self._groups: dict[str, InputGroup] = {}
+        self._examples = 0
+        self._batches = 0
+        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+        self._selection: RowSelection | None = None
+        self._batch_examples: int | None = None
+        self._broken = False
+
+    def attach(self) -> None:
+        """Put the hooks on the layers; without effect if they are there."""
+        if self._handles:
+            return
+        for name, module in self._layers.items():
+            self._handles.append(module.register_forward_pre_hook(self._hook(name), with_kwargs=True))
+
+    def detach(self) -> None:
+        """Take the hooks off the layers; what was collected stays."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def __enter__(self) -> GramAccumulator:
+        """Attach."""
+        self.attach()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Detach."""
+        self.detach()
+
+    @contextmanager
+    def batch(self, mask: Mask = None, examples: int | None = None) -> Iterator[None]:
+        """Count the forward pass inside the ``with`` block as one batch; see `begin_batch` for the arguments.
+
+        After an exception inside the block the sums hold part of a batch, and `compute` refuses to return them.
+        """
+        self.begin_batch(mask, examples)
+        try:
+            yield
+        except BaseException:
+            self._broken = True
+            self._selection = None
+            raise
+        self.end_batch()
+
+    def begin_batch(self, mask: Mask = None, examples: int | None = None) -> None:
+        """Begin a batch.
+
+        Args:
+            mask: which tokens are real, see `Mask`; None if there is no padding.
+            examples: number of examples in the batch; by default the first dimension of the mask (of a mapping's
+                first mask), or else that of the first input of a layer.
+
+        Raises:
+            StatisticsError: if the last batch was not ended, or the hooks are not attached.
+        """
+        if self._selection is not None:
+            raise StatisticsError("begin_batch was called twice without end_batch")
+        if not self._handles:
+            raise StatisticsError(
+                "begin_batch was called while detached; call attach first, or use `with accumulator:`"
+            )
+        if examples is None and isinstance(mask, Mapping):
+            mask_tensors = list(mask.values())
+            examples = len(mask_tensors[0]) if mask_tensors else None
+        elif examples is None and isinstance(mask, Tensor):
+            examples = len(mask)
+        self._batch_examples = examples
+        self._selection = RowSelection(mask, count_padding=self._count_padding, extra_rows=self._extra_rows)
+
+    def end_batch(self) -> None:
+        """End the batch that `begin_batch` began.
+
+        Raises:
+            StatisticsError: if none was begun.
+        """
+        if self._selection is None:
+            raise StatisticsError("end_batch was called without begin_batch")
+        self._selection = None
+        for group in self._distinct_groups():
+            for part in group.end_batch():
+                self._groups.update(dict.fromkeys(part.members, part))
+        self._examples += self._batch_examples or 0
+        self._batches += 1
+
+    def compute(self, device: torch.device | str = "cpu") -> GramStatistics:
+        """The statistics of all batches so far; collecting may go on afterwards.
+
+        Args:
+            device: where the matrices are put.
+
+        Raises:
+            StatisticsError: if there was no batch, a batch failed half-way, a layer saw no rows, or a matrix holds NaN
+                or infinity; the layers are named.
+        """
+        self._check_complete()
+        matrices: dict[str, Tensor] = {}
+        shared: dict[str, str] = {}
+        rows: dict[str, int] = {}
+        leaders: dict[int, str] = {}
+        for layer in self._layers:
+            group = self._groups[layer]
+            # The first member in the model's order leads, whichever was called first.
+            leader = shared[layer] = leaders.setdefault(id(group), layer)
+            if leader == layer and group.total is not None:
+                mean = mirror_upper_(group.total / group.rows)
+                matrices[leader] = mean.to(device)
+                rows[leader] = group.rows
+        broken = [layer for layer, leader in shared.items() if not bool(matrices[leader].isfinite().all())]
+        if broken:
+            raise StatisticsError(
+                f"NaN or infinity in the Gram matrix of {name_list(broken)}; the model's activations overflow or its "
+                "weights are not finite: check the weights, or collect without reduced precision"
+            )
+        return GramStatistics(matrices, shared, rows, self._examples, self._batches)
+
+    def _check_complete(self) -> None:
+        """Raise if there is nothing sound to compute."""
+        if self._broken:
+            raise StatisticsError("a batch failed half-way and its rows are counted in part; collect again")
+        if self._selection is not None:
+            raise StatisticsError("compute was called inside a batch; call end_batch first")
+        if self._batches == 0:
+            raise StatisticsError("no batch was collected; run the model inside `with accumulator.batch(...)`")
+        empty = [layer for layer in self._layers if layer not in self._groups or self._groups[layer].rows == 0]
+        if empty:
+            raise StatisticsError(
+                f"no input rows were seen by {name_list(empty)}; either the model does not call the layer, or its "
+                "inputs do not have the shape of the mask: leave it out of `layers`, or pass a mask of its own"
+            )
+
+    def _hook(self, layer: str) -> Any:
+        """A forward pre-hook that hands the input of ``layer`` on while a batch is open."""
+
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if self._selection is not None:
+                self._receive(layer, args[0] if args else next(iter(kwargs.values())))
+
+        return hook
+
+    def _receive(self, layer: str, inputs: Tensor) -> None:
+        """Take up the input ``[..., in]`` of one call of ``layer``."""
+        selection = self._selection
+        assert selection is not None
+        if self._batch_examples is None:
+            self._batch_examples = inputs.shape[0] if inputs.dim() > 1 else 1
+        # Sums made under inference mode could not be changed outside it.
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast(inputs.device.type, enabled=False):
+            mask = selection.mask_of(layer, inputs)
+            if not selection.counts(inputs, mask):
+                return
+            group = self._groups.get(layer)
+            if group is None:
+                # Groups are learned in the first batch: a layer joins the one whose only input so far is its own.
+                if self._batches == 0:
+                    for other in self._distinct_groups():
+                        if other.join(layer, inputs, mask):
+                            self._groups[layer] = other
+                            return
+                group = InputGroup([layer])
+            self._groups[layer] = group.receive(
+                layer, inputs, mask, lambda: selection.select(inputs, mask).to(self._dtype)
+            )
+
+    def _distinct_groups(self) -> list[InputGroup]:
+        """The groups, each once, in the order in which they were made."""
+        return list({id(group): group for group in self._groups.values()}.values())

@@ -1,0 +1,299 @@
+"""Statistics files: one safetensors file each, with what is needed to understand it in the metadata.
+
+A Gram file holds a float32 tensor ``[in, in]`` for each leading layer, a Fisher file a float32 tensor for each
+trainable parameter. Metadata values are strings, JSON where they are structured:
+
+- ``format``: "regmean_lab.statistics"; ``version``: "1"; ``kind``: "gram" or "fisher";
+- ``examples``, ``batches``: how many were seen;
+- ``rows``: JSON, by leading layer, the number of rows that the matrix is the mean of (Fisher: empty);
+- ``shared``: JSON, by layer or parameter, the name of the tensor that holds its statistics;
+- ``data_fingerprint``: what tells the data, as given; ``settings``: JSON, as given;
+- Fisher: ``labels_from`` and ``likelihood``;
+- anything else given: JSON.
+
+Layers with the same inputs share a matrix, which is stored once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .errors import StatisticsError, name_list
+from .fisher import FisherStatistics
+from .gram import GramStatistics
+
+FORMAT = "regmean_lab.statistics"
+VERSION = "1"
+
+Json: TypeAlias = bool | int | float | str | list[Any] | dict[str, Any] | None
+
+_File = TypeVar("_File", bound="StatisticsFile")
+
+_KINDS = ("gram", "fisher")
+_PLAIN = ("format", "version", "kind", "data_fingerprint", "labels_from", "likelihood")
+_REQUIRED = ("rows", "shared", "examples", "batches", "data_fingerprint", "settings")
+
+
+def save_gram(path: str | os.PathLike[str], statistics: GramStatistics, metadata: Mapping[str, Json]) -> None:
+    """Write Gram matrices to ``path``, atomically.
+
+    Args:
+        path: the file; an existing one is replaced.
+        statistics: what to write.
+        metadata: ``data_fingerprint`` (a string, empty by default), ``settings`` (by default empty) and anything else
+            worth keeping.
+
+    Raises:
+        StatisticsError: if ``metadata`` uses a name of the format, or holds something that JSON does not.
+    """
+    header: dict[str, object] = {
+        "kind": "gram",
+        "rows": statistics.rows,
+        "shared": statistics.shared,
+        "examples": statistics.examples,
+        "batches": statistics.batches,
+    }
+    _save(Path(path), statistics.matrices, header, metadata)
+
+
+def save_fisher(path: str | os.PathLike[str], statistics: FisherStatistics, metadata: Mapping[str, Json]) -> None:
+    """Write a Fisher diagonal to ``path``, atomically; arguments and errors as for `save_gram`."""
+    header: dict[str, object] = {
+        "kind": "fisher",
+        "rows": {},
+        "shared": statistics.shared,
+        "examples": statistics.examples,
+        "batches": statistics.batches,
+        "labels_from": statistics.labels_from,
+        "likelihood": statistics.likelihood,
+    }
+    _save(Path(path), statistics.diagonals, header, metadata)
+
+
+class StatisticsFile:
+    """A statistics file of either kind, open for reading; tensors are read when asked for.
+
+    Can be used in a ``with`` statement, which closes it.
+
+    Attributes:
+        path: the file.
+        metadata: the metadata, decoded.
+        shared: by layer or parameter, the name of the tensor that holds its statistics.
+
+    Raises:
+        StatisticsError: for a file that is missing, damaged, or something else.
+    """
+
+    kind: str | None = None
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._file: Any = self._open()
+        self.metadata: dict[str, Any] = self._read_metadata(self._file.metadata() or {})
+        self.shared: dict[str, str] = self.metadata["shared"]
+        self._check_tensors()
+
+    def __enter__(self: _File) -> _File:
+        """The file itself."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Close."""
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file; tensors can no longer be read."""
+        self._file = None
+
+    @property
+    def examples(self) -> int:
+        """Number of examples seen."""
+        return int(self.metadata["examples"])
+
+    @property
+    def batches(self) -> int:
+        """Number of batches seen."""
+        return int(self.metadata["batches"])
+
+    def read(self, name: str) -> Tensor:
+        """The float32 tensor that holds the statistics of layer or parameter ``name``.
+
+        Raises:
+            StatisticsError: if the file has none for it, or was closed.
+        """
+        if name not in self.shared:
+            raise StatisticsError(f"{self.path}: nothing for '{name}'; it has {name_list(self.shared)}")
+        if self._file is None:
+            raise StatisticsError(f"{self.path}: read after it was closed")
+        tensor: Tensor = self._file.get_tensor(self.shared[name])
+        return tensor
+
+    def check_finite(self) -> None:
+        """Read all tensors and raise if one holds NaN or infinity.
+
+        Raises:
+            StatisticsError: naming the tensors.
+        """
+        broken = [name for name in self._tensors if not bool(self.read(name).isfinite().all())]
+        if broken:
+            raise self._fault(f"NaN or infinity in {name_list(broken)}")
+
+    def _fault(self, fault: str) -> StatisticsError:
+        """The error for a file that cannot be used."""
+        return StatisticsError(f"{self.path}: {fault}; delete the file to have it collected again")
+
+    def _open(self) -> Any:
+        """The open file."""
+        if not self.path.is_file():
+            raise StatisticsError(f"{self.path}: no such file; collect the statistics first")
+        try:
+            return safe_open(str(self.path), framework="pt", device="cpu")
+        except (SafetensorError, OSError) as error:
+            raise self._fault(f"not a readable safetensors file, perhaps cut off ({error})") from error
+
+    def _read_metadata(self, raw: Mapping[str, str]) -> dict[str, Any]:
+        """The metadata, decoded and checked."""
+        if raw.get("format") != FORMAT:
+            raise self._fault(f"not a statistics file (format is {raw.get('format')!r}, expected {FORMAT!r})")
+        if raw.get("version") != VERSION:
+            raise self._fault(f"version {raw.get('version')!r} of the format, this program reads {VERSION!r}")
+        expected = _KINDS if self.kind is None else (self.kind,)
+        if raw.get("kind") not in expected:
+            raise self._fault(f"holds statistics of the kind {raw.get('kind')!r}, expected {' or '.join(expected)}")
+        missing = [name for name in _REQUIRED if name not in raw]
+        if missing:
+            raise self._fault(f"metadata {name_list(missing)} missing")
+        metadata: dict[str, Any] = {}
+        for name, text in raw.items():
+            try:
+                metadata[name] = text if name in _PLAIN else json.loads(text)
+            except ValueError as error:
+                raise self._fault(f"metadata '{name}' is not JSON ({error})") from error
+        for name, kind in (("rows", dict), ("shared", dict), ("examples", int), ("batches", int)):
+            if not isinstance(metadata[name], kind):
+                raise self._fault(f"metadata '{name}' is {metadata[name]!r}, expected {kind.__name__}")
+        return metadata
+
+    def _check_tensors(self) -> None:
+        """Raise if tensors and metadata do not fit together."""
+        self._tensors = sorted(self._file.keys())
+        absent = sorted({str(leader) for leader in self.shared.values()} - set(self._tensors))
+        if absent:
+            raise self._fault(f"tensor {name_list(absent)} missing")
+        unknown = [name for name in self._tensors if self.shared.get(name) != name]
+        if unknown:
+            raise self._fault(f"tensor {name_list(unknown)} not in metadata 'shared'")
+        for name in self._tensors:
+            described = self._file.get_slice(name)
+            if described.get_dtype() != "F32":
+                raise self._fault(f"tensor '{name}' is {described.get_dtype()}, expected F32")
+            if self.metadata["kind"] == "gram":
+                self._check_matrix(name, list(described.get_shape()))
+
+    def _check_matrix(self, name: str, shape: list[int]) -> None:
+        """Raise for a Gram matrix that is not square, or whose number of rows is not told."""
+        if len(shape) != 2 or shape[0] != shape[1]:
+            raise self._fault(f"matrix '{name}' has shape {shape}, expected a square")
+        rows = self.metadata["rows"].get(name)
+        if not isinstance(rows, int) or rows < 1:
+            raise self._fault(f"metadata 'rows' has {rows!r} for '{name}', expected a positive number")
+
+
+class GramFile(StatisticsFile):
+    """A file of Gram matrices, see `StatisticsFile`; a matrix is read when it is asked for."""
+
+    kind = "gram"
+
+    @property
+    def layers(self) -> list[str]:
+        """The names of all layers, those that share another layer's matrix included."""
+        return list(self.shared)
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """By leading layer, the number of rows that its matrix is the mean of."""
+        return dict(self.metadata["rows"])
+
+    def matrix(self, layer: str) -> Tensor:
+        """The Gram matrix of ``layer``: float32 ``[in, in]``, symmetric, the mean over rows.
+
+        Raises:
+            StatisticsError: if the file has none for this layer.
+        """
+        return self.read(layer)
+
+
+class FisherFile(StatisticsFile):
+    """A file of a Fisher diagonal, see `StatisticsFile`; a tensor is read when it is asked for."""
+
+    kind = "fisher"
+
+    @property
+    def parameters(self) -> list[str]:
+        """The names of all parameters, tied ones included."""
+        return list(self.shared)
+
+    def diagonal(self, parameter: str) -> Tensor:
+        """The Fisher diagonal of ``parameter``: float32, of its shape.
+
+        Raises:
+            StatisticsError: if the file has none for this parameter.
+        """
+        return self.read(parameter)
+
+
+def check_finite(path: str | os.PathLike[str]) -> None:
+    """Read all tensors of a statistics file of either kind and raise if one holds NaN or infinity.
+
+    Raises:
+        StatisticsError: naming the file and the tensors; also for a file that cannot be read.
+    """
+    with StatisticsFile(path) as file:
+        file.check_finite()
+
+
+def _save(
+    path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, object], metadata: Mapping[str, Json]
+) -> None:
+    """Write tensors and metadata to a temporary name beside ``path``, then rename."""
+    reserved = {"format", "version", *header}
+    clash = sorted(reserved & set(metadata))
+    if clash:
+        raise StatisticsError(f"metadata {name_list(clash)}: the name belongs to the format, use another")
+    content: dict[str, object] = {
+        "format": FORMAT,
+        "version": VERSION,
+        "data_fingerprint": "",
+        "settings": {},
+        **header,
+        **metadata,
+    }
+    encoded: dict[str, str] = {}
+    for name, value in content.items():
+        if name in _PLAIN:
+            if not isinstance(value, str):
+                raise StatisticsError(f"metadata '{name}' is {value!r}, expected a string")
+            encoded[name] = value
+            continue
+        try:
+            encoded[name] = json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise StatisticsError(f"metadata '{name}' cannot be written as JSON: {error}") from error
+    stored = {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in tensors.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        save_file(stored, temporary, metadata=encoded)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,37 @@
+"""Suites: families of corpora, how their files are read, and how their examples reach a model."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+from regmean_lab.suites.base import (
+    IGNORED,
+    SPLITS,
+    DataError,
+    Example,
+    MissingDataError,
+    Split,
+    Suite,
+    Task,
+    TaskKind,
+    register_suite,
+    suite_types,
+)
+
+for _module in pkgutil.iter_modules(__path__):  # every file registers its suite, so that a new one is found
+    importlib.import_module(f"{__name__}.{_module.name}")
+
+__all__ = [
+    "IGNORED",
+    "SPLITS",
+    "DataError",
+    "Example",
+    "MissingDataError",
+    "Split",
+    "Suite",
+    "Task",
+    "TaskKind",
+    "register_suite",
+    "suite_types",
+]

@@ -1,0 +1,193 @@
+"""The Lightning data module of a suite: loaders for training, validation, evaluation and statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers import PreTrainedTokenizerBase
+
+from regmean_lab.suites.base import DataError, Example, Split, Suite, Task
+from regmean_lab.suites.encoding import Collator, EncodedExample, encode
+from regmean_lab.suites.sampling import LengthGroupedBatchSampler, seeded_subset
+
+Batches = DataLoader[dict[str, Tensor]]
+"""A loader of batches as :class:`~regmean_lab.suites.encoding.Collator` makes them."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One corpus on which a model is evaluated.
+
+    Attributes:
+        name: what the scores are reported under.
+        corpus: the corpus.
+        domain: ``"in"`` if its training data belongs to a merged member, else ``"out"``.
+        examples: the examples, in the suite's order.
+        task: the corpus's task.
+    """
+
+    name: str
+    corpus: str
+    domain: Literal["in", "out"]
+    examples: list[Example]
+    task: Task
+
+
+def evaluations_for(suite: Suite, merged: Sequence[str]) -> list[Evaluation]:
+    """What a merge of ``merged`` is evaluated on: each member's test split, then the out-of-domain corpora.
+
+    Raises:
+        DataError: if a corpus cannot be read.
+    """
+    inside = [Evaluation(member, member, "in", suite.examples(member, "test"), suite.task(member)) for member in merged]
+    outside = [
+        Evaluation(corpus, corpus, "out", suite.out_of_domain_examples(corpus), suite.task(corpus))
+        for corpus in suite.out_of_domain(merged)
+    ]
+    return inside + outside
+
+
+def example_order(loader: Batches) -> list[int]:
+    """Which example each row of a loader's output belongs to: the i-th row comes from example ``order[i]``.
+
+    For a training loader this is the order of its current epoch.
+
+    Args:
+        loader: a loader of :class:`CorpusDataModule`.
+    """
+    sampler = loader.batch_sampler
+    if not isinstance(sampler, LengthGroupedBatchSampler):
+        raise TypeError(f"expected a loader of CorpusDataModule, got one with a {type(sampler).__name__}")
+    return sampler.order
+
+
+class CorpusDataModule(pl.LightningDataModule):
+    """Loaders over one suite.
+
+    Training batches are grouped by length and in random order. All other loaders are sorted by length, longest
+    first; :func:`example_order` tells the order. Tokenised examples are kept for the life of the data module.
+
+    Args:
+        suite: where examples come from.
+        tokenizer: tokenizer of the model; ``pad_token`` must be set.
+        batch_size: examples in a training batch.
+        eval_batch_size: examples in a batch of validation and evaluation.
+        max_length: inputs are cut to this many tokens; None cuts nothing.
+        seed: determines the order of the training batches.
+        train_corpora: corpora of :meth:`train_dataloader`, together, and of :meth:`val_dataloader`, one loader each;
+            they share one task. Empty if nothing is trained.
+        evaluations: corpora of :meth:`test_dataloader`.
+        num_workers: processes that collate batches; 0 collates in this process.
+        pad_to_multiple_of: see :class:`~regmean_lab.suites.encoding.Collator`.
+    """
+
+    def __init__(
+        self,
+        suite: Suite,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        batch_size: int,
+        eval_batch_size: int,
+        max_length: int | None,
+        seed: int,
+        train_corpora: Sequence[str] = (),
+        evaluations: Sequence[Evaluation] = (),
+        num_workers: int = 0,
+        pad_to_multiple_of: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.suite = suite
+        self.tokenizer = tokenizer
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.max_length = max_length
+        self.seed = seed
+        self.train_corpora = tuple(train_corpora)
+        self.evaluations = list(evaluations)
+        self.num_workers = num_workers
+        self.pad_to_multiple_of = pad_to_multiple_of
+        self._splits: dict[tuple[str, Split], list[EncodedExample]] = {}
+        self._evaluations: dict[int, list[EncodedExample]] = {}
+
+    def train_dataloader(self) -> Batches:
+        """Training splits of ``train_corpora``: grouped by length, another order every epoch."""
+        corpora = self._require_train_corpora()
+        examples = [example for corpus in corpora for example in self._split(corpus, "train")]
+        sampler = self._sampler(examples, self.batch_size, shuffle=True)
+        if self.trainer is not None:
+            # Worker processes are given batches before Lightning calls set_epoch: matters when training is resumed.
+            epochs: Any = self.trainer.fit_loop.epoch_progress.current
+            sampler.set_epoch(epochs.processed)
+        return self._loader(examples, self.suite.task(corpora[0]), sampler)
+
+    def val_dataloader(self) -> list[Batches]:
+        """Dev splits of ``train_corpora``, one loader each."""
+        loaders = []
+        for corpus in self._require_train_corpora():
+            examples = self._split(corpus, "dev")
+            sampler = self._sampler(examples, self.eval_batch_size)
+            loaders.append(self._loader(examples, self.suite.task(corpus), sampler))
+        return loaders
+
+    def test_dataloader(self) -> list[Batches]:
+        """One loader for each evaluation, in their order."""
+        loaders = []
+        for number, evaluation in enumerate(self.evaluations):
+            if number not in self._evaluations:
+                if not evaluation.examples:
+                    raise DataError(f"evaluation {evaluation.name}: no examples of {evaluation.corpus}.")
+                self._evaluations[number] = encode(evaluation.examples, self.tokenizer, self.max_length)
+            encoded = self._evaluations[number]
+            loaders.append(self._loader(encoded, evaluation.task, self._sampler(encoded, self.eval_batch_size)))
+        return loaders
+
+    def statistics_dataloader(
+        self, corpus: str, examples: int | None, batch_size: int, seed: int | None = None
+    ) -> Batches:
+        """Training examples from which a member's statistics are collected.
+
+        Args:
+            corpus: the member.
+            examples: how many: the first of a seeded permutation of the training split (all, if None or if the split
+                has fewer), so that fewer examples are part of more.
+            batch_size: examples in a batch.
+            seed: seed of the permutation; None takes the data module's.
+        """
+        encoded = self._split(corpus, "train")
+        chosen = seeded_subset(len(encoded), examples, self.seed if seed is None else seed)
+        sample = [encoded[index] for index in chosen]
+        return self._loader(sample, self.suite.task(corpus), self._sampler(sample, batch_size))
+
+    def _require_train_corpora(self) -> tuple[str, ...]:
+        if not self.train_corpora:
+            raise ValueError("train_corpora is empty: this data module has no training and no validation data.")
+        return self.train_corpora
+
+    def _split(self, corpus: str, split: Split) -> list[EncodedExample]:
+        if (corpus, split) not in self._splits:
+            examples = self.suite.examples(corpus, split)
+            if not examples:
+                raise DataError(f"suite {self.suite.name}: no examples in the {split} split of {corpus}.")
+            self._splits[corpus, split] = encode(examples, self.tokenizer, self.max_length)
+        return self._splits[corpus, split]
+
+    def _sampler(
+        self, examples: list[EncodedExample], batch_size: int, shuffle: bool = False
+    ) -> LengthGroupedBatchSampler:
+        return LengthGroupedBatchSampler([example.length for example in examples], batch_size, self.seed, shuffle)
+
+    def _loader(self, examples: list[EncodedExample], task: Task, sampler: LengthGroupedBatchSampler) -> Batches:
+        return DataLoader(
+            examples,  # type: ignore[arg-type]  # a list is a map-style dataset
+            batch_sampler=sampler,
+            collate_fn=Collator(self.tokenizer, task, self.pad_to_multiple_of),
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )

@@ -1,0 +1,97 @@
+"""From examples to batches of tensors: tokenisation and dynamic padding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from regmean_lab.suites.base import Example, Task
+
+
+@dataclass(frozen=True)
+class EncodedExample:
+    """One tokenised example.
+
+    Attributes:
+        inputs: what the tokenizer makes (``input_ids``, ``attention_mask``, for some models ``token_type_ids``), each a
+            list with one entry a token, without padding.
+        label: the example's label, as in :class:`~regmean_lab.suites.base.Example`.
+    """
+
+    inputs: dict[str, list[int]]
+    label: int | float | tuple[int, ...]
+
+    @property
+    def length(self) -> int:
+        """Number of tokens."""
+        return len(self.inputs["input_ids"])
+
+
+def encode(
+    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, max_length: int | None
+) -> list[EncodedExample]:
+    """Tokenise examples, in order.
+
+    Args:
+        examples: sentences, or pairs of sentences.
+        tokenizer: a Hugging Face tokenizer.
+        max_length: longer inputs are cut to this many tokens, special tokens included (of a pair, the longer sentence
+            is cut first); None cuts nothing.
+
+    Raises:
+        ValueError: if some examples are pairs and others are not.
+    """
+    if not examples:
+        return []
+    texts = [example.text for example in examples]
+    pairs = [example.text_pair for example in examples if example.text_pair is not None]
+    if pairs and len(pairs) != len(texts):
+        raise ValueError(f"{len(pairs)} of {len(texts)} examples are pairs of sentences; expected all or none.")
+    encoded = tokenizer(
+        texts, pairs or None, truncation=max_length is not None, max_length=max_length, return_attention_mask=True
+    )
+    return [
+        EncodedExample({key: values[index] for key, values in encoded.items()}, example.label)
+        for index, example in enumerate(examples)
+    ]
+
+
+class Collator:
+    """Joins encoded examples into one batch, padded to its longest example.
+
+    The batch holds the tokenizer's tensors (int64, [batch, longest]) and ``labels``: int64 [batch] for
+    ``single_label``, float32 [batch] for ``regression``, int64 [batch, labels] with ``IGNORED`` where a label is not
+    annotated for ``multi_label``.
+
+    Args:
+        tokenizer: the tokenizer that encoded the examples.
+        task: says which form the labels have.
+        pad_to_multiple_of: round the length up to a multiple of this number (8 suits tensor cores); None does not.
+
+    Raises:
+        ValueError: if the tokenizer has no padding token.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, task: Task, pad_to_multiple_of: int | None = None) -> None:
+        if tokenizer.pad_token_id is None:
+            raise ValueError(
+                f"the tokenizer {type(tokenizer).__name__} has no padding token: set tokenizer.pad_token, for instance "
+                "to tokenizer.eos_token, and model.config.pad_token_id to its id."
+            )
+        self.tokenizer = tokenizer
+        self.label_type = torch.float32 if task.kind == "regression" else torch.long
+        self.pad_to_multiple_of = pad_to_multiple_of
+
+    def __call__(self, batch: Sequence[EncodedExample]) -> dict[str, Tensor]:
+        """Pad and stack a batch."""
+        padded = self.tokenizer.pad(
+            [example.inputs for example in batch],
+            padding=True,
+            pad_to_multiple_of=self.pad_to_multiple_of,
+            return_tensors="pt",
+        )
+        return {**padded, "labels": torch.tensor([example.label for example in batch], dtype=self.label_type)}

@@ -1,0 +1,112 @@
+"""Reproducible choice of examples, and batches of similar length.
+
+All random choices here come from :meth:`random.Random.random`, whose sequence for a given seed Python guarantees to be
+the same in every version; so subsets, splits and batches can be reproduced anywhere.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+
+from torch.utils.data import Sampler
+
+LENGTH_SPREAD = 0.1
+"""Largest relative change of an example's length before sorting: lets batches differ from epoch to epoch."""
+
+
+def seeded_permutation(count: int, seed: int | str) -> list[int]:
+    """The numbers 0 to ``count - 1`` in an order that depends on ``count`` and ``seed`` only."""
+    generator = random.Random(seed)
+    keys = [generator.random() for _ in range(count)]
+    return sorted(range(count), key=keys.__getitem__)
+
+
+def seeded_subset(count: int, limit: int | None, seed: int | str) -> list[int]:
+    """Indices of the first ``limit`` items of a seeded permutation, in ascending order (all, if ``limit`` is None).
+
+    With the same seed, a smaller subset is part of a larger one.
+    """
+    if limit is None or limit >= count:
+        return list(range(count))
+    return sorted(seeded_permutation(count, seed)[:limit])
+
+
+class LengthGroupedBatchSampler(Sampler[list[int]]):
+    """Batches of examples of similar length, which need little padding; every example exactly once an epoch.
+
+    With ``shuffle``, each length is multiplied by a random factor between 1 − ``LENGTH_SPREAD`` and 1 +
+    ``LENGTH_SPREAD``, the examples are sorted by the result, cut into batches, and the batches are put in random order.
+    An incomplete batch is cut out at a random place, so that it is not always the longest sentences that share it.
+    Without ``shuffle`` the examples are sorted by length, longest first, so that the largest batch comes first;
+    :attr:`order` tells which example each row of the output belongs to.
+
+    Pass it to ``DataLoader(batch_sampler=...)``. Lightning calls :meth:`set_epoch` before each epoch (it looks for it
+    on ``batch_sampler.sampler``, hence :attr:`sampler`). Batches are not divided among processes: with several devices
+    use ``Trainer(use_distributed_sampler=False)`` and expect every device to see every example.
+
+    Args:
+        lengths: length of each example, for instance in tokens.
+        batch_size: examples in a batch; the last one may hold fewer.
+        seed: with the epoch, determines the order.
+        shuffle: whether the order is random and changes with the epoch.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int = 0, shuffle: bool = True) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+        self.lengths = list(lengths)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.shuffle = shuffle
+        self.epoch = 0
+
+    @property
+    def sampler(self) -> LengthGroupedBatchSampler:
+        """This object: where Lightning looks for :meth:`set_epoch`."""
+        return self
+
+    @property
+    def order(self) -> list[int]:
+        """Indices of the examples in the order in which this epoch's batches bring them."""
+        return [index for batch in self for index in batch]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order the next iteration follows."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Lists of indices, one a batch."""
+        # A generator reads the epoch when the first batch is asked for: in the first epoch of a run, Lightning makes
+        # the iterator before it calls set_epoch.
+        yield from self._shuffled() if self.shuffle else self._sorted()
+
+    def __len__(self) -> int:
+        """Number of batches in an epoch."""
+        return -(-len(self.lengths) // self.batch_size)
+
+    def _sorted(self) -> list[list[int]]:
+        order = sorted(range(len(self.lengths)), key=lambda index: -self.lengths[index])
+        return [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+
+    def _shuffled(self) -> list[list[int]]:
+        # A string seed keeps seed 1 in epoch 2 apart from seed 2 in epoch 1.
+        generator = random.Random(f"seed {self.seed} epoch {self.epoch}")
+        keys = [
+            length * (1 + LENGTH_SPREAD * (2 * noise - 1))
+            for length, noise in zip(self.lengths, (generator.random() for _ in self.lengths), strict=True)
+        ]
+        ties = [generator.random() for _ in keys]
+        order = sorted(range(len(keys)), key=lambda index: (keys[index], ties[index]))
+
+        sizes = [self.batch_size] * (len(order) // self.batch_size)
+        rest = len(order) - sum(sizes)
+        if rest:
+            sizes.insert(int(generator.random() * (len(sizes) + 1)), rest)
+        batches = []
+        start = 0
+        for size in sizes:
+            batches.append(order[start : start + size])
+            start += size
+        places = [generator.random() for _ in batches]
+        return [batches[index] for index in sorted(range(len(batches)), key=places.__getitem__)]

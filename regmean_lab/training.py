@@ -1,0 +1,147 @@
+"""Training of one member (or of the joint model) into a Hugging Face folder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.loggers import Logger
+
+from regmean_lab.callbacks.best_weights import BestWeights
+from regmean_lab.environment import versions
+from regmean_lab.models import Checkpoint, quiet_transformers
+from regmean_lab.modules import Optimization, SequenceClassificationModule
+from regmean_lab.schema import TrainerConfig, TrainingConfig
+from regmean_lab.suites import Suite
+from regmean_lab.suites.data_module import CorpusDataModule
+from regmean_lab.zoo import Zoo, ZooEntry
+
+OpenLogs = Callable[..., AbstractContextManager[list[Logger]]]
+"""Opens the loggers of one training run; see :func:`regmean_lab.loggers.open_loggers`."""
+
+DESCRIPTION_FORMAT = 1
+"""Changes when the same description would train other weights."""
+
+EVALUATION_ONLY = ("eval_batch_size",)
+"""Training settings that do not change the weights."""
+
+
+def describe(
+    checkpoint: Checkpoint, suite: Suite, corpora: Sequence[str], training: TrainingConfig, seed: int
+) -> dict[str, Any]:
+    """Everything that determines the weights of a member: what its address in the zoo is a hash of."""
+    settings = {name: value for name, value in vars(training).items() if name not in EVALUATION_ONLY}
+    return {
+        "format": DESCRIPTION_FORMAT,
+        "model": {"name": checkpoint.name, "fingerprint": checkpoint.fingerprint, "dropout": checkpoint.dropout},
+        "suite": suite.name,
+        "corpus": "+".join(corpora),
+        "data_fingerprint": [suite.fingerprint(corpus) for corpus in corpora],
+        "training": settings,
+        "seed": seed,
+    }
+
+
+def find_or_train(
+    zoo: Zoo,
+    checkpoint: Checkpoint,
+    suite: Suite,
+    corpora: Sequence[str],
+    training: TrainingConfig,
+    trainer: TrainerConfig,
+    seed: int,
+    open_logs: OpenLogs,
+) -> tuple[ZooEntry, bool]:
+    """A model fine-tuned on one corpus, or on several together, from the zoo; trained now if it is not there yet.
+
+    Returns:
+        The entry, and whether it was trained now.
+    """
+
+    prefix = "-".join((suite.name, "+".join(corpora), checkpoint.name, f"seed{seed}"))
+    description = describe(checkpoint, suite, corpora, training, seed)
+
+    def train(folder: Path) -> dict[str, Any]:
+        with open_logs(f"train {prefix}", "train", suite.name, description) as loggers:
+            return train_model(folder, checkpoint, suite, corpora, training, trainer, seed, loggers)
+
+    return zoo.find_or_train(description, prefix, train)
+
+
+def train_model(
+    folder: Path,
+    checkpoint: Checkpoint,
+    suite: Suite,
+    corpora: Sequence[str],
+    training: TrainingConfig,
+    trainer: TrainerConfig,
+    seed: int,
+    loggers: Sequence[Logger] = (),
+) -> dict[str, Any]:
+    """Fine-tune a checkpoint and write it, with its tokenizer, into ``folder``.
+
+    Returns:
+        What ``training.json`` says of it beside its description: scores on dev (times 100), epoch, seconds, versions.
+    """
+    started = time.perf_counter()
+    pl.seed_everything(seed, workers=True, verbose=False)
+    task = suite.task(corpora[0])
+    tokenizer = checkpoint.tokenizer()
+    module = SequenceClassificationModule(
+        checkpoint.sequence_classifier(task),
+        task,
+        Optimization(training.learning_rate, training.weight_decay, training.schedule, training.warmup),
+    )
+    data = CorpusDataModule(
+        suite,
+        tokenizer,
+        batch_size=training.batch_size,
+        eval_batch_size=training.eval_batch_size,
+        max_length=training.max_length,
+        seed=seed,
+        train_corpora=corpora,
+        num_workers=trainer.workers,
+    )
+    module.train()  # from_pretrained leaves models in evaluation mode, and Lightning would keep it
+    best = BestWeights()
+    fit = pl.Trainer(
+        accelerator=trainer.accelerator,
+        devices=trainer.devices,
+        precision=training.precision,  # type: ignore[arg-type]  # any string that Lightning accepts
+        max_epochs=training.epochs if training.steps is None else -1,
+        max_steps=-1 if training.steps is None else training.steps,
+        val_check_interval=training.eval_steps,
+        check_val_every_n_epoch=None if training.eval_steps else 1,
+        gradient_clip_val=training.gradient_clip or None,
+        deterministic=trainer.deterministic,
+        callbacks=[best] if training.selection == "best" else [],
+        logger=list(loggers) or False,
+        enable_checkpointing=False,
+        enable_progress_bar=trainer.progress_bar,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        limit_val_batches=1.0 if training.selection == "best" else 0,
+        use_distributed_sampler=False,
+        log_every_n_steps=10,
+    )
+    fit.fit(module, datamodule=data)
+    if training.selection == "last":
+        fit.limit_val_batches = 1.0
+        fit.validate(module, datamodule=data, verbose=False)
+    module.model.eval().cpu()
+    with quiet_transformers():
+        module.model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    return {
+        "scores": best.scores or module.dev_scores,
+        "key_score": task.key_score,
+        "epoch": best.epoch if best.scores else fit.current_epoch,
+        "steps": fit.global_step,
+        "examples": sum(len(suite.examples(corpus, "train")) for corpus in corpora),
+        "seconds": time.perf_counter() - started,
+        "versions": versions(),
+    }
