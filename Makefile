@@ -11,8 +11,6 @@ PYTHON ?= python3
 # Where PyTorch comes from instead of the registry that pip is set up with; for machines without a GPU
 # https://download.pytorch.org/whl/cpu has a build that is much smaller.
 TORCH_INDEX ?=
-# A folder of prepared corpora for the tests that read real data; without it they are skipped.
-REGMEAN_LAB_TEST_DATA ?=
 # Each of the two test processes computes on one core.
 OMP_NUM_THREADS ?= 1
 
@@ -28,7 +26,7 @@ CHECK_PYTHON := import sys; v = sys.version_info[:2]; \
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
-	@echo "  Variables: PYTHON=python3.12 TORCH_INDEX=URL (for setup), REGMEAN_LAB_TEST_DATA=FOLDER (for test)"
+	@echo "  Variables: PYTHON=python3.12 TORCH_INDEX=URL (for setup), REGMEAN_LAB_TEST_DATA=FOLDER of prepared corpora (for test)"
 
 setup: $(INSTALLED) ## create .venv and install the project into it (once)
 
@@ -50,7 +48,6 @@ $(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
 demo: setup ## train members of the default suite and compare ways to merge them
 	$(BIN)/python -m regmean_lab -m +multirun_sweeps=demo
 
-test: export REGMEAN_LAB_TEST_DATA := $(REGMEAN_LAB_TEST_DATA)
 test: export OMP_NUM_THREADS := $(OMP_NUM_THREADS)
 test: setup ## run the tests
 	$(BIN)/python -m pytest -n 2

@@ -11,6 +11,7 @@ from pathlib import Path
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from regmean_lab.command.locations import configuration_root, register_sweeps
@@ -39,7 +40,7 @@ def job(config: DictConfig) -> float:
     hydra_config = HydraConfig.get()
     overrides = list(hydra_config.overrides.task)
     folder, output_dir = Path(hydra_config.runtime.output_dir), Path(config.paths.output_dir)
-    number = hydra_config.job.get("num", 0) if hydra_config.mode.name == "MULTIRUN" else 0
+    number = hydra_config.job.num if hydra_config.mode == RunMode.MULTIRUN else 0
     try:
         result, computed = run(config, folder, overrides)
     except EXPECTED_ERRORS as error:
@@ -79,11 +80,15 @@ def main() -> None:
             print(f"  - {problem}", file=sys.stderr)
         sys.exit(EXIT_CONFIGURATION)
     sweep = begin_sweep()
-    command = hydra.main(version_base="1.3", config_path=str(configuration_root() / "conf"), config_name=CONFIG_NAME)(job)
+    command = hydra.main(version_base="1.3", config_path=str(configuration_root() / "conf"), config_name=CONFIG_NAME)(
+        job
+    )
     try:
         command()
     except KeyboardInterrupt:
-        print("\nInterrupted. Nothing is half-written; the same command goes on where this one stopped.", file=sys.stderr)
+        print(
+            "\nInterrupted. Nothing is half-written; the same command goes on where this one stopped.", file=sys.stderr
+        )
         sys.exit(EXIT_INTERRUPTED)
     finally:
         for folder in _sweep_folders(overrides, sweep):

@@ -10,8 +10,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.loggers import Logger
 
 from regmean_lab.evaluation.metrics import score
-from regmean_lab.models import load_sequence_classifier
-from regmean_lab.modules import Predictions, SequenceClassificationModule, TaskModule
+from regmean_lab.modules import Predictions, TaskModule, module_type
 from regmean_lab.schema import TrainerConfig
 from regmean_lab.suites.base import Task
 from regmean_lab.suites.data_module import Batches, Evaluation
@@ -22,7 +21,8 @@ Metrics = dict[str, dict[str, float]]
 
 def load_module(folder: Path, task: Task) -> TaskModule:
     """A fine-tuned model folder as a module that can be tested."""
-    return SequenceClassificationModule(load_sequence_classifier(folder), task)
+    module_class = module_type(task)
+    return module_class(module_class.load_model(folder), task)
 
 
 def test_trainer(

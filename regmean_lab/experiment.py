@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -171,16 +170,24 @@ def prepare(settings: Settings, checkpoint: Checkpoint, folder: Path) -> Job:
     """
     suite, corpora = settings.suite, corpora_of(settings)
     suite.prepare(corpora)
-    tasks = {member: suite.task(member) for member in settings.members}
-    first = tasks[settings.members[0]]
-    if different := [
-        f"members: {member} predicts {', '.join(task.labels)}; {settings.members[0]} predicts {', '.join(first.labels)}"
-        for member, task in tasks.items()
-        if (task.kind, task.labels) != (first.kind, first.labels)
-    ]:
+    if different := label_differences(settings):
         raise ConfigurationError(different)
     data_fingerprint = combine_fingerprints(suite.fingerprint(corpus) for corpus in corpora)
     return Job(settings, checkpoint, evaluations_for(suite, settings.members), data_fingerprint, folder)
+
+
+def label_differences(settings: Settings) -> list[str]:
+    """Why members' heads cannot become one: different label spaces, unless every member keeps its own head."""
+    if settings.suite.own_heads or isinstance(settings.method, Individual):
+        return []
+    tasks = {member: settings.suite.task(member) for member in settings.members}
+    first = settings.members[0]
+    return [
+        f"members: {member} predicts {task.kind} of {', '.join(task.labels)}; {first} {tasks[first].kind} of "
+        f"{', '.join(tasks[first].labels)}: their heads cannot be merged"
+        for member, task in tasks.items()
+        if (task.kind, task.labels) != (tasks[first].kind, tasks[first].labels)
+    ]
 
 
 def finished_result(job: Job) -> Result | None:
@@ -265,24 +272,22 @@ def evaluate_merge(job: Job) -> Outcome:
         for member in settings.members
     ]
     method: MergeMethod = settings.method
-    callback = MergeCallback(sources, method, requests_of(config.statistics, config.training, config.trainer))
-    module = load_module(sources[0].entry.path, settings.suite.task(settings.members[0]))
+    requests = requests_of(config.statistics, config.training, config.trainer)
+    callback = MergeCallback(sources, method, requests, own_heads=settings.suite.own_heads)
     trainer = test_trainer(config.trainer, [callback])
     loaders = data.test_dataloader()
     started = time.perf_counter()
-    if not method.keep_apart:
+    if not (method.keep_apart or settings.suite.own_heads):
+        module = sources[0].load()
         metrics = metrics_of(job.evaluations, predict(trainer, module, loaders))
         outcome = Outcome(key_scores(job.evaluations, metrics), dict(metrics), module)
     else:
-        # Each member's own parameters in turn: on its own data, and the mean of all out of domain.
+        # With each member's own parameters in turn: on its own data, and the mean of all out of domain.
         by_member = {}
-        for number, member in enumerate(settings.members):
-            chosen = _own_and_outside(job, member)
-            if number:
-                callback.use_member(module, number)
-            by_member[member] = metrics_of(
-                [job.evaluations[i] for i in chosen], predict(trainer, module, [loaders[i] for i in chosen])
-            )
+        for source in sources:
+            chosen = _own_and_outside(job, source.name)
+            predicted = predict(trainer, source.load(), [loaders[i] for i in chosen])
+            by_member[source.name] = metrics_of([job.evaluations[i] for i in chosen], predicted)
         outcome = _own_scores(job, by_member)
     for stage, seconds in callback.seconds.items():
         job.seconds[stage] += seconds

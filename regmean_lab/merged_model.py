@@ -17,7 +17,7 @@ from regmean_lab.results import Result
 
 
 def write_merged_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, card: str, folder: Path) -> None:
-    """Write model, tokenizer and card (``README.md``) to ``folder``: whole or not at all; an earlier one is replaced."""
+    """Write model, tokenizer and card (``README.md``) into a folder, whole or not at all; replaces an earlier one."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder.parent))
     try:

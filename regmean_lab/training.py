@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from pytorch_lightning.loggers import Logger
 from regmean_lab.callbacks.best_weights import BestWeights
 from regmean_lab.environment import versions
 from regmean_lab.models import Checkpoint, quiet_transformers
-from regmean_lab.modules import Optimization, SequenceClassificationModule
+from regmean_lab.modules import Optimization, module_type
 from regmean_lab.schema import TrainerConfig, TrainingConfig
 from regmean_lab.suites import Suite
 from regmean_lab.suites.data_module import CorpusDataModule
@@ -40,6 +41,7 @@ def describe(
         "model": {"name": checkpoint.name, "fingerprint": checkpoint.fingerprint, "dropout": checkpoint.dropout},
         "suite": suite.name,
         "corpus": "+".join(corpora),
+        "task": asdict(suite.task(corpora[0])),
         "data_fingerprint": [suite.fingerprint(corpus) for corpus in corpora],
         "training": settings,
         "seed": seed,
@@ -61,7 +63,6 @@ def find_or_train(
     Returns:
         The entry, and whether it was trained now.
     """
-
     prefix = "-".join((suite.name, "+".join(corpora), checkpoint.name, f"seed{seed}"))
     description = describe(checkpoint, suite, corpora, training, seed)
 
@@ -91,8 +92,9 @@ def train_model(
     pl.seed_everything(seed, workers=True, verbose=False)
     task = suite.task(corpora[0])
     tokenizer = checkpoint.tokenizer()
-    module = SequenceClassificationModule(
-        checkpoint.sequence_classifier(task),
+    module_class = module_type(task)
+    module = module_class(
+        module_class.new_model(checkpoint, task),
         task,
         Optimization(training.learning_rate, training.weight_decay, training.schedule, training.warmup),
     )

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from torch import Tensor
 
 from regmean_lab.callbacks.statistics import StatisticsRequest, collect_for_entry, open_statistics
 from regmean_lab.merging import MergeError, MergeMember, MergeMethod, merge_members
 from regmean_lab.merging.base import LayerDiagnostics, matches
 from regmean_lab.merging.layout import layout_of
 from regmean_lab.merging.weights import SafetensorsWeights
+from regmean_lab.models import head_parameters
 from regmean_lab.modules import TaskModule
 from regmean_lab.suites.data_module import Batches
 from regmean_lab.zoo import ZooEntry
@@ -45,15 +47,18 @@ class MemberSource:
 
 
 class MergeCallback(pl.Callback):
-    """Merges members into the module that ``Trainer.test`` is about to test, on the trainer's device.
+    """Merges members into every module that ``Trainer.test`` is about to test, on the trainer's device.
 
-    Statistics that the method needs and that are not beside a member yet are collected first, and kept there. The
-    trainer must not run in inference mode (``Trainer(inference_mode=False)``): Fisher information needs gradients.
+    Members are merged once, at the first test. Statistics that the method needs and that are not beside a member yet
+    are collected then, and kept there. Parameters that are kept apart stay what they are in the module under test: test
+    a module loaded from member i to evaluate the merge with member i's own parameters. The trainer must not run in
+    inference mode (``Trainer(inference_mode=False)``): Fisher information needs gradients.
 
     Args:
         members: the members, in order.
         method: how to merge them.
-        requests: how the statistics that the method needs are collected, by kind.
+        requests: how statistics are collected, by kind; only those that the method needs are.
+        own_heads: keep all parameters apart that are not part of the model's encoder (its base model).
 
     Attributes:
         seconds: time spent on ``statistics`` and on ``merge``.
@@ -61,85 +66,85 @@ class MergeCallback(pl.Callback):
     """
 
     def __init__(
-        self, members: Sequence[MemberSource], method: MergeMethod, requests: Sequence[StatisticsRequest] = ()
+        self,
+        members: Sequence[MemberSource],
+        method: MergeMethod,
+        requests: Sequence[StatisticsRequest] = (),
+        *,
+        own_heads: bool = False,
     ) -> None:
         self.members = list(members)
         self.method = method
         self.requests = [request for request in requests if request.kind in method.statistics]
+        self.own_heads = own_heads
         self.seconds = {"statistics": 0.0, "merge": 0.0}
         self.diagnostics: list[LayerDiagnostics] = []
-        self._merged = False
+        self._merged: dict[str, Tensor] | None = None
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Collect what is missing, and merge; without effect in later tests of the same module."""
-        if self._merged:
-            return
+        """Put the merged parameters into the module; in the first test collect what is missing and merge first."""
         assert isinstance(pl_module, TaskModule)
-        started = time.perf_counter()
-        for member in self.members:
-            for request in self.requests:
-                collect_for_entry(trainer, member.entry, request, member.load, member.batches, member.data_fingerprint)
-        self.seconds["statistics"] = time.perf_counter() - started
-        started = time.perf_counter()
-        self._merge(pl_module)
-        self._merged = True
-        self.seconds["merge"] = time.perf_counter() - started
-
-    def use_member(self, pl_module: TaskModule, number: int) -> None:
-        """Put the parameters that are kept apart (``method.keep_apart``) of one member into the merged module."""
-        weights = SafetensorsWeights(self.members[number].entry.path)
-        own = dict(pl_module.model.state_dict(keep_vars=True))
-        for name in weights:
-            if matches(name, self.method.keep_apart):
-                own[name].data.copy_(weights[name])
+        if self._merged is None:
+            started = time.perf_counter()
+            for member in self.members:
+                for request in self.requests:
+                    collect_for_entry(
+                        trainer, member.entry, request, member.load, member.batches, member.data_fingerprint
+                    )
+            self.seconds["statistics"] = time.perf_counter() - started
+            started = time.perf_counter()
+            self._merged = self._merge(pl_module)
+            self.seconds["merge"] = time.perf_counter() - started
+        targets = pl_module.model.state_dict(keep_vars=True)
+        with torch.no_grad():
+            for name, value in self._merged.items():
+                targets[name].copy_(value)
 
     def diagnostics_table(self) -> list[dict[str, Any]]:
         """Diagnostics as plain dicts."""
         return [asdict(row) for row in self.diagnostics]
 
-    def _merge(self, module: TaskModule) -> None:
+    def _statistics(self, member: MemberSource) -> dict[str, Any]:
+        return {part.kind: open_statistics(member.entry, part, member.data_fingerprint) for part in self.requests}
+
+    def _merge(self, module: TaskModule) -> dict[str, Tensor]:
+        """The merged parameters by name: a whole model's, or none if one cannot be merged."""
         members = [
             MergeMember(
                 member.name,
                 SafetensorsWeights(member.entry.path),
                 annotated=member.annotated,
-                **{r.kind: open_statistics(member.entry, r, member.data_fingerprint) for r in self.requests},
+                **self._statistics(member),
             )
             for member in self.members
         ]
-        layout = layout_of(module.model, len(module.task.labels) if module.task.kind == "multi_label" else None)
+        heads = head_parameters(module.model) if self.own_heads else []
+        method = replace(self.method, keep_apart=[*self.method.keep_apart, *heads])
         targets = module.model.state_dict(keep_vars=True)
-        expected = {name for name in targets if not matches(name, self.method.keep_apart)}
-        tied = _tied_names(module.model)
-        given = set(members[0].weights)
-        if unknown := sorted(given - set(targets)):
+        given = {name for name in members[0].weights if not matches(name, method.keep_apart)}
+        wanted = {name for name in targets if not matches(name, method.keep_apart)}
+        if unknown := sorted(given - wanted):
             raise MergeError(f"the model has no place for {', '.join(unknown[:5])} of {members[0].name}")
-        if unset := sorted(expected - given - tied):
+        if unset := sorted(wanted - given - _tied_names(targets)):
             raise MergeError(f"the weights of {members[0].name} lack {', '.join(unset[:5])}")
-        # Merged first, copied afterwards: no half-merged module is left behind when a layer cannot be solved. One
-        # copy of the parameters is what this costs.
-        merged = []
-        for parameter in merge_members(self.method, members, layout, device=module.device):
-            merged.append(parameter)
+        layout = layout_of(module.model, len(module.task.labels) if module.task.kind == "multi_label" else None)
+        merged = {}
+        for parameter in merge_members(method, members, layout, device=module.device):
+            merged[parameter.name] = parameter.value
             if parameter.diagnostics is not None:
                 self.diagnostics.append(parameter.diagnostics)
-        with torch.no_grad():
-            for parameter in merged:
-                targets[parameter.name].data.copy_(parameter.value)
         if jittered := [row for row in self.diagnostics if row.jitter]:
             worst = max(jittered, key=lambda row: row.jitter)
             log.info(
                 "%d of %d layers had to be regularised: at most %.0e of the mean diagonal (%s)",
                 *(len(jittered), len(self.diagnostics), worst.jitter, worst.layer),
             )
+        return merged
 
 
-def _tied_names(model: torch.nn.Module) -> set[str]:
-    """Names under which a parameter appears again: safetensors files hold it once."""
-    seen: dict[int, str] = {}
-    tied = set()
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        if seen.setdefault(id(tensor), name) != name:
-            tied |= {name, seen[id(tensor)]}
-    return tied
-
+def _tied_names(targets: Mapping[str, Tensor]) -> set[str]:
+    """Names of tensors that appear under several: safetensors files hold each once."""
+    names: dict[int, list[str]] = {}
+    for name, tensor in targets.items():
+        names.setdefault(id(tensor), []).append(name)
+    return {name for group in names.values() if len(group) > 1 for name in group}

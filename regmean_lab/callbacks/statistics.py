@@ -18,13 +18,11 @@ from regmean_lab.schema import FisherConfig, GramConfig, StatisticsConfig, Train
 from regmean_lab.statistics import (
     FisherFile,
     GramFile,
-    Likelihood,
     collect_fisher,
     collect_gram,
     save_fisher,
     save_gram,
 )
-from regmean_lab.suites.base import TaskKind
 from regmean_lab.suites.data_module import Batches
 from regmean_lab.zoo import ZooEntry, statistics_key
 
@@ -32,14 +30,6 @@ log = logging.getLogger(__name__)
 
 MakeBatches = Callable[[int | None, int, int], Batches]
 """Makes a loader of a member's training examples: number of examples (None: all), batch size, seed."""
-
-
-LIKELIHOODS: dict[TaskKind, Likelihood] = {
-    "multi_label": "bernoulli",
-    "single_label": "categorical",
-    "regression": "gaussian",
-}
-"""Distribution of the labels that each kind of task assumes."""
 
 
 @dataclass(frozen=True)
@@ -129,9 +119,7 @@ class StatisticsCallback(pl.Callback):
         """Collect what is not there yet."""
         assert isinstance(pl_module, TaskModule)
         for request in self.requests:
-            collect_for_entry(
-                trainer, self.entry, request, lambda: pl_module, self.batches, self.data_fingerprint  # noqa: B023
-            )
+            collect_for_entry(trainer, self.entry, request, lambda: pl_module, self.batches, self.data_fingerprint)
 
 
 def collect_for_entry(
@@ -167,32 +155,51 @@ def collect_for_entry(
             return False
         module = load()
         device = trainer.strategy.root_device
-        previous = next(module.model.parameters()).device
-        module.model.to(device).eval()
+        previous = module.device
+        module.to(device).eval()
         loader = batches(request.examples, request.batch_size, request.seed)
         title = f"{request.kind} of {entry.name}"
         moved = _moved(loader, module, device, title if trainer.progress_bar_callback is not None else None)
-        metadata = {"data_fingerprint": data_fingerprint, "settings": description}
+        metadata: dict[str, Any] = {"data_fingerprint": data_fingerprint, "settings": description}
         with torch.inference_mode(False), trainer.precision_plugin.forward_context():
             if isinstance(request.settings, GramConfig):
                 gram = collect_gram(
                     module.model,
                     moved,
+                    forward=_logits(module),
+                    mask=module.gram_mask,
                     count_padding=request.settings.count_padding,
                     extra_rows=request.settings.extra_rows,
                 )
                 save_gram(path, gram, metadata)
             else:
+                labels_from: Any = request.settings.labels_from  # checked by the schema
                 fisher = collect_fisher(
-                    module.model, moved, kind=LIKELIHOODS[module.task.kind], labels_from=request.settings.labels_from
+                    module.model,
+                    moved,
+                    kind=module.likelihood,
+                    forward=_logits(module),
+                    labels_from=labels_from,
                 )
                 save_fisher(path, fisher, metadata)
-        module.model.to(previous)
+        module.to(previous)
         log.info("collected %s", path)
     return True
 
 
-def _moved(loader: Batches, module: TaskModule, device: torch.device, title: str | None) -> Iterator[Batch]:
+def _logits(module: TaskModule) -> Callable[[torch.nn.Module, Batch], torch.Tensor]:
+    """Runs the module's model as the module does."""
+
+    def forward(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        logits: torch.Tensor = module(batch)
+        return logits
+
+    return forward
+
+
+def _moved(
+    loader: Batches, module: TaskModule, device: torch.device, title: str | None
+) -> Iterator[dict[str, torch.Tensor]]:
     """Batches on the device, with a progress bar if it has a title."""
     for batch in tqdm(loader, desc=title, disable=title is None, leave=False):
         yield module.transfer_batch_to_device(batch, device, 0)

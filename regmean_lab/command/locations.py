@@ -19,7 +19,9 @@ def configuration_root() -> Path:
     for root in (_PACKAGE, _PACKAGE.parent):
         if (root / "conf" / "config.yaml").is_file():
             return root
-    raise FileNotFoundError(f"conf/config.yaml is neither in {_PACKAGE} nor in {_PACKAGE.parent}; reinstall regmean_lab")
+    raise FileNotFoundError(
+        f"conf/config.yaml is neither in {_PACKAGE} nor in {_PACKAGE.parent}; reinstall regmean_lab"
+    )
 
 
 def register_sweeps() -> None:

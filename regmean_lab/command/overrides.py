@@ -57,7 +57,8 @@ def nearest(name: str, candidates: Iterable[str]) -> str:
 
 def _split(loader: ConfigLoaderImpl, parsed: Sequence[Override]) -> tuple[list[Override], list[Override]]:
     """Overrides that choose an option of a group, and those that set values."""
-    groups, values = [], []
+    groups: list[Override] = []
+    values: list[Override] = []
     for override in parsed:
         is_group = "." not in override.key_or_group and loader.repository.group_exists(override.key_or_group)
         (groups if is_group and not override.key_or_group.startswith("hydra/") else values).append(override)

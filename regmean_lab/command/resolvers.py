@@ -35,7 +35,7 @@ def job_folder(_root_: DictConfig) -> str:
 
 def _without_hydra(root: DictConfig | ListConfig) -> dict[str, Any]:
     assert isinstance(root, DictConfig)
-    keys = [key for key in root if key != "hydra"]
+    keys = [str(key) for key in root if key != "hydra"]
     resolved = OmegaConf.to_container(OmegaConf.masked_copy(root, keys), resolve=True)
     assert isinstance(resolved, dict)
     return {str(key): value for key, value in resolved.items()}

@@ -29,9 +29,7 @@ def average_logits(logits: Sequence[Tensor], annotated: Sequence[Sequence[bool]]
     return (stacked * weights[:, None]).sum(0) / weights.sum(0)
 
 
-def majority_vote(
-    task: Task, predicted: Sequence[Tensor], annotated: Sequence[Sequence[bool]] | None = None
-) -> Tensor:
+def majority_vote(task: Task, predicted: Sequence[Tensor], annotated: Sequence[Sequence[bool]] | None = None) -> Tensor:
     """Hard ensemble: what most members predict.
 
     Args:
@@ -41,10 +39,11 @@ def majority_vote(
 
     Returns:
         For ``multi_label``, 1 where more than half of the members that know the label predict it; for ``single_label``
-        the label with most votes, and of several the one with the lowest id; for ``regression`` the mean.
+        and ``token_labels`` the label with most votes, and of several the one with the lowest id; for ``regression``
+        the mean.
     """
     stacked = torch.stack(list(predicted))
-    if task.kind == "single_label":
+    if task.kind in ("single_label", "token_labels"):
         votes = torch.nn.functional.one_hot(stacked, len(task.labels)).sum(0)
         return votes.argmax(-1)
     if task.kind == "regression":

@@ -1,8 +1,15 @@
-"""Metrics of each kind of task, from logits, by torchmetrics."""
+"""Metrics of each kind of task, from logits, by torchmetrics.
+
+A kind that is not of whole texts registers its own in a file of its own.
+"""
 
 from __future__ import annotations
 
+import math
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,14 +23,30 @@ from torchmetrics.classification import (
 )
 from torchmetrics.regression import MeanSquaredError, PearsonCorrCoef, SpearmanCorrCoef
 
-from regmean_lab.suites.base import IGNORED, Task
+from regmean_lab.suites.base import IGNORED, Task, TaskKind
 
-KEY_SCORES = {
-    "multi_label": ("macro_f1", "accuracy"),
-    "single_label": ("macro_f1", "accuracy", "matthews"),
-    "regression": ("pearson", "spearman", "mean_squared_error"),
-}
-"""Names of the metrics of each kind of task; any but the mean squared error can be a task's key score."""
+
+@dataclass(frozen=True)
+class Scoring:
+    """How predictions of one kind of task are made and measured.
+
+    Attributes:
+        build: makes the metrics of a task, which take predictions and labels of a batch.
+        predict: predictions of a batch from its logits.
+        plain: names of metrics that are reported as they are rather than times 100.
+    """
+
+    build: Callable[[Task], MetricCollection]
+    predict: Callable[[Task, Tensor], Tensor]
+    plain: tuple[str, ...] = ()
+
+
+_SCORINGS: dict[TaskKind, Scoring] = {}
+
+
+def register_scoring(kind: TaskKind, scoring: Scoring) -> None:
+    """Say how predictions of one kind of task are made and measured."""
+    _SCORINGS[kind] = scoring
 
 
 class AnnotatedMacroF1(Metric):
@@ -61,23 +84,7 @@ class AnnotatedMacroF1(Metric):
 
 def build_metrics(task: Task) -> MetricCollection:
     """All metrics of a task; they take what :func:`predictions` returns, and the labels."""
-    count = len(task.labels)
-    if task.kind == "multi_label":
-        accuracy = MultilabelAccuracy(count, average="micro", ignore_index=IGNORED, validate_args=False)
-        return MetricCollection({"macro_f1": AnnotatedMacroF1(count), "accuracy": accuracy}, compute_groups=False)
-    if task.kind == "single_label":
-        return MetricCollection(
-            {
-                "macro_f1": MulticlassF1Score(count, average="macro"),
-                "accuracy": MulticlassAccuracy(count, average="micro"),
-                "matthews": MulticlassMatthewsCorrCoef(count),
-            },
-            compute_groups=False,
-        )
-    return MetricCollection(
-        {"pearson": PearsonCorrCoef(), "spearman": SpearmanCorrCoef(), "mean_squared_error": MeanSquaredError()},
-        compute_groups=False,
-    )
+    return _SCORINGS[task.kind].build(task)
 
 
 def predictions(task: Task, logits: Tensor) -> Tensor:
@@ -85,39 +92,80 @@ def predictions(task: Task, logits: Tensor) -> Tensor:
 
     Args:
         task: says how logits become labels.
-        logits: shape [examples, labels], floating point.
+        logits: shape [examples, labels], floating point; [examples, tokens, labels] for labels of tokens.
 
     Returns:
         0 or 1 for each label (``multi_label``; shape [examples, labels], int64), the label's id (``single_label``;
-        shape [examples], int64), or the value (``regression``; shape [examples], float32).
+        shape [examples], int64; of tokens [examples, tokens]), or the value (``regression``; shape [examples],
+        float32).
     """
-    if task.kind == "multi_label":
-        values = logits.float().sigmoid() if task.threshold_on == "probability" else logits
-        return (values > task.threshold).long()
-    if task.kind == "single_label":
-        return logits.argmax(-1)
-    return logits.float().reshape(-1)
+    return _SCORINGS[task.kind].predict(task, logits)
 
 
 def score(task: Task, logits: Tensor, labels: Tensor) -> dict[str, float]:
-    """All metrics of a set of examples, each times 100 (the mean squared error as it is)."""
+    """All metrics of a set of examples, times 100 except for errors."""
     return score_predictions(task, predictions(task, logits), labels)
 
 
 def score_predictions(task: Task, predicted: Tensor, labels: Tensor) -> dict[str, float]:
-    """All metrics of predictions as :func:`predictions` gives them, each times 100 (the mean squared error as it is)."""
+    """All metrics of predictions as :func:`predictions` gives them, times 100 except for errors."""
     metrics = build_metrics(task)
-    metrics.update(predicted, labels)
-    return percentages(metrics)
+    with _quiet_metrics():
+        metrics.update(predicted, labels)
+    return percentages(task, metrics)
 
 
-def percentages(metrics: MetricCollection) -> dict[str, float]:
-    """Values of metrics that have seen data, each times 100 (the mean squared error as it is)."""
-    with warnings.catch_warnings():
-        # A constant prediction has no correlation: torchmetrics warns and gives NaN, which we report as 0.
-        warnings.simplefilter("ignore")
+def percentages(task: Task, metrics: MetricCollection) -> dict[str, float]:
+    """Values of a task's metrics that have seen data, times 100 except for errors; 0 for what is not defined."""
+    with _quiet_metrics():
         values = {name: float(value) for name, value in metrics.compute().items()}
+    plain = _SCORINGS[task.kind].plain
     return {
-        name: value if name == "mean_squared_error" else 100 * (value if value == value else 0.0)
-        for name, value in values.items()
+        name: value if name in plain else 100 * (0.0 if math.isnan(value) else value) for name, value in values.items()
     }
+
+
+@contextmanager
+def _quiet_metrics() -> Iterator[None]:
+    """Without torchmetrics' warnings: a constant prediction has no correlation, which we report as 0."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _multi_label(task: Task) -> MetricCollection:
+    count = len(task.labels)
+    accuracy = MultilabelAccuracy(count, average="micro", ignore_index=IGNORED, validate_args=False)
+    return MetricCollection({"macro_f1": AnnotatedMacroF1(count), "accuracy": accuracy}, compute_groups=False)
+
+
+def _predict_multi_label(task: Task, logits: Tensor) -> Tensor:
+    values = logits.float().sigmoid() if task.threshold_on == "probability" else logits
+    return (values > task.threshold).long()
+
+
+def _single_label(task: Task) -> MetricCollection:
+    count = len(task.labels)
+    return MetricCollection(
+        {
+            "macro_f1": MulticlassF1Score(count, average="macro"),
+            "accuracy": MulticlassAccuracy(count, average="micro"),
+            "matthews": MulticlassMatthewsCorrCoef(count),
+        },
+        compute_groups=False,
+    )
+
+
+def _regression(task: Task) -> MetricCollection:
+    return MetricCollection(
+        {"pearson": PearsonCorrCoef(), "spearman": SpearmanCorrCoef(), "mean_squared_error": MeanSquaredError()},
+        compute_groups=False,
+    )
+
+
+register_scoring("multi_label", Scoring(_multi_label, _predict_multi_label))
+register_scoring("single_label", Scoring(_single_label, lambda task, logits: logits.argmax(-1)))
+register_scoring(
+    "regression",
+    Scoring(_regression, lambda task, logits: logits.float().reshape(-1), plain=("mean_squared_error",)),
+)

@@ -39,7 +39,7 @@ def solve_dtype(device: torch.device, size: int) -> torch.dtype:
 
 
 def scale_off_diagonal(matrix: Tensor, factor: float) -> Tensor:
-    """A copy of a square matrix with its off-diagonal entries multiplied by ``factor`` (Jin et al., 2023, section 4)."""
+    """A copy of a square matrix with off-diagonal entries multiplied by ``factor`` (Jin et al., 2023, section 4)."""
     scaled = matrix * factor
     scaled.diagonal().copy_(matrix.diagonal())
     return scaled

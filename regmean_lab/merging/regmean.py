@@ -84,7 +84,9 @@ class RegMean(MergeMethod):
         try:
             solution = solve_positive(total, right)
         except ValueError as error:
-            raise MergeError(f"layer {layer}: the sum of the members' Gram matrices cannot be solved: {error}") from None
+            raise MergeError(
+                f"layer {layer}: the sum of the members' Gram matrices cannot be solved: {error}"
+            ) from None
         change = solution.value if transposed else solution.value.T
         merged = (mean.to(dtype) + change).to(mean.dtype)
         return merged, LayerDiagnostics(layer, solution.jitter, solution.condition, solution.unseen, share)
@@ -110,6 +112,7 @@ def _gram(member: MergeMember, layer: str, size: int) -> Tensor:
     matrix = member.gram.matrix(layer)
     if matrix.shape != (size, size):
         raise MergeError(
-            f"Gram matrix of {member.name} for layer {layer}: expected shape {(size, size)}, found {tuple(matrix.shape)}"
+            f"Gram matrix of {member.name} for layer {layer}: expected shape {(size, size)}, "
+            f"found {tuple(matrix.shape)}"
         )
     return matrix

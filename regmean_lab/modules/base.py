@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import pytorch_lightning as pl
 import torch
@@ -15,10 +16,12 @@ from torchmetrics import MetricCollection
 from transformers import PreTrainedModel
 
 from regmean_lab.evaluation.metrics import build_metrics, percentages, predictions
+from regmean_lab.models import Checkpoint
 from regmean_lab.modules.optimization import Optimization
-from regmean_lab.suites.base import Task
+from regmean_lab.statistics import Likelihood, Mask
+from regmean_lab.suites.base import Task, TaskKind
 
-Batch = dict[str, Tensor]
+Batch = Mapping[str, Tensor]
 
 DEV_SCORE = "dev/score"
 """Name under which the key score on dev is logged (mean over dev sets, times 100)."""
@@ -29,12 +32,32 @@ class Predictions:
     """Everything a model says about one data set, in the order of its data loader.
 
     Attributes:
-        logits: shape [examples, labels], float32, on the CPU.
-        labels: shape [examples] or [examples, labels], on the CPU.
+        logits: shape [examples, labels] (of tokens [examples, tokens, labels]), float32, on the CPU.
+        labels: shape [examples], [examples, labels] or [examples, tokens], on the CPU.
     """
 
     logits: Tensor
     labels: Tensor
+
+
+_MODULES: dict[TaskKind, type[TaskModule]] = {}
+ModuleType = TypeVar("ModuleType", bound="type[TaskModule]")
+
+
+def register_module(*kinds: TaskKind) -> Callable[[ModuleType], ModuleType]:
+    """Class decorator: make a module the one for some kinds of task."""
+
+    def register(module: ModuleType) -> ModuleType:
+        for kind in kinds:
+            _MODULES[kind] = module
+        return module
+
+    return register
+
+
+def module_type(task: Task) -> type[TaskModule]:
+    """The module for a task."""
+    return _MODULES[task.kind]
 
 
 class TaskModule(pl.LightningModule):
@@ -56,6 +79,25 @@ class TaskModule(pl.LightningModule):
         self.dev_scores: dict[str, float] = {}
         self._dev_metrics: list[MetricCollection] = []
         self._collected: list[list[tuple[Tensor, Tensor]]] = []
+
+    @classmethod
+    @abstractmethod
+    def new_model(cls, checkpoint: Checkpoint, task: Task) -> PreTrainedModel:
+        """The pretrained model with what the task needs on top, from torch's global random state."""
+
+    @classmethod
+    @abstractmethod
+    def load_model(cls, folder: Path) -> PreTrainedModel:
+        """A fine-tuned model from a folder, float32, in evaluation mode."""
+
+    @property
+    @abstractmethod
+    def likelihood(self) -> Likelihood:
+        """Distribution of the labels, which Fisher information is of."""
+
+    def gram_mask(self, batch: Batch) -> Mask:
+        """Which rows of layers' inputs are real tokens."""
+        return batch["attention_mask"]
 
     @abstractmethod
     def forward(self, batch: Batch) -> Tensor:
@@ -83,7 +125,7 @@ class TaskModule(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log every metric's mean over the dev sets, and the key score as ``dev/score``."""
-        scores = [percentages(metrics) for metrics in self._dev_metrics]
+        scores = [percentages(self.task, metrics) for metrics in self._dev_metrics]
         self.dev_scores = {name: sum(part[name] for part in scores) / len(scores) for name in scores[0]}
         self.log_dict({f"dev/{name}": value for name, value in self.dev_scores.items()})
         self.log(DEV_SCORE, self.dev_scores[self.task.key_score], prog_bar=True)
@@ -101,9 +143,13 @@ class TaskModule(pl.LightningModule):
     def predictions(self) -> list[Predictions]:
         """Predictions of the last test run, one for each data loader in order."""
         return [
-            Predictions(torch.cat([logits for logits, _ in part]), torch.cat([labels for _, labels in part]))
+            Predictions(self.join([logits for logits, _ in part]), self.join([labels for _, labels in part]))
             for part in self._collected
         ]
+
+    def join(self, parts: Sequence[Tensor]) -> Tensor:
+        """Logits, or labels, of several batches as one tensor."""
+        return torch.cat(list(parts))
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Logits of a batch."""

@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from torch import Tensor
 from torch.nn import functional
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from regmean_lab.modules.base import Batch, TaskModule
-from regmean_lab.suites.base import IGNORED
+from regmean_lab.models import Checkpoint, label_names, load_model
+from regmean_lab.modules.base import Batch, TaskModule, register_module
+from regmean_lab.statistics import Likelihood
+from regmean_lab.suites.base import IGNORED, Task, TaskKind
+
+PROBLEM_TYPES: dict[TaskKind, str] = {
+    "multi_label": "multi_label_classification",
+    "single_label": "single_label_classification",
+    "regression": "regression",
+}
+"""What transformers calls the kinds of task."""
+
+LIKELIHOODS: dict[TaskKind, Likelihood] = {
+    "multi_label": "bernoulli",
+    "single_label": "categorical",
+    "regression": "gaussian",
+}
 
 
+@register_module("multi_label", "single_label", "regression")
 class SequenceClassificationModule(TaskModule):
     """Multi-label classification with ignored labels, single-label classification, or regression of a text.
 
@@ -16,6 +35,23 @@ class SequenceClassificationModule(TaskModule):
     int64 of shape [batch, labels] with ``IGNORED`` where not annotated (``multi_label``), or float32 of shape [batch]
     (``regression``).
     """
+
+    @classmethod
+    def new_model(cls, checkpoint: Checkpoint, task: Task) -> PreTrainedModel:
+        """The pretrained encoder with a newly initialised head."""
+        return checkpoint.load(
+            AutoModelForSequenceClassification, **label_names(task), problem_type=PROBLEM_TYPES[task.kind]
+        )
+
+    @classmethod
+    def load_model(cls, folder: Path) -> PreTrainedModel:
+        """A fine-tuned classifier from a folder."""
+        return load_model(AutoModelForSequenceClassification, folder)
+
+    @property
+    def likelihood(self) -> Likelihood:
+        """Bernoulli for each label, categorical, or Gaussian with variance 1."""
+        return LIKELIHOODS[self.task.kind]
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits, shape [batch, labels]."""

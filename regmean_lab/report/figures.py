@@ -40,7 +40,9 @@ def score_figure(results: Sequence[Result], path: Path) -> None:
     axes.set_ylim(max(0.0, low - margin), min(100.0, high + margin) if high < 100 else 102)
     axes.set_xticks(range(len(methods)), methods)
     axes.set_ylabel("mean key score × 100")
-    axes.set_title("+".join(results[0].members) if len({tuple(r.members) for r in results}) == 1 else "mean over members")
+    axes.set_title(
+        "+".join(results[0].members) if len({tuple(r.members) for r in results}) == 1 else "mean over members"
+    )
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8, loc="upper left", ncols=2)
     path.parent.mkdir(parents=True, exist_ok=True)

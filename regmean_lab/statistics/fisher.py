@@ -74,7 +74,9 @@ class FisherStatistics:
         """
         if self.shared != other.shared:
             different = {name for name, _ in self.shared.items() ^ other.shared.items()}
-            raise StatisticsError(f"cannot combine Fisher diagonals of different parameters: {name_list(sorted(different))}")
+            raise StatisticsError(
+                f"cannot combine Fisher diagonals of different parameters: {name_list(sorted(different))}"
+            )
         if (self.labels_from, self.likelihood) != (other.labels_from, other.likelihood):
             raise StatisticsError(
                 f"cannot combine Fisher diagonals of the variants '{self.labels_from}' ({self.likelihood}) and "
@@ -141,7 +143,7 @@ class FisherAccumulator:
         forward: Forward = default_forward,
         batch_mean_labels: Literal["true", "pseudo"] = "true",
         dtype: torch.dtype = torch.float32,
-        chunk_bytes: int = 2**28,
+        chunk_bytes: int = 2**26,
     ) -> None:
         for setting, value, allowed in (
             ("labels_from", labels_from, get_args(FisherLabels)),
@@ -234,7 +236,8 @@ class FisherAccumulator:
         if self._batches == 0:
             raise StatisticsError("no batch was added")
         count = self._batches if self._labels_from == "batch_mean" else self._examples
-        diagonals = {name: (total / count).to(device) for name, total in self._sums.items()}
+        with torch.inference_mode(False):
+            diagonals = {name: (total / count).to(device) for name, total in self._sums.items()}
         broken = [name for name, diagonal in diagonals.items() if not bool(diagonal.isfinite().all())]
         if broken:
             raise StatisticsError(

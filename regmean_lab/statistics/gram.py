@@ -27,7 +27,7 @@ class GramStatistics:
     """Gram matrices of a model's linear layers.
 
     Attributes:
-        matrices: by leading layer, the mean over rows of ``x xᵀ``: ``[in, in]``, symmetric, in the dtype it was summed in.
+        matrices: by leading layer, the mean over rows of ``x xᵀ``: ``[in, in]``, symmetric, in the dtype of the sums.
         shared: for every layer the leading layer whose matrix is also its own, because both had the same inputs.
         rows: by leading layer, the number of rows that its matrix is the mean of.
         examples: number of examples seen.
@@ -242,8 +242,8 @@ class GramAccumulator:
             # The first member in the model's order leads, whichever was called first.
             leader = shared[layer] = leaders.setdefault(id(group), layer)
             if leader == layer and group.total is not None:
-                mean = mirror_upper_(group.total / group.rows)
-                matrices[leader] = mean.to(device)
+                with torch.inference_mode(False):
+                    matrices[leader] = mirror_upper_(group.total / group.rows).to(device)
                 rows[leader] = group.rows
         broken = [layer for layer, leader in shared.items() if not bool(matrices[leader].isfinite().all())]
         if broken:

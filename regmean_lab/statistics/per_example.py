@@ -140,9 +140,10 @@ def find_rule(module: nn.Module) -> Rule | None:
 
     Known are ``nn.Linear``, Hugging Face's ``Conv1D``, ``nn.Embedding``, ``nn.LayerNorm``, ``nn.RMSNorm`` and the
     root-mean-square normalisations of T5 and Llama and of models built like them. A module that overrides ``forward``
-    is not taken for its base class.
+    or has other parameters (those of a weight normalisation, say) is not taken for its base class.
     """
-    if "forward" in vars(module):
+    parameters = {name for name, _ in module.named_parameters(recurse=False)}
+    if "forward" in vars(module) or not {"weight"} <= parameters <= {"weight", "bias"}:
         return None
     forward = type(module).forward
     if forward is nn.Linear.forward:
@@ -191,7 +192,7 @@ def _conv1d_parts(module: Any, inputs: Tensor, gradient: Tensor) -> Parts:
 def _embedding_parts(module: nn.Embedding, inputs: Tensor, gradient: Tensor) -> Parts:
     if module.padding_idx is not None:
         gradient = gradient.masked_fill((inputs == module.padding_idx).unsqueeze(-1), 0.0)
-    yield module.weight, Lookups(inputs.flatten(1), _rows(gradient))
+    yield module.weight, Lookups(inputs.reshape(inputs.shape[0], -1), _rows(gradient))
 
 
 def _layer_norm_parts(module: nn.LayerNorm, inputs: Tensor, gradient: Tensor) -> Parts:

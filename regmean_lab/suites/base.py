@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
-TaskKind = Literal["multi_label", "single_label", "regression"]
+TaskKind = Literal["multi_label", "single_label", "regression", "token_labels", "answers"]
+"""Form of a task: labels of a whole text (any number, one, a real value), labels of its words, or generated answers."""
+
 Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 
@@ -34,7 +36,7 @@ class Task:
     """What a model of one corpus predicts.
 
     Attributes:
-        kind: the form of the labels and with it the likelihood (Bernoulli for each label, categorical, Gaussian).
+        kind: the form of the labels, and with it module, encoding and metrics.
         labels: label names in the order of their ids; one name for a regression.
         key_score: the metric that selects epochs and is reported as the score (times 100).
         threshold: for ``multi_label``, the value above which a label is predicted.
@@ -74,6 +76,8 @@ class Suite(ABC):
     settings_type: ClassVar[type[Any]]
     reference_order: ClassVar[tuple[str, ...]]
     """All members in the order that numbers them ("member number i") for head initialisation."""
+    own_heads: ClassVar[bool] = False
+    """Whether members solve tasks of their own, so that each keeps its head and only encoders are merged."""
 
     def __init__(self, data_dir: Path, settings: Any) -> None:
         self.data_dir = data_dir

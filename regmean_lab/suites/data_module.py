@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from regmean_lab.suites.base import DataError, Example, Split, Suite, Task
-from regmean_lab.suites.encoding import Collator, EncodedExample, encode
+from regmean_lab.suites.encoding import Encoded, encoding_of
 from regmean_lab.suites.sampling import LengthGroupedBatchSampler, seeded_subset
 
 Batches = DataLoader[dict[str, Tensor]]
@@ -112,8 +112,8 @@ class CorpusDataModule(pl.LightningDataModule):
         self.evaluations = list(evaluations)
         self.num_workers = num_workers
         self.pad_to_multiple_of = pad_to_multiple_of
-        self._splits: dict[tuple[str, Split], list[EncodedExample]] = {}
-        self._evaluations: dict[int, list[EncodedExample]] = {}
+        self._splits: dict[tuple[str, Split], list[Encoded]] = {}
+        self._evaluations: dict[int, list[Encoded]] = {}
 
     def train_dataloader(self) -> Batches:
         """Training splits of ``train_corpora``: grouped by length, another order every epoch."""
@@ -142,7 +142,7 @@ class CorpusDataModule(pl.LightningDataModule):
             if number not in self._evaluations:
                 if not evaluation.examples:
                     raise DataError(f"evaluation {evaluation.name}: no examples of {evaluation.corpus}.")
-                self._evaluations[number] = encode(evaluation.examples, self.tokenizer, self.max_length)
+                self._evaluations[number] = self._encode(evaluation.examples, evaluation.task)
             encoded = self._evaluations[number]
             loaders.append(self._loader(encoded, evaluation.task, self._sampler(encoded, self.eval_batch_size)))
         return loaders
@@ -169,24 +169,27 @@ class CorpusDataModule(pl.LightningDataModule):
             raise ValueError("train_corpora is empty: this data module has no training and no validation data.")
         return self.train_corpora
 
-    def _split(self, corpus: str, split: Split) -> list[EncodedExample]:
+    def _split(self, corpus: str, split: Split) -> list[Encoded]:
         if (corpus, split) not in self._splits:
             examples = self.suite.examples(corpus, split)
             if not examples:
                 raise DataError(f"suite {self.suite.name}: no examples in the {split} split of {corpus}.")
-            self._splits[corpus, split] = encode(examples, self.tokenizer, self.max_length)
+            self._splits[corpus, split] = self._encode(examples, self.suite.task(corpus))
         return self._splits[corpus, split]
 
-    def _sampler(
-        self, examples: list[EncodedExample], batch_size: int, shuffle: bool = False
-    ) -> LengthGroupedBatchSampler:
+    def _encode(self, examples: Sequence[Example], task: Task) -> list[Encoded]:
+        encode, _ = encoding_of(task)
+        return list(encode(examples, self.tokenizer, self.max_length))
+
+    def _sampler(self, examples: list[Encoded], batch_size: int, shuffle: bool = False) -> LengthGroupedBatchSampler:
         return LengthGroupedBatchSampler([example.length for example in examples], batch_size, self.seed, shuffle)
 
-    def _loader(self, examples: list[EncodedExample], task: Task, sampler: LengthGroupedBatchSampler) -> Batches:
+    def _loader(self, examples: list[Encoded], task: Task, sampler: LengthGroupedBatchSampler) -> Batches:
+        _, make_collator = encoding_of(task)
         return DataLoader(
             examples,  # type: ignore[arg-type]  # a list is a map-style dataset
             batch_sampler=sampler,
-            collate_fn=Collator(self.tokenizer, task, self.pad_to_multiple_of),
+            collate_fn=make_collator(self.tokenizer, task, self.pad_to_multiple_of),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),

@@ -1,15 +1,47 @@
-"""From examples to batches of tensors: tokenisation and dynamic padding."""
+"""From examples to batches of tensors: tokenisation and dynamic padding.
+
+Each kind of task has its own encoding. A kind that is not of whole texts registers one in a file of its own.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from regmean_lab.suites.base import Example, Task
+from regmean_lab.suites.base import Example, Task, TaskKind
+
+
+class Encoded(Protocol):
+    """One tokenised example, as far as samplers need to know it."""
+
+    @property
+    def length(self) -> int:
+        """Number of tokens."""
+
+
+Encode = Callable[[Sequence[Any], PreTrainedTokenizerBase, int | None], Sequence[Encoded]]
+"""Tokenises examples in order, cut to a number of tokens (None cuts nothing); see :func:`encode`."""
+
+MakeCollator = Callable[[PreTrainedTokenizerBase, Task, int | None], Callable[[Sequence[Any]], dict[str, Tensor]]]
+"""Makes what joins encoded examples into a batch; see :class:`Collator`."""
+
+_ENCODINGS: dict[TaskKind, tuple[Encode, MakeCollator]] = {}
+
+
+def register_encoding(kinds: Sequence[TaskKind], encode: Encode, make_collator: MakeCollator) -> None:
+    """Say how the examples of some kinds of task become batches."""
+    for kind in kinds:
+        _ENCODINGS[kind] = (encode, make_collator)
+
+
+def encoding_of(task: Task) -> tuple[Encode, MakeCollator]:
+    """How the examples of a task are tokenised, and how they are joined into batches."""
+    return _ENCODINGS[task.kind]
 
 
 @dataclass(frozen=True)
@@ -95,3 +127,6 @@ class Collator:
             return_tensors="pt",
         )
         return {**padded, "labels": torch.tensor([example.label for example in batch], dtype=self.label_type)}
+
+
+register_encoding(("multi_label", "single_label", "regression"), encode, Collator)

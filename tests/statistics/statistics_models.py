@@ -182,7 +182,7 @@ def naive_fisher(
                 assert label is not None
                 weighted = [(1.0, label)]
             else:
-                weighted = [max(outcomes(logits.detach(), kind), key=lambda outcome: outcome[0])]
+                weighted = [(1.0, max(outcomes(logits.detach(), kind), key=lambda outcome: outcome[0])[1])]
             for probability, outcome in weighted:
                 if label is not None and kind != "gaussian":
                     outcome = outcome.masked_fill(label == -100, -100)

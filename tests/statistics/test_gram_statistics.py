@@ -49,7 +49,9 @@ def naive_grams(
     return {name: naive_gram(own) for name, own in rows.items()}, {name: len(own) for name, own in rows.items()}
 
 
-def one_layer_at_a_time(model: nn.Module, batches: list[dict[str, Tensor]], **options: Any) -> dict[str, GramStatistics]:
+def one_layer_at_a_time(
+    model: nn.Module, batches: list[dict[str, Tensor]], **options: Any
+) -> dict[str, GramStatistics]:
     """Statistics without any sharing: an accumulator for each layer."""
     return {name: collect_gram(model, batches, layers=[name], **options) for name in linear_layers(model)}
 
@@ -265,7 +267,9 @@ def test_sharing_changes_no_bit(architecture: str) -> None:
 def test_query_key_and_value_share_a_matrix() -> None:
     statistics = collect_gram(classifier("bert"), BATCHES)
     attention = "bert.encoder.layer.1.attention.self"
-    assert [statistics.shared[f"{attention}.{name}"] for name in ("query", "key", "value")] == [f"{attention}.query"] * 3
+    assert [statistics.shared[f"{attention}.{name}"] for name in ("query", "key", "value")] == [
+        f"{attention}.query"
+    ] * 3
     assert f"{attention}.key" not in statistics.matrices
     assert statistics.matrix(f"{attention}.key") is statistics.matrix(f"{attention}.query")
     dense = "bert.encoder.layer.1.intermediate.dense"
