@@ -17,8 +17,8 @@ from omegaconf import DictConfig
 from regmean_lab.command.locations import configuration_root, register_sweeps
 from regmean_lab.command.overrides import CONFIG_NAME, override_problems
 from regmean_lab.command.resolvers import register_resolvers
-from regmean_lab.command.sweep import SWEEPS_FOLDER, JobRecord, begin_sweep, record_job, summarise
-from regmean_lab.errors import EXPECTED_ERRORS
+from regmean_lab.command.sweep import SWEEPS_FOLDER, JobRecord, record_job, summarise
+from regmean_lab.command.sweep_name import begin_sweep
 from regmean_lab.schema import register_schemas
 
 EXIT_CONFIGURATION, EXIT_INTERRUPTED = 2, 130
@@ -33,7 +33,8 @@ class JobError(CompactHydraException):
 
 def job(config: DictConfig) -> float:
     """One job, as Hydra's launchers call it; returns the mean in-domain score."""
-    from regmean_lab.experiment import run  # the libraries behind it take seconds to import
+    from regmean_lab.errors import EXPECTED_ERRORS  # the libraries behind these take seconds to import
+    from regmean_lab.experiment import run
 
     register_resolvers()
     quiet_libraries()
@@ -71,7 +72,9 @@ def main() -> None:
     register_sweeps()
     if len(sys.argv) == 1:
         sys.argv.append("--help")
-    arguments = sys.argv[1:]
+    # argparse takes overrides on one side of a flag only; people write them on both.
+    arguments = sorted(sys.argv[1:], key=lambda argument: argument not in MULTIRUN_FLAGS)
+    sys.argv[1:] = arguments
     overrides = [argument for argument in arguments if not argument.startswith("-")]
     runs = all(argument in MULTIRUN_FLAGS for argument in arguments if argument.startswith("-"))
     if problems := override_problems(overrides, jobs_too=runs):

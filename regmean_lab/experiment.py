@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from regmean_lab.evaluate import (
 from regmean_lab.evaluation.ensemble import average_logits, majority_vote
 from regmean_lab.evaluation.metrics import predictions, score, score_predictions
 from regmean_lab.loggers import logger_problems, open_loggers
+from regmean_lab.member_predictions import member_predictions
 from regmean_lab.merged_model import model_card, write_merged_model
 from regmean_lab.merging import MergeMethod
 from regmean_lab.models import Checkpoint, ModelError, find_checkpoint, load_tokenizer
@@ -123,6 +124,8 @@ def run(config: DictConfig, folder: Path, overrides: list[str]) -> tuple[Result,
     """
     settings = settings_of(config)
     checkpoint = check_files(settings)
+    if settings.config.order == "greedy":
+        settings = replace(settings, members=greedy_order(prepare(settings, checkpoint, folder)))
     job = prepare(settings, checkpoint, folder)
     if (finished := finished_result(job)) is not None:
         log.info("found the finished result %s", folder / RESULT_FILE)
@@ -134,6 +137,27 @@ def run(config: DictConfig, folder: Path, overrides: list[str]) -> tuple[Result,
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def greedy_order(job: Job) -> tuple[str, ...]:
+    """The members that are merged, by their own mean key score out of domain, best first.
+
+    Members that are not in the zoo are trained, all of them, whatever number is merged.
+    """
+    outside = [number for number, evaluation in enumerate(job.evaluations) if evaluation.domain == "out"]
+    evaluations = [job.evaluations[number] for number in outside]
+    scores = {}
+    for member in job.settings.members:
+        job.entries[member] = _find_or_train(
+            job, [member], job.settings.config.training, job.settings.member_seed(member)
+        )
+        metrics = metrics_of(evaluations, _member_predictions(job, member, outside))
+        own = mean(key_scores(evaluations, metrics)["out_of_domain"].values())
+        assert own is not None  # the configuration was checked for corpora out of domain
+        scores[member] = own
+    order = sorted(scores, key=lambda member: -scores[member])
+    log.info("order of members: %s", ", ".join(f"{member} ({scores[member]:.2f})" for member in order))
+    return tuple(order[: job.settings.config.first])
 
 
 def check_files(settings: Settings) -> Checkpoint:
@@ -377,9 +401,16 @@ def result_of(job: Job, outcome: Outcome, overrides: list[str]) -> Result:
 
 
 def _member_predictions(job: Job, member: str, chosen: list[int]) -> list[Predictions]:
-    module = load_module(job.entries[member].path, job.settings.suite.task(member))
-    loaders = _data_module(job).test_dataloader()
-    return predict(test_trainer(job.settings.config.trainer), module, [loaders[i] for i in chosen])
+    config, data = job.settings.config, _data_module(job)
+    loaders = data.test_dataloader()
+    return member_predictions(
+        job.entries[member],
+        job.settings.suite.task(member),
+        [job.evaluations[i] for i in chosen],
+        [loaders[i] for i in chosen],
+        config.trainer,
+        data.max_length,
+    )
 
 
 def _own_and_outside(job: Job, member: str) -> list[int]:

@@ -12,10 +12,8 @@ from typing import Any
 
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
+from regmean_lab.command.sweep_name import current_sweep
 from regmean_lab.schema import LoggerConfig
-
-SWEEP_VARIABLE = "REGMEAN_LAB_SWEEP"
-"""Environment variable that tells the jobs of a sweep which sweep they belong to."""
 
 _PACKAGES = {"wandb": "wandb", "tensorboard": "tensorboard"}
 _WANDB_HOST = "api.wandb.ai"
@@ -62,7 +60,7 @@ def open_loggers(
                     project=config.project,
                     entity=config.entity,
                     name=name,
-                    group=config.group or os.environ.get(SWEEP_VARIABLE) or group,
+                    group=config.group or current_sweep() or group,
                     job_type=job_type,
                     save_dir=folder,
                     offline=wandb_is_offline(config),

@@ -25,6 +25,7 @@ from regmean_lab.suites import Suite, suite_types
 SCHEDULES = ("polynomial", "linear", "constant")
 SELECTIONS = ("best", "last")
 HEAD_INITS = ("same", "different")
+ORDERS = ("given", "greedy")
 LABEL_SOURCES = ("expectation", "true", "pseudo", "batch_mean")
 LOGGERS = ("csv", "wandb", "tensorboard", "none")
 LAST_SEED = 2**32 - 1
@@ -242,6 +243,9 @@ class Config:
         logger: group ``logger``.
         paths: group ``paths``.
         members: corpora whose models are merged, in order; None is all of the suite.
+        order: ``given``: members stay in their order; ``greedy``: they are put in the order of their own mean scores
+            out of domain, best first.
+        first: merge only the first so many members of the order; None is all.
         seed: seed of the job: which members (see ``head_init``) and what is drawn at random.
         head_init: ``same``: every member is trained with ``seed``; ``different``: member number i of the suite is
             trained with seed ((seed + i - 1) mod 5) + 1.
@@ -260,6 +264,8 @@ class Config:
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
     members: list[str] | None = None
+    order: str = "given"
+    first: int | None = None
     seed: int = 1
     head_init: str = "same"
     cross_evaluation: bool = False
@@ -322,15 +328,18 @@ def settings_of(config: DictConfig) -> Settings:
         found += [f"{key}.{problem}" for problem in part.problems()]
     found += [f"suite.{problem}" for problem in suite.problems()]
     found += suite.member_problems(members)
+    found += _order_problems(plain, suite, members)
+    if plain.order == "given" and plain.first is not None:
+        members = members[: plain.first]
     _one_of("head_init", plain.head_init, HEAD_INITS, found)
     _one_of("logger.kind", plain.logger.kind, LOGGERS, found)
     if not 0 <= plain.seed <= LAST_SEED:
         found.append(f"seed: expected 0 to {LAST_SEED}, got {plain.seed}")
     if plain.trainer.devices < 1:
         found.append(f"trainer.devices: expected at least 1, got {plain.trainer.devices}")
-    coefficients = getattr(method, "coefficients", None)
-    if coefficients is not None and len(coefficients) != len(members):
-        found.append(f"method.coefficients: {len(coefficients)} numbers for {len(members)} members")
+    coefficients, merged = getattr(method, "coefficients", None), plain.first or len(members)
+    if coefficients is not None and len(coefficients) != merged:
+        found.append(f"method.coefficients: {len(coefficients)} numbers for {merged} members")
     if isinstance(method, MergeMethod) and len(members) < 2:
         found.append(f"members: {method.name} merges two or more, got {list(members)}")
     if plain.save_merged and not (isinstance(method, MergeMethod) or method.name == "multitask"):
@@ -338,6 +347,16 @@ def settings_of(config: DictConfig) -> Settings:
     if found:
         raise ConfigurationError(found)
     return Settings(plain, suite, method, members, resolved)
+
+
+def _order_problems(config: Config, suite: Suite, members: tuple[str, ...]) -> list[str]:
+    found: list[str] = []
+    _one_of("order", config.order, ORDERS, found)
+    if config.first is not None and not 1 <= config.first <= len(members):
+        found.append(f"first: expected 1 to {len(members)}, the number of members, got {config.first}")
+    if config.order == "greedy" and not suite.member_problems(members) and not suite.out_of_domain(members):
+        found.append("order: greedy needs corpora out of domain, and there are none when all these members are merged")
+    return found
 
 
 def _resolve(config: DictConfig) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from regmean_lab.suites import suite_types
 def register_resolvers() -> None:
     """Make the resolvers known to OmegaConf (idempotent)."""
     OmegaConf.register_new_resolver("pairs", pairs, replace=True)
+    OmegaConf.register_new_resolver("counts", counts, replace=True)
     OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
 
 
@@ -23,11 +24,19 @@ def pairs(suite: str) -> str:
     return ",".join(f"[{','.join(pair)}]" for pair in itertools.combinations(members, 2))
 
 
+def counts(members: ListConfig) -> str:
+    """``${counts:${members}}``: 2, 3, … up to the number of members, as values of a sweep."""
+    return ",".join(str(count) for count in range(2, len(members) + 1))
+
+
 def job_folder(_root_: DictConfig) -> str:
     """``${job_folder:}``: folder of a job below the output folder; the same configuration has the same folder."""
     resolved = _without_hydra(_root_)
-    members = resolved.get("members")
-    corpora = "+".join(members) if members else "all"
+    members, first = resolved.get("members"), resolved.get("first")
+    if resolved.get("order") == "greedy":
+        corpora = f"greedy{first or ''}"
+    else:
+        corpora = "+".join(members[:first]) if members else "all"
     method = resolved["method"]["name"]
     name = f"{resolved['model']['name']}-{method}-seed{resolved['seed']}-{fingerprint(resolved)[:10]}"
     return f"{resolved['experiment']}/{corpora}/{name}"

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
 from rich.console import Console
 
-from regmean_lab.loggers import SWEEP_VARIABLE
+from regmean_lab.command.sweep_name import current_sweep
 from regmean_lab.report.figures import score_figure
 from regmean_lab.report.tables import markdown_table, print_table, score_table
-from regmean_lab.results import Result, ResultError, read_result, write_json
+from regmean_lab.results import RESULT_FILE, Result, ResultError, read_result, write_json
 
 SWEEPS_FOLDER = "sweeps"
+TABLE_FILE, FIGURE_FILE = "table.md", "scores.png"
+FILE_WIDTH = 160
+"""Width of a table in characters where there is no terminal."""
 
 
 @dataclass(frozen=True)
@@ -37,16 +38,9 @@ class JobRecord:
     computed: bool = False
 
 
-def begin_sweep() -> str:
-    """Name this command's sweep in the environment, which its jobs inherit in whatever process they run."""
-    name = f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{os.getpid()}"
-    os.environ[SWEEP_VARIABLE] = name
-    return name
-
-
 def record_job(output_dir: Path, number: int, record: JobRecord) -> None:
     """Leave a record of a finished or failed job for the summary of its sweep, if it belongs to one."""
-    if sweep := os.environ.get(SWEEP_VARIABLE):
+    if sweep := current_sweep():
         write_json(output_dir / SWEEPS_FOLDER / sweep / "jobs" / f"{number:05d}.json", vars(record))
 
 
@@ -60,17 +54,18 @@ def summarise(folder: Path) -> None:
     ]
     if not records:
         return
-    console = Console(stderr=False)
+    console = Console() if sys.stdout.isatty() else Console(width=FILE_WIDTH)
     results = _results(records)
     if results:
         table = score_table(results)
         print_table(table, console)
-        (folder / "table.md").write_text(markdown_table(table), encoding="utf-8")
-        score_figure(results, folder / "scores.png")
+        (folder / TABLE_FILE).write_text(markdown_table(table), encoding="utf-8")
+        score_figure(results, folder / FIGURE_FILE)
         computed = sum(record.computed for record in records)
-        console.print(f"{len(results)} results, {computed} computed now. Table and figure: {folder}", highlight=False)
-        for record in records[:1] if len(records) == 1 else []:
-            console.print(f"Result: {record.folder}/result.json", highlight=False, soft_wrap=True)
+        print(f"{len(results)} result{'s' if len(results) > 1 else ''}, {computed} computed now.")
+        print(f"Table and figure: {folder / TABLE_FILE}, {folder / FIGURE_FILE}")
+        if len(records) == 1:
+            print(f"Result: {Path(records[0].folder) / RESULT_FILE}")
     failed = [record for record in records if record.error is not None]
     for record in failed:
         print(f"\nFAILED: {' '.join(record.overrides)}\n  {record.error}\n  log: {record.folder}", file=sys.stderr)
@@ -83,7 +78,7 @@ def _results(records: Sequence[JobRecord]) -> list[Result]:
     for record in records:
         if record.error is None:
             try:
-                results.append(read_result(Path(record.folder) / "result.json"))
+                results.append(read_result(Path(record.folder) / RESULT_FILE))
             except ResultError as error:
                 print(error, file=sys.stderr)
     return results

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
 from rich.table import Table
 
+from regmean_lab.report.rows import rows_of
 from regmean_lab.results import Result
 
-METHOD_ORDER = ("individual", "ensemble", "multitask", "simple", "fisher", "regmean")
-"""Order of rows; other methods follow in the order in which they come."""
-
+MINIMUM_WIDTH = 8
 MEAN_IN = "mean in domain"
 MEAN_OUT = "mean out of domain"
 
@@ -38,7 +37,7 @@ class ScoreTable:
     Attributes:
         title: what the table shows.
         columns: headings of the cells.
-        rows: for each method its name and its cells, None where nothing was measured.
+        rows: for each method (and what else tells rows apart) its label and cells, None where nothing was measured.
     """
 
     title: str
@@ -47,10 +46,10 @@ class ScoreTable:
 
 
 def score_table(results: Sequence[Result]) -> ScoreTable:
-    """Key scores of several results of one suite, averaged over seeds, and over sets of members if there are several.
+    """Key scores of several results, averaged over seeds, and over sets of members if a row has several.
 
     Deviations are over seeds, within one set of members; over several sets there is none, since sets differ by far
-    more than seeds do.
+    more than seeds do. Corpora out of domain have columns where they are the same for all results.
     """
     sets = list(dict.fromkeys(tuple(result.members) for result in results))
     seeds = sorted({result.seed for result in results})
@@ -58,33 +57,25 @@ def score_table(results: Sequence[Result]) -> ScoreTable:
     outside = list(dict.fromkeys(name for result in results for name in result.scores["out_of_domain"]))
     columns = [*inside, MEAN_IN]
     if outside:
-        # With a single set of members the corpora out of domain are the same in every row.
-        columns += [*([f"{name} (out)" for name in outside] if len(sets) == 1 else []), MEAN_OUT]
-    rows = []
-    for method in ordered_methods(result.method for result in results):
-        own = [result for result in results if result.method == method]
-        cells = [_cell([_value(result, column) for result in own], len(sets) == 1) for column in columns]
-        rows.append((method, cells))
-    first = results[0]
-    what = "+".join(sets[0]) if len(sets) == 1 else f"mean over {len(sets)} sets of members"
+        same = all(set(result.scores["out_of_domain"]) == set(outside) for result in results)
+        columns += [*([f"{name} (out)" for name in outside] if same else []), MEAN_OUT]
+    rows: list[tuple[str, list[Cell | None]]] = []
+    for label, own in rows_of(results):
+        one_set = len({tuple(result.members) for result in own}) == 1
+        rows.append((label, [_cell([_value(result, column) for result in own], one_set) for column in columns]))
+    what = "+".join(sets[0]) if len(sets) == 1 else f"{len(sets)} sets of members"
     suites = ", ".join(dict.fromkeys(result.suite for result in results))
     models = ", ".join(dict.fromkeys(result.model for result in results))
     title = f"{suites}, {models}: {what}, seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
-    return ScoreTable(title if first else "", columns, rows)
-
-
-def ordered_methods(methods: Iterable[str]) -> list[str]:
-    """Distinct methods: comparators first, then merges."""
-    found = list(dict.fromkeys(methods))
-    return sorted(found, key=lambda name: METHOD_ORDER.index(name) if name in METHOD_ORDER else len(METHOD_ORDER))
+    return ScoreTable(title, columns, rows)
 
 
 def print_table(table: ScoreTable, console: Console) -> None:
     """Print a table in the terminal; the best score of each column is bold."""
     view = Table(title=table.title, title_justify="left")
-    view.add_column("method")
+    view.add_column("method", no_wrap=True)
     for column in table.columns:
-        view.add_column(column, justify="right")
+        view.add_column(column, justify="right", min_width=min(len(column), MINIMUM_WIDTH))
     best = _best(table)
     for method, cells in table.rows:
         shown = []

@@ -99,7 +99,10 @@ class InputGroup:
         return group
 
     def split(self, layers: set[str]) -> InputGroup:
-        """Split off members that have all received the same number of inputs in this batch."""
+        """Split off members that have all received the same number of inputs in this batch, but not the most of all.
+
+        What they have received and the sum does not hold yet is held for them too.
+        """
         part = InputGroup(layers)
         part.total = None if self.total is None else self.total.clone()
         part.rows = self.rows
@@ -108,9 +111,7 @@ class InputGroup:
             part._received[layer] = self._received.pop(layer)
         # Copies, because either group lets go of an input's rows when it has added them.
         part._inputs = [replace(entry) for entry in self._inputs[: min(part._received.values())]]
-        part._add_complete()
-        if self._received:
-            self._add_complete()
+        self._add_complete()
         return part
 
     def end_batch(self) -> list[InputGroup]:

@@ -1,12 +1,16 @@
 """From examples to batches of tensors: tokenisation and dynamic padding.
 
-Each kind of task has its own encoding. A kind that is not of whole texts registers one in a file of its own.
+Each kind of task has its own encoding. A kind that is not of whole texts registers one in a file of its own
+(``…_encoding.py``).
 """
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -41,6 +45,9 @@ def register_encoding(kinds: Sequence[TaskKind], encode: Encode, make_collator: 
 
 def encoding_of(task: Task) -> tuple[Encode, MakeCollator]:
     """How the examples of a task are tokenised, and how they are joined into batches."""
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        if module.name.endswith("_encoding"):
+            importlib.import_module(f"regmean_lab.suites.{module.name}")
     return _ENCODINGS[task.kind]
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from regmean_lab.statistics import (
     GramAccumulator,
     GramStatistics,
+    RowSelection,
     StatisticsError,
     add_gram_,
     collect_gram,
@@ -136,6 +137,34 @@ def test_more_padding_changes_nothing() -> None:
     assert long.rows == short.rows
     for layer in short.layers:
         torch.testing.assert_close(long.matrix(layer), short.matrix(layer), rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("leading", "counted"),
+    [
+        ((3, 4), 7),  # tokens, of which 7 are real
+        ((3,), 3),  # one row an example
+        ((3, 1), 3),
+        ((3, 1, 1), 3),
+        ((4,), None),
+        ((1, 4), None),
+        ((4, 3), None),
+        ((3, 2), None),
+        ((3, 4, 1), None),
+        ((12,), None),
+        ((), None),
+    ],
+)
+def test_rows_are_selected_by_the_leading_dimensions(leading: tuple[int, ...], counted: int | None) -> None:
+    mask = torch.tensor([[1, 1, 1, 1], [1, 0, 0, 0], [0, 1, 1, 0]])
+    inputs = torch.randn(*leading, 2)
+    selection = RowSelection(mask)
+    assert selection.counts(inputs, mask) == (counted is not None)
+    if counted is not None:
+        assert selection.select(inputs, mask).shape == (counted, 2)
+    everything = RowSelection(mask, count_padding=True, extra_rows=True)
+    assert everything.counts(inputs, mask)
+    assert torch.equal(everything.select(inputs, mask), inputs.reshape(-1, 2))
 
 
 def test_without_a_mask_all_rows_count() -> None:
@@ -338,6 +367,21 @@ def test_a_layer_that_leaves_its_group_keeps_the_sum_so_far() -> None:
     torch.testing.assert_close(statistics.matrix("b"), (2 * first + second) / 12, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("first_batch", [True, False])
+def test_a_tensor_changed_in_place_is_another_input(first_batch: bool) -> None:
+    model = Scripted()
+    tensors = [torch.ones(2, 3)]
+    with GramAccumulator(model, ["a", "b"]) as accumulator, torch.no_grad():
+        if not first_batch:
+            with accumulator.batch():
+                model([("a", 0), ("b", 0)], tensors)
+        with accumulator.batch():
+            model([("a", 0), ("change", 0), ("b", 0)], tensors)
+    statistics = accumulator.compute()
+    assert statistics.matrix("a").unique().tolist() == [1.0]
+    assert statistics.matrix("b").unique().tolist() == [1.5**2 if first_batch else (1.0 + 1.5**2) / 2]
+
+
 def test_a_recycled_address_is_not_taken_for_the_same_input() -> None:
     model = Scripted()
 
@@ -413,7 +457,7 @@ def test_gradients_of_a_training_step_are_not_disturbed() -> None:
         model(inputs).sum().backward()
     actual = [parameter.grad for parameter in model.parameters()]
     assert all(torch.equal(one, other) for one, other in zip(actual, expected, strict=True))
-    assert not accumulator.compute().matrix("0").requires_grad
+    assert not accumulator.compute().matrix("2").requires_grad
 
 
 def test_inputs_passed_by_name_are_seen() -> None:

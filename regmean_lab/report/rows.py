@@ -1,0 +1,69 @@
+"""Which results belong to one row of a table, and what the row is called."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from regmean_lab.results import Result
+
+METHOD_ORDER = ("individual", "ensemble", "multitask", "simple", "fisher", "regmean")
+"""Order of rows; other methods follow in the order in which they come."""
+
+DISTINGUISHING = ("suite", "model", "method", "training", "statistics", "head_init", "order", "first")
+"""Parts of the configuration that make results different rows; members and seeds are what rows average over."""
+
+
+def rows_of(results: Sequence[Result]) -> list[tuple[str, list[Result]]]:
+    """Results by row: those that differ in nothing but members and seed, comparators first.
+
+    A row is called by its method and, where several rows have the same method, by what tells them apart
+    (``regmean off_diagonal=0.1``).
+    """
+    rows = []
+    for method in _ordered(result.method for result in results):
+        own = [result for result in results if result.method == method]
+        flat = [_settings(result) for result in own]
+        keys = dict.fromkeys(key for settings in flat for key in settings)
+        varying = [key for key in keys if len({settings.get(key) for settings in flat}) > 1]
+        groups: dict[str, list[Result]] = {}
+        for result, settings in zip(own, flat, strict=True):
+            label = " ".join([method, *(f"{_short(key)}={settings.get(key)}" for key in _telling(varying))])
+            groups.setdefault(label, []).append(result)
+        rows += list(groups.items())
+    return rows
+
+
+def _ordered(methods: Iterable[str]) -> list[str]:
+    found = list(dict.fromkeys(methods))
+    return sorted(found, key=lambda name: METHOD_ORDER.index(name) if name in METHOD_ORDER else len(METHOD_ORDER))
+
+
+def _settings(result: Result) -> dict[str, str]:
+    return {
+        key: value
+        for part in DISTINGUISHING
+        for key, value in _flatten(result.configuration.get(part), part)
+        if not key.endswith((".checkpoint", ".revision"))
+    }
+
+
+def _telling(varying: Sequence[str]) -> list[str]:
+    """Keys that tell rows apart: another suite or model brings other training settings, which need not be named."""
+    if named := [key for key in varying if key in ("suite.name", "model.name")]:
+        return [*named, *(key for key in varying if key.startswith(("method.", "head_init", "order", "first")))]
+    return list(varying)
+
+
+def _short(key: str) -> str:
+    if key in ("suite.name", "model.name"):
+        return key.partition(".")[0]
+    return key.removeprefix("method.").removeprefix("training.").removeprefix("statistics.")
+
+
+def _flatten(value: Any, prefix: str) -> Iterable[tuple[str, str]]:
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            yield from _flatten(part, f"{prefix}.{key}")
+    else:
+        yield prefix, str(value)
