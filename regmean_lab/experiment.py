@@ -301,7 +301,7 @@ def evaluate_merge(job: Job) -> Outcome:
     trainer = test_trainer(config.trainer, [callback])
     loaders = data.test_dataloader()
     started = time.perf_counter()
-    if not (method.keep_apart or settings.suite.own_heads):
+    if not (method.is_partial or settings.suite.own_heads):
         module = sources[0].load()
         metrics = metrics_of(job.evaluations, predict(trainer, module, loaders))
         outcome = Outcome(key_scores(job.evaluations, metrics), dict(metrics), module)

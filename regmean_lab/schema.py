@@ -340,10 +340,12 @@ def settings_of(config: DictConfig) -> Settings:
     coefficients, merged = getattr(method, "coefficients", None), plain.first or len(members)
     if coefficients is not None and len(coefficients) != merged:
         found.append(f"method.coefficients: {len(coefficients)} numbers for {merged} members")
-    if isinstance(method, MergeMethod) and len(members) < 2:
-        found.append(f"members: {method.name} merges two or more, got {list(members)}")
+    if isinstance(method, MergeMethod):
+        found += method.count_problems(merged)
     if plain.save_merged and not (isinstance(method, MergeMethod) or method.name == "multitask"):
         found.append(f"save_merged: method {method.name} makes no single model that could be saved")
+    if plain.save_merged and isinstance(method, MergeMethod) and (method.is_partial or suite.own_heads):
+        found.append("save_merged: members keep parameters of their own, so there is no single model to be saved")
     if found:
         raise ConfigurationError(found)
     return Settings(plain, suite, method, members, resolved)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from regmean_lab.callbacks.statistics import StatisticsRequest, collect_for_entry, open_statistics
 from regmean_lab.merging import MergeError, MergeMember, MergeMethod, merge_members
-from regmean_lab.merging.base import LayerDiagnostics, matches
+from regmean_lab.merging.base import LayerDiagnostics
 from regmean_lab.merging.layout import layout_of
 from regmean_lab.merging.weights import SafetensorsWeights
 from regmean_lab.models import head_parameters
@@ -118,11 +118,11 @@ class MergeCallback(pl.Callback):
             )
             for member in self.members
         ]
-        heads = head_parameters(module.model) if self.own_heads else []
-        method = replace(self.method, keep_apart=[*self.method.keep_apart, *heads])
+        heads = head_parameters(module.model) if self.own_heads or self.method.keep_top else []
+        method = replace(self.method, keep_layers=[*self.method.keep_layers, *heads])
         targets = module.model.state_dict(keep_vars=True)
-        given = {name for name in members[0].weights if not matches(name, method.keep_apart)}
-        wanted = {name for name in targets if not matches(name, method.keep_apart)}
+        given = set(members[0].weights) - method.kept(members[0].weights)
+        wanted = set(targets) - method.kept(targets)
         if unknown := sorted(given - wanted):
             raise MergeError(f"the model has no place for {', '.join(unknown[:5])} of {members[0].name}")
         if unset := sorted(wanted - given - _tied_names(targets)):

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import ClassVar, Protocol, TypeVar
 
 from torch import Tensor
+
+from regmean_lab.merging.partial import covered, top_blocks
 
 
 class MergeError(Exception):
@@ -64,16 +66,26 @@ class LinearLayer:
 
 
 @dataclass(frozen=True)
+class FeedForward:
+    """A feed-forward block: one first layer (two, where it is gated) and the second layer, which takes its neurons."""
+
+    first: tuple[LinearLayer, ...]
+    second: LinearLayer
+
+
+@dataclass(frozen=True)
 class Layout:
     """What a merge must know of the architecture.
 
     Attributes:
         linear: the linear layer of each parameter that is a linear layer's weight.
         label_outputs: parameters whose first dimension is the labels (weight and bias of the last layer of the head).
+        feed_forward: the feed-forward blocks, in order.
     """
 
     linear: Mapping[str, LinearLayer]
     label_outputs: frozenset[str] = frozenset()
+    feed_forward: tuple[FeedForward, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -130,16 +142,43 @@ class MergeMethod(ABC):
 
     Attributes:
         coefficients: weight of each member, in the members' order; they add up to 1. None weights all alike.
-        keep_apart: patterns (``*`` and ``?``) of parameter names that are not merged but stay each member's own, for
-            example ``classifier.*``.
+        keep_layers: patterns (``*`` and ``?``) of modules or parameters that are not merged but stay each member's own,
+            for example ``classifier``.
+        merge_layers: patterns of the only modules or parameters that are merged; None is all.
+        keep_top: so many blocks at the top of the model, and the head, stay each member's own.
     """
 
     name: ClassVar[str]
-    statistics: ClassVar[tuple[str, ...]] = ()
-    """Kinds of statistics that each member must have: ``gram``, ``fisher``."""
 
     coefficients: list[float] | None = None
-    keep_apart: list[str] = field(default_factory=list)
+    keep_layers: list[str] = field(default_factory=list)
+    merge_layers: list[str] | None = None
+    keep_top: int = 0
+
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        """Kinds of statistics that each member must have: ``gram``, ``fisher``."""
+        return ()
+
+    def count_problems(self, members: int) -> list[str]:
+        """What is wrong with merging so many members."""
+        return [] if members >= 2 else [f"members: {self.name} merges two or more, got {members}"]
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether some parameters stay each member's own."""
+        return bool(self.keep_layers) or self.merge_layers is not None or self.keep_top > 0
+
+    def kept(self, names: Collection[str]) -> set[str]:
+        """The parameters among ``names`` that stay each member's own (the head aside, for ``keep_top``)."""
+        top = top_blocks(names, self.keep_top) if self.keep_top else set()
+        return {
+            name
+            for name in names
+            if name in top
+            or covered(name, self.keep_layers)
+            or (self.merge_layers is not None and not covered(name, self.merge_layers))
+        }
 
     def problems(self) -> list[str]:
         """What is wrong with the settings: one message each, beginning with the setting's name."""
@@ -149,10 +188,12 @@ class MergeMethod(ABC):
                 found.append(f"coefficients: expected numbers of at least 0, got {self.coefficients}")
             elif abs(sum(self.coefficients) - 1) > 1e-6:
                 found.append(f"coefficients: expected a sum of 1, got {sum(self.coefficients):g}")
+        if self.keep_top < 0:
+            found.append(f"keep_top: expected at least 0, got {self.keep_top}")
         return found
 
-    def prepare(self, members: Sequence[MergeMember], names: Sequence[str]) -> None:  # noqa: B027 - most need nothing
-        """Look at all members once before the first of the parameters ``names`` is merged."""
+    def prepare(self, members: Sequence[MergeMember], names: Sequence[str], layout: Layout) -> None:  # noqa: B027
+        """Look at all members once before the first of the parameters ``names`` is merged; most methods need not."""
 
     @abstractmethod
     def merge(self, parameter: Parameter) -> tuple[Tensor, LayerDiagnostics | None]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from regmean_lab.merging.base import (
     LayerDiagnostics,
+    Layout,
     MergeError,
     MergeMember,
     MergeMethod,
@@ -32,11 +33,14 @@ class Fisher(MergeMethod):
         epsilon: added to every Fᵢ, so that a parameter that no member's data moves becomes the members' mean.
     """
 
-    statistics = ("fisher",)
-
     normalization: str = "none"
     epsilon: float = 1e-10
     _scales: dict[str, float] = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        """Fisher information of every member."""
+        return ("fisher",)
 
     def problems(self) -> list[str]:
         """What is wrong with the settings."""
@@ -46,7 +50,7 @@ class Fisher(MergeMethod):
         positive("epsilon", self.epsilon, found)
         return found
 
-    def prepare(self, members: Sequence[MergeMember], names: Sequence[str]) -> None:
+    def prepare(self, members: Sequence[MergeMember], names: Sequence[str], layout: Layout) -> None:
         """Measure the norm of each member's Fisher information, if it is divided by it."""
         self._scales = {}
         if self.normalization == "model":

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
-from regmean_lab.merging.base import Layout, LinearLayer
+from regmean_lab.merging.base import FeedForward, Layout, LinearLayer
 from regmean_lab.statistics import is_conv1d, linear_layers
 
 
@@ -24,4 +24,25 @@ def layout_of(model: nn.Module, labels: int | None = None) -> Layout:
         if isinstance(module, nn.Linear) and module.out_features == labels:
             head = name
     outputs = frozenset() if head is None else frozenset({f"{head}.weight", f"{head}.bias"})
-    return Layout(linear, outputs)
+    return Layout(linear, outputs, feed_forward_blocks(model))
+
+
+def feed_forward_blocks(model: nn.Module) -> tuple[FeedForward, ...]:
+    """Feed-forward blocks of a model: a linear layer h → m, or two in a row (gated), then one m → h, with m > h."""
+    blocks = []
+    before: list[tuple[LinearLayer, int, int]] = []
+    for name, module in linear_layers(model).items():
+        transposed = is_conv1d(module)
+        weight = module.weight
+        assert isinstance(weight, Tensor)
+        width_out, width_in = reversed(weight.shape) if transposed else weight.shape
+        first: list[LinearLayer] = []
+        for layer, layer_in, layer_out in reversed(before[-2:]):
+            if (layer_in, layer_out) != (width_out, width_in):
+                break
+            first.insert(0, layer)
+        own = LinearLayer(name, transposed)
+        if first and width_in > width_out:
+            blocks.append(FeedForward(tuple(first), own))
+        before.append((own, width_in, width_out))
+    return tuple(blocks)

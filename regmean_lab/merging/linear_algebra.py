@@ -10,8 +10,11 @@ from torch import Tensor
 FLOAT64_LIMIT = 4096
 """Widest system that an accelerator solves in float64 (its double precision can be 2 to 64 times slower)."""
 
-_FIRST_JITTER = {torch.float64: 1e-12, torch.float32: 1e-6}
+_FIRST_JITTER = {torch.float64: 1e-10, torch.float32: 1e-5}
+"""By the precision of a matrix's entries: well above what rounding them adds to its eigenvalues, and still little."""
+
 _LAST_JITTER = 1.0
+_ITERATIONS = 3
 
 
 @dataclass(frozen=True)
@@ -20,8 +23,8 @@ class Solution:
 
     Attributes:
         value: the solution, shape [n, m].
-        jitter: what was added to the diagonal, as a multiple of its mean (0: nothing).
-        condition: (largest / smallest diagonal entry of the Cholesky factor)², a lower bound of the condition number.
+        jitter: by which share of itself every diagonal entry was raised (0: not at all).
+        condition: a lower bound of the condition number of the matrix that was solved, scaled to a unit diagonal.
         unseen: number of rows of the matrix that were zero.
     """
 
@@ -51,42 +54,61 @@ def off_diagonal_share(matrix: Tensor) -> float:
     return 1.0 - float(matrix.diagonal().square().sum()) / total if total > 0 else 0.0
 
 
-def solve_positive(matrix: Tensor, right: Tensor) -> Solution:
+def solve_positive(matrix: Tensor, right: Tensor, entries: torch.dtype | None = None) -> Solution:
     """Solve ``matrix @ x = right`` by Cholesky for a symmetric positive semi-definite matrix.
 
-    Rows of the matrix that are zero are given the solution 0. A matrix that is singular otherwise gets the smallest of
-    the jitters 10⁻¹² (float32: 10⁻⁶), ten times that, … (multiples of the mean diagonal) with which the factorisation
-    succeeds, which shortens the solution in the directions that the matrix leaves open. ``matrix`` is overwritten.
+    The matrix is scaled to a unit diagonal first, so that features of any scale count alike. Rows of the matrix that
+    are zero are given the solution 0. Where the matrix is otherwise singular, as far as the precision of its entries
+    can tell, its diagonal is raised by the share 10⁻¹⁰ (entries of float32: 10⁻⁵), or the smallest of ten times that, …
+    that is enough. In the directions that the matrix leaves open this makes the solution (nearly) 0, as a
+    pseudo-inverse would; without it, rounding errors would decide there.
 
     Args:
-        matrix: shape [n, n], float32 or float64.
+        matrix: shape [n, n], float32 or float64; overwritten.
         right: shape [n, m], same dtype and device.
+        entries: the dtype in which the matrix's entries were computed, if it is not that of ``matrix``.
 
     Raises:
-        ValueError: when the matrix is not positive semi-definite even with a jitter as large as its mean diagonal.
+        ValueError: when the matrix is not positive semi-definite even with its diagonal doubled.
     """
+    scale = matrix.diagonal().rsqrt()
+    unseen = torch.isinf(scale)
+    scale[unseen] = 0
+    matrix.mul_(scale).mul_(scale[:, None])
     diagonal = matrix.diagonal()
-    unseen = diagonal == 0
-    seen = ~unseen
-    count = int(seen.sum())
-    if count == 0:
-        return Solution(torch.zeros_like(right), 0.0, 1.0, len(matrix))
-    mean = float(diagonal.sum()) / count
-    diagonal[unseen] = mean
-    original = diagonal.clone()
+    diagonal.fill_(1)
+    first = max(_FIRST_JITTER[matrix.dtype], _FIRST_JITTER[entries or matrix.dtype])
     jitter = 0.0
-    # A factor that exists but is far beyond the precision of the dtype is as useless as none.
-    worst = torch.finfo(matrix.dtype).eps ** -1
     while True:
         factor, failed = torch.linalg.cholesky_ex(matrix)
-        pivots = factor.diagonal()
-        condition = float((pivots.max() / pivots.min()).square()) if not int(failed) else float("inf")
-        if condition < worst:
+        smallest = 0.0 if int(failed) else _smallest_eigenvalue(factor)
+        if smallest > first / 2:
             break
-        jitter = jitter * 10 if jitter else _FIRST_JITTER[matrix.dtype]
+        jitter = jitter * 10 if jitter else first
         if jitter > _LAST_JITTER * 1.001:
             raise ValueError("the matrix is not positive semi-definite")
-        diagonal.copy_(original + jitter * mean)
-    value = torch.cholesky_solve(right, factor)
-    value[unseen] = 0
-    return Solution(value, jitter, condition, len(matrix) - count)
+        diagonal.fill_(1 + jitter)
+    value = torch.cholesky_solve(right * scale[:, None], factor).mul_(scale[:, None])
+    return Solution(value, jitter, _largest_eigenvalue(matrix) / smallest, int(unseen.sum()))
+
+
+def _smallest_eigenvalue(factor: Tensor) -> float:
+    """Upper bound, nearly always close, of the smallest eigenvalue of a Cholesky factor's matrix: inverse iteration."""
+    vector = _start(factor)
+    for _ in range(_ITERATIONS):
+        vector = torch.cholesky_solve(vector / vector.norm(), factor)
+    return 1 / float(vector.norm())
+
+
+def _largest_eigenvalue(matrix: Tensor) -> float:
+    """Lower bound, nearly always close, of the largest eigenvalue of a symmetric matrix: power iteration."""
+    vector = _start(matrix)
+    for _ in range(_ITERATIONS):
+        vector = matrix @ (vector / vector.norm())
+    return float(vector.norm())
+
+
+def _start(matrix: Tensor) -> Tensor:
+    """The same random vector every time, shape [n, 1]: hardly at right angles to the eigenvector sought."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(len(matrix), 1, generator=generator, dtype=torch.float64).to(matrix)

@@ -15,7 +15,6 @@ from regmean_lab.merging.base import (
     MergeMember,
     MergeMethod,
     Parameter,
-    matches,
 )
 from regmean_lab.merging.weights import tensor_shape
 
@@ -35,16 +34,16 @@ class MergedParameter:
     diagnostics: LayerDiagnostics | None = None
 
 
-def differences(members: Sequence[MergeMember], keep_apart: Sequence[str] = ()) -> list[str]:
+def differences(method: MergeMethod, members: Sequence[MergeMember]) -> list[str]:
     """All reasons why the members' weights cannot be merged; reads names and shapes only.
 
-    Parameters that match ``keep_apart`` stay each member's own and may differ.
+    Parameters that stay each member's own (``method.kept``) may differ.
     """
     found = []
     first = members[0]
-    names = {name for name in first.weights if not matches(name, keep_apart)}
+    names = set(first.weights) - method.kept(first.weights)
     for member in members[1:]:
-        own = {name for name in member.weights if not matches(name, keep_apart)}
+        own = set(member.weights) - method.kept(member.weights)
         for name in sorted(names - own):
             found.append(f"{name}: in {first.name}, not in {member.name}")
         for name in sorted(own - names):
@@ -75,19 +74,20 @@ def merge_members(
         device: where to compute.
 
     Yields:
-        Every parameter that does not match ``method.keep_apart``, in the order of their names in the first member.
+        Every parameter that does not stay each member's own, in the order of the first member.
 
     Raises:
         MergeError: when members differ, a coefficient is missing, a tensor has a NaN or infinity, or a layer cannot be
             solved. Names the tensor.
     """
-    if found := differences(members, method.keep_apart):
+    if found := differences(method, members):
         raise MergeError("the members cannot be merged:\n" + "\n".join(f"  - {line}" for line in found))
     coefficients = method.coefficients or [1 / len(members)] * len(members)
     if len(coefficients) != len(members):
         raise MergeError(f"method.coefficients: {len(coefficients)} numbers for {len(members)} members")
-    names = [name for name in members[0].weights if not matches(name, method.keep_apart)]
-    method.prepare(members, names)
+    kept = method.kept(members[0].weights)
+    names = [name for name in members[0].weights if name not in kept]
+    method.prepare(members, names, layout)
     for name in names:
         stored = [member.weights[name] for member in members]
         dtype = stored[0].dtype

@@ -41,11 +41,14 @@ class RegMean(MergeMethod):
         exclude_layers: patterns of names of linear layers that are averaged instead.
     """
 
-    statistics = ("gram",)
-
     off_diagonal: float = 0.9
     diagonal: bool = False
     exclude_layers: list[str] = field(default_factory=list)
+
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        """Gram matrices of every member."""
+        return ("gram",)
 
     def problems(self) -> list[str]:
         """What is wrong with the settings."""

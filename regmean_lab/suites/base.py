@@ -131,11 +131,14 @@ class Suite(ABC):
         """Bring data that the suite can bring by itself; do nothing when it is there already."""
 
     @abstractmethod
-    def examples(self, corpus: str, split: Split) -> list[Example]:
-        """Examples of one split of a corpus, in a fixed order, after the settings' limits."""
+    def examples(self, corpus: str, split: Split) -> list[Any]:
+        """Examples of one split of a corpus, in a fixed order, after the settings' limits.
+
+        They have the form that the encoding of the task's kind takes: :class:`Example`, for whole texts.
+        """
 
     @abstractmethod
-    def out_of_domain_examples(self, corpus: str) -> list[Example]:
+    def out_of_domain_examples(self, corpus: str) -> list[Any]:
         """Examples on which a corpus is evaluated when it is out of domain."""
 
     @abstractmethod

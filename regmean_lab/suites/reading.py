@@ -14,7 +14,7 @@ SHOWN_ERRORS = 10
 Row = TypeVar("Row")
 
 
-def parse_lines(path: Path, parse: Callable[[str], Row]) -> list[Row]:
+def parse_lines(path: Path, parse: Callable[[str], Row], blank: Row | None = None) -> list[Row]:
     r"""Parse every line of a UTF-8 file that is not blank.
 
     A byte-order mark, either form of line end, and a last line without one are accepted. Lines end at ``\n`` only:
@@ -23,6 +23,7 @@ def parse_lines(path: Path, parse: Callable[[str], Row]) -> list[Row]:
     Args:
         path: the file.
         parse: makes a row of a line (without its end), or raises ``ValueError`` saying what is wrong with it.
+        blank: the row of a blank line, for formats in which it separates examples; None leaves blank lines out.
 
     Raises:
         DataError: naming file and line of up to ten malformed lines, or if the file holds no line.
@@ -31,6 +32,8 @@ def parse_lines(path: Path, parse: Callable[[str], Row]) -> list[Row]:
     errors: list[str] = []
     for number, raw in enumerate(path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         if not raw.strip():
+            if blank is not None:
+                rows.append(blank)
             continue
         try:
             rows.append(parse(_decoded(raw)))
@@ -39,7 +42,7 @@ def parse_lines(path: Path, parse: Callable[[str], Row]) -> list[Row]:
     if errors:
         more = [f"... and {len(errors) - SHOWN_ERRORS} more malformed lines"] if len(errors) > SHOWN_ERRORS else []
         raise DataError("\n".join(errors[:SHOWN_ERRORS] + more))
-    if not rows:
+    if all(row is blank for row in rows):
         raise DataError(f"{path}: holds no example.")
     return rows
 

@@ -352,6 +352,24 @@ def test_a_forward_replaced_on_the_module_is_noticed() -> None:
     check(model, vector_batches(3), "one_at_a_time")
 
 
+@pytest.mark.parametrize("normalise", [nn.utils.spectral_norm, nn.utils.parametrizations.spectral_norm])
+def test_a_weight_that_is_computed_from_another_is_noticed(normalise: Callable[[nn.Module], nn.Module]) -> None:
+    check(vectors(normalise(nn.Linear(3, 4)), 3), vector_batches(3), "one_at_a_time")
+
+
+def test_a_model_that_treats_a_single_example_differently_is_noticed() -> None:
+    class Lonely(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.many = nn.Linear(3, 3), nn.Linear(3, 3)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return self.one(inputs) if len(inputs) == 1 else self.many(self.many(inputs))
+
+    accumulator = check(vectors(Lonely(), 3), vector_batches(3), "one_at_a_time")
+    assert accumulator.reasons == ("the model calls other modules for one example than for several",)
+
+
 def test_a_hook_that_changes_a_layers_output() -> None:
     model = vectors(nn.Sequential(nn.Linear(3, 4)), 3)
     model.body[0].register_forward_hook(lambda module, args, output: output * torch.arange(4.0).double())
@@ -482,12 +500,14 @@ def test_called_under_no_grad_and_inference_mode() -> None:
     assert_equal(statistics.diagonals, expected.diagonals)
 
 
-def test_under_autocast_squares_are_float32_and_nearly_the_same() -> None:
+@pytest.mark.parametrize("labels_from", ["expectation", "batch_mean"])
+def test_under_autocast_squares_are_float32_and_nearly_the_same(labels_from: Any) -> None:
     model = classifier("bert").float()
-    expected = collect_fisher(model, [{**batch, "labels": labels} for batch, labels in CLASSES])
+    labelled = [{**batch, "labels": labels} for batch, labels in CLASSES]
+    expected = collect_fisher(model, labelled, labels_from=labels_from)
     with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
         model(**CLASSES[0][0])  # leaves casts of the weights that have no gradients in autocast's cache
-        accumulator = FisherAccumulator(model)
+        accumulator = FisherAccumulator(model, labels_from=labels_from)
         for batch, labels in CLASSES:
             accumulator.add(batch, labels)
         assert accumulator.mode == "per_example_products"
