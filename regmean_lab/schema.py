@@ -346,6 +346,9 @@ def settings_of(config: DictConfig) -> Settings:
         found.append(f"save_merged: method {method.name} makes no single model that could be saved")
     if plain.save_merged and isinstance(method, MergeMethod) and (method.is_partial or suite.own_heads):
         found.append("save_merged: members keep parameters of their own, so there is no single model to be saved")
+    expected = "fisher" in getattr(method, "statistics", ()) and plain.statistics.fisher.labels_from == "expectation"
+    if expected and not suite.member_problems(members) and suite.task(members[0]).kind == "token_labels":
+        found.append("statistics.fisher.labels_from: expectation costs a pass a word and tag; use 'true' or pseudo")
     if found:
         raise ConfigurationError(found)
     return Settings(plain, suite, method, members, resolved)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from itertools import chain
 
 import pytorch_lightning as pl
+import torch
 from torch import Tensor
 
-from regmean_lab.modules.base import DEV_SCORE, TaskModule
+from regmean_lab.modules.base import DEV_SCORE, TrainableModule
 
 
 class BestWeights(pl.Callback):
@@ -29,17 +32,21 @@ class BestWeights(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compare this epoch with the best so far."""
-        assert isinstance(pl_module, TaskModule)
+        assert isinstance(pl_module, TrainableModule)
         score = float(trainer.callback_metrics[DEV_SCORE])
         if math.isnan(self.score) or score > self.score:
             self.score, self.epoch, self.scores = score, trainer.current_epoch, dict(pl_module.dev_scores)
-            self._weights = {
-                name: tensor.detach().to("cpu", copy=True) for name, tensor in pl_module.model.state_dict().items()
-            }
+            self._weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in _tensors(pl_module)}
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Put the best epoch's weights back into the module."""
-        assert isinstance(pl_module, TaskModule)
         if self._weights:
-            pl_module.model.load_state_dict(self._weights)
+            with torch.no_grad():
+                for name, tensor in _tensors(pl_module):
+                    tensor.copy_(self._weights[name])
             self._weights = {}
+
+
+def _tensors(module: pl.LightningModule) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and buffers; those that several parts of the module share come once."""
+    return chain(module.named_parameters(), module.named_buffers())

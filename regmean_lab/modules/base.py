@@ -16,7 +16,7 @@ from torchmetrics import MetricCollection
 from transformers import PreTrainedModel
 
 from regmean_lab.evaluation.metrics import build_metrics, percentages, predictions
-from regmean_lab.models import Checkpoint
+from regmean_lab.models import Checkpoint, quiet_transformers
 from regmean_lab.modules.optimization import Optimization
 from regmean_lab.statistics import Likelihood, Mask
 from regmean_lab.suites.base import Task, TaskKind
@@ -60,7 +60,46 @@ def module_type(task: Task) -> type[TaskModule]:
     return _MODULES[task.kind]
 
 
-class TaskModule(pl.LightningModule):
+class TrainableModule(pl.LightningModule):
+    """What training needs of a module.
+
+    Args:
+        optimization: how it is trained; None for a module that is only evaluated.
+
+    Attributes:
+        dev_scores: all metrics of the last validation (times 100), :attr:`key_score` among them.
+    """
+
+    def __init__(self, optimization: Optimization | None = None) -> None:
+        super().__init__()
+        self.optimization = optimization
+        self.dev_scores: dict[str, float] = {}
+
+    @property
+    @abstractmethod
+    def key_score(self) -> str:
+        """Name of the metric that is logged as ``dev/score``."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write the model as a Hugging Face folder."""
+
+    def log_dev_scores(self, scores: dict[str, float]) -> None:
+        """Log all metrics of a validation, and the key score as ``dev/score``."""
+        self.dev_scores = scores
+        self.log_dict({f"dev/{name}": value for name, value in scores.items()})
+        self.log(DEV_SCORE, scores[self.key_score], prog_bar=True)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW with its schedule, stepped after every optimizer step."""
+        if self.optimization is None:
+            raise RuntimeError("this module was made for evaluation only: it has no optimization settings")
+        optimizer = self.optimization.optimizer(parameter for parameter in self.parameters() if parameter.requires_grad)
+        scheduler = self.optimization.scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+class TaskModule(TrainableModule):
     """Trains and tests one Hugging Face model on one task.
 
     Batches are dicts of tensors: the model's inputs, and ``labels``.
@@ -72,11 +111,9 @@ class TaskModule(pl.LightningModule):
     """
 
     def __init__(self, model: PreTrainedModel, task: Task, optimization: Optimization | None = None) -> None:
-        super().__init__()
+        super().__init__(optimization)
         self.model = model
         self.task = task
-        self.optimization = optimization
-        self.dev_scores: dict[str, float] = {}
         self._dev_metrics: list[MetricCollection] = []
         self._collected: list[list[tuple[Tensor, Tensor]]] = []
 
@@ -89,6 +126,16 @@ class TaskModule(pl.LightningModule):
     @abstractmethod
     def load_model(cls, folder: Path) -> PreTrainedModel:
         """A fine-tuned model from a folder, float32, in evaluation mode."""
+
+    @property
+    def key_score(self) -> str:
+        """The task's."""
+        return self.task.key_score
+
+    def save(self, folder: Path) -> None:
+        """Write the model as ``load_model`` reads it."""
+        with quiet_transformers():
+            self.model.save_pretrained(folder)
 
     @property
     @abstractmethod
@@ -126,9 +173,7 @@ class TaskModule(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log every metric's mean over the dev sets, and the key score as ``dev/score``."""
         scores = [percentages(self.task, metrics) for metrics in self._dev_metrics]
-        self.dev_scores = {name: sum(part[name] for part in scores) / len(scores) for name in scores[0]}
-        self.log_dict({f"dev/{name}": value for name, value in self.dev_scores.items()})
-        self.log(DEV_SCORE, self.dev_scores[self.task.key_score], prog_bar=True)
+        self.log_dev_scores({name: sum(part[name] for part in scores) / len(scores) for name in scores[0]})
 
     def on_test_epoch_start(self) -> None:
         """Forget the last run's predictions."""
@@ -155,11 +200,3 @@ class TaskModule(pl.LightningModule):
         """Logits of a batch."""
         logits: Tensor = self(batch)
         return logits
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW with its schedule, stepped after every optimizer step."""
-        if self.optimization is None:
-            raise RuntimeError("this module was made for evaluation only: it has no optimization settings")
-        optimizer = self.optimization.optimizer(parameter for parameter in self.parameters() if parameter.requires_grad)
-        scheduler = self.optimization.scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

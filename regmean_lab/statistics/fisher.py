@@ -203,7 +203,7 @@ class FisherAccumulator:
         examples = count_examples(batch)
         if labels is not None and len(labels) != examples:
             raise StatisticsError(f"{len(labels)} labels for a batch of {examples} examples")
-        # Weights cast by an outer autocast in a pass without gradients would be reused, and would not have any.
+        # Older versions of PyTorch would reuse weights that an outer autocast cast in a pass without gradients.
         torch.clear_autocast_cache()
         try:
             with torch.inference_mode(False), torch.enable_grad():

@@ -57,27 +57,24 @@ THRESHOLDS_ON = ("probability", "logit")
 
 
 @dataclass
-class EmotionSettings:
-    """Settings of the emotion suite.
+class EmotionDataSettings:
+    """Settings of every suite that reads emotion corpora.
 
     Attributes:
         positive_threshold: a label is positive where its value in the file is above this.
-        threshold_on: whether a label is predicted when its ``probability`` is above 0.5 (sound) or when its ``logit``
-            is (as published).
         out_of_domain: corpora that every merge is evaluated on, unless they are merged.
         skip_missing_out_of_domain: leave out, with a warning, out-of-domain corpora of which no file is there;
             otherwise they are an error.
         include_other_members: evaluate out of domain also on those of the five in-domain corpora that are not merged
             (on their test split).
-        train_examples: keep at most so many training examples (None: all).
+        train_examples: keep at most so many sentences of the training split (None: all).
         dev_examples: the same for the dev split.
         test_examples: the same for the test split.
-        out_of_domain_examples: the same for the examples of a corpus that is evaluated out of domain.
-        sample_seed: determines which examples the limits choose.
+        out_of_domain_examples: the same for the sentences of a corpus that is evaluated out of domain.
+        sample_seed: determines which sentences the limits choose.
     """
 
     positive_threshold: float = 0.1
-    threshold_on: str = "probability"
     out_of_domain: list[str] = field(default_factory=lambda: list(OUT_OF_DOMAIN))
     skip_missing_out_of_domain: bool = False
     include_other_members: bool = False
@@ -86,6 +83,18 @@ class EmotionSettings:
     test_examples: int | None = None
     out_of_domain_examples: int | None = None
     sample_seed: int = 0
+
+
+@dataclass
+class EmotionSettings(EmotionDataSettings):
+    """Settings of the emotion suite.
+
+    Attributes:
+        threshold_on: whether a label is predicted when its ``probability`` is above 0.5 (sound) or when its ``logit``
+            is (as published).
+    """
+
+    threshold_on: str = "probability"
 
 
 def read_emotions(path: Path, positive_threshold: float) -> list[Example]:
@@ -136,9 +145,8 @@ def _values(group: Any, key: str, names: Sequence[str]) -> dict[str, float | Non
     return group
 
 
-@register_suite("emotion")
-class EmotionSuite(Suite):
-    """Emotions of sentences (see the module's description).
+class EmotionCorpora(Suite):
+    """Sentences with emotions, whatever is asked about them (see the module's description).
 
     Files: ``<data_dir>/emotion_splits/<corpus>/{train,dev,test}.jsonl``.
 
@@ -150,11 +158,11 @@ class EmotionSuite(Suite):
     test together.
     """
 
-    settings_type = EmotionSettings
+    settings_type = EmotionDataSettings
     reference_order = IN_DOMAIN
-    settings: EmotionSettings
+    settings: EmotionDataSettings
 
-    def __init__(self, data_dir: Path, settings: EmotionSettings) -> None:
+    def __init__(self, data_dir: Path, settings: EmotionDataSettings) -> None:
         super().__init__(data_dir, settings)
         self.folder = data_dir / "emotion_splits"
         self._read_files: dict[Path, list[Example]] = {}
@@ -166,8 +174,6 @@ class EmotionSuite(Suite):
         found = limit_problems(settings, "train_examples", "dev_examples", "test_examples", "out_of_domain_examples")
         if not math.isfinite(settings.positive_threshold):
             found.append(f"positive_threshold: expected a finite number, got {settings.positive_threshold}")
-        if settings.threshold_on not in THRESHOLDS_ON:
-            found.append(f"threshold_on: expected one of {', '.join(THRESHOLDS_ON)}, got {settings.threshold_on!r}")
         if len(set(settings.out_of_domain)) != len(settings.out_of_domain):
             found.append(f"out_of_domain: a corpus is named more than once in {settings.out_of_domain}")
         return found
@@ -185,11 +191,6 @@ class EmotionSuite(Suite):
         corpora = dict.fromkeys((*self.settings.out_of_domain, *others))
         return tuple(corpus for corpus in corpora if corpus not in merged and not self._skipped(corpus))
 
-    def task(self, corpus: str) -> Task:
-        """Sixteen yes/no labels: the same for every corpus."""
-        threshold_on = cast(Literal["probability", "logit"], self.settings.threshold_on)
-        return Task("multi_label", LABELS, "macro_f1", threshold=0.5, threshold_on=threshold_on)
-
     def missing(self, corpora: Sequence[str]) -> list[str]:
         """One message for each file of ``corpora`` that is not there."""
         return [
@@ -199,12 +200,12 @@ class EmotionSuite(Suite):
             if not (path := self._path(corpus, split)).is_file()
         ]
 
-    def examples(self, corpus: str, split: Split) -> list[Example]:
-        """Examples of one split, in the file's order."""
+    def sentences(self, corpus: str, split: Split) -> list[Example]:
+        """Sentences of one split with all their labels, in the file's order, after the limits."""
         limit: int | None = getattr(self.settings, f"{split}_examples")
         return self._limited(self._read(corpus, split), limit)
 
-    def out_of_domain_examples(self, corpus: str) -> list[Example]:
+    def out_of_domain_sentences(self, corpus: str) -> list[Example]:
         """The test split of an in-domain corpus; train, dev and test, one after the other, of any other corpus."""
         splits: tuple[Split, ...] = ("test",) if corpus in IN_DOMAIN else SPLITS
         everything = [example for split in splits for example in self._read(corpus, split)]
@@ -214,7 +215,7 @@ class EmotionSuite(Suite):
         """Hash of the three files and of the settings that choose and label training and dev examples.
 
         ``test_examples`` and the out-of-domain settings are left out: they change neither a trained member nor its
-        statistics. ``threshold_on`` belongs to the task.
+        statistics. Settings that the task carries are left out too.
         """
         settings = self.settings
         content = {
@@ -229,8 +230,8 @@ class EmotionSuite(Suite):
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def annotated_labels(self, corpus: str) -> tuple[bool, ...]:
-        """For each label, whether any training example (after the limits) annotates it."""
-        labels = [cast(tuple[int, ...], example.label) for example in self.examples(corpus, "train")]
+        """For each label, whether any training sentence (after the limits) annotates it."""
+        labels = [cast(tuple[int, ...], sentence.label) for sentence in self.sentences(corpus, "train")]
         return tuple(any(value != IGNORED for value in values) for values in zip(*labels, strict=True))
 
     def _path(self, corpus: str, split: Split) -> Path:
@@ -259,7 +260,8 @@ class EmotionSuite(Suite):
         if absent and corpus not in self._warned:
             self._warned.add(corpus)
             _logger.warning(
-                "emotion: out-of-domain corpus %s is left out: no file in %s (skip_missing_out_of_domain is true).",
+                "%s: out-of-domain corpus %s is left out: no file in %s (skip_missing_out_of_domain is true).",
+                self.name,
                 corpus,
                 self.folder / corpus,
             )
@@ -267,7 +269,7 @@ class EmotionSuite(Suite):
 
     def _missing_message(self, corpus: str, path: Path) -> str:
         message = (
-            f"emotion: {path} of corpus {corpus} is not there. Place the unified-corpus splits at "
+            f"{self.name}: {path} of corpus {corpus} is not there. Place the unified-corpus splits at "
             f"{self.folder}/<corpus>/{{train,dev,test}}.jsonl (layout: data/README.md), or point paths.data_dir at the "
             "folder that holds emotion_splits."
         )
@@ -277,3 +279,32 @@ class EmotionSuite(Suite):
                 "out_of_domain, or set skip_missing_out_of_domain: true."
             )
         return message
+
+
+@register_suite("emotion")
+class EmotionSuite(EmotionCorpora):
+    """Which emotions a sentence has: sixteen yes/no labels."""
+
+    settings_type = EmotionSettings
+    settings: EmotionSettings
+
+    def problems(self) -> list[str]:
+        """What is wrong with the settings."""
+        found = super().problems()
+        if self.settings.threshold_on not in THRESHOLDS_ON:
+            allowed = ", ".join(THRESHOLDS_ON)
+            found.append(f"threshold_on: expected one of {allowed}, got {self.settings.threshold_on!r}")
+        return found
+
+    def task(self, corpus: str) -> Task:
+        """Sixteen yes/no labels: the same for every corpus."""
+        threshold_on = cast(Literal["probability", "logit"], self.settings.threshold_on)
+        return Task("multi_label", LABELS, "macro_f1", threshold=0.5, threshold_on=threshold_on)
+
+    def examples(self, corpus: str, split: Split) -> list[Example]:
+        """Sentences of one split with all their labels, in the file's order, after the limits."""
+        return self.sentences(corpus, split)
+
+    def out_of_domain_examples(self, corpus: str) -> list[Example]:
+        """Sentences on which a corpus is evaluated when it is out of domain, with all their labels."""
+        return self.out_of_domain_sentences(corpus)

@@ -94,8 +94,8 @@ def example_of(row: Mapping[str, Any], task: GlueTask) -> Example:
     for name in task.columns:
         if not isinstance(row[name], str):
             raise ValueError(f'"{name}" must be a string, found {json.dumps(row[name])[:60]}')
-    text, pair = (*(row[name] for name in task.columns), None)[:2]
-    return Example(text, _label(row["label"], task), pair)
+    texts = [row[name] for name in task.columns]
+    return Example(texts[0], _label(row["label"], task), texts[1] if len(texts) == 2 else None)
 
 
 def _label(value: Any, task: GlueTask) -> int | float:

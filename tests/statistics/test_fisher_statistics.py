@@ -352,9 +352,21 @@ def test_a_forward_replaced_on_the_module_is_noticed() -> None:
     check(model, vector_batches(3), "one_at_a_time")
 
 
-@pytest.mark.parametrize("normalise", [nn.utils.spectral_norm, nn.utils.parametrizations.spectral_norm])
-def test_a_weight_that_is_computed_from_another_is_noticed(normalise: Callable[[nn.Module], nn.Module]) -> None:
-    check(vectors(normalise(nn.Linear(3, 4)), 3), vector_batches(3), "one_at_a_time")
+def reparametrised(layer: nn.Module) -> nn.Module:
+    """The weight of ``layer`` is computed from another parameter before each call."""
+    layer.raw = nn.Parameter(layer.weight.detach().clone())
+    del layer.weight
+
+    def compute(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        module.weight = module.raw.tanh()
+
+    layer.register_forward_pre_hook(compute)
+    return layer
+
+
+@pytest.mark.parametrize("change", [reparametrised, nn.utils.parametrizations.spectral_norm])
+def test_a_weight_that_is_computed_from_another_is_noticed(change: Callable[[nn.Module], nn.Module]) -> None:
+    check(vectors(change(nn.Linear(3, 4)), 3), vector_batches(3), "one_at_a_time")
 
 
 def test_a_model_that_treats_a_single_example_differently_is_noticed() -> None:
