@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 from hydra.types import RunMode
@@ -23,6 +24,15 @@ from regmean_lab.schema import register_schemas
 
 EXIT_CONFIGURATION, EXIT_INTERRUPTED = 2, 130
 MULTIRUN_FLAGS = ("-m", "--multirun")
+
+NOT_SHOWN = (
+    ".*does not have many workers.*",
+    ".*smaller than the logging interval.*",
+    ".*lr_scheduler.step.*",
+    ".*LeafSpec.*",
+    ".*Experiment logs directory .* exists and is not empty.*",
+)
+"""Warnings of Lightning that no user of the command can do anything about."""
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +70,7 @@ def quiet_libraries() -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     for name in ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accelerators.cuda"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (".*does not have many workers.*", ".*smaller than the logging interval.*", ".*lr_scheduler.step.*"):
+    for message in NOT_SHOWN:
         warnings.filterwarnings("ignore", message)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -75,7 +85,7 @@ def main() -> None:
     # argparse takes overrides on one side of a flag only; people write them on both.
     arguments = sorted(sys.argv[1:], key=lambda argument: argument not in MULTIRUN_FLAGS)
     sys.argv[1:] = arguments
-    overrides = [argument for argument in arguments if not argument.startswith("-")]
+    overrides = get_args_parser().parse_args(arguments).overrides
     runs = all(argument in MULTIRUN_FLAGS for argument in arguments if argument.startswith("-"))
     if problems := override_problems(overrides, jobs_too=runs):
         print(f"{len(problems)} thing{'s' if len(problems) > 1 else ''} to correct:", file=sys.stderr)

@@ -53,17 +53,22 @@ class Multitask(Comparator):
 
     Attributes:
         learning_rate: peak learning rate, where joint training has its own; None is the members'.
+        steps: number of optimizer steps, where joint training has its own; None is the members' length of training.
     """
 
     name = "multitask"
 
     learning_rate: float | None = None
+    steps: int | None = None
 
     def problems(self) -> list[str]:
         """What is wrong with the settings."""
+        found = []
         if self.learning_rate is not None and not self.learning_rate > 0:
-            return [f"learning_rate: expected a positive number, got {self.learning_rate}"]
-        return []
+            found.append(f"learning_rate: expected a positive number, got {self.learning_rate}")
+        if self.steps is not None and self.steps < 1:
+            found.append(f"steps: expected at least 1 or null, got {self.steps}")
+        return found
 
 
 def comparator_types() -> dict[str, type[Comparator]]:

@@ -45,9 +45,11 @@ def test_trainer(
 
 
 def predict(trainer: pl.Trainer, module: TaskModule, loaders: Sequence[Batches]) -> list[Predictions]:
-    """Run a module over data loaders; predictions of each, in order."""
-    trainer.test(module, dataloaders=list(loaders), verbose=False)
-    return module.predictions()
+    """Run a module over data loaders; predictions of each, in order. A loader that comes twice is run over once."""
+    distinct = list(dict.fromkeys(loaders))
+    trainer.test(module, dataloaders=distinct, verbose=False)
+    predicted = dict(zip(distinct, module.predictions(), strict=True))
+    return [predicted[loader] for loader in loaders]
 
 
 def metrics_of(evaluations: Sequence[Evaluation], predicted: Sequence[Predictions]) -> Metrics:

@@ -31,14 +31,16 @@ from regmean_lab.evaluate import (
     predict,
     test_trainer,
 )
-from regmean_lab.evaluation.ensemble import average_logits, majority_vote
-from regmean_lab.evaluation.metrics import predictions, score, score_predictions
+from regmean_lab.evaluation.ensemble import ensemble_predictions
+from regmean_lab.evaluation.metrics import score_predictions
+from regmean_lab.label_spaces import label_differences, same_labels
 from regmean_lab.loggers import logger_problems, open_loggers
 from regmean_lab.member_predictions import member_predictions
 from regmean_lab.merged_model import model_card, write_merged_model
 from regmean_lab.merging import MergeMethod
 from regmean_lab.models import Checkpoint, ModelError, find_checkpoint, load_tokenizer
-from regmean_lab.modules import Predictions, TaskModule
+from regmean_lab.modules import Predictions, TaskModule, module_type
+from regmean_lab.modules.multi_task import load_part
 from regmean_lab.results import (
     RESULT_FILE,
     Result,
@@ -50,7 +52,7 @@ from regmean_lab.results import (
 )
 from regmean_lab.schema import ConfigurationError, Settings, TrainingConfig, settings_of
 from regmean_lab.suites.data_module import CorpusDataModule, Evaluation, evaluations_for
-from regmean_lab.training import find_or_train
+from regmean_lab.training import find_or_train, multi_task
 from regmean_lab.zoo import Zoo, ZooEntry
 
 log = logging.getLogger(__name__)
@@ -175,6 +177,8 @@ def check_files(settings: Settings) -> Checkpoint:
         checkpoint = find_checkpoint(config.model, Path(config.paths.zoo_dir) / ".models")
     except ModelError as error:
         found.append(str(error))
+    else:
+        found += module_type(settings.suite.task(settings.members[0])).model_problems(checkpoint)
     if found or checkpoint is None:
         raise ConfigurationError(found)
     return checkpoint
@@ -194,24 +198,10 @@ def prepare(settings: Settings, checkpoint: Checkpoint, folder: Path) -> Job:
     """
     suite, corpora = settings.suite, corpora_of(settings)
     suite.prepare(corpora)
-    if different := label_differences(settings):
+    if different := label_differences(settings, checkpoint):
         raise ConfigurationError(different)
     data_fingerprint = combine_fingerprints(suite.fingerprint(corpus) for corpus in corpora)
     return Job(settings, checkpoint, evaluations_for(suite, settings.members), data_fingerprint, folder)
-
-
-def label_differences(settings: Settings) -> list[str]:
-    """Why members' heads cannot become one: different label spaces, unless every member keeps its own head."""
-    if settings.suite.own_heads or isinstance(settings.method, Individual):
-        return []
-    tasks = {member: settings.suite.task(member) for member in settings.members}
-    first = settings.members[0]
-    return [
-        f"members: {member} predicts {task.kind} of {', '.join(task.labels)}; {first} {tasks[first].kind} of "
-        f"{', '.join(tasks[first].labels)}: their heads cannot be merged"
-        for member, task in tasks.items()
-        if (task.kind, task.labels) != (tasks[first].kind, tasks[first].labels)
-    ]
 
 
 def finished_result(job: Job) -> Result | None:
@@ -257,6 +247,7 @@ def find_or_train_members(job: Job) -> None:
     if isinstance(settings.method, Multitask):
         training = TrainingConfig(**vars(config.training))
         training.learning_rate = settings.method.learning_rate or training.learning_rate
+        training.steps = settings.method.steps or training.steps
         job.entries[JOINT] = _find_or_train(job, list(settings.members), training, config.seed)
         return
     for member in settings.members:
@@ -321,12 +312,12 @@ def evaluate_merge(job: Job) -> Outcome:
 
 
 def evaluate_individual(job: Job) -> Outcome:
-    """Evaluate each member on its own data and out of domain; with ``cross_evaluation`` on everything."""
+    """Evaluate each member on its own data and out of domain; with ``cross_evaluation`` on the others' data as well."""
     with job.timed("evaluate"):
-        everything = list(range(len(job.evaluations)))
+        choose = _answerable if job.settings.config.cross_evaluation else _own_and_outside
         by_member = {}
         for member in job.settings.members:
-            chosen = everything if job.settings.config.cross_evaluation else _own_and_outside(job, member)
+            chosen = choose(job, member)
             by_member[member] = metrics_of(
                 [job.evaluations[i] for i in chosen], _member_predictions(job, member, chosen)
             )
@@ -343,20 +334,26 @@ def evaluate_ensemble(job: Job) -> Outcome:
         for number, evaluation in enumerate(job.evaluations):
             task, labels = evaluation.task, by_member[0][number].labels
             logits = [predicted[number].logits for predicted in by_member]
-            annotated = [suite.annotated_labels(member) for member in members] if task.kind == "multi_label" else None
-            if vote == "soft":
-                metrics[evaluation.name] = score(task, average_logits(logits, annotated), labels)
-            else:
-                votes = [predictions(task, part) for part in logits]
-                metrics[evaluation.name] = score_predictions(task, majority_vote(task, votes, annotated), labels)
+            partly = task.kind in ("multi_label", "answers")
+            annotated = [suite.annotated_labels(member) for member in members] if partly else None
+            together = ensemble_predictions(task, vote, logits, labels, annotated)
+            metrics[evaluation.name] = score_predictions(task, together, labels)
         return Outcome(key_scores(job.evaluations, metrics), dict(metrics))
 
 
 def evaluate_joint(job: Job) -> Outcome:
     """Evaluate the model that was trained on all members' data together."""
     with job.timed("evaluate"):
-        module = load_module(job.entries[JOINT].path, job.evaluations[0].task)
-        predicted = predict(test_trainer(job.settings.config.trainer), module, _data_module(job).test_dataloader())
+        path, trainer = job.entries[JOINT].path, test_trainer(job.settings.config.trainer)
+        loaders = _data_module(job).test_dataloader()
+        if multi_task(job.settings.suite, job.settings.members):
+            by_member = {}
+            for evaluation, loader in zip(job.evaluations, loaders, strict=True):
+                part = load_part(path, evaluation.corpus, evaluation.task)
+                by_member[evaluation.corpus] = metrics_of([evaluation], predict(trainer, part, [loader]))
+            return _own_scores(job, by_member)
+        module = load_module(path, job.evaluations[0].task)
+        predicted = predict(trainer, module, loaders)
         metrics = metrics_of(job.evaluations, predicted)
         return Outcome(key_scores(job.evaluations, metrics), dict(metrics), module)
 
@@ -414,18 +411,28 @@ def _member_predictions(job: Job, member: str, chosen: list[int]) -> list[Predic
 
 
 def _own_and_outside(job: Job, member: str) -> list[int]:
-    return [i for i, part in enumerate(job.evaluations) if part.domain == "out" or part.corpus == member]
+    return [
+        number
+        for number in _answerable(job, member)
+        if job.evaluations[number].domain == "out" or job.evaluations[number].corpus == member
+    ]
+
+
+def _answerable(job: Job, member: str) -> list[int]:
+    """Evaluations whose labels a member predicts."""
+    task = job.settings.suite.task(member)
+    return [number for number, evaluation in enumerate(job.evaluations) if same_labels(evaluation.task, task)]
 
 
 def _own_scores(job: Job, by_member: dict[str, Metrics]) -> Outcome:
-    """In domain each member's score on its own data; out of domain the mean over members."""
+    """In domain each member's score on its own data; out of domain the mean over the members that were evaluated."""
     combined: Metrics = {}
     for evaluation in job.evaluations:
         if evaluation.domain == "in":
             combined[evaluation.name] = by_member[evaluation.corpus][evaluation.name]
         else:
-            parts = [{evaluation.name: metrics[evaluation.name]} for metrics in by_member.values()]
-            combined.update(mean_metrics(parts))
+            name = evaluation.name
+            combined.update(mean_metrics([{name: part[name]} for part in by_member.values() if name in part]))
     return Outcome(key_scores(job.evaluations, combined), dict(by_member))
 
 

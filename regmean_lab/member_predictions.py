@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from regmean_lab.evaluate import load_module, predict, test_trainer
+from regmean_lab.files import share
 from regmean_lab.modules import Predictions
 from regmean_lab.schema import TrainerConfig
 from regmean_lab.suites.base import Task
@@ -72,4 +73,5 @@ def _write(path: Path, predictions: Predictions) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     tensors = {"logits": predictions.logits.contiguous(), "labels": predictions.labels.contiguous()}
     save_file(tensors, temporary, {"kind": "predictions"})
+    share(temporary)
     os.replace(temporary, path)

@@ -12,6 +12,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from regmean_lab.files import share
 from regmean_lab.models import quiet_transformers
 from regmean_lab.results import Result
 
@@ -25,6 +26,9 @@ def write_merged_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
             model.save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
         (temporary / "README.md").write_text(card, encoding="utf-8")
+        temporary.chmod(0o755)
+        for path in temporary.iterdir():
+            share(path)
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(temporary, folder)

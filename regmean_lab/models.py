@@ -15,6 +15,7 @@ import transformers
 from transformers import (
     AutoConfig,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -34,6 +35,10 @@ DROPOUT_NAMES = (
     "classifier_dropout",
     "cls_dropout",
     "pooler_dropout",
+    "dropout_rate",
+    "resid_pdrop",
+    "embd_pdrop",
+    "attn_pdrop",
 )
 """What the architectures call their dropout probabilities."""
 
@@ -62,9 +67,30 @@ class Checkpoint:
     dropout: float | None = None
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The checkpoint's tokenizer."""
+        """The checkpoint's tokenizer.
+
+        One that has no padding token, as GPT-2's, pads with its end-of-sequence token. What is saved with a member says
+        so too.
+        """
         with quiet_transformers():
-            return AutoTokenizer.from_pretrained(self.source, revision=self.revision or "main")
+            tokenizer = AutoTokenizer.from_pretrained(self.source, revision=self.revision or "main")
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        return tokenizer
+
+    def config(self, **settings: Any) -> PreTrainedConfig:
+        """The model's configuration, with what ``settings`` changes in it, and the tokenizer's padding token."""
+        with quiet_transformers():
+            config: PreTrainedConfig = AutoConfig.from_pretrained(
+                self.source, revision=self.revision or "main", **settings
+            )
+        if getattr(config, "pad_token_id", None) is None:
+            config.pad_token_id = self.tokenizer().pad_token_id
+        if self.dropout is not None:
+            for name in DROPOUT_NAMES:
+                if hasattr(config, name):
+                    setattr(config, name, self.dropout)
+        return config
 
     def load(self, auto_class: Any, **settings: Any) -> PreTrainedModel:
         """The pretrained model; layers that the checkpoint lacks are drawn from torch's global random state.
@@ -73,12 +99,8 @@ class Checkpoint:
             auto_class: one of transformers' ``AutoModelFor…``.
             settings: what is changed in the model's configuration.
         """
+        config = self.config(**settings)
         with quiet_transformers():
-            config = AutoConfig.from_pretrained(self.source, revision=self.revision or "main", **settings)
-            if self.dropout is not None:
-                for name in DROPOUT_NAMES:
-                    if hasattr(config, name):
-                        setattr(config, name, self.dropout)
             model: PreTrainedModel = auto_class.from_pretrained(
                 self.source, config=config, revision=self.revision or "main", dtype="float32"
             )
@@ -102,9 +124,20 @@ def load_model(auto_class: Any, folder: Path) -> PreTrainedModel:
 
 
 def head_parameters(model: PreTrainedModel) -> list[str]:
-    """Names of the parameters on top of the encoder, which a model of another task would not have alike."""
-    encoder = f"{model.base_model_prefix}."
-    return [name for name in model.state_dict() if not name.startswith(encoder)]
+    """Names of the parameters on top of the encoder, which a model of another task would not have alike.
+
+    Of a model that is not divided into encoder and head (T5 with its language-model head), the head is the output
+    layer. A weight that is the encoder's own as well (an output layer tied to the embedding) belongs to no head.
+    """
+    encoder = model.base_model
+    parts = [encoder] if encoder is not model else list(model.children())
+    encoded = {
+        id(tensor)
+        for part in parts
+        if part is not model.get_output_embeddings()
+        for tensor in part.state_dict(keep_vars=True).values()
+    }
+    return [name for name, tensor in model.state_dict(keep_vars=True).items() if id(tensor) not in encoded]
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -128,7 +161,8 @@ def find_checkpoint(config: ModelConfig, cache_dir: Path) -> Checkpoint:
         architecture = reference.removeprefix(PICO_PREFIX)
         if architecture not in ARCHITECTURES:
             raise ModelError(f"model.checkpoint: no pico model {architecture!r}; there are {', '.join(ARCHITECTURES)}")
-        folder = pico_folder(architecture, cache_dir)
+        with quiet_transformers():
+            folder = pico_folder(architecture, cache_dir)
     elif reference.startswith(PACKAGE_PREFIX):
         folder = _package_folder(reference.removeprefix(PACKAGE_PREFIX))
     elif Path(reference).expanduser().is_dir():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from filelock import FileLock
@@ -17,13 +19,19 @@ from transformers import (
     BertConfig,
     DebertaV2Config,
     DistilBertConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
     PreTrainedConfig,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
     RobertaConfig,
+    T5Config,
+    T5ForConditionalGeneration,
 )
 
 VOCABULARY = 384
 POSITIONS = 514
+SENTINELS = ["<extra_id_0>", "<extra_id_1>"]
 VERSION = "1"
 """Changes when the models do, so that a cached folder is never mistaken for the current ones."""
 
@@ -73,6 +81,39 @@ def _deberta_v2(vocabulary: int) -> PreTrainedConfig:
         "pooler_hidden_size": 16,
     }
     return DebertaV2Config(**_sizes(vocabulary), **relative, type_vocab_size=0, pad_token_id=0)
+
+
+def _t5(vocabulary: int) -> PreTrainedConfig:
+    like_version_1_1: dict[str, Any] = {"tie_word_embeddings": False, "decoder_start_token_id": 0}
+    return T5Config(
+        vocab_size=vocabulary,
+        d_model=16,
+        d_kv=8,
+        d_ff=32,
+        num_layers=2,
+        num_heads=2,
+        feed_forward_proj="gated-gelu",
+        **like_version_1_1,
+    )
+
+
+def _gpt2(vocabulary: int) -> PreTrainedConfig:
+    return GPT2Config(
+        vocab_size=vocabulary,
+        n_positions=POSITIONS,
+        n_embd=16,
+        n_layer=2,
+        n_head=2,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+
+
+def _untied_t5(config: T5Config) -> PreTrainedModel:
+    """T5 with an output layer of its own, as version 1.1 has it; a new model always begins with a tied one."""
+    model = T5ForConditionalGeneration(config)
+    model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.lm_head.weight) / math.sqrt(config.d_model))
+    return model
 
 
 def _sizes(vocabulary: int) -> dict[str, Any]:
@@ -135,13 +176,70 @@ def _byte_pairs() -> PreTrainedTokenizerFast:
     )
 
 
-ARCHITECTURES: dict[str, tuple[Callable[[], PreTrainedTokenizerFast], Callable[[int], PreTrainedConfig]]] = {
-    "bert": (_word_piece, _bert),
-    "roberta": (_byte_pairs, _roberta),
-    "distilbert": (_word_piece, _distilbert),
-    "deberta_v2": (_word_piece, _deberta_v2),
+def _unigram() -> PreTrainedTokenizerFast:
+    """Pieces are the text's words, with a log-probability from their counts, and its characters, which cost more."""
+    special = ["<pad>", "</s>", "<unk>", *SENTINELS]
+    text = " ".join([*TEXT.splitlines(), "does the sentence express it? yes no"])
+    words = Counter(piece for piece, _ in pre_tokenizers.Metaspace().pre_tokenize_str(text))
+    pieces = [(name, 0.0) for name in special]
+    pieces += [(piece, math.log(count / words.total())) for piece, count in sorted(words.items())]
+    pieces += [(character, -20.0) for character in sorted(set("".join(words)) - set(words))]
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=special.index("<unk>")))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 1)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        additional_special_tokens=SENTINELS,
+        model_max_length=512,
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+def _byte_pairs_without_padding() -> PreTrainedTokenizerFast:
+    """Byte pairs as GPT-2 has them: a single special token, and none for padding."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([*TEXT.splitlines(), " yes no" * 20], trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<|endoftext|>",
+        eos_token="<|endoftext|>",
+        unk_token="<|endoftext|>",
+        model_max_length=512,
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+class Architecture(NamedTuple):
+    """How a pico model is made: its tokenizer, its configuration for a size of vocabulary, and the model from that."""
+
+    tokenizer: Callable[[], PreTrainedTokenizerFast]
+    config: Callable[[int], PreTrainedConfig]
+    model: Callable[[Any], PreTrainedModel] = AutoModel.from_config
+
+
+ARCHITECTURES = {
+    "bert": Architecture(_word_piece, _bert),
+    "roberta": Architecture(_byte_pairs, _roberta),
+    "distilbert": Architecture(_word_piece, _distilbert),
+    "deberta_v2": Architecture(_word_piece, _deberta_v2),
+    "t5": Architecture(_unigram, _t5, _untied_t5),
+    "gpt2": Architecture(_byte_pairs_without_padding, _gpt2, GPT2LMHeadModel),
 }
-"""How the tokenizer and the configuration of each pico model are made."""
+"""All pico models by name."""
 
 
 def pico_folder(architecture: str, cache_dir: Path) -> Path:
@@ -155,11 +253,11 @@ def pico_folder(architecture: str, cache_dir: Path) -> Path:
     with FileLock(str(cache_dir / f".{folder.name}.lock")):
         if folder.is_dir():
             return folder
-        make_tokenizer, make_config = ARCHITECTURES[architecture]
-        tokenizer = make_tokenizer()
+        make = ARCHITECTURES[architecture]
+        tokenizer = make.tokenizer()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            model = AutoModel.from_config(make_config(len(tokenizer)))
+            model = make.model(make.config(len(tokenizer)))
         temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=cache_dir))
         try:
             model.save_pretrained(temporary)

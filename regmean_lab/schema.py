@@ -123,12 +123,15 @@ class GramConfig:
             ``examples``.
         count_padding: count padding tokens as rows.
         extra_rows: count inputs that are no tokens of the batch (relative positions of DeBERTa).
+        generation: for answers in words, count each question a second time, with what the model itself writes in place
+            of the right answer.
     """
 
     examples: int | None = 16000
     batches: int | None = None
     count_padding: bool = False
     extra_rows: bool = False
+    generation: bool = False
 
 
 @dataclass
@@ -344,11 +347,17 @@ def settings_of(config: DictConfig) -> Settings:
         found += method.count_problems(merged)
     if plain.save_merged and not (isinstance(method, MergeMethod) or method.name == "multitask"):
         found.append(f"save_merged: method {method.name} makes no single model that could be saved")
-    if plain.save_merged and isinstance(method, MergeMethod) and (method.is_partial or suite.own_heads):
+    if suite.own_heads and (method.name == "ensemble" or plain.cross_evaluation):
+        key = "method: ensemble" if method.name == "ensemble" else "cross_evaluation"
+        found.append(f"{key} needs members with the same labels; every member of suite {suite.name} has its own")
+    if plain.save_merged and (suite.own_heads or getattr(method, "is_partial", False)):
         found.append("save_merged: members keep parameters of their own, so there is no single model to be saved")
     expected = "fisher" in getattr(method, "statistics", ()) and plain.statistics.fisher.labels_from == "expectation"
-    if expected and not suite.member_problems(members) and suite.task(members[0]).kind == "token_labels":
+    sound = not suite.problems() and not suite.member_problems(members)
+    if expected and sound and suite.task(members[0]).kind == "token_labels":
         found.append("statistics.fisher.labels_from: expectation costs a pass a word and tag; use 'true' or pseudo")
+    if plain.statistics.gram.generation and sound and suite.task(members[0]).kind != "answers":
+        found.append(f"statistics.gram.generation: models of suite {suite.name} write nothing; expected false")
     if found:
         raise ConfigurationError(found)
     return Settings(plain, suite, method, members, resolved)

@@ -14,11 +14,14 @@ from pytorch_lightning.loggers import Logger
 
 from regmean_lab.callbacks.best_weights import BestWeights
 from regmean_lab.environment import versions
-from regmean_lab.models import Checkpoint, quiet_transformers
+from regmean_lab.models import Checkpoint
 from regmean_lab.modules import Optimization, module_type
+from regmean_lab.modules.base import TrainableModule
+from regmean_lab.modules.multi_task import MultiTaskModule
 from regmean_lab.schema import TrainerConfig, TrainingConfig
 from regmean_lab.suites import Suite
 from regmean_lab.suites.data_module import CorpusDataModule
+from regmean_lab.suites.multi_task_data import MultiTaskDataModule
 from regmean_lab.zoo import Zoo, ZooEntry
 
 OpenLogs = Callable[..., AbstractContextManager[list[Logger]]]
@@ -35,17 +38,23 @@ def describe(
     checkpoint: Checkpoint, suite: Suite, corpora: Sequence[str], training: TrainingConfig, seed: int
 ) -> dict[str, Any]:
     """Everything that determines the weights of a member: what its address in the zoo is a hash of."""
+    tasks = [suite.task(corpus) for corpus in corpora]
     settings = {name: value for name, value in vars(training).items() if name not in EVALUATION_ONLY}
     return {
         "format": DESCRIPTION_FORMAT,
         "model": {"name": checkpoint.name, "fingerprint": checkpoint.fingerprint, "dropout": checkpoint.dropout},
         "suite": suite.name,
         "corpus": "+".join(corpora),
-        "task": asdict(suite.task(corpora[0])),
+        "task": [asdict(task) for task in tasks] if multi_task(suite, corpora) else asdict(tasks[0]),
         "data_fingerprint": [suite.fingerprint(corpus) for corpus in corpora],
         "training": settings,
         "seed": seed,
     }
+
+
+def multi_task(suite: Suite, corpora: Sequence[str]) -> bool:
+    """Whether a model that is trained on these corpora together needs a head for each."""
+    return suite.own_heads and len(corpora) > 1
 
 
 def find_or_train(
@@ -90,15 +99,19 @@ def train_model(
     """
     started = time.perf_counter()
     pl.seed_everything(seed, workers=True, verbose=False)
-    task = suite.task(corpora[0])
     tokenizer = checkpoint.tokenizer()
-    module_class = module_type(task)
-    module = module_class(
-        module_class.new_model(checkpoint, task),
-        task,
-        Optimization(training.learning_rate, training.weight_decay, training.schedule, training.warmup),
-    )
-    data = CorpusDataModule(
+    optimization = Optimization(training.learning_rate, training.weight_decay, training.schedule, training.warmup)
+    module: TrainableModule
+    data_class: type[CorpusDataModule]
+    if multi_task(suite, corpora):
+        tasks = {corpus: suite.task(corpus) for corpus in corpora}
+        module, data_class = MultiTaskModule.from_checkpoint(checkpoint, tasks, optimization), MultiTaskDataModule
+    else:
+        task = suite.task(corpora[0])
+        module_class = module_type(task)
+        module = module_class(module_class.new_model(checkpoint, task), task, optimization)
+        data_class = CorpusDataModule
+    data = data_class(
         suite,
         tokenizer,
         batch_size=training.batch_size,
@@ -134,13 +147,12 @@ def train_model(
     if training.selection == "last":
         fit.limit_val_batches = 1.0
         fit.validate(module, datamodule=data, verbose=False)
-    module.model.eval().cpu()
-    with quiet_transformers():
-        module.model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+    module.eval().cpu()
+    module.save(folder)
+    tokenizer.save_pretrained(folder)
     return {
         "scores": best.scores or module.dev_scores,
-        "key_score": task.key_score,
+        "key_score": module.key_score,
         "epoch": best.epoch if best.scores else fit.current_epoch,
         "steps": fit.global_step,
         "examples": sum(len(suite.examples(corpus, "train")) for corpus in corpora),

@@ -136,7 +136,7 @@ class MergeCallback(pl.Callback):
         if jittered := [row for row in self.diagnostics if row.jitter]:
             worst = max(jittered, key=lambda row: row.jitter)
             log.info(
-                "%d of %d layers had to be regularised: at most %.0e of the mean diagonal (%s)",
+                "%d of %d layers had to be regularised: diagonals raised by at most %.0e of themselves (%s)",
                 *(len(jittered), len(self.diagnostics), worst.jitter, worst.layer),
             )
         return merged

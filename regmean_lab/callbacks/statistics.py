@@ -163,10 +163,11 @@ def collect_for_entry(
         metadata: dict[str, Any] = {"data_fingerprint": data_fingerprint, "settings": description}
         with torch.inference_mode(False), trainer.precision_plugin.forward_context():
             if isinstance(request.settings, GramConfig):
+                generation = request.settings.generation
                 gram = collect_gram(
                     module.model,
-                    moved,
-                    forward=_logits(module),
+                    (part for batch in moved for part in module.gram_batches(batch, generation)),
+                    forward=lambda model, batch: module.gram_pass(batch),
                     mask=module.gram_mask,
                     count_padding=request.settings.count_padding,
                     extra_rows=request.settings.extra_rows,
@@ -176,7 +177,7 @@ def collect_for_entry(
                 labels_from: Any = request.settings.labels_from  # checked by the schema
                 fisher = collect_fisher(
                     module.model,
-                    moved,
+                    ({**batch, "labels": module.fisher_labels(batch)} for batch in moved),
                     kind=module.likelihood,
                     forward=_logits(module),
                     labels_from=labels_from,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -15,6 +16,8 @@ def register_resolvers() -> None:
     """Make the resolvers known to OmegaConf (idempotent)."""
     OmegaConf.register_new_resolver("pairs", pairs, replace=True)
     OmegaConf.register_new_resolver("counts", counts, replace=True)
+    OmegaConf.register_new_resolver("coefficient_grid", coefficient_grid, replace=True)
+    OmegaConf.register_new_resolver("coefficient_samples", coefficient_samples, replace=True)
     OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
 
 
@@ -27,6 +30,23 @@ def pairs(suite: str) -> str:
 def counts(members: ListConfig) -> str:
     """``${counts:${members}}``: 2, 3, … up to the number of members, as values of a sweep."""
     return ",".join(str(count) for count in range(2, len(members) + 1))
+
+
+def coefficient_grid(points: int) -> str:
+    """``${coefficient_grid:51}``: coefficients (c, 1 − c) of two members for evenly spaced c from 0 to 1."""
+    grid = [round(number / (points - 1), 6) for number in range(points)]
+    return ",".join(f"[{first},{round(1 - first, 6)}]" for first in grid)
+
+
+def coefficient_samples(members: int, count: int, seed: int) -> str:
+    """``${coefficient_samples:MEMBERS,COUNT,SEED}``: coefficients drawn from a flat Dirichlet distribution."""
+    generator = random.Random(seed)
+    samples = []
+    for _ in range(count):
+        drawn = [generator.expovariate(1.0) for _ in range(members)]
+        scaled = [round(value / sum(drawn), 4) for value in drawn[:-1]]
+        samples.append([*scaled, round(1 - sum(scaled), 4)])
+    return ",".join(f"[{','.join(map(str, sample))}]" for sample in samples)
 
 
 def job_folder(_root_: DictConfig) -> str:

@@ -7,7 +7,42 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from regmean_lab.evaluation.metrics import predictions
 from regmean_lab.suites.base import Task
+
+
+def ensemble_predictions(
+    task: Task,
+    vote: str,
+    logits: Sequence[Tensor],
+    labels: Tensor,
+    annotated: Sequence[Sequence[bool]] | None = None,
+) -> Tensor:
+    """What several models predict together.
+
+    Args:
+        task: what is predicted.
+        vote: ``soft``: the mean of their logits; ``majority``: what most of them predict.
+        logits: one tensor a member.
+        labels: the examples' labels; for ``answers`` they tell which label each example asks about.
+        annotated: for ``multi_label`` and ``answers``, for each member and label whether the member's training data
+            annotates the label; members that do not know a label have no voice in it (all have, if none does).
+
+    Returns:
+        Predictions as :func:`regmean_lab.evaluation.metrics.predictions` gives them. Answers that have as many votes
+        for yes as for no are no.
+    """
+    if task.kind != "answers":
+        if vote == "soft":
+            return predictions(task, average_logits(logits, annotated))
+        return majority_vote(task, [predictions(task, part) for part in logits], annotated)
+    asked = labels[:, 1].tolist()
+    known = None if annotated is None else [[row[label] for label in asked] for row in annotated]
+    if vote == "soft":
+        # Members differ in what they know from example to example, as they otherwise do from label to label.
+        return predictions(task, average_logits([part.T for part in logits], known).T)
+    votes = [predictions(task, part).float().unsqueeze(0) for part in logits]
+    return (average_logits(votes, known).squeeze(0) > 0.5).long()
 
 
 def average_logits(logits: Sequence[Tensor], annotated: Sequence[Sequence[bool]] | None = None) -> Tensor:

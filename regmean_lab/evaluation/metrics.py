@@ -16,8 +16,8 @@ from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import (
     MulticlassAccuracy,
+    MulticlassConfusionMatrix,
     MulticlassF1Score,
-    MulticlassMatthewsCorrCoef,
     MultilabelAccuracy,
     MultilabelStatScores,
 )
@@ -82,9 +82,26 @@ class AnnotatedMacroF1(Metric):
         self.counts.reset()
 
 
+class Matthews(MulticlassConfusionMatrix):
+    """Matthews correlation for any number of classes (Gorodkin, 2004), between -1 and 1.
+
+    0 where predictions or labels are all of one class; torchmetrics' own reports up to ±1 for a constant prediction of
+    two classes.
+    """
+
+    def compute(self) -> Tensor:
+        """The correlation, a scalar."""
+        counts = super().compute().cpu().double()
+        labels, predicted, total = counts.sum(1), counts.sum(0), counts.sum()
+        covariance = counts.trace() * total - labels @ predicted
+        variances = (total**2 - labels @ labels) * (total**2 - predicted @ predicted)
+        return (covariance / variances.sqrt() if variances > 0 else torch.zeros(())).float()
+
+
 def build_metrics(task: Task) -> MetricCollection:
     """All metrics of a task; they take what :func:`predictions` returns, and the labels."""
-    return _SCORINGS[task.kind].build(task)
+    with _quiet_metrics():
+        return _SCORINGS[task.kind].build(task)
 
 
 def predictions(task: Task, logits: Tensor) -> Tensor:
@@ -127,7 +144,7 @@ def percentages(task: Task, metrics: MetricCollection) -> dict[str, float]:
 
 @contextmanager
 def _quiet_metrics() -> Iterator[None]:
-    """Without torchmetrics' warnings: a constant prediction has no correlation, which we report as 0."""
+    """Without torchmetrics' warnings: that rank correlation keeps all values; that constants have no correlation."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -150,7 +167,7 @@ def _single_label(task: Task) -> MetricCollection:
         {
             "macro_f1": MulticlassF1Score(count, average="macro"),
             "accuracy": MulticlassAccuracy(count, average="micro"),
-            "matthews": MulticlassMatthewsCorrCoef(count),
+            "matthews": Matthews(count),
         },
         compute_groups=False,
     )

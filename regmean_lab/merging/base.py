@@ -123,8 +123,8 @@ class LayerDiagnostics:
 
     Attributes:
         layer: the linear layer's name.
-        jitter: what was added to the diagonal, as a multiple of its mean; 0 when nothing had to be.
-        condition: a lower bound of the condition number, from the Cholesky factor's diagonal.
+        jitter: by which share of itself every diagonal entry was raised; 0 when none had to be.
+        condition: a lower bound of the condition number of what was solved, scaled to a unit diagonal.
         unseen_features: inputs that were zero in all members' data; their weights are the members' mean.
         off_diagonal_share: share of the squared Frobenius norm of the Gram sum that lies off the diagonal.
     """

@@ -66,15 +66,15 @@ class Fisher(MergeMethod):
             parameter.members, parameter.coefficients, parameter.tensors, strict=True
         ):
             diagonal = _diagonal(member, parameter.name)
+            scale = self._scale(member, diagonal)
             if parameter.rows is not None:
-                diagonal = diagonal[parameter.rows]
+                diagonal = diagonal[parameter.rows.to(diagonal.device)]
             if diagonal.shape != tensor.shape:
                 raise MergeError(
                     f"Fisher information of {member.name} for {parameter.name}: expected shape {tuple(tensor.shape)}, "
                     f"found {tuple(diagonal.shape)}"
                 )
-            diagonal = diagonal.to(tensor)
-            weight = (diagonal * self._scale(member, diagonal)).add_(self.epsilon).mul_(coefficient)
+            weight = (diagonal.to(tensor) * scale).add_(self.epsilon).mul_(coefficient)
             denominator.add_(weight)
             numerator.addcmul_(weight, tensor)
         return numerator.div_(denominator), None
@@ -88,7 +88,10 @@ class Fisher(MergeMethod):
 def _diagonal(member: MergeMember, name: str) -> Tensor:
     if member.fisher is None:
         raise MergeError(f"member {member.name} has no Fisher information; fisher needs it for every member")
-    return member.fisher.diagonal(name)
+    diagonal = member.fisher.diagonal(name)
+    if not torch.isfinite(diagonal).all():
+        raise MergeError(f"Fisher information of {member.name} for {name}: NaN or infinity")
+    return diagonal
 
 
 def _reciprocal(norm: float) -> float:

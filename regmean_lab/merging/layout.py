@@ -13,18 +13,31 @@ def layout_of(model: nn.Module, labels: int | None = None) -> Layout:
 
     Args:
         model: ``nn.Linear`` layers and ``Conv1D`` layers (GPT-2's, with ``nf`` outputs and a weight of [in, out]) count
-            as linear.
+            as linear. A weight that two modules share (an output layer tied to the embedding) does not: it is merged
+            as a parameter of its own, once, so that it stays shared.
         labels: number of labels of a multi-label head; its last linear layer with so many outputs is the label
             output. None where no layer has a row for each label.
     """
     linear = {}
     head = None
+    tied = _tied_weights(model)
     for name, module in linear_layers(model).items():
+        if id(module.weight) in tied:
+            continue
         linear[f"{name}.weight"] = LinearLayer(name, transposed=is_conv1d(module))
         if isinstance(module, nn.Linear) and module.out_features == labels:
             head = name
     outputs = frozenset() if head is None else frozenset({f"{head}.weight", f"{head}.bias"})
     return Layout(linear, outputs, feed_forward_blocks(model))
+
+
+def _tied_weights(model: nn.Module) -> set[int]:
+    """Identities of the parameters that belong to more than one module."""
+    owners: dict[int, int] = {}
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            owners[id(parameter)] = owners.get(id(parameter), 0) + 1
+    return {identity for identity, count in owners.items() if count > 1}
 
 
 def feed_forward_blocks(model: nn.Module) -> tuple[FeedForward, ...]:

@@ -14,7 +14,7 @@ _FIRST_JITTER = {torch.float64: 1e-10, torch.float32: 1e-5}
 """By the precision of a matrix's entries: well above what rounding them adds to its eigenvalues, and still little."""
 
 _LAST_JITTER = 1.0
-_ITERATIONS = 3
+_ITERATIONS = 10
 
 
 @dataclass(frozen=True)

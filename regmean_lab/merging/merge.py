@@ -99,7 +99,7 @@ def merge_members(
             continue
         layer = layout.linear.get(name)
         if name in layout.label_outputs and any(member.annotated is not None for member in members):
-            value, diagnostics = _merge_label_rows(method, Parameter(name, tensors, members, coefficients, layer)), None
+            value, diagnostics = _merge_label_rows(method, Parameter(name, tensors, members, coefficients, layer))
         else:
             value, diagnostics = method.merge(Parameter(name, tensors, members, coefficients, layer))
         if not torch.isfinite(value).all():
@@ -116,9 +116,14 @@ def _working(member: MergeMember, tensor: Tensor, name: str, device: torch.devic
     return tensor.to(device, torch.promote_types(tensor.dtype, torch.float32))
 
 
-def _merge_label_rows(method: MergeMethod, parameter: Parameter) -> Tensor:
-    """Merge each row over the members that annotate its label; rows with the same members are merged together."""
+def _merge_label_rows(method: MergeMethod, parameter: Parameter) -> tuple[Tensor, LayerDiagnostics | None]:
+    """Merge each row over the members that annotate its label; rows with the same members are merged together.
+
+    Returns:
+        The merged tensor, and of the groups of rows that were solved the diagnostics of the one posed worst.
+    """
     merged = torch.empty_like(parameter.tensors[0])
+    solved = []
     for indices, rows in _rows_by_members(parameter.members, len(merged)).items():
         index = torch.tensor(rows, device=merged.device)
         total = sum(parameter.coefficients[i] for i in indices)
@@ -131,8 +136,10 @@ def _merge_label_rows(method: MergeMethod, parameter: Parameter) -> Tensor:
             parameter.layer,
             index,
         )
-        merged[index] = method.merge(part)[0]
-    return merged
+        merged[index], diagnostics = method.merge(part)
+        if diagnostics is not None:
+            solved.append(diagnostics)
+    return merged, max(solved, key=lambda row: (row.jitter, row.condition), default=None)
 
 
 def _rows_by_members(members: Sequence[MergeMember], count: int) -> Mapping[tuple[int, ...], list[int]]:

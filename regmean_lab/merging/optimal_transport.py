@@ -128,8 +128,8 @@ class _Transported:
     transport: Tensor
 
     def matrix(self, layer: str) -> Tensor:
-        transport = self.transport
-        return transport.T @ self.source.matrix(layer).to(transport) @ transport
+        transport, matrix = self.transport, self.source.matrix(layer)
+        return (transport.T @ matrix.to(transport) @ transport).to(matrix.dtype)
 
 
 def _neurons(member: MergeMember, block: FeedForward) -> Tensor:

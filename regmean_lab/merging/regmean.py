@@ -70,22 +70,25 @@ class RegMean(MergeMethod):
         assert parameter.layer is not None
         layer, transposed = parameter.layer.name, parameter.layer.transposed
         size = mean.shape[0] if transposed else mean.shape[1]
-        dtype = solve_dtype(mean.device, size)
+        dtype = entries = solve_dtype(mean.device, size)
         total = torch.zeros(size, size, dtype=dtype, device=mean.device)
         right = torch.zeros(size, mean.numel() // size, dtype=dtype, device=mean.device)
         for member, coefficient, tensor in zip(
             parameter.members, parameter.coefficients, parameter.tensors, strict=True
         ):
-            gram = _gram(member, layer, size).to(mean.device, dtype)
+            stored = _gram(member, layer, size)
+            if stored.dtype != torch.float64:
+                entries = torch.float32  # in float64 they are as rough as they were
+            gram = stored.to(mean.device, dtype)
             if self.off_diagonal != 1:
                 gram = scale_off_diagonal(gram, self.off_diagonal)
-            difference = (tensor.to(dtype) - mean.to(dtype)) if transposed else (tensor.to(dtype) - mean.to(dtype)).T
+            difference = tensor.to(dtype) - mean.to(dtype)
             weight = coefficient * len(parameter.members)
             total.add_(gram, alpha=weight)
-            right.addmm_(gram, difference, alpha=weight)
+            right.addmm_(gram, difference if transposed else difference.T, alpha=weight)
         share = off_diagonal_share(total)
         try:
-            solution = solve_positive(total, right)
+            solution = solve_positive(total, right, entries)
         except ValueError as error:
             raise MergeError(
                 f"layer {layer}: the sum of the members' Gram matrices cannot be solved: {error}"
@@ -118,4 +121,6 @@ def _gram(member: MergeMember, layer: str, size: int) -> Tensor:
             f"Gram matrix of {member.name} for layer {layer}: expected shape {(size, size)}, "
             f"found {tuple(matrix.shape)}"
         )
+    if not torch.isfinite(matrix).all():
+        raise MergeError(f"Gram matrix of {member.name} for layer {layer}: NaN or infinity")
     return matrix

@@ -65,7 +65,10 @@ def _weight_files(folder: Path) -> list[Path]:
     index = folder / INDEX_FILE
     if not index.is_file():
         raise MergeError(f"{folder}: no {SINGLE_FILE} or {INDEX_FILE} there; expected a Hugging Face model folder")
-    names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise MergeError(f"{index}: expected a JSON object whose 'weight_map' gives each tensor's file") from None
     if outside := [name for name in names if Path(name).name != name]:
         raise MergeError(f"{index}: names files outside its folder: {', '.join(outside)}")
     return [folder / name for name in names]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,8 +32,10 @@ class Predictions:
     """Everything a model says about one data set, in the order of its data loader.
 
     Attributes:
-        logits: shape [examples, labels] (of tokens [examples, tokens, labels]), float32, on the CPU.
-        labels: shape [examples], [examples, labels] or [examples, tokens], on the CPU.
+        logits: shape [examples, labels] (of tokens [examples, tokens, labels]; of answers [examples, 2]), float32, on
+            the CPU.
+        labels: shape [examples], [examples, labels] or [examples, tokens] (of answers [examples, 2]: the right answer,
+            and the id of the label that is asked about), on the CPU.
     """
 
     logits: Tensor
@@ -94,7 +96,9 @@ class TrainableModule(pl.LightningModule):
         """AdamW with its schedule, stepped after every optimizer step."""
         if self.optimization is None:
             raise RuntimeError("this module was made for evaluation only: it has no optimization settings")
-        optimizer = self.optimization.optimizer(parameter for parameter in self.parameters() if parameter.requires_grad)
+        trained = (parameter for parameter in self.parameters() if parameter.requires_grad)
+        # Float16 needs its gradients unscaled before they are clipped, which the fused kernel does by itself too late.
+        optimizer = self.optimization.optimizer(trained, fused=self.trainer.precision != "16-mixed")
         scheduler = self.optimization.scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -142,21 +146,47 @@ class TaskModule(TrainableModule):
     def likelihood(self) -> Likelihood:
         """Distribution of the labels, which Fisher information is of."""
 
+    @classmethod
+    def model_problems(cls, checkpoint: Checkpoint) -> list[str]:
+        """Why the module cannot do with a pretrained model: one message each, beginning with the setting's name."""
+        return []
+
+    def gram_batches(self, batch: Batch, generation: bool) -> Iterator[Batch]:
+        """The batches that count towards Gram matrices: the batch, and with ``generation`` what it gives rise to."""
+        yield batch
+
+    def gram_pass(self, batch: Batch) -> None:
+        """Run the model on a batch so that its linear layers get the inputs that count towards Gram matrices."""
+        self(batch)
+
     def gram_mask(self, batch: Batch) -> Mask:
-        """Which rows of layers' inputs are real tokens."""
+        """Which rows of layers' inputs in :meth:`gram_pass` are real tokens."""
         return batch["attention_mask"]
+
+    def fisher_labels(self, batch: Batch) -> Tensor:
+        """Labels of which :attr:`likelihood` is the distribution."""
+        return batch["labels"]
 
     @abstractmethod
     def forward(self, batch: Batch) -> Tensor:
-        """Logits of a batch."""
+        """Logits of a batch, with gradients."""
+
+    def evaluate(self, batch: Batch) -> Tensor:
+        """Logits of a batch in validation and testing: what the task's metrics are computed from."""
+        logits: Tensor = self(batch)
+        return logits
 
     @abstractmethod
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Mean loss of a batch, a scalar."""
 
+    def batch_loss(self, batch: Batch) -> Tensor:
+        """Mean loss of a batch, a scalar: what training minimises."""
+        return self.loss(self(batch), batch["labels"])
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch."""
-        loss = self.loss(self(batch), batch["labels"])
+        loss = self.batch_loss(batch)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["labels"]))
         return loss
 
@@ -168,7 +198,7 @@ class TaskModule(TrainableModule):
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Count one batch of a dev set."""
-        self._dev_metrics[dataloader_idx].update(predictions(self.task, self(batch)), batch["labels"])
+        self._dev_metrics[dataloader_idx].update(predictions(self.task, self.evaluate(batch)), batch["labels"])
 
     def on_validation_epoch_end(self) -> None:
         """Log every metric's mean over the dev sets, and the key score as ``dev/score``."""
@@ -183,7 +213,7 @@ class TaskModule(TrainableModule):
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Keep one batch's logits and labels."""
-        self._collected[dataloader_idx].append((self(batch).float().cpu(), batch["labels"].cpu()))
+        self._collected[dataloader_idx].append((self.evaluate(batch).float().cpu(), batch["labels"].cpu()))
 
     def predictions(self) -> list[Predictions]:
         """Predictions of the last test run, one for each data loader in order."""
@@ -198,5 +228,16 @@ class TaskModule(TrainableModule):
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Logits of a batch."""
-        logits: Tensor = self(batch)
-        return logits
+        return self.evaluate(batch)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the norm of the gradient; in bf16, whose gradients are not scaled, without Lightning's refusal."""
+        if self.trainer.precision == "bf16-mixed" and gradient_clip_val:
+            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)

@@ -34,9 +34,9 @@ class Optimization:
     schedule: str = "polynomial"
     warmup: float = 0.06
 
-    def optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.AdamW:
-        """AdamW in one fused kernel, which CPU and CUDA have."""
-        return torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=self.weight_decay, fused=True)
+    def optimizer(self, parameters: Iterable[nn.Parameter], fused: bool = True) -> torch.optim.AdamW:
+        """AdamW, by default in one fused kernel, which CPU and CUDA have."""
+        return torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=self.weight_decay, fused=fused)
 
     def scheduler(self, optimizer: torch.optim.Optimizer, steps: int) -> LRScheduler:
         """The schedule over ``steps`` optimizer steps.

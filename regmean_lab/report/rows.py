@@ -21,20 +21,25 @@ def rows_of(results: Sequence[Result]) -> list[tuple[str, list[Result]]]:
     (``regmean off_diagonal=0.1``).
     """
     rows = []
-    for method in _ordered(result.method for result in results):
+    for method in ordered_methods(result.method for result in results):
         own = [result for result in results if result.method == method]
         flat = [_settings(result) for result in own]
         keys = dict.fromkeys(key for settings in flat for key in settings)
-        varying = [key for key in keys if len({settings.get(key) for settings in flat}) > 1]
+        varying = [
+            key
+            for key in keys
+            if len({settings.get(key) for settings in flat}) > 1 and not _follows_seed(key, own, flat)
+        ]
         groups: dict[str, list[Result]] = {}
         for result, settings in zip(own, flat, strict=True):
-            label = " ".join([method, *(f"{_short(key)}={settings.get(key)}" for key in _telling(varying))])
+            label = " ".join([method, *(f"{short_name(key)}={settings.get(key)}" for key in _telling(varying))])
             groups.setdefault(label, []).append(result)
         rows += list(groups.items())
     return rows
 
 
-def _ordered(methods: Iterable[str]) -> list[str]:
+def ordered_methods(methods: Iterable[str]) -> list[str]:
+    """Each method once: those of :data:`METHOD_ORDER` first, then the others as they come."""
     found = list(dict.fromkeys(methods))
     return sorted(found, key=lambda name: METHOD_ORDER.index(name) if name in METHOD_ORDER else len(METHOD_ORDER))
 
@@ -43,9 +48,16 @@ def _settings(result: Result) -> dict[str, str]:
     return {
         key: value
         for part in DISTINGUISHING
-        for key, value in _flatten(result.configuration.get(part), part)
+        for key, value in flatten(result.configuration.get(part), part)
         if not key.endswith((".checkpoint", ".revision"))
     }
+
+
+def _follows_seed(key: str, results: Sequence[Result], flat: Sequence[dict[str, str]]) -> bool:
+    """Whether a setting is the job's seed under another name (``suite.partition_seed``), and so averaged over."""
+    return key.endswith("_seed") and all(
+        settings.get(key) == str(result.seed) for result, settings in zip(results, flat, strict=True)
+    )
 
 
 def _telling(varying: Sequence[str]) -> list[str]:
@@ -55,15 +67,17 @@ def _telling(varying: Sequence[str]) -> list[str]:
     return list(varying)
 
 
-def _short(key: str) -> str:
+def short_name(key: str) -> str:
+    """What a table calls a setting: its key without the group, where that is clear."""
     if key in ("suite.name", "model.name"):
         return key.partition(".")[0]
     return key.removeprefix("method.").removeprefix("training.").removeprefix("statistics.")
 
 
-def _flatten(value: Any, prefix: str) -> Iterable[tuple[str, str]]:
+def flatten(value: Any, prefix: str) -> Iterable[tuple[str, str]]:
+    """Settings by dotted key, as text."""
     if isinstance(value, Mapping):
         for key, part in value.items():
-            yield from _flatten(part, f"{prefix}.{key}")
+            yield from flatten(part, f"{prefix}.{key}")
     else:
         yield prefix, str(value)

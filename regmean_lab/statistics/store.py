@@ -28,6 +28,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from regmean_lab.files import share
+
 from .errors import StatisticsError, name_list
 from .fisher import FisherStatistics
 from .gram import GramStatistics
@@ -294,6 +296,7 @@ def _save(
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         save_file(stored, temporary, metadata=encoded)
+        share(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -41,6 +41,8 @@ class Task:
         key_score: the metric that selects epochs and is reported as the score (times 100).
         threshold: for ``multi_label``, the value above which a label is predicted.
         threshold_on: whether ``threshold`` applies to the probability (sound) or to the raw logit (as published).
+        answer_by: for ``answers``, whether an answer is the more probable of those that are possible (``scoring``) or
+            what the model writes (``generation``).
     """
 
     kind: TaskKind
@@ -48,6 +50,7 @@ class Task:
     key_score: str
     threshold: float = 0.5
     threshold_on: Literal["probability", "logit"] = "probability"
+    answer_by: Literal["scoring", "generation"] = "scoring"
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,8 @@ def read_columns(path: Path) -> list[TokenExample]:
         if columns[0] == DOCUMENT_START:
             return _SENTENCE_END
         if not 2 <= len(columns) <= 3:
-            raise ValueError(f"expected token, tag and domain, separated by spaces; found {len(columns)} columns")
+            found = "1 column" if len(columns) == 1 else f"{len(columns)} columns"
+            raise ValueError(f"expected token, tag and domain, separated by spaces; found {found}")
         return _plain(columns[0]), _known(columns[1], others)
 
     sentences: list[list[tuple[str, str]]] = [[]]

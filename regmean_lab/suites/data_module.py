@@ -113,17 +113,14 @@ class CorpusDataModule(pl.LightningDataModule):
         self.num_workers = num_workers
         self.pad_to_multiple_of = pad_to_multiple_of
         self._splits: dict[tuple[str, Split], list[Encoded]] = {}
-        self._evaluations: dict[int, list[Encoded]] = {}
+        self._evaluations: dict[tuple[int, Task], list[Encoded]] = {}
 
     def train_dataloader(self) -> Batches:
         """Training splits of ``train_corpora``: grouped by length, another order every epoch."""
         corpora = self._require_train_corpora()
         examples = [example for corpus in corpora for example in self._split(corpus, "train")]
         sampler = self._sampler(examples, self.batch_size, shuffle=True)
-        if self.trainer is not None:
-            # Worker processes are given batches before Lightning calls set_epoch: matters when training is resumed.
-            epochs: Any = self.trainer.fit_loop.epoch_progress.current
-            sampler.set_epoch(epochs.processed)
+        sampler.set_epoch(self._first_epoch())
         return self._loader(examples, self.suite.task(corpora[0]), sampler)
 
     def val_dataloader(self) -> list[Batches]:
@@ -136,16 +133,18 @@ class CorpusDataModule(pl.LightningDataModule):
         return loaders
 
     def test_dataloader(self) -> list[Batches]:
-        """One loader for each evaluation, in their order."""
-        loaders = []
-        for number, evaluation in enumerate(self.evaluations):
-            if number not in self._evaluations:
+        """One loader for each evaluation, in their order; those of the same list of examples share theirs."""
+        loaders: dict[tuple[int, Task], Batches] = {}
+        for evaluation in self.evaluations:
+            key = (id(evaluation.examples), evaluation.task)
+            if key not in self._evaluations:
                 if not evaluation.examples:
                     raise DataError(f"evaluation {evaluation.name}: no examples of {evaluation.corpus}.")
-                self._evaluations[number] = self._encode(evaluation.examples, evaluation.task)
-            encoded = self._evaluations[number]
-            loaders.append(self._loader(encoded, evaluation.task, self._sampler(encoded, self.eval_batch_size)))
-        return loaders
+                self._evaluations[key] = self._encode(evaluation.examples, evaluation.task)
+            if key not in loaders:
+                encoded = self._evaluations[key]
+                loaders[key] = self._loader(encoded, evaluation.task, self._sampler(encoded, self.eval_batch_size))
+        return [loaders[id(evaluation.examples), evaluation.task] for evaluation in self.evaluations]
 
     def statistics_dataloader(
         self, corpus: str, examples: int | None, batch_size: int, seed: int | None = None
@@ -163,6 +162,13 @@ class CorpusDataModule(pl.LightningDataModule):
         chosen = seeded_subset(len(encoded), examples, self.seed if seed is None else seed)
         sample = [encoded[index] for index in chosen]
         return self._loader(sample, self.suite.task(corpus), self._sampler(sample, batch_size))
+
+    def _first_epoch(self) -> int:
+        """The trainer's epoch: worker processes are given batches before Lightning calls ``set_epoch``."""
+        if self.trainer is None:
+            return 0
+        epochs: Any = self.trainer.fit_loop.epoch_progress.current
+        return int(epochs.processed)
 
     def _require_train_corpora(self) -> tuple[str, ...]:
         if not self.train_corpora:

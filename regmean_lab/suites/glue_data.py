@@ -140,7 +140,8 @@ class GlueData:
     """Examples of GLUE tasks.
 
     A task is read from ``<data_dir>/glue/<task>/{train,validation}.jsonl`` (of mnli, ``validation_matched.jsonl``) if
-    that folder is there, and else with Hugging Face ``datasets`` from ``nyu-mll/glue``: from the cache, or from the hub.
+    that folder is there, and else with Hugging Face ``datasets`` from ``nyu-mll/glue``: from the hub, or without a
+    network from the cache.
 
     Args:
         data_dir: the folder below which files lie.

@@ -153,7 +153,8 @@ class GluePartitionSuite(Suite):
         """
         key = (corpus if split == "train" else "", split)
         if key not in self._examples:
-            everything = self._part(corpus) if split == "train" else self.data.examples(self.settings.task, "validation")
+            validation = self.data.examples(self.settings.task, "validation")
+            everything = self._part(corpus) if split == "train" else validation
             limit: int | None = getattr(self.settings, f"{split}_examples")
             chosen = seeded_subset(len(everything), limit, self.settings.sample_seed)
             self._examples[key] = [everything[index] for index in chosen]
@@ -195,7 +196,8 @@ class GluePartitionSuite(Suite):
                 f"glue_partition: suite.examples={settings.examples}, but {settings.task} has {len(everything)} "
                 "training examples; ask for fewer, or for all of them with suite.examples=null"
             )
-        drawn = [everything[index] for index in seeded_subset(len(everything), settings.examples, settings.partition_seed)]
+        chosen = seeded_subset(len(everything), settings.examples, settings.partition_seed)
+        drawn = [everything[index] for index in chosen]
         if settings.partition == "iid":
             parts = halve(len(drawn), settings.partition_seed)
         else:

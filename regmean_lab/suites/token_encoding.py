@@ -160,7 +160,7 @@ def _readable(example: TokenExample, sizes: Sequence[int], tokenizer: PreTrained
         return example
     if tokenizer.unk_token is None:
         raise ValueError(
-            f"{type(tokenizer).__name__} makes no token of the word {unread[0]!r}, and has no unknown token: set "
+            f"{type(tokenizer).__name__} makes no token of the word {unread[0]!a}, and has no unknown token: set "
             "tokenizer.unk_token."
         )
     tokens = [word if size else str(tokenizer.unk_token) for word, size in zip(example.tokens, sizes, strict=True)]

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
+from regmean_lab.files import share
 from regmean_lab.zoo.address import ADDRESS_LENGTH, JSON, member_address, plain
 from regmean_lab.zoo.entry import (
     ENTRY_NAME,
@@ -230,7 +231,12 @@ def _flush(path: Path) -> None:
 
 
 def _flush_folder(folder: Path) -> None:
-    """Flush all files below a folder, and the folders: a renamed entry must be whole even after a power cut."""
+    """Flush all files below a folder, and the folders: a renamed entry must be whole even after a power cut.
+
+    Files get the permissions that the umask asks for.
+    """
     for path in folder.rglob("*"):
+        if path.is_file():
+            share(path)
         _flush(path)
     _flush(folder)

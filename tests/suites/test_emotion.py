@@ -260,8 +260,8 @@ def test_settings_that_cannot_work_are_all_named(tmp_path: Path) -> None:
         "train_examples",
         "out_of_domain_examples",
         "positive_threshold",
-        "threshold_on",
         "out_of_domain",
+        "threshold_on",
     ]
 
 

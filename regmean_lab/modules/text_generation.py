@@ -1,0 +1,224 @@
+"""Questions that a model answers in words: encoder-decoders (T5) and decoders (GPT-2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+
+from regmean_lab.models import Checkpoint, load_model
+from regmean_lab.modules.base import Batch, TaskModule, register_module
+from regmean_lab.statistics import Likelihood, Mask
+from regmean_lab.suites.base import IGNORED, Task
+
+WRITTEN_TOKENS = 4
+"""Most tokens that are written as an answer."""
+
+
+@register_module("answers")
+class TextGenerationModule(TaskModule):
+    """Answers yes or no in words.
+
+    The model is one of ``AutoModelForSeq2SeqLM`` or ``AutoModelForCausalLM``, by its configuration. Batches are those
+    of :class:`~regmean_lab.suites.answer_encoding.AnswerCollator`: ``target`` holds the tokens that training teaches,
+    ``labels`` the answers as numbers, for metrics. Logits, shape [batch, 2], belong to the answers no and yes.
+    """
+
+    @classmethod
+    def new_model(cls, checkpoint: Checkpoint, task: Task) -> PreTrainedModel:
+        """The pretrained model as it is: its output layer writes the answers."""
+        return checkpoint.load(_auto_class(checkpoint.config()))
+
+    @classmethod
+    def load_model(cls, folder: Path) -> PreTrainedModel:
+        """A fine-tuned model from a folder."""
+        return load_model(_auto_class(AutoConfig.from_pretrained(folder)), folder)
+
+    @classmethod
+    def model_problems(cls, checkpoint: Checkpoint) -> list[str]:
+        """A message for a model that cannot write."""
+        config = checkpoint.config()
+        if _auto_class(config) is None:
+            return [
+                f"model: {checkpoint.name} ({config.model_type}) reads texts but does not write; answers in words need "
+                "an encoder-decoder or a decoder, for example model=t5_v1_1_base or model=gpt2"
+            ]
+        if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
+            return [
+                f"model: the config.json of {checkpoint.name} lacks decoder_start_token_id, its decoder's first token"
+            ]
+        return []
+
+    @property
+    def likelihood(self) -> Likelihood:
+        """One of two answers."""
+        return "categorical"
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Log-probabilities of the answers no and yes, given the question: shape [batch, 2], float32.
+
+        An answer's is the sum over the tokens by which the answers differ, given those that both begin with; an
+        end-of-sequence token after them is not counted. Where the answers differ by a single token, the model runs
+        once; otherwise an encoder runs once, and the decoder once for each answer.
+        """
+        question, prefix, answers = self._question(batch), batch["answer_prefix"], batch["answers"]
+        if answers.shape[2] == 1:
+            following = torch.cat([prefix, answers[:, 0]], 1)  # its last token is not read
+            logits = self._token_logits(question, following)[:, -1].float()
+            return logits.log_softmax(-1).gather(1, answers[:, :, 0])
+        sums = []
+        for answer in answers.unbind(1):
+            logits = self._token_logits(question, torch.cat([prefix, answer], 1))[:, prefix.shape[1] :].float()
+            each = logits.log_softmax(-1).gather(2, answer.clamp(min=0).unsqueeze(2)).squeeze(2)
+            sums.append((each * (answer != IGNORED)).sum(1))
+        return torch.stack(sums, 1)
+
+    def evaluate(self, batch: Batch) -> Tensor:
+        """What :meth:`forward` gives; by generation (1, 0) for no and (0, 1) for yes.
+
+        What is written is yes if it begins with the answer yes, and anything else is no.
+
+        Raises:
+            ValueError: for generation, if an answer has more than ``WRITTEN_TOKENS`` tokens.
+        """
+        if self.task.answer_by == "scoring":
+            return self(batch)
+        yes = torch.cat([batch["answer_prefix"], batch["answers"][:, 1]], 1)
+        if yes.shape[1] > WRITTEN_TOKENS:
+            raise ValueError(
+                f"the answers have {yes.shape[1]} tokens and generation writes {WRITTEN_TOKENS}: use answer_by=scoring"
+            )
+        same = (self._write(batch, yes.shape[1]) == yes) | (yes == IGNORED)
+        return functional.one_hot(same.all(1).long(), 2).float()
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Mean cross-entropy of answer tokens: a scalar, float32.
+
+        Args:
+            logits: shape [batch, tokens, vocabulary].
+            labels: token ids, shape [batch, tokens]; ``IGNORED`` is left out.
+        """
+        return functional.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+
+    def batch_loss(self, batch: Batch) -> Tensor:
+        """Mean cross-entropy of the right answers' tokens, each given those before it."""
+        return self.loss(self._token_logits(self._question(batch), batch["target"]), batch["target"])
+
+    def gram_batches(self, batch: Batch, generation: bool) -> Iterator[Batch]:
+        """The batch; with ``generation`` also the batch with what the model itself writes in place of the answers.
+
+        Its layers get then the inputs that they get while the model writes, up to and including its end of sequence.
+        """
+        yield batch
+        if generation:
+            written = self._write(batch, WRITTEN_TOKENS)
+            ended = torch.isin(written, self._end_of_sequence(written.device)).long().cumsum(1)
+            before = functional.pad(ended[:, :-1], (1, 0))  # the end itself is written, what follows it is not
+            yield {**batch, "target": written.masked_fill(before > 0, IGNORED)}
+
+    def gram_pass(self, batch: Batch) -> None:
+        """One teacher-forced pass over questions and right answers."""
+        self._token_logits(self._question(batch), batch["target"])
+
+    def gram_mask(self, batch: Batch) -> Mask:
+        """Real tokens of the question for an encoder and for cross-attention's keys and values; those read after.
+
+        A decoder's row counts if a token of the answer is predicted from it, or, of a model without an encoder, if it
+        is a token of the question. The output layer of such a model sees only the former.
+        """
+        predicted = batch["target"] != IGNORED
+        if self._has_encoder:
+            read = batch["attention_mask"]
+            return {
+                "*.EncDecAttention.[kv]": read,
+                "*.encoder_attn.[kv]_proj": read,
+                "*encoder.*": read,
+                "*": predicted,
+            }
+        question = self._question(batch)
+        output = self.model.get_output_embeddings()
+        names = {name: predicted for name, module in self.model.named_modules() if module is output}
+        return {**names, "*": torch.cat([question["attention_mask"].bool(), predicted[:, 1:]], 1)}
+
+    def fisher_labels(self, batch: Batch) -> Tensor:
+        """The right answers, shape [batch]."""
+        return batch["labels"][:, 0]
+
+    @property
+    def _has_encoder(self) -> bool:
+        return bool(self.model.config.is_encoder_decoder)
+
+    def _question(self, batch: Batch) -> dict[str, Any]:
+        """The model's arguments for the questions: encoded, or (without an encoder) aligned at their ends."""
+        ids, mask = batch["input_ids"], batch["attention_mask"]
+        if self._has_encoder:
+            return {"encoder_outputs": self.model.get_encoder()(ids, attention_mask=mask), "attention_mask": mask}
+        width = mask.shape[1]
+        column = torch.arange(width, device=mask.device) - (width - mask.sum(1, keepdim=True))
+        return {"input_ids": ids.gather(1, column % width), "attention_mask": mask.gather(1, column % width)}
+
+    def _token_logits(self, question: dict[str, Any], tokens: Tensor) -> Tensor:
+        """Logits of each of the tokens that follow the questions, given those before it.
+
+        Args:
+            question: from :meth:`_question`.
+            tokens: shape [batch, tokens], ``IGNORED`` after their end; the last column is not read.
+
+        Returns:
+            Shape [batch, tokens, vocabulary].
+        """
+        before = tokens[:, :-1]
+        readable = before.clamp(min=0)  # what follows a sequence's end changes nothing before it
+        if self._has_encoder:
+            start = tokens.new_full((len(tokens), 1), self.model.config.decoder_start_token_id)
+            arguments = {**question, "decoder_input_ids": torch.cat([start, readable], 1)}
+        else:
+            mask = torch.cat([question["attention_mask"], (before != IGNORED).long()], 1)
+            arguments = {
+                "input_ids": torch.cat([question["input_ids"], readable], 1),
+                "attention_mask": mask,
+                "position_ids": (mask.cumsum(1) - 1).clamp(min=0),
+                "logits_to_keep": tokens.shape[1],
+            }
+        logits: Tensor = self.model(**arguments, use_cache=False).logits
+        return logits
+
+    def _write(self, batch: Batch, count: int) -> Tensor:
+        """The ``count`` tokens that the model writes greedily, whatever comes after an end of sequence: [batch, count].
+
+        Answers are a few tokens, so that decoding them again for each costs less than a cache.
+        """
+        with torch.no_grad():
+            question = self._question(batch)
+            written = batch["target"].new_zeros(len(batch["target"]), 1)
+            for _ in range(count):
+                best = self._token_logits(question, written)[:, -1].argmax(-1)
+                written[:, -1] = best
+                written = functional.pad(written, (0, 1))
+            return written[:, :-1]
+
+    def _end_of_sequence(self, device: torch.device) -> Tensor:
+        """Ids of the tokens that end a sequence; a model may have several, or none."""
+        ids = self.model.config.eos_token_id
+        return torch.tensor([] if ids is None else ids, dtype=torch.long, device=device).reshape(-1)
+
+
+def _auto_class(config: PreTrainedConfig) -> Any:
+    """What loads a model that writes; None for a model that only reads (masked language models such as BERT)."""
+    if config.is_encoder_decoder:
+        return AutoModelForSeq2SeqLM
+    writes = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) not in MODEL_FOR_MASKED_LM_MAPPING
+    return AutoModelForCausalLM if writes else None

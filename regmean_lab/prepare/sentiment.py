@@ -1,0 +1,52 @@
+"""The sentiment suite's data, which the suite brings by itself; here so that it can be brought ahead of a job."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from regmean_lab.download import DownloadError, read_source_distribution, write_atomically
+from regmean_lab.prepare.base import PrepareError, Preparer, Request, register_preparer
+from regmean_lab.suites.sentiment import DOMAINS, SOURCE, SentimentSettings, SentimentSuite
+
+_logger = logging.getLogger(__name__)
+
+
+@register_preparer("sentiment")
+class SentimentPreparer(Preparer):
+    """Rated sentences of four domains, from the package index or a source distribution that a person has."""
+
+    suites = ("sentiment",)
+    options = ("from",)
+    needs = f"a package index (2.5 MB by pip), or from= {SOURCE.file_name}"
+    arguments = "suite=sentiment"
+    notice = """\
+Sentences of four domains with their mean sentiment rating, from the source distribution of the Python package
+vaderSentiment 3.3.2 (https://pypi.org/project/vaderSentiment/3.3.2/). Licence: MIT. Cite:
+  C. J. Hutto, E. E. Gilbert. VADER: A Parsimonious Rule-based Model for Sentiment Analysis of Social Media Text. ICWSM
+    2014.
+"""
+
+    def files(self, data_dir: Path) -> dict[str, tuple[Path, ...]]:
+        """``sentiment/{tweets,movie,amazon,nyt}.tsv``."""
+        return {domain: (data_dir / "sentiment" / f"{domain}.tsv",) for domain in DOMAINS}
+
+    def prepare(self, request: Request) -> None:
+        """Bring what is absent; ``force`` also replaces files that are not the published ones."""
+        suite = SentimentSuite(request.data_dir, SentimentSettings())
+        if request.source is not None:
+            archive = request.source / SOURCE.file_name if request.source.is_dir() else request.source
+            if not archive.is_file():
+                raise PrepareError(f"{archive} is not there")
+            try:
+                content = read_source_distribution(SOURCE, archive)
+            except DownloadError as error:
+                raise PrepareError(str(error)) from error
+            suite.folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(suite.folder / SOURCE.file_name, content)
+        if request.force:
+            for domain, (path,) in self.files(request.data_dir).items():
+                if suite.missing([domain]):
+                    path.unlink()
+        suite.prepare(tuple(DOMAINS))
+        _logger.info("sentiment: %s in %s", ", ".join(DOMAINS), suite.folder)

@@ -1,0 +1,212 @@
+"""What a table expects: the jobs of a sweep, from its YAML."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from regmean_lab.command.locations import configuration_root, register_sweeps
+from regmean_lab.command.overrides import CONFIG_NAME
+from regmean_lab.command.resolvers import register_resolvers
+from regmean_lab.report.entries import Entry, column_settings, command_of, flat_settings, row_settings, setting_text
+from regmean_lab.report.read import Run
+from regmean_lab.results import NOT_FINGERPRINTED, NOT_FINGERPRINTED_TRAINER
+from regmean_lab.schema import register_schemas
+from regmean_lab.suites import suite_types
+
+SWEEPS, EXPERIMENTS = "multirun_sweeps", "experiment"
+NAMED = ("suite.name", "model.name", "method.name", "head_init", "order", "first", "members", "seed")
+"""What every job is known by, whether the sweep varies it or not."""
+
+
+class DefinitionError(Exception):
+    """A table without a definition, or one that cannot be expanded; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job that a table expects.
+
+    Attributes:
+        experiment: name of the experiment.
+        settings: what the sweep and the table's overrides set, and ``NAMED``, by dotted key, as text.
+        members: corpora that are merged, in order; those of the suite where the sweep names none, and one name for
+            all of them where their own scores choose them.
+        count: number of members.
+        command: the command that runs it.
+    """
+
+    experiment: str
+    settings: dict[str, str]
+    members: tuple[str, ...]
+    count: int
+    command: str
+
+
+@dataclass(frozen=True)
+class Definition:
+    """All jobs that a table expects.
+
+    Attributes:
+        name: name of the YAML.
+        jobs: the jobs, all with the same setting keys.
+    """
+
+    name: str
+    jobs: list[Job]
+
+    @property
+    def experiments(self) -> set[str]:
+        """Names that the jobs' results give as their experiment."""
+        return {job.experiment for job in self.jobs}
+
+    def entries(self, runs: Sequence[Run]) -> tuple[list[Entry], list[Run]]:
+        """An entry for each expected job, measured or not, and the results of its experiment that it does not expect.
+
+        A result belongs to the job whose settings it has; it may differ in settings that the sweep does not name.
+        """
+        keys = list(self.jobs[0].settings)
+        matching: dict[tuple[str | None, ...], list[Run]] = {}
+        other = []
+        expected = {self._key(job.experiment, job.settings, keys) for job in self.jobs}
+        for run in runs:
+            if run.result.experiment not in self.experiments:
+                continue
+            settings = _result_settings(run)
+            key = self._key(run.result.experiment, settings, keys)
+            if key in expected:
+                matching.setdefault(key, []).append(run)
+            else:
+                other.append(run)
+        entries = []
+        for job in self.jobs:
+            own: list[Run | None] = [*matching.get(self._key(job.experiment, job.settings, keys), [])]
+            entries += [_entry(job, run) for run in own or [None]]
+        return entries, other
+
+    @staticmethod
+    def _key(experiment: str, settings: Mapping[str, str], keys: Sequence[str]) -> tuple[str | None, ...]:
+        return (experiment, *(settings.get(key) for key in keys))
+
+
+def read_definition(name: str, overrides: Sequence[str] = ()) -> Definition:
+    """The jobs of ``multirun_sweeps/NAME.yaml``, or else of ``conf/experiment/NAME.yaml``.
+
+    Args:
+        name: name of the YAML.
+        overrides: what the sweep was run with besides, as on its command line.
+
+    Raises:
+        DefinitionError: when there is no such table, or its parameters or the overrides are wrong.
+    """
+    root = configuration_root()
+    known = {path.stem: SWEEPS for path in sorted((root / SWEEPS).glob("*.yaml"))}
+    known |= {p.stem: EXPERIMENTS for p in sorted((root / "conf" / EXPERIMENTS).glob("*.yaml")) if p.stem not in known}
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(known)}"
+        raise DefinitionError(f"table={name}: there is no such table; {hint}")
+    choice = f"+{SWEEPS}={name}" if known[name] == SWEEPS else f"{EXPERIMENTS}={name}"
+    register_schemas()
+    register_resolvers()
+    register_sweeps()
+    try:
+        with initialize_config_dir(str(root / "conf"), version_base="1.3"):
+            return Definition(name, _jobs(choice, list(overrides)))
+    except (HydraException, OmegaConfBaseException) as error:
+        message = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+        raise DefinitionError(f"table={name}: {message}") from None
+
+
+def _jobs(choice: str, overrides: list[str]) -> list[Job]:
+    parser = OverridesParser.create()
+    given = parser.parse_overrides(overrides)
+    # A sweep of a group (model=a,b) is no choice that the whole table could be composed with.
+    fixed = [choice, *(str(override.input_line) for override in given if not override.is_sweep_override())]
+    full = compose(CONFIG_NAME, fixed, return_hydra_config=True)
+    swept = OmegaConf.to_container(OmegaConf.select(full, "hydra.sweeper.params") or OmegaConf.create({}), resolve=True)
+    assert isinstance(swept, dict)
+    own = [f"{key}={value}" for key, value in swept.items() if str(key) not in {part.key_or_group for part in given}]
+    parameters = [*given, *parser.parse_overrides(own)]
+    composed: dict[tuple[str, ...], DictConfig] = {}
+    jobs = []
+    for texts in itertools.product(*(_values(parameter) for parameter in parameters)):
+        groups = tuple(text for text in texts if _is_group(text, full))
+        if groups not in composed:
+            composed[groups] = compose(CONFIG_NAME, [choice, *groups])
+        values = {override.key_or_group: override.value() for override in parser.parse_overrides(list(texts))}
+        jobs.append(_job(composed[groups], choice, texts, values))
+    return jobs
+
+
+def _job(base: DictConfig, choice: str, texts: Sequence[str], values: Mapping[str, Any]) -> Job:
+    config = base.copy()
+    plain = {key: value for key, value in values.items() if _is_setting(base, key)}
+    for key, value in plain.items():
+        OmegaConf.update(config, key, value)
+    settings = {key: setting_text(OmegaConf.select(config, key)) for key in (*NAMED, *plain)}
+    members = OmegaConf.select(config, "members")
+    first = OmegaConf.select(config, "first")
+    if members is None:
+        members = suite_types()[config.suite.name].reference_order
+    count = first or len(members)
+    greedy = config.order == "greedy"
+    names = (f"{count} of {len(members)}, by their scores",) if greedy else tuple(members)[:count]
+    command = shlex.join(["python", "-m", "regmean_lab", choice, *texts])
+    return Job(str(config.experiment), settings, names, count, command)
+
+
+def _entry(job: Job, run: Run | None) -> Entry:
+    method = job.settings["method.name"]
+    return Entry(
+        experiment=job.experiment,
+        method=method,
+        column=column_settings(job.settings),
+        row=row_settings(method, job.settings),
+        members=job.members if run is None else tuple(run.result.members),
+        count=job.count,
+        seed=int(job.settings["seed"]),
+        run=run,
+        command=job.command if run is None else command_of(run),
+    )
+
+
+def _result_settings(run: Run) -> dict[str, str]:
+    result = run.result
+    settings = flat_settings(result.configuration)
+    named = {"suite.name": result.suite, "model.name": result.model, "method.name": result.method}
+    return settings | named | {"head_init": result.head_init, "seed": str(result.seed)}
+
+
+def _values(parameter: Override) -> list[str]:
+    """``key=value`` for each value of a parameter, as a command line gives it."""
+    key = parameter.get_key_element()
+    if parameter.is_discrete_sweep():
+        return [f"{key}={value}" for value in parameter.sweep_string_iterator()]
+    return [str(parameter.input_line)]
+
+
+def _is_group(text: str, config: DictConfig) -> bool:
+    """Whether an override chooses an option of a group rather than setting a value."""
+    key = text.partition("=")[0].lstrip("+~")
+    return "." not in key and (key == EXPERIMENTS or OmegaConf.is_dict(OmegaConf.select(config, key)))
+
+
+def _is_setting(config: DictConfig, key: str) -> bool:
+    """Whether an override sets one value, and one that changes what is measured."""
+    if key.partition(".")[0] in (*NOT_FINGERPRINTED, "hydra", EXPERIMENTS):
+        return False
+    if key.removeprefix("trainer.") in NOT_FINGERPRINTED_TRAINER:
+        return False
+    return not OmegaConf.is_dict(OmegaConf.select(config, key))

@@ -1,0 +1,142 @@
+"""One entry for each job that a report is about: what was set, and what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from regmean_lab.report.read import Run
+
+COLUMN_PARTS = ("suite", "model", "training", "trainer.precision", "head_init", "order")
+"""Settings that make scores incomparable: results that differ in them stand in different columns."""
+
+ROW_PARTS = ("method", "statistics")
+"""Settings that are compared: results that differ in them stand in different rows."""
+
+STATISTICS_OF = {
+    "individual": (),
+    "ensemble": (),
+    "multitask": (),
+    "simple": (),
+    "optimal_transport": (),
+    "fisher": ("statistics.fisher", "statistics.seed"),
+    "regmean": ("statistics.gram", "statistics.seed"),
+}
+"""Which statistics settings change a method's result; for methods that are not listed, all may."""
+
+NOT_DISTINGUISHING = (".checkpoint", ".revision", "method.name")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One job, measured or only expected.
+
+    Attributes:
+        experiment: name of the experiment.
+        method: name of the method.
+        column: settings that say with which other entries its scores can be compared, by dotted key, as text.
+        row: settings of the method and its statistics, by dotted key, as text.
+        members: what is merged.
+        count: number of members.
+        seed: the job's seed.
+        run: the result, or None while there is none.
+        command: the command that runs the job.
+    """
+
+    experiment: str
+    method: str
+    column: Mapping[str, str]
+    row: Mapping[str, str]
+    members: tuple[str, ...]
+    count: int
+    seed: int
+    run: Run | None
+    command: str
+
+
+def entries_of(runs: Sequence[Run]) -> list[Entry]:
+    """An entry for each result, with the settings that its configuration records."""
+    flat = [flat_settings(run.result.configuration) for run in runs]
+    following = _following_seed(runs, flat)
+    return [
+        _entry(run, {key: value for key, value in settings.items() if (run.result.suite, key) not in following})
+        for run, settings in zip(runs, flat, strict=True)
+    ]
+
+
+def command_of(run: Run) -> str:
+    """The command that runs a result's job again, as the result records it."""
+    return str(run.result.environment.get("command", ""))
+
+
+def flat_settings(configuration: Mapping[str, Any]) -> dict[str, str]:
+    """A nested configuration by dotted key, with values as text (:func:`setting_text`)."""
+    return dict(_flat(configuration, ""))
+
+
+def setting_text(value: Any) -> str:
+    """A value as text, the same however it was written: ``1`` for 1.0, ``none`` for null."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return f"{value:.12g}"
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(setting_text, value))}]"
+    return str(value)
+
+
+def row_settings(method: str, settings: Mapping[str, str]) -> dict[str, str]:
+    """Those settings that make a method's results another row."""
+    statistics = STATISTICS_OF.get(method, ("statistics",))
+    return {key: value for key, value in settings.items() if _below(key, ("method", *statistics)) and _tells(key)}
+
+
+def column_settings(settings: Mapping[str, str]) -> dict[str, str]:
+    """Those settings that make results another column."""
+    return {key: value for key, value in settings.items() if _below(key, COLUMN_PARTS) and _tells(key)}
+
+
+def _entry(run: Run, settings: dict[str, str]) -> Entry:
+    result = run.result
+    settings |= {"suite.name": result.suite, "model.name": result.model, "head_init": result.head_init}
+    return Entry(
+        experiment=result.experiment,
+        method=result.method,
+        column=column_settings(settings),
+        row=row_settings(result.method, settings),
+        members=tuple(result.members),
+        count=len(result.members),
+        seed=result.seed,
+        run=run,
+        command=command_of(run),
+    )
+
+
+def _following_seed(runs: Sequence[Run], flat: Sequence[Mapping[str, str]]) -> set[tuple[str, str]]:
+    """By suite, settings that are the job's seed under another name (``suite.partition_seed``): averaged over."""
+    seen: dict[tuple[str, str], bool] = {}
+    for run, settings in zip(runs, flat, strict=True):
+        for key, value in settings.items():
+            if key.endswith("_seed"):
+                place = (run.result.suite, key)
+                seen[place] = seen.get(place, True) and value == str(run.result.seed)
+    return {place for place, follows in seen.items() if follows}
+
+
+def _flat(value: Any, prefix: str) -> Iterable[tuple[str, str]]:
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            yield from _flat(part, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, setting_text(value)
+
+
+def _below(key: str, parts: Sequence[str]) -> bool:
+    return any(key == part or key.startswith(f"{part}.") for part in parts)
+
+
+def _tells(key: str) -> bool:
+    return not key.endswith(NOT_DISTINGUISHING)

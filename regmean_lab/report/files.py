@@ -1,0 +1,39 @@
+"""Writing files whole, and names for them."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+
+def write_text(path: Path, content: str) -> Path:
+    """Write a text to a temporary name and rename it; returns the path."""
+    return write_bytes(path, content.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> Path:
+    """Write bytes to a temporary name and rename it; returns the path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
+    return path
+
+
+class FileNames:
+    """Stems of files, each given once."""
+
+    def __init__(self) -> None:
+        self._given: set[str] = set()
+
+    def stem(self, *parts: str) -> str:
+        """A stem that says what the parts say, in letters, digits, dots and dashes."""
+        wanted = "-".join(text for part in parts if (text := re.sub(r"[^A-Za-z0-9._]+", "-", part).strip("-._")))
+        wanted = wanted[:120] or "report"
+        stem, number = wanted, 1
+        while stem.lower() in self._given:
+            number += 1
+            stem = f"{wanted}-{number}"
+        self._given.add(stem.lower())
+        return stem

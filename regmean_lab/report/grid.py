@@ -1,0 +1,224 @@
+"""Which entries stand in one column and which in one row, and what both are called."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from regmean_lab.report.entries import Entry
+from regmean_lab.report.rows import METHOD_ORDER, ordered_methods, short_name
+
+Key = tuple[tuple[str, ...], int]
+"""Members and seed: what a row's entries differ in, and what comparisons between rows are paired over."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to merge (or a comparator), with its entries in one column.
+
+    Attributes:
+        label: the method and, where several rows have the same one, the settings that tell them apart.
+        method: name of the method.
+        settings: the settings of the method and its statistics.
+        entries: one for each set of members and seed.
+    """
+
+    label: str
+    method: str
+    settings: Mapping[str, str]
+    entries: dict[Key, Entry]
+
+
+@dataclass(frozen=True)
+class Column:
+    """Everything whose scores can be compared: one suite, model, training and number of members.
+
+    Attributes:
+        label: what tells the column from the section's others; empty for the only one.
+        title: suite, model, and what else tells it from others: stands alone.
+        settings: the settings that its entries share.
+        count: number of members.
+        rows: its rows, comparators first.
+    """
+
+    label: str
+    title: str
+    settings: Mapping[str, str]
+    count: int
+    rows: list[Row]
+
+    @property
+    def keys(self) -> list[Key]:
+        """All members and seeds of its rows."""
+        return sorted(dict.fromkeys(key for row in self.rows for key in row.entries), key=natural_key)
+
+    @property
+    def member_sets(self) -> list[tuple[str, ...]]:
+        """All sets of members of its rows, as they come."""
+        return list(dict.fromkeys(members for row in self.rows for members, _ in row.entries))
+
+    def row(self, label: str) -> Row | None:
+        """The row with a label, if it has one."""
+        return next((row for row in self.rows if row.label == label), None)
+
+
+@dataclass(frozen=True)
+class Section:
+    """One experiment, or one table with a definition.
+
+    Attributes:
+        name: its name.
+        defined: whether it is known which jobs there should be.
+        columns: its columns.
+        notices: what a reader should know of its entries.
+    """
+
+    name: str
+    defined: bool
+    columns: list[Column]
+    notices: list[str]
+
+    @property
+    def row_labels(self) -> list[str]:
+        """Labels of all columns' rows, comparators first."""
+        found: dict[str, str] = {row.label: row.method for column in self.columns for row in column.rows}
+        position = {method: number for number, method in enumerate(ordered_methods(found.values()))}
+        return sorted(found, key=lambda label: (position[found[label]], natural_key(label)))
+
+
+def sections_of(entries: Sequence[Entry], table: str | None = None) -> list[Section]:
+    """Entries by experiment; with the name of a table, all in one section of that name, which is a defined one."""
+    if table is not None:
+        return [_section(table, entries, defined=True)]
+    names = sorted({entry.experiment for entry in entries}, key=natural_key)
+    return [_section(name, [e for e in entries if e.experiment == name], defined=False) for name in names]
+
+
+def natural_key(value: object) -> list[tuple[int, float, str]]:
+    """A sort key that orders the numbers in a text by value, and ``none`` after all numbers."""
+    parts = re.split(r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?)", str(value))
+    return [(0, float(part), "") if number % 2 else (1, 0.0, part) for number, part in enumerate(parts)]
+
+
+def _section(name: str, entries: Sequence[Entry], defined: bool) -> Section:
+    grouped: dict[tuple[tuple[tuple[str, str], ...], int], list[Entry]] = {}
+    for entry in entries:
+        grouped.setdefault((tuple(sorted(entry.column.items())), entry.count), []).append(entry)
+    ordered = sorted(grouped, key=lambda place: _column_order(dict(place[0]), place[1]))
+    labels = _column_labels([(dict(settings), count) for settings, count in ordered])
+    columns, notices = [], []
+    for (settings, count), label in zip(ordered, labels, strict=True):
+        own, found = _without_repetitions(grouped[settings, count])
+        suite_and_model = f"{dict(settings)['suite.name']}, {dict(settings)['model.name']}"
+        told = [part for part in label if part not in suite_and_model.split(", ")]
+        title = ", ".join([suite_and_model, *told])
+        columns.append(Column(", ".join(label), title, dict(settings), count, _rows(own)))
+        notices += found + _data_notices(title, own)
+    return Section(name, defined, columns, notices)
+
+
+def _column_order(settings: Mapping[str, str], count: int) -> tuple[object, ...]:
+    head = settings.get("head_init", "")
+    return (settings["suite.name"], settings["model.name"], head != "same", count, natural_key(sorted(settings.items())))
+
+
+def _column_labels(columns: Sequence[tuple[Mapping[str, str], int]]) -> list[list[str]]:
+    """What tells each column from the others, in words.
+
+    A suite's settings are named only where they vary within the suite, and those of the training where they vary
+    within suite and model: another suite or model brings its own.
+    """
+    labels: list[list[str]] = [[] for _ in columns]
+    for key in ("suite.name", "model.name"):
+        if len({settings[key] for settings, _ in columns}) > 1:
+            for label, (settings, _) in zip(labels, columns, strict=True):
+                label.append(settings[key])
+    for key in dict.fromkeys(key for settings, _ in columns for key in settings):
+        if key in ("suite.name", "model.name"):
+            continue
+        for label, (settings, _) in zip(labels, columns, strict=True):
+            alike = [other for other, _ in columns if _comparable(key, settings, other)]
+            if len({other.get(key) for other in alike}) > 1:
+                label.append(f"{_column_setting(key)}{settings.get(key, 'not recorded')}")
+    if len({count for _, count in columns}) > 1:
+        for label, (_, count) in zip(labels, columns, strict=True):
+            label.append(count_text(count, "member"))
+    return labels
+
+
+def count_text(count: int, noun: str) -> str:
+    """``1 seed``, ``5 seeds``."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def _comparable(key: str, settings: Mapping[str, str], other: Mapping[str, str]) -> bool:
+    same_suite = settings["suite.name"] == other["suite.name"]
+    same_model = settings["model.name"] == other["model.name"]
+    if key.startswith("suite."):
+        return same_suite
+    if key.startswith("model."):
+        return same_model
+    return same_suite and same_model
+
+
+def _column_setting(key: str) -> str:
+    if key == "head_init":
+        return "head init "
+    return f"{short_name(key).removeprefix('suite.').removeprefix('model.')}="
+
+
+def _rows(entries: Sequence[Entry]) -> list[Row]:
+    rows = []
+    for method in ordered_methods(sorted({entry.method for entry in entries}, key=_method_order)):
+        own = [entry for entry in entries if entry.method == method]
+        keys = sorted({key for entry in own for key in entry.row})
+        varying = [key for key in keys if len({entry.row.get(key) for entry in own}) > 1]
+        groups: dict[str, list[Entry]] = {}
+        for entry in own:
+            told = [f"{short_name(key)}={entry.row.get(key, 'not recorded')}" for key in varying]
+            groups.setdefault(" ".join([method, *told]), []).append(entry)
+        for label in sorted(groups, key=natural_key):
+            members = groups[label]
+            rows.append(Row(label, method, members[0].row, {(e.members, e.seed): e for e in members}))
+    return rows
+
+
+def _method_order(method: str) -> tuple[int, str]:
+    return (METHOD_ORDER.index(method) if method in METHOD_ORDER else len(METHOD_ORDER), method)
+
+
+def _without_repetitions(entries: Sequence[Entry]) -> tuple[list[Entry], list[str]]:
+    """Of several results for the same cell, members and seed the newest; the others are named where scores differ."""
+    kept: dict[object, Entry] = {}
+    notices = []
+    for entry in sorted(entries, key=_age):
+        place = (entry.method, tuple(sorted(entry.row.items())), entry.members, entry.seed)
+        older = kept.get(place)
+        kept[place] = entry
+        if older is None or older.run is None or entry.run is None:
+            continue
+        if older.run.result.scores != entry.run.result.scores:
+            notices.append(
+                f"{older.run.path} is left out: {entry.run.path} is newer and has the same method, members and seed, "
+                "but other scores"
+            )
+    return list(kept.values()), notices
+
+
+def _age(entry: Entry) -> tuple[float, str]:
+    return (0.0, "") if entry.run is None else (entry.run.modified, str(entry.run.path))
+
+
+def _data_notices(title: str, entries: Iterable[Entry]) -> list[str]:
+    """Whether results that are compared were measured on the same data."""
+    seen: dict[Key, set[str]] = {}
+    for entry in entries:
+        if entry.run is not None:
+            seen.setdefault((entry.members, entry.seed), set()).add(str(entry.run.result.data_fingerprint))
+    different = [key for key, fingerprints in seen.items() if len(fingerprints) > 1]
+    if not different:
+        return []
+    (members, seed), more = different[0], len(different) - 1
+    also = f" (and {more} more)" if more else ""
+    return [f"{title}: the data changed between results of {' + '.join(members)}, seed {seed}{also}: compare with care"]

@@ -1,0 +1,119 @@
+"""Finding results and reading them; what cannot be read is said, and left out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from regmean_lab.results import RESULT_FILE, Result, ResultError, read_result
+
+
+class NoResultsError(Exception):
+    """A folder that is not there, or nothing in it that a report could be made of."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One result and where it was read.
+
+    Attributes:
+        result: what the job measured.
+        path: its ``result.json``.
+        modified: when the file was written, in seconds since 1970.
+    """
+
+    result: Result
+    path: Path
+    modified: float
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search for results brought.
+
+    Attributes:
+        runs: every readable result, in the order of the paths.
+        problems: one message for each file that is left out.
+    """
+
+    runs: list[Run]
+    problems: list[str]
+
+
+def find_runs(folders: Sequence[Path]) -> Found:
+    """Read every ``result.json`` below some folders; hidden folders are not looked into.
+
+    Raises:
+        NoResultsError: when a folder is not there, or no file could be read.
+    """
+    if absent := [str(folder) for folder in folders if not folder.is_dir()]:
+        raise NoResultsError(f"results: there is no folder {', '.join(absent)}; run jobs first, or name another folder")
+    paths = list(dict.fromkeys(path.resolve() for folder in folders for path in _result_files(folder)))
+    runs: list[Run] = []
+    problems: list[str] = []
+    for path in paths:
+        try:
+            runs.append(_read(path))
+        except ResultError as error:
+            problems.append(str(error))
+    if not runs:
+        where = ", ".join(map(str, folders))
+        message = f"results: no {RESULT_FILE} below {where}; a job writes one when it has finished"
+        if problems:
+            message = "\n".join([f"results: none of the {len(problems)} results below {where} can be read", *problems])
+        raise NoResultsError(message)
+    return Found(runs, problems)
+
+
+def _result_files(folder: Path) -> Iterable[Path]:
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if RESULT_FILE in files:
+            yield Path(parent) / RESULT_FILE
+
+
+def _read(path: Path) -> Run:
+    try:
+        result = read_result(path)
+        modified = path.stat().st_mtime
+    except (OSError, RecursionError) as error:
+        raise ResultError(f"{path}: not a readable result ({error})") from None
+    if wrong := list(_form_problems(result)):
+        raise ResultError(f"{path}: not the form of a result ({'; '.join(wrong)})")
+    # One entry a layer, which no table shows and which is most of the file.
+    result.diagnostics = []
+    return Run(result, path, modified)
+
+
+def _form_problems(result: Result) -> Iterable[str]:
+    """What has a type that a result cannot have; the file may have been written by anything."""
+    for name in ("fingerprint", "experiment", "suite", "model", "method", "head_init"):
+        if not isinstance(getattr(result, name), str):
+            yield f"{name}: expected text"
+    if not (isinstance(result.members, list) and result.members and _all_are(result.members, str)):
+        yield "members: expected a list of names"
+    if not isinstance(result.seed, int):
+        yield "seed: expected an integer"
+    if not (isinstance(result.scores, Mapping) and {"in_domain", "out_of_domain"} <= set(result.scores)):
+        yield "scores: expected in_domain and out_of_domain"
+    else:
+        for domain, scores in result.scores.items():
+            if not (isinstance(scores, Mapping) and all(_is_score(score) for score in scores.values())):
+                yield f"scores.{domain}: expected a number for each corpus"
+    for name in ("mean_in_domain", "mean_out_of_domain"):
+        if not _is_score(getattr(result, name)):
+            yield f"{name}: expected a number or null"
+    for name in ("configuration", "environment", "seconds"):
+        if not isinstance(getattr(result, name), Mapping):
+            yield f"{name}: expected an object"
+
+
+def _all_are(values: Iterable[Any], kind: type) -> bool:
+    return all(isinstance(value, kind) for value in values)
+
+
+def _is_score(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))

@@ -1,0 +1,185 @@
+"""Whether a row's scores differ from a reference's: paired over members and seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from regmean_lab.report.aggregate import by_key, domains_of, score_of
+from regmean_lab.report.grid import Column, Key, Row, Section
+
+MINIMUM_PAIRS = 5
+"""Fewer paired scores are not tested: no outcome of a signed-rank test of 4 pairs has p below 0.125."""
+
+RESAMPLES = 10_000
+BOOTSTRAP_SEED = 0
+INTERVAL = 0.95
+_CHUNK = 500
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """Differences of paired scores, and how sure they are.
+
+    Attributes:
+        pairs: number of paired scores.
+        difference: mean difference.
+        low: lower end of the 95 % percentile bootstrap interval of the mean difference.
+        high: its upper end.
+        probability: two-sided p of Wilcoxon's signed-rank test; 1 where all differences are zero.
+    """
+
+    pairs: int
+    difference: float
+    low: float
+    high: float
+    probability: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One row against the reference, in one column and domain.
+
+    Attributes:
+        column: title of the column.
+        domain: in or out of domain.
+        label: label of the row.
+        reference: label of the reference row.
+        test: what was found, or None where it was not tested.
+        adjusted: p after Holm's correction for all rows of the same column and domain.
+        reason: why it was not tested.
+    """
+
+    column: str
+    domain: str
+    label: str
+    reference: str
+    test: PairedTest | None = None
+    adjusted: float | None = None
+    reason: str = ""
+
+
+def comparisons(section: Section, reference: str) -> list[Comparison]:
+    """Every row of a section against the reference row of its column.
+
+    Args:
+        section: its rows are paired over members and seeds.
+        reference: label of a row, or name of a method that has one row.
+    """
+    found = []
+    for column in section.columns:
+        base, reason = reference_row(column, reference)
+        if len(column.rows) < 2:
+            continue
+        for domain in domains_of(column):
+            if base is None:
+                found.append(Comparison(column.title, domain, "all rows", reference, reason=reason))
+                continue
+            scores = by_key(base, score_of(domain))
+            compared = [
+                _comparison(column, domain, row, base, scores) for row in column.rows if row.label != base.label
+            ]
+            found += _with_holm(compared)
+    return found
+
+
+def reference_row(column: Column, reference: str) -> tuple[Row | None, str]:
+    """The row that a reference names, or None and why there is none."""
+    if (row := column.row(reference)) is not None:
+        return row, ""
+    rows = [row for row in column.rows if row.method == reference]
+    if len(rows) == 1:
+        return rows[0], ""
+    if rows:
+        return None, f"{reference} has several rows ({', '.join(row.label for row in rows)}): name one as reference"
+    return None, f"there is no result of {reference} to compare with"
+
+
+def paired_test(differences: Sequence[float]) -> PairedTest:
+    """Bootstrap interval of a mean difference, and Wilcoxon's signed-rank test against zero.
+
+    The bootstrap draws the differences 10,000 times with replacement (seeded: the same differences have the same
+    interval) and takes the percentiles of the means. The test is two-sided; differences of zero are left out of it.
+
+    Raises:
+        ValueError: for fewer than 5 differences.
+    """
+    if len(differences) < MINIMUM_PAIRS:
+        raise ValueError(f"{len(differences)} paired scores; at least {MINIMUM_PAIRS} are needed")
+    import numpy as np  # these two take seconds to import, and many reports have nothing to test
+    from scipy.stats import wilcoxon
+
+    values = np.asarray(differences, dtype=np.float64)
+    generator = np.random.default_rng(BOOTSTRAP_SEED)
+    means = np.concatenate(
+        [
+            values[generator.integers(0, len(values), size=(_CHUNK, len(values)))].mean(axis=1)
+            for _ in range(RESAMPLES // _CHUNK)
+        ]
+    )
+    outside = (1 - INTERVAL) / 2
+    low, high = np.quantile(means, [outside, 1 - outside])
+    probability = 1.0 if not values.any() else float(wilcoxon(values, zero_method="wilcox").pvalue)
+    return PairedTest(len(values), float(values.mean()), float(low), float(high), probability)
+
+
+def holm(probabilities: Sequence[float]) -> list[float]:
+    """Holm's step-down correction of several p values, in their order."""
+    order = sorted(range(len(probabilities)), key=lambda number: probabilities[number])
+    adjusted, highest = [0.0] * len(probabilities), 0.0
+    for rank, number in enumerate(order):
+        highest = max(highest, min(1.0, probabilities[number] * (len(probabilities) - rank)))
+        adjusted[number] = highest
+    return adjusted
+
+
+def _comparison(column: Column, domain: str, row: Row, base: Row, scores: dict[Key, float]) -> Comparison:
+    own = by_key(row, score_of(domain))
+    differences = [own[key] - scores[key] for key in sorted(own.keys() & scores.keys())]
+    if len(differences) < MINIMUM_PAIRS:
+        reason = f"not tested: {len(differences)} paired scores, at least {MINIMUM_PAIRS} are needed"
+        return Comparison(column.title, domain, row.label, base.label, reason=reason)
+    return Comparison(column.title, domain, row.label, base.label, paired_test(differences))
+
+
+def _with_holm(compared: Iterable[Comparison]) -> list[Comparison]:
+    listed = list(compared)
+    tested = [number for number, comparison in enumerate(listed) if comparison.test is not None]
+    adjusted = holm([test.probability for number in tested if (test := listed[number].test) is not None])
+    for number, probability in zip(tested, adjusted, strict=True):
+        listed[number] = replace(listed[number], adjusted=probability)
+    return listed
+
+
+HEADINGS = ("column", "domain", "method", "n", "difference", "95 % interval", "p", "p (Holm)")
+
+
+def cells_of_test(comparison: Comparison) -> list[str]:
+    """A comparison as texts, one for each of ``HEADINGS``; without a test, its reason stands instead of numbers."""
+    named = [comparison.column, comparison.domain, comparison.label]
+    test = comparison.test
+    if test is None or comparison.adjusted is None:
+        return [*named, comparison.reason]
+    interval = f"{_signed(test.low)} to {_signed(test.high)}"
+    p_values = [_probability_text(p) for p in (test.probability, comparison.adjusted)]
+    return [*named, str(test.pairs), _signed(test.difference), interval, *p_values]
+
+
+def _signed(value: float) -> str:
+    text = f"{value:+.2f}".replace("-", "−")
+    return "0.00" if text in ("+0.00", "−0.00") else text
+
+
+def _probability_text(probability: float) -> str:
+    return "< 0.001" if probability < 0.001 else f"{probability:.3f}"
+
+
+def explanation(reference: str) -> str:
+    """What is tested, in words."""
+    return (
+        f"Each row against {reference}, paired over sets of members × seeds (n). The interval is the 95 % percentile "
+        f"bootstrap interval of the mean difference ({RESAMPLES:,} resamples, seed {BOOTSTRAP_SEED}); p is of "
+        "Wilcoxon's two-sided signed-rank test, and p (Holm) is corrected for all rows of the same column and domain. "
+        "Both treat pairs as independent, although sets of members that share a member, and seeds that share data, are "
+        f"not quite. Fewer than {MINIMUM_PAIRS} pairs are not tested."
+    )

@@ -1,0 +1,132 @@
+"""The emotion suite for models that write: one question with the answer yes or no for each annotated label.
+
+The wording is that of Jin et al., "Dataless Knowledge Fusion by Merging Weights of Language Models", ICLR 2023; the
+corpora are those of :mod:`regmean_lab.suites.emotion`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal, cast
+
+from regmean_lab.suites.answers import FORMS, AnswerExample, Wording
+from regmean_lab.suites.base import IGNORED, Example, Split, Task, register_suite
+from regmean_lab.suites.emotion import LABELS, EmotionCorpora, EmotionDataSettings
+
+ANSWERED_BY = ("scoring", "generation")
+WORDINGS = (
+    Wording(
+        "text_to_text",
+        "does the sentence express {subject}? <extra_id_0> {text}",
+        ("<extra_id_0> no", "<extra_id_0> yes"),
+    ),
+    Wording("causal", "{text} The sentence expresses {subject}.", (" no", " yes")),
+)
+
+
+@dataclass
+class EmotionTextSettings(EmotionDataSettings):
+    """Settings of the emotion suite for models that write. All limits count sentences, not questions.
+
+    Attributes:
+        form: how questions are put: ``text_to_text`` ("does the sentence express joy? <extra_id_0> …", answered
+            "<extra_id_0> yes") or ``causal`` ("… The sentence expresses joy.", continued " yes"). None: text to text
+            for tokenizers that have the token <extra_id_0> (T5's), causal for all others (GPT-2's).
+        answer_by: the answer is the one to which the model gives the higher probability (``scoring``), or the model
+            writes it, greedily (``generation``; several times slower).
+    """
+
+    form: str | None = None
+    answer_by: str = "scoring"
+
+
+@register_suite("emotion_text")
+class EmotionTextSuite(EmotionCorpora):
+    """Which emotions a sentence has, asked one label at a time and answered in words.
+
+    Files, members and rules for out-of-domain corpora are those of the suite ``emotion``. Every sentence gives one
+    example for each label that it annotates, in the labels' order. Of the training examples of a label, all positive
+    ones are kept, and each negative one with a probability that is the square root of the share of positive ones among
+    the corpus's training sentences that annotate the label. Dev, test and out-of-domain examples are all kept.
+    """
+
+    settings_type = EmotionTextSettings
+    settings: EmotionTextSettings
+
+    def problems(self) -> list[str]:
+        """What is wrong with the settings."""
+        found = super().problems()
+        for name, allowed in (("form", (*FORMS, None)), ("answer_by", ANSWERED_BY)):
+            value = getattr(self.settings, name)
+            if value not in allowed:
+                shown = ", ".join("null" if option is None else option for option in allowed)
+                found.append(f"{name}: expected one of {shown}, got {value!r}")
+        return found
+
+    def task(self, corpus: str) -> Task:
+        """Sixteen labels to ask about: the same for every corpus."""
+        answer_by = cast(Literal["scoring", "generation"], self.settings.answer_by)
+        return Task("answers", LABELS, "macro_f1", answer_by=answer_by)
+
+    def examples(self, corpus: str, split: Split) -> list[AnswerExample]:
+        """Questions of one split, sentence by sentence; in training without most of the negative ones."""
+        sentences = self.sentences(corpus, split)
+        if split != "train":
+            return self._questions(sentences)
+        kept = kept_questions(sentences, f"{self.settings.sample_seed} {corpus}")
+        return self._questions(sentences, kept)
+
+    def out_of_domain_examples(self, corpus: str) -> list[AnswerExample]:
+        """All questions about the sentences on which a corpus is evaluated when it is out of domain."""
+        return self._questions(self.out_of_domain_sentences(corpus))
+
+    def fingerprint(self, corpus: str) -> str:
+        """Hash of the sentences' fingerprint (which holds the seed that chooses negatives) and of the wording."""
+        content = {"sentences": super().fingerprint(corpus), "wordings": [asdict(part) for part in self._wordings]}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def _wordings(self) -> tuple[Wording, ...]:
+        return tuple(wording for wording in WORDINGS if self.settings.form in (None, wording.form))
+
+    def _questions(
+        self, sentences: Sequence[Example], kept: Sequence[Sequence[bool]] | None = None
+    ) -> list[AnswerExample]:
+        wordings = self._wordings
+        return [
+            AnswerExample(sentence.text, (value, number), subject=name, wordings=wordings)
+            for row, sentence in enumerate(sentences)
+            for number, (name, value) in enumerate(zip(LABELS, _values(sentence), strict=True))
+            if value != IGNORED and (kept is None or kept[row][number])
+        ]
+
+
+def kept_questions(sentences: Sequence[Example], seed: int | str) -> list[list[bool]]:
+    """Which questions training keeps: of a label's negative ones, each with probability √(share of positive ones).
+
+    Args:
+        sentences: sentences with all their labels.
+        seed: determines the choice; that of a label does not depend on the other labels.
+
+    Returns:
+        For each sentence and label whether its question is kept; False where the label is not annotated.
+    """
+    columns = []
+    for name, values in zip(LABELS, zip(*map(_values, sentences), strict=True), strict=True):
+        annotated = sum(value != IGNORED for value in values)
+        probability = math.sqrt(sum(value == 1 for value in values) / annotated) if annotated else 0.0
+        generator = random.Random(f"negatives {seed} {name}")
+        draws = [generator.random() for _ in values]
+        columns.append(
+            [value == 1 or (value == 0 and draw < probability) for value, draw in zip(values, draws, strict=True)]
+        )
+    return [list(row) for row in zip(*columns, strict=True)]
+
+
+def _values(sentence: Example) -> tuple[int, ...]:
+    return cast(tuple[int, ...], sentence.label)

@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from drawn_members import Member
+from torch import Tensor
+
+from regmean_lab.callbacks.statistics import (
+    StatisticsCallback,
+    StatisticsRequest,
+    collect_for_entry,
+    open_statistics,
+    requests_of,
+)
+from regmean_lab.evaluate import test_trainer as make_trainer
+from regmean_lab.schema import FisherConfig, GramConfig, StatisticsConfig, TrainerConfig, TrainingConfig
+from regmean_lab.statistics import FisherFile, GramFile, StatisticsError
+from regmean_lab.suites.base import IGNORED
+
+GRAM = StatisticsRequest("gram", GramConfig(examples=20), batch_size=8, seed=0, precision="32-true")
+FISHER = StatisticsRequest("fisher", FisherConfig(examples=6), batch_size=3, seed=0, precision="32-true")
+
+
+@pytest.fixture
+def trainer() -> pl.Trainer:
+    return make_trainer(TrainerConfig(accelerator="cpu", progress_bar=False))
+
+
+def collect(trainer: pl.Trainer, member: Member, request: StatisticsRequest) -> bool:
+    source = member.source()
+    return collect_for_entry(trainer, member.entry, request, source.load, source.batches, member.fingerprint)
+
+
+def inputs_of(member: Member, layer: str, request: StatisticsRequest) -> Tensor:
+    """Rows of a layer's input at real tokens, over the examples that the request draws, in float64."""
+    module = member.load()
+    rows = []
+
+    def keep(_: torch.nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        rows.append(arguments[0].double()[batch["attention_mask"].bool()])
+
+    module.model.get_submodule(layer).register_forward_pre_hook(keep)
+    with torch.no_grad():
+        for batch in member.source().batches(request.examples, request.batch_size, request.seed):
+            module(batch)
+    return torch.cat(rows)
+
+
+def test_gram_matrices_are_those_of_the_members_training_data(trainer: pl.Trainer, members: list[Member]) -> None:
+    member = members[0]
+    assert collect(trainer, member, GRAM)
+    statistics = open_statistics(member.entry, GRAM, member.fingerprint)
+    assert isinstance(statistics, GramFile)
+    assert statistics.examples == 20
+    layer = "bert.encoder.layer.1.output.dense"
+    rows = inputs_of(member, layer, GRAM)
+    torch.testing.assert_close(statistics.matrix(layer).double(), rows.T @ rows / len(rows), rtol=1e-4, atol=1e-5)
+    assert statistics.rows[statistics.shared[layer]] == len(rows)
+    assert set(statistics.layers) == {
+        name for name, part in member.load().model.named_modules() if isinstance(part, torch.nn.Linear)
+    }
+
+
+def test_fisher_information_is_that_of_the_members_training_data(trainer: pl.Trainer, members: list[Member]) -> None:
+    """Expectation over the model's own labels: Σ over annotated labels of p (1 − p) (∂ logit)², mean over examples."""
+    member = members[1]
+    assert collect(trainer, member, FISHER)
+    statistics = open_statistics(member.entry, FISHER, member.fingerprint)
+    assert isinstance(statistics, FisherFile)
+    module, name = member.load(), "classifier.weight"
+    parameter = module.model.get_parameter(name)
+    total, count = torch.zeros(parameter.shape), 0
+    for batch in member.source().batches(6, 1, 0):
+        logits = module(batch)[0]
+        for label in range(16):
+            if batch["labels"][0, label] == IGNORED:
+                continue
+            (gradient,) = torch.autograd.grad(logits[label], parameter, retain_graph=True)
+            probability = logits[label].detach().sigmoid()
+            total += probability * (1 - probability) * gradient.square()
+        count += 1
+    assert count == 6
+    torch.testing.assert_close(statistics.diagonal(name), total / count, rtol=1e-3, atol=1e-8)
+
+
+def test_statistics_are_collected_once(trainer: pl.Trainer, members: list[Member]) -> None:
+    assert collect(trainer, members[0], GRAM)
+    path = GRAM.path(members[0].entry, members[0].fingerprint)
+    os.utime(path, (1, 1))
+    assert not collect(trainer, members[0], GRAM)
+    assert path.stat().st_mtime == 1
+    assert members[0].entry.statistics_files() == [path]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(GRAM, settings=GramConfig(examples=21)),
+        replace(GRAM, settings=GramConfig(examples=20, count_padding=True)),
+        replace(GRAM, settings=GramConfig(examples=20, extra_rows=True)),
+        replace(GRAM, seed=1),
+        replace(GRAM, precision="bf16-mixed"),
+    ],
+)
+def test_other_settings_are_other_statistics(members: list[Member], other: StatisticsRequest) -> None:
+    member = members[0]
+    assert other.path(member.entry, member.fingerprint) != GRAM.path(member.entry, member.fingerprint)
+
+
+def test_batches_count_only_where_they_change_the_result(members: list[Member]) -> None:
+    entry = members[0].entry
+    assert replace(GRAM, batch_size=4).path(entry, "data") == GRAM.path(entry, "data")
+    assert replace(FISHER, batch_size=4).path(entry, "data") == FISHER.path(entry, "data")
+    batch_mean = replace(FISHER, settings=FisherConfig(examples=6, labels_from="batch_mean"))
+    assert replace(batch_mean, batch_size=4).path(entry, "data") != batch_mean.path(entry, "data")
+    assert GRAM.path(entry, "other data") != GRAM.path(entry, "data")
+
+
+def test_examples_can_be_counted_in_batches(members: list[Member]) -> None:
+    counted = replace(GRAM, settings=GramConfig(examples=999, batches=3))
+    assert counted.examples == 24
+    assert counted.path(members[0].entry, "d") == replace(GRAM, settings=GramConfig(examples=24)).path(
+        members[0].entry, "d"
+    )
+    assert replace(GRAM, settings=GramConfig(examples=None)).examples is None
+
+
+def test_requests_are_those_of_the_configuration() -> None:
+    statistics = StatisticsConfig(gram=GramConfig(examples=7), seed=3)
+    gram, fisher = requests_of(statistics, TrainingConfig(batch_size=5), TrainerConfig(precision="bf16-mixed"))
+    assert gram == StatisticsRequest("gram", GramConfig(examples=7), 5, 3, "bf16-mixed")
+    assert fisher == StatisticsRequest("fisher", FisherConfig(), 5, 3, "bf16-mixed")
+
+
+@pytest.mark.parametrize("request_", [GRAM, FISHER], ids=["gram", "fisher"])
+def test_a_member_with_nan_leaves_no_file(
+    trainer: pl.Trainer, members: list[Member], request_: StatisticsRequest
+) -> None:
+    member = members[0]
+    broken = member.load()
+    with torch.no_grad():
+        broken.model.get_parameter("bert.encoder.layer.0.output.dense.weight")[0, 0] = torch.nan
+    with pytest.raises(StatisticsError, match=r"layer\.[01]|classifier|embeddings"):
+        collect_for_entry(trainer, member.entry, request_, lambda: broken, member.source().batches, member.fingerprint)
+    assert member.entry.statistics_files() == []
+    assert not list(member.entry.path.glob("statistics/*"))
+
+
+def test_the_callback_collects_from_the_module_under_test(trainer: pl.Trainer, members: list[Member]) -> None:
+    member = members[0]
+    callback = StatisticsCallback(member.entry, [GRAM, FISHER], member.source().batches, member.fingerprint)
+    testing = make_trainer(TrainerConfig(accelerator="cpu", progress_bar=False), [callback])
+    module = member.load()
+    loader = member.source().batches(4, 4, 0)
+    testing.test(module, loader, verbose=False)
+    assert {path.stem.partition("-")[0] for path in member.entry.statistics_files()} == {"gram", "fisher"}
+    from_callback = open_statistics(member.entry, GRAM, member.fingerprint).read("classifier")
+    rows = inputs_of(member, "bert.encoder.layer.0.output.dense", GRAM)
+    assert rows.shape[1] == 32
+    pooled = torch.cat(
+        [
+            member.load().model.bert(**{k: v for k, v in batch.items() if k != "labels"}).pooler_output
+            for batch in member.source().batches(20, 8, 0)
+        ]
+    )
+    torch.testing.assert_close(from_callback, (pooled.T @ pooled / 20).detach(), rtol=1e-4, atol=1e-6)

@@ -1,0 +1,86 @@
+"""What all tests share: small emotion corpora, pico models, and configurations as the command composes them."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+# Before anything imports Hugging Face libraries, which read these once. Tests need no network, and must not use it.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["WANDB_SILENT"] = "true"
+
+torch.set_num_threads(1)  # tests run in several processes
+
+WORDS = {
+    "joy": ("happy", "wonderful"),
+    "anger": ("angry", "waste"),
+    "fear": ("afraid", "dark"),
+    "love": ("best", "sun"),
+}
+ANNOTATED = {
+    "tec": ("joy", "anger", "love"),
+    "isear": ("joy", "anger", "fear"),
+    "crowdflower": ("joy", "fear", "love"),
+    "emoint": ("joy", "anger", "fear", "love"),
+}
+"""Emotions that each corpus annotates; `emoint` is the only one out of domain."""
+SIZES = {"train": 48, "dev": 12, "test": 10}
+
+
+def emotion_line(generator: random.Random, corpus: str) -> str:
+    """A sentence of five to nine words; an emotion is there where one of its words is."""
+    filler = ("the", "river", "people", "of", "film", "was", "and", "village", "music")
+    emotional = [word for words in WORDS.values() for word in words]
+    text = [generator.choice(filler if generator.random() < 0.6 else emotional) for _ in range(generator.randint(5, 9))]
+    emotions = {
+        name: (float(any(word in WORDS[name] for word in text)) if name in ANNOTATED[corpus] else None)
+        for name in WORDS
+    }
+    return json.dumps({"text": " ".join(text), "emotions": emotions, "VAD": None})
+
+
+@pytest.fixture
+def write_emotions() -> Callable[[Path], Path]:
+    """Writes the corpora of `ANNOTATED` below a folder, in the layout of the emotion suite."""
+
+    def write(folder: Path) -> Path:
+        for corpus in ANNOTATED:
+            for split, size in SIZES.items():
+                generator = random.Random(f"{corpus} {split}")
+                path = folder / "emotion_splits" / corpus / f"{split}.jsonl"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text("".join(emotion_line(generator, corpus) + "\n" for _ in range(size)))
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def pico_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for generated pico models, which all tests of a process share."""
+    return tmp_path_factory.mktemp("pico")
+
+
+@pytest.fixture
+def compose_job() -> Iterator[Callable[..., Any]]:
+    """Composes the configuration of a job from overrides, as the command does."""
+    from hydra import compose, initialize_config_dir
+
+    from regmean_lab.command.locations import configuration_root, register_sweeps
+    from regmean_lab.command.overrides import CONFIG_NAME
+    from regmean_lab.command.resolvers import register_resolvers
+    from regmean_lab.schema import register_schemas
+
+    register_schemas()
+    register_resolvers()
+    register_sweeps()
+    with initialize_config_dir(str(configuration_root() / "conf"), version_base="1.3"):
+        yield lambda *overrides, **settings: compose(CONFIG_NAME, list(overrides), **settings)

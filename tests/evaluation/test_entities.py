@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from seqeval.metrics import accuracy_score, f1_score, precision_score, recall_score
+from seqeval.scheme import IOB2
+from torch import Tensor
+
+from regmean_lab.evaluation.ensemble import average_logits, majority_vote
+from regmean_lab.evaluation.entities import EntityScores
+from regmean_lab.evaluation.metrics import build_metrics, percentages, predictions, score, score_predictions
+from regmean_lab.suites.base import IGNORED, Task
+from regmean_lab.suites.conll import LABELS
+
+TASK = Task("token_labels", LABELS, "entity_f1")
+
+
+def ids(*sentences: str) -> Tensor:
+    """Label ids of sentences given as tags; ``-`` is a token without a label."""
+    rows = [[IGNORED if tag == "-" else LABELS.index(tag) for tag in sentence.split()] for sentence in sentences]
+    return torch.tensor(rows)
+
+
+def scores(true: Tensor, found: Tensor) -> dict[str, float]:
+    return score_predictions(TASK, found, true)
+
+
+def logits_of(labels: Tensor) -> Tensor:
+    """Logits whose largest value is that of the label; any at ``IGNORED``."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.rand(*labels.shape, len(LABELS), generator=generator)
+    return noise + 5 * torch.nn.functional.one_hot(labels.clamp(min=0), len(LABELS))
+
+
+def test_the_key_score_is_measured() -> None:
+    measured = scores(ids("B-PER"), ids("B-PER"))
+    assert measured == {
+        "entity_f1": 100,
+        "entity_precision": 100,
+        "entity_recall": 100,
+        "entity_f1_strict": 100,
+        "token_accuracy": 100,
+    }
+    assert TASK.key_score in measured
+
+
+def test_an_entity_is_right_when_all_of_its_words_are() -> None:
+    true = ids("B-PER I-PER O B-LOC", "O B-ORG O O")
+    found = ids("B-PER O O B-LOC", "O B-ORG I-ORG B-PER")
+    # Found of three entities: LOC. Predicted were four: PER of one word, LOC, ORG of two words, PER.
+    measured = scores(true, found)
+    assert measured["entity_recall"] == pytest.approx(100 / 3)
+    assert measured["entity_precision"] == pytest.approx(25)
+    assert measured["entity_f1"] == pytest.approx(200 / 7)
+    assert measured["entity_f1_strict"] == pytest.approx(200 / 7)
+    assert measured["token_accuracy"] == pytest.approx(100 * 5 / 8)
+
+
+def test_the_type_must_be_right() -> None:
+    measured = scores(ids("B-PER I-PER O"), ids("B-LOC I-LOC O"))
+    assert measured["entity_f1"] == measured["entity_f1_strict"] == 0
+    assert measured["token_accuracy"] == pytest.approx(100 / 3)
+
+
+def test_inside_without_begin_counts_unless_strict() -> None:
+    measured = scores(ids("B-PER I-PER O"), ids("I-PER I-PER O"))
+    assert measured["entity_f1"] == 100
+    assert measured["entity_f1_strict"] == 0
+
+
+def test_entities_do_not_run_on_into_the_next_sentence() -> None:
+    true = ids("O B-PER", "I-PER O")
+    assert scores(true, true)["entity_f1"] == 100
+    # As one sentence this would be one entity, and the prediction below wrong.
+    assert scores(true, ids("O B-PER", "B-PER O"))["entity_f1"] == 100
+
+
+def test_tokens_without_a_label_are_left_out() -> None:
+    true = ids("- B-PER - I-PER - O -", "- O - - - - -")
+    found = ids("B-LOC B-PER O I-PER B-LOC O O", "B-PER O B-PER B-PER O O O")
+    assert scores(true, found) == dict.fromkeys(scores(true, found), 100)
+
+
+def test_micro_average_over_types() -> None:
+    true = ids("B-PER O B-PER O B-PER O B-LOC")
+    found = ids("B-PER O B-PER O B-PER O O")
+    measured = scores(true, found)
+    assert measured["entity_recall"] == pytest.approx(75)
+    assert measured["entity_f1"] == pytest.approx(100 * 2 * 3 / 7)
+
+
+@pytest.mark.parametrize(
+    ("true", "found", "accuracy"),
+    [("O O B-PER", "O O O", 200 / 3), ("O O O", "O O B-PER", 200 / 3), ("O O", "O O", 100), ("- -", "O O", 0)],
+    ids=["nothing found", "nothing there", "neither", "no word"],
+)
+@pytest.mark.filterwarnings("error")
+def test_scores_without_anything_to_count_are_zero(true: str, found: str, accuracy: float) -> None:
+    measured = scores(ids(true), ids(found))
+    assert measured.pop("token_accuracy") == pytest.approx(accuracy)
+    assert set(measured.values()) == {0}
+
+
+SENTENCES = st.lists(
+    st.lists(st.tuples(st.integers(-1, 6), st.integers(0, 6)), min_size=1, max_size=9), min_size=1, max_size=6
+)
+
+
+@settings(deadline=None)
+@given(SENTENCES, st.integers(1, 3))
+@pytest.mark.filterwarnings("ignore")
+def test_same_as_seqeval(sentences: list[list[tuple[int, int]]], batch_size: int) -> None:
+    """Batches of different lengths, some tokens ignored (-1), against seqeval on lists of tags."""
+    true = [[LABELS[t] for t, _ in sentence if t >= 0] for sentence in sentences]
+    found = [[LABELS[p] for t, p in sentence if t >= 0] for sentence in sentences]
+    metrics = build_metrics(TASK)
+    for start in range(0, len(sentences), batch_size):
+        batch = sentences[start : start + batch_size]
+        length = max(len(sentence) for sentence in batch)
+        targets = torch.full((len(batch), length), IGNORED)
+        predicted = torch.randint(7, (len(batch), length))
+        for row, sentence in enumerate(batch):
+            for column, (target, prediction) in enumerate(sentence):
+                targets[row, column] = IGNORED if target < 0 else target
+                predicted[row, column] = prediction
+        metrics.update(predicted, targets)
+    measured = percentages(TASK, metrics)
+    expected = {
+        "entity_f1": f1_score(true, found),
+        "entity_precision": precision_score(true, found),
+        "entity_recall": recall_score(true, found),
+        "entity_f1_strict": f1_score(true, found, mode="strict", scheme=IOB2),
+        "token_accuracy": accuracy_score(true, found) if any(true) else 0.0,
+    }
+    assert measured == pytest.approx({name: 100 * value for name, value in expected.items()})
+
+
+def test_metrics_are_reset() -> None:
+    metrics = build_metrics(TASK)
+    metrics.update(ids("O O"), ids("B-PER O"))
+    assert percentages(TASK, metrics)["entity_f1"] == 0
+    metrics.reset()
+    metrics.update(ids("B-PER"), ids("B-PER"))
+    assert percentages(TASK, metrics)["entity_f1"] == 100
+
+
+def test_states_that_were_gathered_from_processes() -> None:
+    """Lightning turns list states into one tensor each before it computes."""
+    metric = EntityScores(LABELS)
+    metric.update(ids("B-PER I-PER"), ids("B-PER I-PER"))
+    metric.update(ids("O B-LOC O"), ids("B-LOC - O"))
+    apart = metric.compute()
+    gathered = EntityScores(LABELS)
+    for name in ("predicted", "targets", "lengths"):
+        setattr(gathered, name, torch.cat(getattr(metric, name)))
+    gathered._update_count = 1
+    together = gathered.compute()
+    assert {name: float(value) for name, value in together.items()} == {
+        name: float(value) for name, value in apart.items()
+    }
+    assert 0 < float(apart["entity_f1"]) < 1
+
+
+def test_predictions_are_the_largest_logits() -> None:
+    labels = ids("B-PER I-PER - O", "O O B-LOC -")
+    logits = logits_of(labels)
+    kept = labels != IGNORED
+    assert torch.equal(predictions(TASK, logits)[kept], labels[kept])
+    assert score(TASK, logits, labels)["entity_f1"] == 100
+
+
+def test_ensembles_of_token_labels() -> None:
+    votes = [ids("B-PER O B-LOC"), ids("B-PER B-LOC O"), ids("O B-LOC O")]
+    assert torch.equal(majority_vote(TASK, votes), ids("B-PER B-LOC O"))
+    sure, unsure = logits_of(ids("B-PER O")) * 10, logits_of(ids("O B-LOC"))
+    assert torch.equal(predictions(TASK, average_logits([sure, unsure])), ids("B-PER O"))
