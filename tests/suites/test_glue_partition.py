@@ -60,7 +60,6 @@ def test_members_share_task_head_and_evaluation(data_dir: Path) -> None:
 
 @pytest.mark.parametrize("share", [0.8, 0.5, 1.0, 0.65])
 def test_one_label_is_mostly_in_the_first_part(data_dir: Path, share: float) -> None:
-    drawn = Counter[Any](example.label for example in sum(parts(data_dir, examples=300, majority_share=share), []))
     majorities = set()
     for seed in range(1, 9):
         first, second = parts(data_dir, examples=300, majority_share=share, partition_seed=seed)

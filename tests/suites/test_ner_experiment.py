@@ -77,7 +77,7 @@ def data() -> dict[str, dict[str, list[Sentence]]]:
     return {
         corpus: {
             split: sentences(10 * number + place, count, "ORG" if number % 2 else "PER")
-            for place, (split, count) in enumerate((("train", 96), ("dev", 12), ("test", 20)))
+            for place, (split, count) in enumerate((("train", 96), ("dev", 12), ("test", 14)))
         }
         for number, corpus in enumerate(CORPORA)
     }
@@ -159,7 +159,7 @@ def test_a_single_model_scores_what_a_plain_evaluation_says(
     assert set(result.scores["in_domain"]) == set(MEMBERS)
     assert set(result.scores["out_of_domain"]) == set(CORPORA) - set(MEMBERS)
     found = {**result.scores["in_domain"], **result.scores["out_of_domain"]}
-    for corpus in ("wikigold", "btc_g", "wnut17"):
+    for corpus in ("btc_g", "wnut17"):
         content = data[corpus]["test"]
         ids = argmax(plain_logits(folder / "merged", content))
         assert found[corpus] == pytest.approx(plain_score(content, ids), abs=1e-3)
@@ -191,15 +191,16 @@ def test_members_and_ensembles_score_what_a_plain_evaluation_says(
     assert 10 < individual.mean_in_domain < 100
 
 
-def test_statistics_change_the_merged_model(run_job: RunJob) -> None:
+@pytest.mark.parametrize("model", MODELS)
+def test_statistics_change_the_merged_model(run_job: RunJob, model: str) -> None:
     overrides = ("save_merged=true", "training.max_length=128")
-    folders = [run_job("pico_bert", method, *overrides)[1] for method in ("simple", "fisher", "regmean")]
-    weights = [
+    folders = [run_job(model, method, *overrides)[1] for method in ("simple", "fisher", "regmean")]
+    simple, fisher, regmean = (
         AutoModelForTokenClassification.from_pretrained(folder / "merged").state_dict()["classifier.weight"]
         for folder in folders
-    ]
-    assert not torch.allclose(weights[0], weights[1], atol=1e-3)
-    assert not torch.allclose(weights[0], weights[2], atol=1e-3)
+    )
+    assert not torch.allclose(simple, fisher, atol=1e-3)
+    assert not torch.allclose(simple, regmean, atol=1e-3)
 
 
 def test_statistics_of_a_member(
