@@ -19,6 +19,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import cached_file
 
 from regmean_lab.pico import ARCHITECTURES, pico_folder
 from regmean_lab.schema import ModelConfig
@@ -209,14 +210,15 @@ def _hub_checkpoint(config: ModelConfig) -> Checkpoint:
     revision = config.revision or "main"
     try:
         with quiet_transformers():
-            found = AutoConfig.from_pretrained(config.checkpoint, revision=revision)
+            found = cached_file(config.checkpoint, "config.json", revision=revision)
     except (OSError, ValueError) as error:
         raise ModelError(
             f"model.checkpoint: {config.checkpoint!r} is no local folder, not in the Hugging Face cache, and could not "
             f"be fetched from the hub ({str(error).splitlines()[0]}). Fetch it where there is a network: "
             f"hf download {config.checkpoint}; or name a local folder: model.checkpoint=/path/to/folder"
         ) from None
-    commit = getattr(found, "_commit_hash", None) or revision
+    assert found is not None  # it raises instead, unless told otherwise
+    commit = Path(found).parent.name  # the cache keeps the files of each commit in a folder of its own
     return Checkpoint(config.name, config.checkpoint, config.revision, f"{config.checkpoint}@{commit}", config.dropout)
 
 

@@ -27,6 +27,8 @@ SELECTIONS = ("best", "last")
 HEAD_INITS = ("same", "different")
 ORDERS = ("given", "greedy")
 LABEL_SOURCES = ("expectation", "true", "pseudo", "batch_mean")
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
 LOGGERS = ("csv", "wandb", "tensorboard", "none")
 LAST_SEED = 2**32 - 1
 
@@ -92,6 +94,7 @@ class TrainingConfig:
             found.append(f"warmup: expected a share from 0 to below 1, got {self.warmup}")
         _one_of("schedule", self.schedule, SCHEDULES, found)
         _one_of("selection", self.selection, SELECTIONS, found)
+        _one_of("precision", self.precision, PRECISIONS, found)
         return found
 
 
@@ -195,6 +198,16 @@ class TrainerConfig:
     progress_bar: bool = True
     deterministic: bool = False
     workers: int = 0
+
+    def problems(self) -> list[str]:
+        """What is wrong with the settings: one message each, beginning with the setting's name."""
+        found: list[str] = []
+        _one_of("accelerator", self.accelerator, ACCELERATORS, found)
+        _one_of("precision", self.precision, PRECISIONS, found)
+        for name, least in (("devices", 1), ("workers", 0)):
+            if getattr(self, name) < least:
+                found.append(f"{name}: expected at least {least}, got {getattr(self, name)}")
+        return found
 
 
 @dataclass
@@ -323,6 +336,10 @@ def settings_of(config: DictConfig) -> Settings:
     resolved = _resolve(config)
     plain = OmegaConf.to_object(config)
     assert isinstance(plain, Config)
+    for group in ("suite", "method"):
+        node = getattr(plain, group)
+        if node.name != (own := fields(node)[0].default):
+            raise ConfigurationError([f"{group}.name: expected {own!r}; choose another one with {group}={node.name}"])
     suite_type, method_type = suite_types()[plain.suite.name], all_methods()[plain.method.name]
     suite = suite_type(Path(plain.paths.data_dir), _strip_name(plain.suite, suite_type.settings_type))
     method = _strip_name(plain.method, method_type)
@@ -338,8 +355,9 @@ def settings_of(config: DictConfig) -> Settings:
     _one_of("logger.kind", plain.logger.kind, LOGGERS, found)
     if not 0 <= plain.seed <= LAST_SEED:
         found.append(f"seed: expected 0 to {LAST_SEED}, got {plain.seed}")
-    if plain.trainer.devices < 1:
-        found.append(f"trainer.devices: expected at least 1, got {plain.trainer.devices}")
+    found += [f"trainer.{problem}" for problem in plain.trainer.problems()]
+    if plain.model.dropout is not None and not 0 <= plain.model.dropout < 1:
+        found.append(f"model.dropout: expected a share from 0 to below 1 or null, got {plain.model.dropout}")
     coefficients, merged = getattr(method, "coefficients", None), plain.first or len(members)
     if coefficients is not None and len(coefficients) != merged:
         found.append(f"method.coefficients: {len(coefficients)} numbers for {merged} members")
@@ -374,13 +392,13 @@ def _order_problems(config: Config, suite: Suite, members: tuple[str, ...]) -> l
 
 
 def _resolve(config: DictConfig) -> dict[str, Any]:
-    missing = sorted(OmegaConf.missing_keys(config))
-    if missing:
-        raise ConfigurationError([f"{key}: required, but not given" for key in missing])
     try:
+        missing = sorted(OmegaConf.missing_keys(config))
+        if missing:
+            raise ConfigurationError([f"{key}: required, but not given" for key in missing])
         resolved = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
     except OmegaConfBaseException as error:
-        raise ConfigurationError([str(error).splitlines()[0]]) from None
+        raise ConfigurationError([f"{error.full_key}: {str(error).splitlines()[0]}"]) from None
     assert isinstance(resolved, dict)
     return {str(key): value for key, value in resolved.items() if key != "hydra"}
 

@@ -26,6 +26,7 @@ from regmean_lab.pico import pico_folder
 from regmean_lab.schema import ModelConfig
 from regmean_lab.suites.base import Task
 
+COMMIT = "c0ffee" * 6 + "c0ff"
 CLASSIFIERS = ("bert", "roberta", "distilbert", "deberta_v2")
 HEADS = {
     "bert": {"classifier"},
@@ -74,7 +75,7 @@ class TestFolder:
 
     def test_of_pickled_weights_is_refused(self, folder: Path, tmp_path: Path) -> None:
         (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-        with pytest.raises(ModelError, match=r"has no \*\.safetensors; convert .* pickled weights are never loaded"):
+        with pytest.raises(ModelError, match=r"has no \*\.safetensors; convert .*\(pickled weights are never loaded"):
             find(str(folder), tmp_path)
 
     def test_without_configuration_is_refused(self, folder: Path, tmp_path: Path) -> None:
@@ -121,7 +122,7 @@ class TestPico:
         os.utime(path, (1, 1))
         find("pico:bert", tmp_path)
         assert path.stat().st_mtime == 1
-        assert [part.name for part in tmp_path.iterdir() if not part.name.startswith(".")] == ["pico-bert-1"]
+        assert [part.name for part in tmp_path.iterdir() if not part.name.startswith(".")] == [Path(find("pico:bert", tmp_path).source).name]
 
     def test_of_an_unknown_architecture_is_told_with_those_there_are(self, tmp_path: Path) -> None:
         with pytest.raises(ModelError, match="no pico model 'brt'; there are bert, roberta"):
@@ -133,9 +134,9 @@ class TestHub:
         """Puts a model into an empty Hugging Face cache, as if it had been fetched."""
         root = tmp_path / "hub" / "models--someone--model"
         (root / "refs").mkdir(parents=True)
-        (root / "refs" / "main").write_text("c0ffee")
+        (root / "refs" / "main").write_text(COMMIT)
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-        return Path(shutil.copytree(folder, root / "snapshots" / "c0ffee"))
+        return Path(shutil.copytree(folder, root / "snapshots" / COMMIT))
 
     def test_that_is_missing_is_told_with_what_fetches_it(self, tmp_path: Path) -> None:
         with pytest.raises(ModelError) as caught:
@@ -146,7 +147,7 @@ class TestHub:
     def test_is_known_by_its_commit(self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.cached(folder, tmp_path, monkeypatch)
         checkpoint = find("someone/model", tmp_path)
-        assert (checkpoint.source, checkpoint.fingerprint) == ("someone/model", "someone/model@c0ffee")
+        assert (checkpoint.source, checkpoint.fingerprint) == ("someone/model", f"someone/model@{COMMIT}")
         assert isinstance(checkpoint.load(AutoModel), PreTrainedModel)
 
     def test_of_pickled_weights_is_refused(self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

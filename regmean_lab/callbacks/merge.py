@@ -125,7 +125,7 @@ class MergeCallback(pl.Callback):
         wanted = set(targets) - method.kept(targets)
         if unknown := sorted(given - wanted):
             raise MergeError(f"the model has no place for {', '.join(unknown[:5])} of {members[0].name}")
-        if unset := sorted(wanted - given - _tied_names(targets)):
+        if unset := sorted(wanted - _same_tensors(targets, given)):
             raise MergeError(f"the weights of {members[0].name} lack {', '.join(unset[:5])}")
         layout = layout_of(module.model, len(module.task.labels) if module.task.kind == "multi_label" else None)
         merged = {}
@@ -142,9 +142,7 @@ class MergeCallback(pl.Callback):
         return merged
 
 
-def _tied_names(targets: Mapping[str, Tensor]) -> set[str]:
-    """Names of tensors that appear under several: safetensors files hold each once."""
-    names: dict[int, list[str]] = {}
-    for name, tensor in targets.items():
-        names.setdefault(id(tensor), []).append(name)
-    return {name for group in names.values() if len(group) > 1 for name in group}
+def _same_tensors(targets: Mapping[str, Tensor], given: set[str]) -> set[str]:
+    """All names of the tensors that the names ``given`` have: safetensors files hold a tied one under one name."""
+    held = {id(targets[name]) for name in given}
+    return {name for name, tensor in targets.items() if id(tensor) in held}

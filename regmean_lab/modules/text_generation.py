@@ -40,18 +40,18 @@ class TextGenerationModule(TaskModule):
     @classmethod
     def new_model(cls, checkpoint: Checkpoint, task: Task) -> PreTrainedModel:
         """The pretrained model as it is: its output layer writes the answers."""
-        return checkpoint.load(_auto_class(checkpoint.config()))
+        return checkpoint.load(generation_class(checkpoint.config()))
 
     @classmethod
     def load_model(cls, folder: Path) -> PreTrainedModel:
         """A fine-tuned model from a folder."""
-        return load_model(_auto_class(AutoConfig.from_pretrained(folder)), folder)
+        return load_model(generation_class(AutoConfig.from_pretrained(folder)), folder)
 
     @classmethod
     def model_problems(cls, checkpoint: Checkpoint) -> list[str]:
         """A message for a model that cannot write."""
         config = checkpoint.config()
-        if _auto_class(config) is None:
+        if generation_class(config) is None:
             return [
                 f"model: {checkpoint.name} ({config.model_type}) reads texts but does not write; answers in words need "
                 "an encoder-decoder or a decoder, for example model=t5_v1_1_base or model=gpt2"
@@ -216,7 +216,7 @@ class TextGenerationModule(TaskModule):
         return torch.tensor([] if ids is None else ids, dtype=torch.long, device=device).reshape(-1)
 
 
-def _auto_class(config: PreTrainedConfig) -> Any:
+def generation_class(config: PreTrainedConfig) -> Any:
     """What loads a model that writes; None for a model that only reads (masked language models such as BERT)."""
     if config.is_encoder_decoder:
         return AutoModelForSeq2SeqLM

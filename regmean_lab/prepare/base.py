@@ -19,7 +19,29 @@ OPTIONS = ("from", "mirror", "seed")
 
 
 class PrepareError(Exception):
-    """Data that could not be prepared; the message says why, and what to put where or which argument to give."""
+    """Data that could not be prepared; the message says why, and what to put where or which argument to give.
+
+    Args:
+        problem: what is wrong, and where.
+        advice: what to do, if several problems may share it; it is told once, after all of them.
+    """
+
+    def __init__(self, problem: str, advice: str = "") -> None:
+        super().__init__(problem, advice)
+        self.problem = problem
+        self.advice = advice
+
+    def __str__(self) -> str:
+        return "\n".join(filter(None, (self.problem, self.advice)))
+
+    @classmethod
+    def joined(cls, errors: Mapping[str, Exception]) -> PrepareError:
+        """One error of several, each after the name of what it concerns."""
+        problems = [
+            f"{name}: {error.problem if isinstance(error, PrepareError) else error}" for name, error in errors.items()
+        ]
+        advice = dict.fromkeys(error.advice for error in errors.values() if isinstance(error, PrepareError))
+        return cls("\n".join(problems), "\n".join(filter(None, advice)))
 
 
 @dataclass(frozen=True)
@@ -46,7 +68,7 @@ class Preparer(ABC):
 
     Attributes:
         name: what ``suite=`` names.
-        suites: suites that read what this writes.
+        suites: suites that read what this writes; the corpora of :meth:`files` are corpora of the first.
         options: those of :data:`OPTIONS` that it takes.
         needs: what it brings by itself or needs, in a few words.
         arguments: how it is called, after ``python -m regmean_lab.prepare``; empty if it cannot be called.
@@ -103,11 +125,11 @@ def run_all(steps: Mapping[str, Callable[[], None]]) -> None:
     Raises:
         PrepareError: after the last step, with the messages of all that failed.
     """
-    failed = []
+    failed: dict[str, Exception] = {}
     for name, step in steps.items():
         try:
             step()
         except (PrepareError, DataError) as error:
-            failed.append(f"{name}: {error}")
+            failed[name] = error
     if failed:
-        raise PrepareError("\n".join(failed))
+        raise PrepareError.joined(failed)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,9 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             console = Console(width=None if sys.stdout.isatty() else _WIDTH_OF_FILES, highlight=False)
             show(statuses(data_dir, known, suite_types(), DEFAULT_DATA_DIR), data_dir, console)
         else:
-            _tell_progress()
             print(call.preparer.notice, flush=True)
-            call.preparer.prepare(call.request)
+            with _messages_printed():
+                call.preparer.prepare(call.request)
     except (PrepareError, DataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_FAILED
@@ -77,10 +78,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _tell_progress() -> None:
-    """Have this package's messages printed as they are; those of other libraries only from warnings on."""
-    logging.basicConfig(format="%(message)s", stream=sys.stdout)
-    logging.getLogger("regmean_lab").setLevel(logging.INFO)
+@contextmanager
+def _messages_printed() -> Iterator[None]:
+    """Have this package's messages printed as they are."""
+    logger, handler = logging.getLogger("regmean_lab"), logging.StreamHandler(sys.stdout)
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def help_text(known: Mapping[str, Preparer]) -> str:

@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import quote
@@ -17,13 +18,15 @@ from tqdm import tqdm
 
 import regmean_lab
 from regmean_lab.download import write_atomically
-from regmean_lab.prepare.base import PrepareError
-from regmean_lab.suites.base import DataError
+from regmean_lab.prepare.base import PrepareError, run_all
 from regmean_lab.suites.reading import parse_lines
 
 MANIFEST = "SHA256SUMS"
 TIMEOUT = 30.0
 """Seconds without an answer or a byte after which a download fails."""
+ADVICE = (
+    "Where there is no network: fetch the files on another machine, put them in one folder, and give mirror=FOLDER."
+)
 _CHUNK = 1 << 16
 
 _logger = logging.getLogger(__name__)
@@ -82,19 +85,12 @@ def bring(files: Sequence[UpstreamFile], folder: Path, mirror: str | None) -> di
         Path of each file by name.
 
     Raises:
-        PrepareError: for all files that cannot be brought or have another SHA-256 than listed.
-        DataError: if a manifest is malformed.
+        PrepareError: for all files that cannot be brought or have another SHA-256 than listed, and for a malformed
+            manifest.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    problems = []
     with FileLock(folder / ".lock"):
-        for file in files:
-            try:
-                _bring_one(file, folder, mirror)
-            except PrepareError as error:
-                problems.append(str(error))
-    if problems:
-        raise PrepareError("\n".join(problems))
+        run_all({file.name: partial(_bring_one, file, folder, mirror) for file in files})
     return {file.name: folder / file.name for file in files}
 
 
@@ -115,7 +111,7 @@ def _bring_one(file: UpstreamFile, folder: Path, mirror: str | None) -> None:
     elif known[file.name] != digest:
         where = "the new copy" if brought else str(path)
         raise PrepareError(
-            f"{file.name}: SHA-256 of {where} is {digest}, but {folder / MANIFEST} has {known[file.name]}: it is not "
+            f"SHA-256 of {where} is {digest}, but {folder / MANIFEST} has {known[file.name]}: it is not "
             "the file that was brought before. "
             + ("" if brought else f"Delete {path} to bring it again. ")
             + f"If you trust the other contents, delete its line in {MANIFEST}."
@@ -132,12 +128,9 @@ def _obtain(file: UpstreamFile, mirror: str | None) -> bytes:
     folder = Path(mirror)
     path = folder / file.name
     if not path.is_file():
-        raise PrepareError(f"{file.name} is not in the mirror {folder}; its publisher has it at {file.url}")
+        raise PrepareError(f"not in the mirror {folder}; its publisher has it at {file.url}")
     content = path.read_bytes()
-    try:
-        listed = read_manifest(folder).get(file.name)
-    except DataError as error:
-        raise PrepareError(str(error)) from error
+    listed = read_manifest(folder).get(file.name)
     digest = hashlib.sha256(content).hexdigest()
     if listed not in (None, digest):
         raise PrepareError(f"{path}: SHA-256 is {digest}, but {folder / MANIFEST} has {listed}")
@@ -161,11 +154,9 @@ def download(url: str, name: str) -> bytes:
                     content += chunk
                     bar.update(len(chunk))
     except (HTTPException, OSError, ValueError) as error:  # OSError covers URLError and timeouts
-        raise PrepareError(f"{name}: {url} cannot be had ({_reason(error)}). {_advice(name)}") from error
+        raise PrepareError(f"{url} cannot be had ({_reason(error)})", ADVICE) from error
     if total is not None and len(content) != total:
-        raise PrepareError(
-            f"{name}: {url} broke off after {len(content)} of {total} bytes. Run again, or: {_advice(name)}"
-        )
+        raise PrepareError(f"{url} broke off after {len(content)} of {total} bytes", f"Run again. {ADVICE}")
     return bytes(content)
 
 
@@ -174,7 +165,3 @@ def _reason(error: Exception) -> str:
         return f"HTTP status {error.code}"
     reason = getattr(error, "reason", None) or error
     return str(reason) or type(error).__name__
-
-
-def _advice(name: str) -> str:
-    return f"Where there is no network, fetch {name} on another machine, put it in a folder, and give mirror=FOLDER."

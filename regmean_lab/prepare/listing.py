@@ -69,9 +69,8 @@ def _prepared(data_dir: Path, preparer: Preparer, suites: Mapping[str, type[Suit
         else:
             missing.append(f"{corpus} ({', '.join(absent)})")
     readers = tuple(name for name in preparer.suites if name in suites)
-    problems = dict.fromkeys(
-        message for name in readers for message in _problems(_suite(suites[name], data_dir), present)
-    )
+    # Only corpora that are there: of others, a suite may look whether they can be had from the web.
+    problems = _suite(suites[readers[0]], data_dir).missing(present) if readers and present else []
     command = f"{COMMAND} {preparer.arguments}{where}" if preparer.arguments else ""
     return Status(
         preparer.name,
@@ -82,11 +81,6 @@ def _prepared(data_dir: Path, preparer: Preparer, suites: Mapping[str, type[Suit
         command,
         preparer.needs,
     )
-
-
-def _problems(suite: Suite, present: Sequence[str]) -> list[str]:
-    """What a suite misses of corpora that are there: a file with other contents than published, for instance."""
-    return suite.missing([corpus for corpus in present if corpus in suite.candidates])
 
 
 def _unprepared(data_dir: Path, suite_type: type[Suite]) -> Status:

@@ -40,7 +40,7 @@ def wanted(corpus: str, paths: Sequence[Path], read: Callable[[Path], object], f
         except DataError as error:
             problems.append(str(error))
     if problems:
-        raise PrepareError("\n".join([*problems, "force=true writes all files of the corpus anew"]))
+        raise PrepareError("\n".join(problems), "force=true writes all files of a corpus anew")
     _logger.info("%s: is there already and stays as it is (force=true replaces it)", corpus)
     return False
 

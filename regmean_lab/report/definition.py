@@ -137,7 +137,7 @@ def _jobs(choice: str, overrides: list[str]) -> list[Job]:
     full = compose(CONFIG_NAME, fixed, return_hydra_config=True)
     swept = OmegaConf.to_container(OmegaConf.select(full, "hydra.sweeper.params") or OmegaConf.create({}), resolve=True)
     assert isinstance(swept, dict)
-    own = [f"{key}={value}" for key, value in swept.items() if str(key) not in {part.key_or_group for part in given}]
+    own = [f"{key!s}={value}" for key, value in swept.items() if str(key) not in {part.key_or_group for part in given}]
     parameters = [*given, *parser.parse_overrides(own)]
     composed: dict[tuple[str, ...], DictConfig] = {}
     jobs = []

@@ -119,8 +119,8 @@ def _section(name: str, entries: Sequence[Entry], defined: bool) -> Section:
 
 
 def _column_order(settings: Mapping[str, str], count: int) -> tuple[object, ...]:
-    head = settings.get("head_init", "")
-    return (settings["suite.name"], settings["model.name"], head != "same", count, natural_key(sorted(settings.items())))
+    different = settings.get("head_init") != "same"
+    return (settings["suite.name"], settings["model.name"], different, count, natural_key(sorted(settings.items())))
 
 
 def _column_labels(columns: Sequence[tuple[Mapping[str, str], int]]) -> list[list[str]]:

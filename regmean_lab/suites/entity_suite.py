@@ -116,6 +116,7 @@ class EntitySuite(Suite):
 
     def _missing_message(self, corpus: str, path: Path) -> str:
         return (
-            f"{self.name}: {path} of corpus {corpus} is not there. Place it there (layout: data/README.md), or point "
-            f"paths.data_dir at the folder that holds {self.folder_name}."
+            f"{self.name}: {path} of corpus {corpus} is not there. What brings it: python -m regmean_lab.prepare "
+            f"data_dir={self.data_dir} (layout: data/README.md). Or point paths.data_dir at the folder that holds "
+            f"{self.folder_name}."
         )

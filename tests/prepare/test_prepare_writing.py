@@ -39,7 +39,7 @@ def test_half_a_corpus_is_not_completed(tmp_path: Path) -> None:
     assert str(caught.value).splitlines() == [
         f"{paths[0]} is not there, but b is",
         f"{paths[2]}:1: bad",
-        "force=true writes all files of the corpus anew",
+        "force=true writes all files of a corpus anew",
     ]
     assert wanted("corpus", paths, read, force=True)
 
@@ -65,10 +65,11 @@ def test_every_step_runs_and_all_failures_are_told() -> None:
     with pytest.raises(PrepareError) as caught:
         run_all(
             {
-                "a": lambda: step("a", PrepareError("no file")),
+                "a": lambda: step("a", PrepareError("no file", "give one")),
                 "b": lambda: step("b", None),
                 "c": lambda: step("c", DataError("x:1: bad")),
+                "d": lambda: step("d", PrepareError("no file either", "give one")),
             }
         )
-    assert ran == ["a", "b", "c"]
-    assert str(caught.value) == "a: no file\nc: x:1: bad"
+    assert ran == ["a", "b", "c", "d"]
+    assert str(caught.value).splitlines() == ["a: no file", "c: x:1: bad", "d: no file either", "give one"]

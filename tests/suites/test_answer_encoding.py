@@ -42,7 +42,9 @@ def answer_texts(tokenizer: PreTrainedTokenizerBase, answers: AnswerTokens) -> l
 
 def test_encoder_decoders_are_asked_text_to_text(t5: PreTrainedTokenizerBase) -> None:
     (encoded,) = encode_questions([question()], t5, 64)
-    assert t5.decode(encoded.tokens) == t5.decode(t5(f"does the sentence express joy? <extra_id_0> {SENTENCE}").input_ids)
+    assert t5.decode(encoded.tokens) == t5.decode(
+        t5(f"does the sentence express joy? <extra_id_0> {SENTENCE}").input_ids
+    )
     assert encoded.tokens[-1] == t5.eos_token_id
     assert t5.convert_ids_to_tokens(encoded.answers.written(1)) == ["<extra_id_0>", "▁yes", "</s>"]
     assert t5.convert_ids_to_tokens(encoded.answers.written(0)) == ["<extra_id_0>", "▁no", "</s>"]
@@ -84,12 +86,8 @@ def test_the_text_is_cut_and_the_question_stays(
         longest = len(tokenizer(f"{before}{after}").input_ids) + room
         (encoded,) = encode_questions([question(LONG)], tokenizer, longest)
         assert longest - 2 <= encoded.length <= longest
-        kept = next(
-            text
-            for end in range(len(LONG), 0, -1)
-            if tokenizer(f"{before}{(text := LONG[:end])}{after}").input_ids == list(encoded.tokens)
-        )
-        assert 0 < len(kept) < len(LONG)
+        shortened = [tokenizer(f"{before}{LONG[:end]}{after}").input_ids for end in range(1, len(LONG))]
+        assert list(encoded.tokens) in shortened
         (whole,) = encode_questions([question(LONG)], tokenizer, None)
         assert whole.length > longest
 

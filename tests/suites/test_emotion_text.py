@@ -23,7 +23,8 @@ def write(data_dir: Path, corpus: str, split: str, rows: list[Row]) -> None:
     path = data_dir / "emotion_splits" / corpus / f"{split}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [
-        json.dumps({"text": f"{split} {number}", "emotions": row, "VAD": None}) + "\n" for number, row in enumerate(rows)
+        json.dumps({"text": f"{split} {number}", "emotions": row, "VAD": None}) + "\n"
+        for number, row in enumerate(rows)
     ]
     path.write_text("".join(lines))
 

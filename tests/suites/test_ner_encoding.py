@@ -143,9 +143,7 @@ def test_long_sentences_are_split_and_not_cut(
         ("O B-ORG I-ORG I-ORG I-ORG I-ORG", [1, 3, 2]),
     ],
 )
-def test_parts_do_not_end_inside_an_entity(
-    tokenizer: PreTrainedTokenizerFast, tags: str, lengths: list[int]
-) -> None:
+def test_parts_do_not_end_inside_an_entity(tokenizer: PreTrainedTokenizerFast, tags: str, lengths: list[int]) -> None:
     """Unless the entity is longer than a part: then it is cut at a part's full length."""
     encoded = encode_tokens([example("a b c d e f", tags)], tokenizer, 5)
     assert [item.length - 2 for item in encoded] == lengths

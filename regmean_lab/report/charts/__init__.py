@@ -1,0 +1,32 @@
+"""Charts of a report: one file a kind, each of which decides from the results whether it applies."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from regmean_lab.report.charts.chart import Chart
+from regmean_lab.report.charts.domains import domain_charts
+from regmean_lab.report.charts.gains import gain_charts
+from regmean_lab.report.charts.incremental import incremental_charts
+from regmean_lab.report.charts.scores import score_charts
+from regmean_lab.report.charts.settings import setting_charts
+from regmean_lab.report.files import FileNames
+from regmean_lab.report.grid import Section
+
+__all__ = ["Chart", "charts_of"]
+
+
+def charts_of(section: Section, reference: str, names: FileNames) -> list[Chart]:
+    """Every chart that a section's results allow.
+
+    Columns of which there are curves have no charts of single rows: these would be the curves' points.
+    """
+    curves = [*incremental_charts(section, names), *setting_charts(section, names)]
+    shown = {title for chart in curves for title in chart.columns}
+    others = replace(section, columns=[column for column in section.columns if column.title not in shown])
+    return [
+        *curves,
+        *gain_charts(section, reference, names),
+        *score_charts(others, names),
+        *domain_charts(others, names),
+    ]

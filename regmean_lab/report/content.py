@@ -1,0 +1,106 @@
+"""What a report contains, before it takes any form."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from regmean_lab.report.aggregate import ReportTable, corpus_table, domains_of, members_table, overview
+from regmean_lab.report.charts import Chart, charts_of
+from regmean_lab.report.files import FileNames
+from regmean_lab.report.grid import Column, Section
+from regmean_lab.report.read import Run
+from regmean_lab.report.significance import Comparison, comparisons, explanation
+
+
+@dataclass(frozen=True)
+class DrawnChart:
+    """A chart and its two files."""
+
+    chart: Chart
+    png: bytes
+    svg: str
+
+
+@dataclass(frozen=True)
+class SectionContent:
+    """One section of a report.
+
+    Attributes:
+        name: its name.
+        stem: what its own files are called.
+        overview: the table of means.
+        charts: its figures.
+        comparisons: rows against the reference.
+        explanation: what the comparisons are.
+        more: tables of single columns, by the column's title.
+    """
+
+    name: str
+    stem: str
+    overview: ReportTable
+    charts: list[DrawnChart]
+    comparisons: list[Comparison]
+    explanation: str
+    more: list[tuple[str, list[ReportTable]]]
+
+    @property
+    def tables(self) -> list[ReportTable]:
+        """All tables of scores."""
+        return [self.overview, *(table for _, tables in self.more for table in tables)]
+
+
+@dataclass(frozen=True)
+class Report:
+    """A whole report.
+
+    Attributes:
+        title: its title.
+        facts: what it is about, by name.
+        notices: what a reader should know first: files left out, jobs missing.
+        sections: one for each experiment, or one for a table with a definition.
+        runs: all results in it.
+        command: the command that made it.
+    """
+
+    title: str
+    facts: list[tuple[str, str]]
+    notices: list[str]
+    sections: list[SectionContent]
+    runs: list[Run]
+    command: str
+
+
+def section_contents(sections: Sequence[Section], reference: str, with_figures: bool) -> list[SectionContent]:
+    """Tables, comparisons and figures of some sections; every file name is given once."""
+    table_names, figure_names = FileNames(), FileNames()
+    return [_content(section, reference, with_figures, table_names, figure_names) for section in sections]
+
+
+def _content(
+    section: Section, reference: str, with_figures: bool, table_names: FileNames, figure_names: FileNames
+) -> SectionContent:
+    stem = table_names.stem(section.name)
+    charts = charts_of(section, reference, figure_names) if with_figures else []
+    more = [(column.title, _column_tables(section, column, table_names)) for column in section.columns]
+    return SectionContent(
+        section.name,
+        stem,
+        overview(section, stem),
+        [DrawnChart(chart, *chart.files()) for chart in charts],
+        comparisons(section, reference),
+        explanation(reference),
+        [(title, tables) for title, tables in more if tables],
+    )
+
+
+def _column_tables(section: Section, column: Column, names: FileNames) -> list[ReportTable]:
+    """Scores by corpus and, where there are several sets of members, by set; none while nothing was measured."""
+    if not any(entry.run for row in column.rows for entry in row.entries.values()):
+        return []
+    tables = [corpus_table(section, column, names.stem(section.name, column.label, "corpora"))]
+    if len(column.member_sets) > 1:
+        for domain in domains_of(column):
+            stem = names.stem(section.name, column.label, "members", domain)
+            tables.append(members_table(section, column, domain, stem))
+    return tables

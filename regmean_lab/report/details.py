@@ -1,0 +1,111 @@
+"""What a page shows of a cell when asked: results, commands, settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from regmean_lab.report.aggregate import Heading, ReportCell, ReportTable
+from regmean_lab.report.entries import command_of, flat_settings, setting_text
+from regmean_lab.report.grid import count_text
+from regmean_lab.report.read import Run
+
+NOT_SETTINGS = ("seed", "members", "paths.", "logger.", "force", "save_merged")
+"""Parts of a configuration that change no number, or that are shown elsewhere."""
+
+
+class Details:
+    """Collects what is behind the cells of a page, each result once.
+
+    Args:
+        runs: all results of the page.
+    """
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        self._numbers = {run.path: number for number, run in enumerate(runs)}
+        settings = [_settings(run) for run in runs]
+        self._common = _common(settings)
+        self._environments: dict[tuple[tuple[str, str], ...], int] = {}
+        self._runs = [self._run(run, own) for run, own in zip(runs, settings, strict=True)]
+        self._cells: list[dict[str, Any]] = []
+
+    def add(self, table: ReportTable, label: str, heading: Heading, cell: ReportCell) -> int | None:
+        """Number of a cell's details; None where there is nothing behind the cell."""
+        if cell.state == "not applicable":
+            return None
+        self._cells.append(
+            {
+                "title": f"{label}: {heading.full}",
+                "summary": f"{table.title}. {_summary(cell)}",
+                "runs": [[self._numbers[run.path], score] for run, score in cell.scores],
+                "absent": [[list(absent.members), absent.seed, absent.command] for absent in cell.absent],
+            }
+        )
+        return len(self._cells) - 1
+
+    def content(self) -> dict[str, Any]:
+        """Everything that was collected, ready for JSON."""
+        return {
+            "common": sorted(self._common.items()),
+            "environments": list(self._environments),
+            "runs": self._runs,
+            "cells": self._cells,
+        }
+
+    def _run(self, run: Run, settings: Mapping[str, str]) -> dict[str, Any]:
+        result = run.result
+        environment = tuple(sorted(flat_settings(_environment(run)).items()))
+        number = self._environments.setdefault(environment, len(self._environments))
+        seconds = [(f"seconds to {name}", setting_text(value)) for name, value in _rounded(result.seconds)]
+        return {
+            "path": str(run.path),
+            "members": result.members,
+            "seed": result.seed,
+            "command": command_of(run),
+            "means": [result.mean_in_domain, result.mean_out_of_domain],
+            "scores": [
+                [corpus, domain.replace("_", " "), score]
+                for domain, scores in result.scores.items()
+                for corpus, score in scores.items()
+            ],
+            "settings": sorted((key, value) for key, value in settings.items() if self._common.get(key) != value),
+            "measured": [*seconds, ("peak memory", _memory(result.peak_memory_bytes))],
+            "environment": number,
+        }
+
+
+def _environment(run: Run) -> dict[str, Any]:
+    recorded = run.result.environment
+    versions = recorded.get("versions")
+    shown = {name: recorded.get(name) for name in ("device", "platform", "commit", "started_as") if name in recorded}
+    return {**shown, **(versions if isinstance(versions, Mapping) else {})}
+
+
+def _settings(run: Run) -> dict[str, str]:
+    flat = flat_settings(run.result.configuration)
+    return {key: value for key, value in flat.items() if not key.startswith(NOT_SETTINGS)}
+
+
+def _common(settings: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    common = dict(settings[0]) if settings else {}
+    for own in settings[1:]:
+        common = {key: value for key, value in common.items() if own.get(key) == value}
+    return common
+
+
+def _summary(cell: ReportCell) -> str:
+    if cell.mean is None:
+        return f"{count_text(cell.expected, 'result')} missing."
+    text = f"Mean {cell.mean:.2f}"
+    if cell.deviation is not None:
+        text += f" ± {cell.deviation:.2f} over {count_text(cell.seeds, 'seed')}"
+    text += f", {count_text(cell.runs, 'result')}"
+    return f"{text} of {cell.expected}." if cell.absent else f"{text}."
+
+
+def _rounded(seconds: Mapping[str, Any]) -> list[tuple[str, float]]:
+    return [(name, round(value, 2)) for name, value in seconds.items() if isinstance(value, int | float)]
+
+
+def _memory(size: Any) -> str:
+    return f"{size / 2**30:.2f} GiB" if isinstance(size, int | float) else "not recorded"

@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+
+from regmean_lab.comparators import Ensemble
+from regmean_lab.merging.regmean import RegMean
+from regmean_lab.schema import (
+    ConfigurationError,
+    StatisticsConfig,
+    TrainingConfig,
+    all_methods,
+    settings_of,
+)
+from regmean_lab.suites import suite_types
+
+Compose = Callable[..., DictConfig]
+
+EMOTION = ("suite=emotion", "model=pico_bert", "members=[tec,isear]")
+
+
+def problems(compose_job: Compose, *overrides: str) -> list[str]:
+    with pytest.raises(ConfigurationError) as caught:
+        settings_of(compose_job(*EMOTION, *overrides))
+    assert str(caught.value) == "\n".join(caught.value.problems)
+    return caught.value.problems
+
+
+class TestSettings:
+    def test_are_plain_objects(self, compose_job: Compose) -> None:
+        settings = settings_of(compose_job(*EMOTION, "method.off_diagonal=0.25", "seed=3", "paths.data_dir=/d"))
+        assert settings.method == RegMean(off_diagonal=0.25)
+        assert settings.suite.name == "emotion"
+        assert settings.suite.data_dir == Path("/d")
+        assert settings.members == ("tec", "isear")
+        assert settings.config.training.learning_rate == 1e-3
+        assert isinstance(settings.config.statistics, StatisticsConfig)
+        assert not any(isinstance(value, DictConfig) for value in vars(settings.config).values())
+        assert settings.resolved["method"]["name"] == "regmean"
+        assert "hydra" not in settings.resolved
+
+    def test_members_are_all_of_the_suite_unless_named(self, compose_job: Compose) -> None:
+        settings = settings_of(compose_job("suite=emotion", "model=pico_bert"))
+        assert settings.members == ("dailydialog", "crowdflower", "tec", "tales-emotion", "isear")
+
+    def test_a_comparator_is_chosen_like_a_method(self, compose_job: Compose) -> None:
+        settings = settings_of(compose_job(*EMOTION, "method=ensemble", "method.vote=majority"))
+        assert settings.method == Ensemble("majority")
+
+    @pytest.mark.parametrize("name", sorted(all_methods()))
+    def test_every_method_has_a_file_of_its_name(self, compose_job: Compose, name: str) -> None:
+        config = compose_job(*EMOTION, f"method={name}")
+        assert config.method.name == name
+        assert settings_of(config).method == all_methods()[name]()
+
+    @pytest.mark.parametrize("name", sorted(suite_types()))
+    def test_every_suite_has_a_file_of_its_name(self, compose_job: Compose, name: str) -> None:
+        assert compose_job(f"suite={name}", "model=pico_bert").suite.name == name
+
+
+class TestHeadInitialisation:
+    def test_the_same_seed_for_all(self, compose_job: Compose) -> None:
+        settings = settings_of(compose_job("suite=emotion", "model=pico_bert", "seed=4"))
+        assert [settings.member_seed(member) for member in settings.members] == [4] * 5
+
+    @pytest.mark.parametrize(("seed", "expected"), [(1, [1, 2, 3, 4, 5]), (2, [2, 3, 4, 5, 1]), (5, [5, 1, 2, 3, 4])])
+    def test_another_seed_for_each(self, compose_job: Compose, seed: int, expected: list[int]) -> None:
+        """Generator seed g gives member number i the seed ((g + i − 1) mod 5) + 1."""
+        settings = settings_of(compose_job("suite=emotion", "model=pico_bert", f"seed={seed}", "head_init=different"))
+        assert [settings.member_seed(member) for member in settings.members] == expected
+
+    def test_depends_on_the_member_and_not_on_what_it_is_merged_with(self, compose_job: Compose) -> None:
+        settings = settings_of(compose_job(*EMOTION, "members=[isear,tec]", "head_init=different", "seed=1"))
+        assert [settings.member_seed(member) for member in settings.members] == [5, 3]
+
+
+class TestProblems:
+    def test_all_are_told_at_once(self, compose_job: Compose) -> None:
+        found = problems(
+            compose_job,
+            "training.epochs=0",
+            "training.schedule=cosine",
+            "method.off_diagonal=2",
+            "suite.train_examples=0",
+            "members=[tec,isaer,tec]",
+            "head_init=random",
+            "logger.kind=mlflow",
+            "seed=-1",
+            "trainer.devices=0",
+            "statistics.fisher.labels_from=guess",
+        )
+        keys = [problem.partition(":")[0] for problem in found]
+        assert set(keys) == {
+            "training.epochs",
+            "training.schedule",
+            "method.off_diagonal",
+            "suite.train_examples",
+            "members",
+            "head_init",
+            "logger.kind",
+            "seed",
+            "trainer.devices",
+            "statistics.fisher.labels_from",
+        }
+        assert keys.count("members") == 2
+        assert any("did you mean isear" in problem for problem in found)
+        assert any("polynomial, linear, constant" in problem for problem in found)
+
+    @pytest.mark.parametrize(
+        ("overrides", "expected"),
+        [
+            (["method.coefficients=[0.5,0.3,0.2]"], "method.coefficients: 3 numbers for 2 members"),
+            (["method.coefficients=[0.5,0.3]"], "method.coefficients: expected a sum of 1"),
+            (["members=[tec]"], "members: regmean merges two or more"),
+            (["members=[]", "method=individual"], "members: expected at least one"),
+            (["method=ensemble", "method.vote=mean"], "method.vote: expected one of soft, majority"),
+            (["method=ensemble", "save_merged=true"], "save_merged: method ensemble makes no single model"),
+            (["method.keep_layers=[classifier]", "save_merged=true"], "save_merged: members keep parameters"),
+            (["method=fisher", "method.epsilon=0"], "method.epsilon: expected a positive number"),
+            (["statistics.gram.batches=0"], "statistics.gram.batches: expected at least 1 or null"),
+            (["first=3"], "first: expected 1 to 2"),
+            (["order=random"], "order: expected one of given, greedy"),
+            (["model.dropout=1.0"], "model.dropout: expected a share"),
+            (["trainer.accelerator=tpu"], "trainer.accelerator: expected one of auto, cpu"),
+            (["trainer.precision=fp16"], "trainer.precision: expected one of 32-true"),
+            (["trainer.workers=-1"], "trainer.workers: expected at least 0"),
+        ],
+    )
+    def test_one_by_one(self, compose_job: Compose, overrides: list[str], expected: str) -> None:
+        (problem,) = problems(compose_job, *overrides)
+        assert problem.startswith(expected)
+
+    def test_a_missing_value_is_told(self, compose_job: Compose) -> None:
+        config = compose_job(*EMOTION)
+        config.model.checkpoint = "???"
+        with pytest.raises(ConfigurationError, match=r"model\.checkpoint: required, but not given"):
+            settings_of(config)
+
+    def test_a_broken_interpolation_is_told(self, compose_job: Compose) -> None:
+        config = compose_job(*EMOTION)
+        config.model.checkpoint = "${model.nothing}"
+        with pytest.raises(ConfigurationError, match=r"^model\.checkpoint: .*model\.nothing"):
+            settings_of(config)
+
+    @pytest.mark.parametrize("key", ["suite.name", "method.name"])
+    def test_a_name_is_not_how_another_one_is_chosen(self, compose_job: Compose, key: str) -> None:
+        (problem,) = problems(compose_job, f"{key}=other")
+        assert problem.startswith(f"{key}: expected ")
+        assert problem.endswith(f"{key.partition('.')[0]}=other")
+
+    @pytest.mark.parametrize("override", ["seed=first", "training.epochs=1.5", "method.vote=soft", "trainer.gpu=true"])
+    def test_wrong_types_and_unknown_keys_do_not_compose(self, compose_job: Compose, override: str) -> None:
+        with pytest.raises(HydraException):
+            compose_job(*EMOTION, override)
+
+
+@pytest.mark.parametrize(
+    ("changes", "setting"),
+    [
+        ({"learning_rate": 0.0}, "learning_rate"),
+        ({"learning_rate": float("nan")}, "learning_rate"),
+        ({"weight_decay": -1.0}, "weight_decay"),
+        ({"gradient_clip": float("nan")}, "gradient_clip"),
+        ({"warmup": 1.0}, "warmup"),
+        ({"warmup": -0.1}, "warmup"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"eval_batch_size": 0}, "eval_batch_size"),
+        ({"max_length": 0}, "max_length"),
+        ({"steps": 0}, "steps"),
+        ({"eval_steps": -1}, "eval_steps"),
+        ({"selection": "first"}, "selection"),
+        ({"precision": "64bits"}, "precision"),
+    ],
+)
+def test_training_settings_out_of_range(changes: dict[str, Any], setting: str) -> None:
+    (problem,) = TrainingConfig(**changes).problems()
+    assert problem.startswith(f"{setting}: ")
+
+
+def test_training_settings_in_range() -> None:
+    assert TrainingConfig().problems() == []
+    assert TrainingConfig(steps=10, eval_steps=5, gradient_clip=0, warmup=0, precision="bf16-mixed").problems() == []
