@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.loggers import Logger
 
 from regmean_lab.callbacks.best_weights import BestWeights
 from regmean_lab.environment import versions
-from regmean_lab.models import Checkpoint
+from regmean_lab.models import Checkpoint, ModelError
 from regmean_lab.modules import Optimization, module_type
 from regmean_lab.modules.base import TrainableModule
 from regmean_lab.modules.multi_task import MultiTaskModule
@@ -95,7 +96,11 @@ def train_model(
     """Fine-tune a checkpoint and write it, with its tokenizer, into ``folder``.
 
     Returns:
-        What ``training.json`` says of it beside its description: scores on dev (times 100), epoch, seconds, versions.
+        What ``training.json`` says of it beside its description: scores on dev (times 100), the epoch (from 0) of the
+        weights, optimizer steps, examples, seconds, versions.
+
+    Raises:
+        ModelError: when the weights are not finite.
     """
     started = time.perf_counter()
     pl.seed_everything(seed, workers=True, verbose=False)
@@ -144,16 +149,22 @@ def train_model(
         log_every_n_steps=10,
     )
     fit.fit(module, datamodule=data)
-    if training.selection == "last":
+    epoch = best.epoch if best.scores else fit.current_epoch - 1
+    if not best.scores:  # the last weights are kept, or training ended before the first evaluation
         fit.limit_val_batches = 1.0
         fit.validate(module, datamodule=data, verbose=False)
     module.eval().cpu()
+    if broken := [name for name, value in module.named_parameters() if not torch.isfinite(value).all()]:
+        raise ModelError(
+            f"training on {'+'.join(corpora)} diverged: NaN or infinity in {broken[0]} and {len(broken) - 1} other "
+            "parameters; try a lower training.learning_rate"
+        )
     module.save(folder)
     tokenizer.save_pretrained(folder)
     return {
         "scores": best.scores or module.dev_scores,
         "key_score": module.key_score,
-        "epoch": best.epoch if best.scores else fit.current_epoch,
+        "epoch": epoch,
         "steps": fit.global_step,
         "examples": sum(len(suite.examples(corpus, "train")) for corpus in corpora),
         "seconds": time.perf_counter() - started,

@@ -33,10 +33,15 @@ def override_problems(arguments: Sequence[str], *, jobs_too: bool = True) -> lis
     with initialize_config_dir(str(configuration_root() / "conf"), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         assert isinstance(loader, ConfigLoaderImpl)
-        try:
-            parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(arguments))
-        except HydraException as error:
-            return [_first_line(error)]
+        parser, parsed = OverridesParser.create(config_loader=loader), []
+        problems = []
+        for argument in arguments:
+            try:
+                parsed += parser.parse_overrides([argument])
+            except HydraException as error:
+                problems.append(f"{argument}: {_first_line(error)}")
+        if problems:
+            return problems
         groups, values = _split(loader, parsed)
         problems = [problem for override in groups for problem in _option_problems(loader, override)]
         if problems:

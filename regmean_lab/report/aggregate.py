@@ -171,7 +171,7 @@ def corpus_table(section: Section, column: Column, name: str) -> ReportTable:
     ]
     return _table(
         name,
-        f"{section.name}: {column.title}: scores by corpus",
+        f"{section.name}: scores by corpus ({column.title})",
         "method",
         [Heading(domain, corpus) for domain, corpus in shown],
         rows,
@@ -188,7 +188,7 @@ def members_table(section: Section, column: Column, domain: str, name: str) -> R
         rows.append((" + ".join(members), cells))
     return _table(
         name,
-        f"{section.name}: {column.title}: mean scores {domain} by members",
+        f"{section.name}: mean scores {domain} by members ({column.title})",
         "members",
         [Heading("", row.label) for row in column.rows],
         rows,
@@ -315,7 +315,7 @@ def _table(
         over = f" ({count_text(seeds.pop(), 'seed')})" if len(seeds) == 1 else ""
         parts.append(f"Every score is of {count_text(runs, 'result')}{over}")
     else:
-        parts.append("In brackets the number of results")
+        parts.append("Beside each score stands the number of results")
     if table.best:
         parts.append(f"The best of each {best_of} is bold")
     states = {cell.state for _, cells in rows for cell in cells}

@@ -24,7 +24,7 @@ KEYS = {
     "table": "a sweep of multirun_sweeps or an experiment: only its results, and what is missing of them",
     "overrides": "what the sweep of table= was run with besides: overrides='model=minilm seed=1,2'",
     "output": "folder for the report; default: the folder report below the first folder with results",
-    "title": "title of the page; default: the table, or the name of the folder with results",
+    "title": "title of the page; default: the name of the table, or Results",
     "reference": f"the method that others are compared with; default: {DEFAULT_REFERENCE}",
     "figures": "true or false: whether figures are drawn; default: true",
 }
@@ -170,10 +170,10 @@ def _write(chosen: Arguments, found: Found, sections: list[Section], notices: li
     from regmean_lab.report.write import write_report
 
     runs = _runs_of(sections)
-    title = chosen.title or chosen.table or f"Results of {chosen.results[0].resolve().name}"
+    title = chosen.title or chosen.table or "Results"
     report = Report(
         title=title,
-        facts=_facts(runs, found),
+        facts=_facts(runs, found, chosen.results),
         notices=notices,
         sections=section_contents(sections, chosen.reference, chosen.figures),
         runs=runs,
@@ -195,8 +195,8 @@ def _runs_of(sections: Sequence[Section]) -> list[Run]:
     return [runs[path] for path in sorted(runs)]
 
 
-def _facts(runs: Sequence[Run], found: Found) -> list[tuple[str, str]]:
-    facts = [("results", str(len(runs)))]
+def _facts(runs: Sequence[Run], found: Found, folders: Sequence[Path]) -> list[tuple[str, str]]:
+    facts = [("results", str(len(runs))), ("from", ", ".join(map(str, folders)))]
     if found.problems:
         facts.append(("not readable", str(len(found.problems))))
     for name, plural in (("suite", "suites"), ("model", "models"), ("method", "methods"), ("seed", "seeds")):

@@ -33,7 +33,7 @@ class SectionContent:
         charts: its figures.
         comparisons: rows against the reference.
         explanation: what the comparisons are.
-        more: tables of single columns, by the column's title.
+        more: tables of single columns, below what they show.
     """
 
     name: str
@@ -90,7 +90,7 @@ def _content(
         [DrawnChart(chart, *chart.files()) for chart in charts],
         comparisons(section, reference),
         explanation(reference),
-        [(title, tables) for title, tables in more if tables],
+        [(f"{title}: {_what(tables)}", tables) for title, tables in more if tables],
     )
 
 
@@ -104,3 +104,7 @@ def _column_tables(section: Section, column: Column, names: FileNames) -> list[R
             stem = names.stem(section.name, column.label, "members", domain)
             tables.append(members_table(section, column, domain, stem))
     return tables
+
+
+def _what(tables: Sequence[ReportTable]) -> str:
+    return "by corpus" if len(tables) == 1 else "by corpus and by members"

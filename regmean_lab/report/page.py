@@ -19,6 +19,12 @@ from regmean_lab.report.details import Details
 from regmean_lab.report.files import FileNames
 from regmean_lab.report.significance import HEADINGS, Comparison, cells_of_test
 
+TEXT = ' class="text"'
+"""Of cells and headings with words; numbers stand to the right."""
+
+WIDE = 7.0
+"""From how many inches on a figure has a line of its own."""
+
 
 def html_page(report: Report) -> str:
     """The whole page. All text is escaped, and no script but the page's own can run in it."""
@@ -72,19 +78,19 @@ def _notices(notices: Sequence[str]) -> str:
 
 def _section(section: SectionContent, name: str, details: Details) -> str:
     parts = [f'<section aria-labelledby="{name}"><h2 id="{name}">{escape(section.name)}</h2>']
-    parts.append(_table(section.overview, details))
+    parts.append(_table(section.overview, details, section.name))
     if section.charts:
-        parts.append(f'<h3>Figures</h3><div class="figures">{"".join(map(_figure, section.charts))}</div>')
+        figures = "".join(_figure(drawn, section.name) for drawn in section.charts)
+        parts.append(f'<h3>Figures</h3><div class="figures">{figures}</div>')
     if section.comparisons:
-        parts.append("<h3>Differences from the reference</h3>")
-        parts.append(_tests(section.comparisons, section.explanation))
+        parts.append(_tests(section.name, section.comparisons, section.explanation))
     for title, tables in section.more:
-        content = "".join(_table(table, details) for table in tables)
+        content = "".join(_table(table, details, section.name) for table in tables)
         parts.append(f'<details class="more"><summary>{escape(title)}</summary>{content}</details>')
     return "\n".join([*parts, "</section>"])
 
 
-def _table(table: ReportTable, details: Details) -> str:
+def _table(table: ReportTable, details: Details, section: str) -> str:
     best, grouped = table.best, any(heading.group for heading in table.headings)
     groups = [(group, len(list(own))) for group, own in itertools.groupby(table.headings, key=lambda h: h.group)]
     starts = set(itertools.accumulate((width for _, width in groups), initial=0)) if grouped else set()
@@ -114,11 +120,26 @@ def _table(table: ReportTable, details: Details) -> str:
         ]
         body.append(f'<tr><th scope="row">{escape(label)}</th>{"".join(shown)}</tr>')
     columns = columns.replace("<col>", '<colgroup span="1"></colgroup>')
+    content = f"{columns}<thead>{''.join(lines)}</thead><tbody>{''.join(body)}</tbody>"
+    return _scrolling(table.title, _below_heading(table.title, section), table.caption, content)
+
+
+def _scrolling(name: str, title: str, note: str, content: str) -> str:
+    """A table below its title and note, which scrolls by itself where it is too wide, with the keyboard too.
+
+    ``name`` is what the table is called outside of its section.
+    """
     return (
-        f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(table.title)}"><table>'
-        f"<caption><strong>{escape(table.title)}</strong><span>{escape(table.caption)}</span></caption>"
-        f"{columns}<thead>{''.join(lines)}</thead><tbody>{''.join(body)}</tbody></table></div>"
+        f'<p class="title" aria-hidden="true">{escape(title)}</p><p class="note">{escape(note)}</p>'
+        f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(name)}"><table>'
+        f'<caption class="unseen">{escape(name)}</caption>{content}</table></div>'
     )
+
+
+def _below_heading(title: str, section: str) -> str:
+    """A title without the name of the section, which stands above it."""
+    own = title.removeprefix(f"{section}: ")
+    return own[:1].upper() + own[1:]
 
 
 def _group_start(place: int, starts: set[int]) -> str:
@@ -140,27 +161,28 @@ def _cell(cell: ReportCell, best: bool, number: int | None) -> str:
     return f'{button}{mean}{deviation} <span class="{kind}">{count}</span>{said}</button>'
 
 
-def _figure(drawn: DrawnChart) -> str:
+def _figure(drawn: DrawnChart, section: str) -> str:
     chart = drawn.chart
-    title, description = escape(chart.title), escape(chart.description)
+    title, description = escape(_below_heading(chart.title, section)), escape(chart.description)
     files = f'<span class="small">figures/{chart.name}.png, .svg</span>'
     svg = inline_svg(drawn.svg, chart.name.replace(".", "-"), title, description)
-    return f"<figure><figcaption>{title} {files}</figcaption>{svg}</figure>"
+    width = ' class="wide"' if chart.size[0] > WIDE else ""
+    return f"<figure{width}><figcaption>{title} {files}</figcaption>{svg}</figure>"
 
 
-def _tests(comparisons: Sequence[Comparison], explanation: str) -> str:
-    head = "".join(f'<th scope="col">{escape(text)}</th>' for text in HEADINGS)
+def _tests(section: str, comparisons: Sequence[Comparison], explanation: str) -> str:
+    head = "".join(
+        f'<th scope="col"{TEXT if place < 3 else ""}>{escape(text)}</th>' for place, text in enumerate(HEADINGS)
+    )
     body = []
     for comparison in comparisons:
         named, numbers = cells_of_test(comparison)[:3], cells_of_test(comparison)[3:]
-        cells = [f'<td class="text">{escape(text)}</td>' for text in named[1:]]
+        cells = [f"<td{TEXT}>{escape(text)}</td>" for text in named[1:]]
         if comparison.test is None:
-            cells.append(f'<td class="text" colspan="{len(HEADINGS) - 3}">{escape(numbers[0])}</td>')
+            cells.append(f'<td{TEXT} colspan="{len(HEADINGS) - 3}">{escape(numbers[0])}</td>')
         else:
             cells += [f"<td>{escape(text)}</td>" for text in numbers]
         body.append(f'<tr><th scope="row">{escape(named[0])}</th>{"".join(cells)}</tr>')
-    return (
-        '<div class="scroll" role="region" tabindex="0" aria-label="Differences from the reference"><table>'
-        f"<caption><span>{escape(explanation)}</span></caption>"
-        f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
-    )
+    content = f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody>"
+    title = "Differences from the reference"
+    return _scrolling(f"{section}: {title}", title, explanation, content)

@@ -79,7 +79,7 @@ def comparisons(section: Section, reference: str) -> list[Comparison]:
             compared = [
                 _comparison(column, domain, row, base, scores) for row in column.rows if row.label != base.label
             ]
-            found += _with_holm(compared)
+            found += _with_holm(_together(compared))
     return found
 
 
@@ -140,6 +140,14 @@ def _comparison(column: Column, domain: str, row: Row, base: Row, scores: dict[K
         reason = f"not tested: {len(differences)} paired scores, at least {MINIMUM_PAIRS} are needed"
         return Comparison(column.title, domain, row.label, base.label, reason=reason)
     return Comparison(column.title, domain, row.label, base.label, paired_test(differences))
+
+
+def _together(compared: list[Comparison]) -> list[Comparison]:
+    """One line where no row is tested, all for the same reason."""
+    reasons = {comparison.reason for comparison in compared}
+    if len(compared) > 1 and len(reasons) == 1 and reasons != {""}:
+        return [replace(compared[0], label="all rows")]
+    return compared
 
 
 def _with_holm(compared: Iterable[Comparison]) -> list[Comparison]:

@@ -84,7 +84,7 @@ def run_job(root: Path) -> Iterator[RunJob]:
 
     def job(model: str, method: str, *overrides: str) -> Result:
         given = [
-            *(f"model={model}", f"method={method}", "training.learning_rate=0.01", "training.epochs=4"),
+            *(f"model={model}", f"method={method}", "training.learning_rate=0.01", "training.epochs=8"),
             *("training.batch_size=8", "training.max_length=64", "trainer=cpu", "trainer.progress_bar=false"),
             *("logger=none", f"paths.data_dir={root}/data", f"paths.zoo_dir={root}/zoo"),
             *(f"paths.output_dir={root}/out", *overrides),
@@ -255,7 +255,7 @@ def test_joint_training_is_evaluated_task_by_task(root: Path, data: Rows, run_jo
     assert result.scores["in_domain"]["stsb"] == pytest.approx(expected, abs=0.02)
     training = json.loads((path / "training.json").read_text())
     assert training["examples"] == 128
-    assert training["steps"] == 4 * 16
+    assert training["steps"] == 8 * 16
 
 
 @pytest.mark.parametrize("task", ["sst2", "stsb"])

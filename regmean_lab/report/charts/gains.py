@@ -94,6 +94,16 @@ def _draw_panel(axes: Axes, label: str, members: Sequence[str], gains: Gains, li
         x, y = sorted((members.index(one), members.index(other)))
         if gain is None:
             axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, hatch="///", edgecolor="#8a8a8a", lw=0.5))
+            axes.text(
+                x,
+                y,
+                "missing",
+                ha="center",
+                va="center",
+                color="#000000",
+                fontsize=7.5,
+                bbox={"facecolor": "white", "lw": 0},
+            )
             continue
         axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=COLOURS(norm(gain)), edgecolor="#8a8a8a", lw=0.5))
         # Black in a shade that a page leaves alone: the cell's own colour is behind it.

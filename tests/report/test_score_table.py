@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import io
+import statistics
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from regmean_lab.report.rows import ordered_methods, rows_of
+from regmean_lab.report.tables import MEAN_IN, MEAN_OUT, markdown_table, print_table, score_table
+from regmean_lab.results import Result
+
+
+def result(
+    method: str = "regmean",
+    seed: int = 1,
+    scores: dict[str, float] | None = None,
+    outside: dict[str, float] | None = None,
+    **configuration: Any,
+) -> Result:
+    inside = scores or {"tec": 50.0, "isear": 60.0}
+    outside = {"emoint": 40.0} if outside is None else outside
+    return Result(
+        fingerprint="",
+        experiment="x",
+        suite="emotion",
+        model="pico_bert",
+        method=method,
+        members=list(inside),
+        seed=seed,
+        head_init="same",
+        scores={"in_domain": inside, "out_of_domain": outside},
+        mean_in_domain=statistics.fmean(inside.values()),
+        mean_out_of_domain=statistics.fmean(outside.values()) if outside else None,
+        metrics={},
+        seconds={},
+        peak_memory_bytes=1,
+        environment={},
+        data_fingerprint="",
+        zoo={},
+        configuration={
+            "suite": {"name": "emotion"},
+            "model": {"name": "pico_bert", "checkpoint": "pico:bert"},
+            "method": {"name": method},
+            "training": {"learning_rate": 1e-5},
+            "statistics": {"gram": {"examples": 5}},
+            "seed": seed,
+            **configuration,
+        },
+    )
+
+
+def cells(results: list[Result], row: str) -> dict[str, str]:
+    table = score_table(results)
+    (values,) = [values for label, values in table.rows if label == row]
+    return {column: "" if value is None else str(value) for column, value in zip(table.columns, values, strict=True)}
+
+
+class TestRows:
+    def test_comparators_come_first_and_unknown_methods_last(self) -> None:
+        given = ["new", "regmean", "simple", "regmean", "ensemble", "individual", "newer"]
+        assert ordered_methods(given) == ["individual", "ensemble", "simple", "regmean", "new", "newer"]
+
+    def test_seeds_and_members_share_a_row(self) -> None:
+        results = [result(seed=1), result(seed=2), result(seed=1, scores={"tec": 1.0, "crowdflower": 2.0})]
+        assert [(label, len(own)) for label, own in rows_of(results)] == [("regmean", 3)]
+
+    def test_a_swept_setting_tells_rows_apart(self) -> None:
+        results = [result(seed=seed, method="regmean") for seed in (1, 2)]
+        swept = [
+            replace(one, configuration={**one.configuration, "method": {"name": "regmean", "off_diagonal": value}})
+            for one in results
+            for value in (0.1, 0.9)
+        ]
+        assert {label: len(own) for label, own in rows_of(swept)} == {
+            "regmean off_diagonal=0.1": 2,
+            "regmean off_diagonal=0.9": 2,
+        }
+
+    @pytest.mark.parametrize(
+        ("configuration", "label"),
+        [
+            ({"head_init": "different"}, "regmean head_init=different"),
+            ({"training": {"learning_rate": 2e-5}}, "regmean learning_rate=2e-05"),
+            ({"statistics": {"gram": {"examples": 9}}}, "regmean gram.examples=9"),
+            ({"first": 3}, "regmean first=3"),
+            ({"model": {"name": "other"}, "training": {"learning_rate": 9.0}}, "regmean model=other"),
+        ],
+    )
+    def test_what_differs_is_in_the_label(self, configuration: dict[str, Any], label: str) -> None:
+        assert label in [name for name, _ in rows_of([result(), result(**configuration)])]
+
+    def test_settings_of_one_method_do_not_divide_the_others(self) -> None:
+        results = [result("simple"), result("regmean"), result("regmean", head_init="different")]
+        assert next(label for label, _ in rows_of(results)) == "simple"
+
+
+class TestCells:
+    def test_a_single_score_has_no_deviation(self) -> None:
+        assert cells([result()], "regmean") == {
+            "tec": "50.00",
+            "isear": "60.00",
+            MEAN_IN: "55.00",
+            "emoint (out)": "40.00",
+            MEAN_OUT: "40.00",
+        }
+
+    def test_seeds_have_mean_and_sample_deviation(self) -> None:
+        values = [50.0, 53.0, 57.5]
+        results = [
+            result(seed=seed, scores={"tec": value, "isear": 60.0}) for seed, value in enumerate(values, start=1)
+        ]
+        mean, deviation = sum(values) / 3, (sum((v - sum(values) / 3) ** 2 for v in values) / 2) ** 0.5
+        assert cells(results, "regmean")["tec"] == f"{mean:.2f} ± {deviation:.2f}"
+        assert cells(results, "regmean")["isear"] == "60.00 ± 0.00"
+
+    def test_several_sets_of_members_have_means_without_deviation(self) -> None:
+        results = [
+            result(scores={"tec": 50.0, "isear": 60.0}, outside={"emoint": 30.0}),
+            result(scores={"tec": 54.0, "crowdflower": 20.0}, outside={"emoint": 40.0}),
+        ]
+        assert cells(results, "regmean") == {
+            "tec": "52.00",
+            "isear": "60.00",
+            "crowdflower": "20.00",
+            MEAN_IN: "46.00",
+            "emoint (out)": "35.00",
+            MEAN_OUT: "35.00",
+        }
+
+    def test_corpora_out_of_domain_have_columns_if_all_results_have_them(self) -> None:
+        results = [result(outside={"emoint": 30.0}), result("simple", outside={"emoint": 10.0, "ssec": 20.0})]
+        assert score_table(results).columns == ["tec", "isear", MEAN_IN, MEAN_OUT]
+        assert cells(results, "simple")[MEAN_OUT] == "15.00"
+
+    def test_without_data_out_of_domain_there_are_no_such_columns(self) -> None:
+        assert score_table([result(outside={})]).columns == ["tec", "isear", MEAN_IN]
+
+    def test_what_was_not_measured_is_empty(self) -> None:
+        results = [result("simple", scores={"tec": 1.0}), result("regmean", scores={"isear": 2.0})]
+        assert cells(results, "simple")["isear"] == ""
+        assert cells(results, "regmean")["tec"] == ""
+
+    def test_the_title_tells_what_is_shown(self) -> None:
+        assert score_table([result(seed=2), result(seed=1)]).title == "emotion, pico_bert: tec+isear, seeds 1, 2"
+        assert score_table([result()]).title.endswith("seed 1")
+
+
+class TestLayout:
+    RESULTS = (
+        result("simple", scores={"tec": 50.001, "isear": 60.0}),
+        result("regmean", scores={"tec": 50.004, "isear": 59.0}),
+        result("fisher", scores={"tec": 40.0, "isear": 59.0}),
+    )
+
+    def test_markdown_has_a_line_for_each_row_and_the_best_in_bold(self) -> None:
+        lines = markdown_table(score_table(self.RESULTS)).splitlines()
+        assert lines[2:5] == [
+            "| method | tec | isear | mean in domain | emoint (out) | mean out of domain |",
+            "|---|---:|---:|---:|---:|---:|",
+            "| simple | **50.00** | **60.00** | **55.00** | **40.00** | **40.00** |",
+        ]
+        assert lines[5].startswith("| fisher | 40.00 | 59.00 |")
+        assert lines[6].startswith("| regmean | **50.00** | 59.00 |")  # equal as far as it is shown
+
+    def test_a_lone_row_has_no_best(self) -> None:
+        assert "**" not in markdown_table(score_table([result()]))
+
+    def test_the_terminal_shows_the_same(self) -> None:
+        stream = io.StringIO()
+        print_table(score_table(self.RESULTS), Console(file=stream, width=160))
+        shown = stream.getvalue()
+        for text in ("simple", "regmean", "50.00", "60.00", "40.00", "mean out of domain"):
+            assert text in shown
+        assert "[bold]" not in shown
+
+    def test_labels_with_lists_are_shown_as_they_are(self) -> None:
+        results = [
+            result(method="simple"),
+            replace(result(), configuration={"method": {"name": "regmean", "coefficients": [0.2, 0.8]}}),
+            replace(result(), configuration={"method": {"name": "regmean", "coefficients": [0.5, 0.5]}}),
+        ]
+        stream = io.StringIO()
+        print_table(score_table(results), Console(file=stream, width=200))
+        assert "coefficients=[0.2, 0.8]" in stream.getvalue()

@@ -1,0 +1,121 @@
+"""Every command of docs/experiments.md that runs on a pico model, on made-up data in the published layouts."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import re
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from regmean_lab.experiment import run
+from regmean_lab.schema import settings_of
+
+sys.path.insert(0, str(Path(__file__).parent / "suites"))
+from glue_files import write_task  # noqa: E402
+
+DOCUMENT = Path(__file__).parents[1] / "docs" / "experiments.md"
+COMMANDS = re.findall(r"^    python -m regmean_lab (.*model=pico_.*)$", DOCUMENT.read_text(encoding="utf-8"), re.M)
+PAPER = re.findall(r"^    python -m regmean_lab ((?!debug).*)$", DOCUMENT.read_text(encoding="utf-8"), re.M)
+PLACES, PEOPLE = ("London", "Paris", "New York"), ("Thank", "Maria Editor")
+
+
+def write_entities(folder: Path) -> None:
+    """NER corpora of both suites: sentences of two names and a few words."""
+    names = [f"ner/ontonotes/onto.{split}.{genre}.ner" for genre in ("bn", "nw") for split in ("train", "development", "test")]
+    names += [f"ner/conll2003/{split}.conll" for split in ("train", "dev", "test")]
+    names += [
+        f"ner_open/{corpus}/{split}.conll"
+        for corpus in ("wikigold", "btc_a", "btc_b", "btc_g", "wnut17")
+        for split in ("train", "dev", "test")
+    ]
+    names += [
+        f"ner/twitter/annotated.twitter-ner-20-21-tweet-{split}-withcleaned.json" for split in ("train", "dev", "test")
+    ]
+    for name in names:
+        generator = random.Random(name)
+        sentences = []
+        for _ in range(12):
+            sentence = [("the", "O")]
+            for entity, choices in (("PER", PEOPLE), ("LOC", PLACES)):
+                words = generator.choice(choices).split()
+                sentence += [(word, f"{'I' if place else 'B'}-{entity}") for place, word in enumerate(words)]
+                sentence += [(generator.choice(("river", "film", "music")), "O")]
+            sentences.append(sentence)
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".json":
+            rows = [json.dumps({"tokens": [w for w, _ in s], "labels": [t for _, t in s]}) + "\n" for s in sentences]
+        else:
+            rows = ["".join(f"{word} {tag} x\n" for word, tag in sentence) + "\n" for sentence in sentences]
+        path.write_text("".join(rows), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("documented")
+
+
+@pytest.fixture
+def data(folders: Path, write_emotions: Callable[[Path], Path]) -> Path:
+    folder = folders / "data"
+    if not folder.exists():
+        write_emotions(folder)
+        write_entities(folder)
+        for task in ("rte", "stsb", "mrpc"):
+            write_task(folder, task)
+    return folder
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_documented_command_runs(command: str, folders: Path, data: Path, compose_job: Callable[..., Any]) -> None:
+    overrides = [text for text in shlex.split(command) if text not in ("-m", "paths.data_dir=DATA")]
+    config = compose_job(
+        *overrides,
+        f"paths.data_dir={data}",
+        f"paths.zoo_dir={folders / 'zoo'}",
+        f"paths.output_dir={folders / 'outputs'}",
+        "trainer=cpu",
+        "trainer.progress_bar=false",
+        "logger=none",
+    )
+    OmegaConf.set_struct(config, True)
+    result, computed = run(config, folders / f"job{COMMANDS.index(command)}", overrides)
+    assert computed
+    assert len(result.scores["in_domain"]) == len(result.members) >= 2
+    scores = [score for domain in result.scores.values() for score in domain.values()]
+    assert scores and all(math.isfinite(score) and -100 <= score <= 100 for score in scores)
+    assert result.experiment == next(text.split("=")[1] for text in overrides if text.startswith("experiment="))
+
+
+@pytest.mark.parametrize("command", PAPER)
+def test_the_settings_of_the_paper_compose(command: str, data: Path, compose_job: Callable[..., Any]) -> None:
+    """The full commands need weights and data that are not here: their configurations are checked."""
+    from regmean_lab.command.overrides import _all, _compose  # one job of each value that a sweep takes
+
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    compose_job()
+    parsed = OverridesParser.create().parse_overrides([text for text in shlex.split(command) if text != "-m"])
+    first = [_all(override)[0] for override in parsed]
+    for number, override in enumerate(parsed):
+        for text in _all(override):
+            config = _compose([*first[:number], text, *first[number + 1 :]])
+            settings = settings_of(config)
+            assert len(settings.members) >= 2
+
+
+def test_every_experiment_is_documented() -> None:
+    text = DOCUMENT.read_text(encoding="utf-8")
+    names = [path.stem for path in (DOCUMENT.parents[1] / "conf" / "experiment").glob("*.yaml")]
+    assert len(COMMANDS) >= 15
+    assert [name for name in names if f"experiment={name} " not in text] == []
+    sweeps = [path.stem for path in (DOCUMENT.parents[1] / "multirun_sweeps").glob("*.yaml") if path.stem != "demo"]
+    assert [name for name in sweeps if name not in text] == []
