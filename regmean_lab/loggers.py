@@ -82,7 +82,7 @@ def wandb_is_offline(config: LoggerConfig) -> bool:
     if config.offline is not None:
         return config.offline
     if mode := os.environ.get("WANDB_MODE"):
-        return mode == "offline"
+        return mode in ("offline", "dryrun")  # the second is what Lightning sets for later loggers of the process
     if os.environ.get("WANDB_API_KEY"):
         return False
     try:

@@ -47,7 +47,7 @@ def emotion_line(generator: random.Random, corpus: str) -> str:
     return json.dumps({"text": " ".join(text), "emotions": emotions, "VAD": None})
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def write_emotions() -> Callable[[Path], Path]:
     """Writes the corpora of `ANNOTATED` below a folder, in the layout of the emotion suite."""
 

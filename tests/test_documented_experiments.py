@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+from regmean_lab.command.overrides import compose_first_job, values_of
 from regmean_lab.experiment import run
 from regmean_lab.schema import settings_of
 
 sys.path.insert(0, str(Path(__file__).parent / "suites"))
-from glue_files import write_task  # noqa: E402
+from glue_files import write_task
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "experiments.md"
 COMMANDS = re.findall(r"^    python -m regmean_lab (.*model=pico_.*)$", DOCUMENT.read_text(encoding="utf-8"), re.M)
@@ -29,7 +31,11 @@ PLACES, PEOPLE = ("London", "Paris", "New York"), ("Thank", "Maria Editor")
 
 def write_entities(folder: Path) -> None:
     """NER corpora of both suites: sentences of two names and a few words."""
-    names = [f"ner/ontonotes/onto.{split}.{genre}.ner" for genre in ("bn", "nw") for split in ("train", "development", "test")]
+    names = [
+        f"ner/ontonotes/onto.{split}.{genre}.ner"
+        for genre in ("bn", "nw")
+        for split in ("train", "development", "test")
+    ]
     names += [f"ner/conll2003/{split}.conll" for split in ("train", "dev", "test")]
     names += [
         f"ner_open/{corpus}/{split}.conll"
@@ -98,18 +104,13 @@ def test_a_documented_command_runs(command: str, folders: Path, data: Path, comp
 @pytest.mark.parametrize("command", PAPER)
 def test_the_settings_of_the_paper_compose(command: str, data: Path, compose_job: Callable[..., Any]) -> None:
     """The full commands need weights and data that are not here: their configurations are checked."""
-    from regmean_lab.command.overrides import _all, _compose  # one job of each value that a sweep takes
-
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
     compose_job()
     parsed = OverridesParser.create().parse_overrides([text for text in shlex.split(command) if text != "-m"])
-    first = [_all(override)[0] for override in parsed]
-    for number, override in enumerate(parsed):
-        for text in _all(override):
-            config = _compose([*first[:number], text, *first[number + 1 :]])
-            settings = settings_of(config)
-            assert len(settings.members) >= 2
+    models = [text for override in parsed if override.key_or_group == "model" for text in values_of(override)]
+    others = [values_of(override)[0] for override in parsed if override.key_or_group != "model"]
+    for model in models or ["model=minilm"]:
+        config = compose_first_job([*others, model])
+        assert len(settings_of(config).members) >= 2
 
 
 def test_every_experiment_is_documented() -> None:

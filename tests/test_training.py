@@ -17,7 +17,6 @@ from regmean_lab.evaluate import load_module
 from regmean_lab.evaluation.metrics import score
 from regmean_lab.models import Checkpoint, ModelError, find_checkpoint
 from regmean_lab.schema import ModelConfig, TrainerConfig, TrainingConfig
-from regmean_lab.suites.data_module import CorpusDataModule
 from regmean_lab.suites.emotion import EmotionSettings, EmotionSuite
 from regmean_lab.training import describe, find_or_train, train_model
 from regmean_lab.zoo import Zoo, member_address
@@ -51,17 +50,17 @@ class Trains:
         training = replace(TRAINING, **changes)
         return folder, train_model(folder, checkpoint, self.suite, corpora, training, TRAINER, seed)
 
-    def dev_scores(self, folder: Path, corpus: str = "tec") -> dict[str, float]:
+    def scores(self, folder: Path, corpus: str = "tec") -> dict[str, float]:
         """Scores of a trained folder on dev, by a plain loop."""
         task = self.suite.task(corpus)
         module = load_module(folder, task)
-        data = CorpusDataModule(
-            self.suite, self.checkpoint.tokenizer(), batch_size=1, eval_batch_size=3, max_length=32, seed=0,
-            train_corpora=[corpus],
-        )  # fmt: skip
-        with torch.no_grad():
-            pairs = [(module(batch), batch["labels"]) for batch in data.val_dataloader()[0]]
-        return score(task, torch.cat([logits for logits, _ in pairs]), torch.cat([labels for _, labels in pairs]))
+        tokenizer, labels = self.checkpoint.tokenizer(), []
+        logits = []
+        for example in self.suite.examples(corpus, "dev"):
+            with torch.no_grad():
+                logits.append(module(dict(tokenizer(example.text, return_tensors="pt"))))
+            labels.append(example.label)
+        return score(task, torch.cat(logits), torch.tensor(labels))
 
 
 @pytest.fixture
@@ -81,7 +80,7 @@ def same(one: Path, other: Path) -> bool:
 @pytest.mark.parametrize("selection", ["best", "last"])
 def test_scores_are_those_of_the_weights_that_are_kept(train: Trains, selection: str) -> None:
     folder, record = train(selection=selection, epochs=3)
-    assert record["scores"] == pytest.approx(train.dev_scores(folder), abs=1e-3)
+    assert record["scores"] == pytest.approx(train.scores(folder), abs=1e-3)
     assert record["key_score"] == "macro_f1"
     assert record["epoch"] == 2 if selection == "last" else record["epoch"] in (0, 1, 2)
     assert record["steps"] == 9
@@ -96,13 +95,6 @@ def test_a_folder_is_one_of_hugging_face(train: Trains) -> None:
     assert model.config.problem_type == "multi_label_classification"
     assert model.config.id2label[0] == "joy"
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= {path.name for path in folder.iterdir()}
-
-
-def test_training_learns(train: Trains) -> None:
-    folder, _ = train(epochs=30, learning_rate=1e-2, selection="last")
-    first, _ = train(epochs=1, learning_rate=1e-6, selection="last")
-    assert train.dev_scores(folder)["accuracy"] > train.dev_scores(first)["accuracy"]
-    assert train.dev_scores(folder)["accuracy"] > 75
 
 
 def test_the_same_seed_gives_the_same_weights(train: Trains) -> None:
@@ -142,13 +134,13 @@ def test_training_that_ends_before_its_first_evaluation_is_scored(train: Trains,
     """There are three steps in an epoch."""
     folder, record = train(steps=2, selection=selection)
     assert record["steps"] == 2
-    assert record["scores"] == pytest.approx(train.dev_scores(folder), abs=1e-3)
+    assert record["scores"] == pytest.approx(train.scores(folder), abs=1e-3)
 
 
 def test_several_corpora_are_trained_on_together(train: Trains) -> None:
     folder, record = train(("tec", "isear"))
     assert record["examples"] == 96
-    means = [train.dev_scores(folder, corpus)["macro_f1"] for corpus in ("tec", "isear")]
+    means = [train.scores(folder, corpus)["macro_f1"] for corpus in ("tec", "isear")]
     assert record["scores"]["macro_f1"] == pytest.approx(sum(means) / 2, abs=1e-3)
 
 
@@ -240,7 +232,7 @@ def test_a_member_is_trained_once_and_logged(checkpoint: Checkpoint, suite: Emot
     assert entry == again
     assert entry.name.startswith("emotion-tec-pico_bert-seed1-")
     assert entry.verify() == []
-    assert entry.training["description"] == describe(checkpoint, suite, ["tec"], TRAINING, 1)
+    assert member_address(describe(checkpoint, suite, ["tec"], TRAINING, 1)) == entry.address
     assert len(opened) == 1
     assert opened[0][:3] == ("train emotion-tec-pico_bert-seed1", "train", "emotion")
     assert "dev/score" in (tmp_path / "log" / "metrics.csv").read_text()

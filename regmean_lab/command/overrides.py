@@ -47,7 +47,7 @@ def override_problems(arguments: Sequence[str], *, jobs_too: bool = True) -> lis
         if problems:
             return problems
         try:
-            base = _compose([_first(override) for override in groups])
+            base = compose_first_job([_first(override) for override in groups])
         except (HydraException, OmegaConfBaseException) as error:
             return [_first_line(error)]
         problems = _key_problems(base, values)
@@ -78,7 +78,7 @@ def _option_problems(loader: ConfigLoaderImpl, override: Override) -> list[str]:
     if override.is_delete():
         return []
     options = [option for option in loader.get_group_options(group, ObjectType.CONFIG) if option != "schema"]
-    wanted = [text.partition("=")[2] for text in _all(override)]
+    wanted = [text.partition("=")[2] for text in values_of(override)]
     return [
         f"{group}={option}: there is no such option; {nearest(option, options)}"
         for option in wanted
@@ -127,11 +127,11 @@ def _jobs(overrides: Sequence[Override]) -> Iterator[Callable[[], DictConfig]]:
         yield partial(_compose, choice)
     first = [_first(override) for override in overrides]
     try:
-        base, own = _compose(first), _own_sweep(first)
+        base, own = compose_first_job(first), _own_sweep(first)
     except (HydraException, OmegaConfBaseException):
         return  # the first job above has the same problem
     for override in own:
-        for text in _all(override)[1:]:
+        for text in values_of(override)[1:]:
             # Setting a value is quicker; what selects an option of a group has to be composed.
             if _is_value(base, override):
                 yield partial(_updated, base, text)
@@ -165,17 +165,18 @@ def _variations(overrides: Sequence[Override]) -> list[list[str]]:
     first = [_first(override) for override in overrides]
     varied = [first]
     for number, override in enumerate(overrides):
-        for text in _all(override)[1:]:
+        for text in values_of(override)[1:]:
             varied.append([*first[:number], text, *first[number + 1 :]])
     return varied
 
 
-def _compose(overrides: list[str]) -> DictConfig:
+def compose_first_job(overrides: list[str]) -> DictConfig:
     """A job's configuration; where the experiment sweeps by itself, that of the first of its jobs."""
     return compose(CONFIG_NAME, [*[_first(override) for override in _own_sweep(overrides)], *overrides])
 
 
-def _all(override: Override) -> list[str]:
+def values_of(override: Override) -> list[str]:
+    """An override as one text for each value that it sweeps over."""
     key = override.get_key_element()
     if override.is_discrete_sweep():
         return [f"{key}={value}" for value in override.sweep_string_iterator()]
@@ -183,7 +184,7 @@ def _all(override: Override) -> list[str]:
 
 
 def _first(override: Override) -> str:
-    return _all(override)[0]
+    return values_of(override)[0]
 
 
 def _keys(config: DictConfig, prefix: str = "") -> Iterable[str]:

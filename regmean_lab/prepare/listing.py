@@ -70,7 +70,7 @@ def _prepared(data_dir: Path, preparer: Preparer, suites: Mapping[str, type[Suit
             missing.append(f"{corpus} ({', '.join(absent)})")
     readers = tuple(name for name in preparer.suites if name in suites)
     # Only corpora that are there: of others, a suite may look whether they can be had from the web.
-    problems = _suite(suites[readers[0]], data_dir).missing(present) if readers and present else []
+    problems = _suite(suites[readers[0]], data_dir).missing(present) if readers else []
     command = f"{COMMAND} {preparer.arguments}{where}" if preparer.arguments else ""
     return Status(
         preparer.name,

@@ -69,8 +69,7 @@ def to_bio(tags: Sequence[str]) -> list[str]:
     for tag in tags:
         match = _TAG.fullmatch(tag)
         entity = match["entity"] if match else ""
-        begins = match is not None and (match["prefix"] == "B" or entity != before)
-        result.append(f"B-{entity}" if begins else tag)
+        result.append(f"B-{entity}" if entity and entity != before else tag)
         before = entity
     return result
 

@@ -11,6 +11,7 @@ from regmean_lab.report.grid import Column, Key, Row, Section, count_text
 from regmean_lab.report.read import Run
 
 IN_DOMAIN, OUT_OF_DOMAIN = "in domain", "out of domain"
+BOTH = (IN_DOMAIN, OUT_OF_DOMAIN)
 NOT_APPLICABLE, MISSING = "–", "missing"
 
 Score = Callable[[Run], float | None]
@@ -127,8 +128,8 @@ class ReportTable:
 
     @property
     def common_runs(self) -> int | None:
-        """The number of results behind every score, if it is the same for all."""
-        counts = {cell.runs for _, cells in self.rows for cell in cells if cell.mean is not None}
+        """The number of results behind every complete score, if it is the same for all."""
+        counts = {cell.runs for _, cells in self.rows for cell in cells if cell.state == "complete"}
         return counts.pop() if len(counts) == 1 else None
 
     def _cell(self, place: tuple[int, int]) -> ReportCell:
@@ -137,7 +138,12 @@ class ReportTable:
 
 def overview(section: Section, name: str) -> ReportTable:
     """Means in and out of domain: rows methods, columns the section's columns."""
-    shown = [(column, domain) for column in section.columns for domain in domains_of(column)]
+    outside = {c.settings["suite.name"] for c in section.columns if OUT_OF_DOMAIN in domains_of(c)}
+    shown = [
+        (column, domain)
+        for column in section.columns
+        for domain in (BOTH if not _runs(column) and column.settings["suite.name"] in outside else domains_of(column))
+    ]
     rows = [
         (label, [_cell(column, label, score_of(domain), section.defined, _everywhere) for column, domain in shown])
         for label in section.row_labels
@@ -156,7 +162,7 @@ def corpus_table(section: Section, column: Column, name: str) -> ReportTable:
     """Scores on each corpus: rows methods, columns corpora, averaged over the sets of members that include them."""
     found: dict[tuple[str, str], None] = {}
     for run in _runs(column):
-        for domain, own in ((IN_DOMAIN, "in_domain"), (OUT_OF_DOMAIN, "out_of_domain")):
+        for domain, own in zip(BOTH, ("in_domain", "out_of_domain"), strict=True):
             found |= {(domain, corpus): None for corpus in run.result.scores[own]}
     shown = sorted(found, key=lambda place: place[0] != IN_DOMAIN)
     rows = [
@@ -200,7 +206,7 @@ def members_table(section: Section, column: Column, domain: str, name: str) -> R
 def domains_of(column: Column) -> list[str]:
     """In domain, and out of domain where anything was measured there."""
     outside = any(run.result.mean_out_of_domain is not None for run in _runs(column))
-    return [IN_DOMAIN, OUT_OF_DOMAIN] if outside else [IN_DOMAIN]
+    return list(BOTH) if outside else [IN_DOMAIN]
 
 
 def score_of(domain: str) -> Score:
@@ -306,10 +312,11 @@ def _table(
     what: str,
     best_of: Literal["column", "row"] = "column",
 ) -> ReportTable:
-    seeds = {cell.seeds for _, cells in rows for cell in cells if cell.mean is not None}
+    every = [cell for _, cells in rows for cell in cells]
+    seeds = {cell.seeds for cell in every if cell.state == "complete"}
     table = ReportTable(name, title, "", corner, headings, rows, best_of)
     parts = [f"{what}, key score × 100"]
-    if max(seeds, default=0) > 1:
+    if any(cell.deviation is not None for cell in every):
         parts[0] += ", ± sample standard deviation over seeds"
     if (runs := table.common_runs) is not None:
         over = f" ({count_text(seeds.pop(), 'seed')})" if len(seeds) == 1 else ""
@@ -318,7 +325,6 @@ def _table(
         parts.append("Beside each score stands the number of results")
     if table.best:
         parts.append(f"The best of each {best_of} is bold")
-    states = {cell.state for _, cells in rows for cell in cells}
-    if "incomplete" in states:
+    if any(cell.state == "incomplete" for cell in every):
         parts.append("A score of which results are missing says how many there are, and is not compared")
     return ReportTable(name, title, ". ".join(parts) + ".", corner, headings, rows, best_of)

@@ -69,9 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_WRONG
     for message in [*found.problems, *notices]:
         print(f"warning: {message}", file=sys.stderr)
+    counted = count_text(len(_runs_of(sections)), "result")
+    print(f"{counted} in {count_text(len(sections), 'section')}{left_out}", flush=True)
     path = _write(chosen, found, sections, [*_summarised(found.problems), *notices], given)
-    runs = _runs_of(sections)
-    print(f"{count_text(len(runs), 'result')} in {count_text(len(sections), 'section')}{left_out}")
     print(f"Report: {path}")
     return 0
 

@@ -135,8 +135,7 @@ def _jobs(choice: str, overrides: list[str]) -> list[Job]:
     # A sweep of a group (model=a,b) is no choice that the whole table could be composed with.
     fixed = [choice, *(str(override.input_line) for override in given if not override.is_sweep_override())]
     full = compose(CONFIG_NAME, fixed, return_hydra_config=True)
-    swept = OmegaConf.to_container(OmegaConf.select(full, "hydra.sweeper.params") or OmegaConf.create({}), resolve=True)
-    assert isinstance(swept, dict)
+    swept = _container(OmegaConf.select(full, "hydra.sweeper.params") or OmegaConf.create({}))
     own = [f"{key!s}={value}" for key, value in swept.items() if str(key) not in {part.key_or_group for part in given}]
     parameters = [*given, *parser.parse_overrides(own)]
     composed: dict[tuple[str, ...], DictConfig] = {}
@@ -155,7 +154,8 @@ def _job(base: DictConfig, choice: str, texts: Sequence[str], values: Mapping[st
     plain = {key: value for key, value in values.items() if _is_setting(base, key)}
     for key, value in plain.items():
         OmegaConf.update(config, key, value)
-    settings = {key: setting_text(OmegaConf.select(config, key)) for key in (*NAMED, *plain)}
+    flat = flat_settings({str(key): value for key, value in _container(config).items()})
+    settings = {key: flat.get(key, setting_text(None)) for key in (*NAMED, *plain)}
     members = OmegaConf.select(config, "members")
     first = OmegaConf.select(config, "first")
     if members is None:
@@ -183,10 +183,18 @@ def _entry(job: Job, run: Run | None) -> Entry:
 
 
 def _result_settings(run: Run) -> dict[str, str]:
+    """What a result says of its job; what it does not record is taken to be the default."""
     result = run.result
-    settings = flat_settings(result.configuration)
+    defaults = {"order": "given", "first": setting_text(None), "members": setting_text(result.members)}
+    settings = defaults | flat_settings(result.configuration)
     named = {"suite.name": result.suite, "model.name": result.model, "method.name": result.method}
     return settings | named | {"head_init": result.head_init, "seed": str(result.seed)}
+
+
+def _container(config: DictConfig) -> dict[Any, Any]:
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    return plain
 
 
 def _values(parameter: Override) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from regmean_lab.report.aggregate import by_key, domains_of, score_of
-from regmean_lab.report.grid import Column, Key, Row, Section
+from regmean_lab.report.grid import Column, Key, Row, Section, count_text
 
 MINIMUM_PAIRS = 5
 """Fewer paired scores are not tested: no outcome of a signed-rank test of 4 pairs has p below 0.125."""
@@ -45,6 +45,7 @@ class Comparison:
         domain: in or out of domain.
         label: label of the row.
         reference: label of the reference row.
+        pairs: number of paired scores.
         test: what was found, or None where it was not tested.
         adjusted: p after Holm's correction for all rows of the same column and domain.
         reason: why it was not tested.
@@ -54,6 +55,7 @@ class Comparison:
     domain: str
     label: str
     reference: str
+    pairs: int = 0
     test: PairedTest | None = None
     adjusted: float | None = None
     reason: str = ""
@@ -137,17 +139,21 @@ def _comparison(column: Column, domain: str, row: Row, base: Row, scores: dict[K
     own = by_key(row, score_of(domain))
     differences = [own[key] - scores[key] for key in sorted(own.keys() & scores.keys())]
     if len(differences) < MINIMUM_PAIRS:
-        reason = f"not tested: {len(differences)} paired scores, at least {MINIMUM_PAIRS} are needed"
-        return Comparison(column.title, domain, row.label, base.label, reason=reason)
-    return Comparison(column.title, domain, row.label, base.label, paired_test(differences))
+        reason = _too_few(len(differences))
+        return Comparison(column.title, domain, row.label, base.label, len(differences), reason=reason)
+    return Comparison(column.title, domain, row.label, base.label, len(differences), paired_test(differences))
 
 
 def _together(compared: list[Comparison]) -> list[Comparison]:
-    """One line where no row is tested, all for the same reason."""
-    reasons = {comparison.reason for comparison in compared}
-    if len(compared) > 1 and len(reasons) == 1 and reasons != {""}:
-        return [replace(compared[0], label="all rows")]
-    return compared
+    """One line where no row is tested."""
+    if len(compared) < 2 or any(comparison.test is not None for comparison in compared):
+        return compared
+    pairs = max(comparison.pairs for comparison in compared)
+    return [replace(compared[0], label="all rows", pairs=pairs, reason=_too_few(pairs))]
+
+
+def _too_few(pairs: int) -> str:
+    return f"not tested: {count_text(pairs, 'paired score')}, at least {MINIMUM_PAIRS} are needed"
 
 
 def _with_holm(compared: Iterable[Comparison]) -> list[Comparison]:

@@ -33,7 +33,7 @@ TASKS = {
     "rating": Task("regression", ("rating",), "pearson"),
 }
 SIZES = {"topic": 41, "mood": 22, "rating": 13}
-WORDS = "the river film phone rose happy terrible and bad great music week".split()
+WORDS = ("the", "river", "film", "phone", "rose", "happy", "terrible", "and", "bad", "great", "music", "week")
 TRAINER = TrainerConfig(accelerator="cpu", progress_bar=False)
 
 

@@ -20,7 +20,7 @@ COLUMNS = {
     "wnli": ("sentence1", "sentence2"),
 }
 GOOD, BAD = ("happy", "great", "best", "loved"), ("terrible", "bad", "worse", "angry")
-FILLERS = "the river rose after a week of rain and people moved their books upstairs".split()
+FILLERS = ("the", "river", "rose", "after", "week", "of", "rain", "and", "people", "moved", "their", "books")
 
 
 def row(task: str, label: Any, text: str = "one", pair: str = "two") -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ Job = Callable[..., Result]
 def data_dir(tmp_path: Path, write_emotions: Callable[[Path], Path]) -> Path:
     folder = write_emotions(tmp_path / "data")
     for path in (folder / "emotion_splits" / "emoint").iterdir():  # each question is answered anew below, one by one
-        path.write_text("".join(path.read_text().splitlines(keepends=True)[:6]))
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[:3]))
     return folder
 
 
@@ -41,9 +41,14 @@ def run_job(tmp_path: Path, data_dir: Path, compose_job: Callable[..., Any]) -> 
     def job(model: str, method: str, *overrides: str) -> Result:
         given = [
             *("suite=emotion_text", f"model={model}", f"method={method}", f"members=[{','.join(MEMBERS)}]"),
-            *("suite.out_of_domain=[emoint]", "training.learning_rate=0.01", "training.epochs=4", "trainer=cpu"),
-            *("training.batch_size=16", "trainer.progress_bar=false", "logger=none", f"paths.data_dir={data_dir}"),
-            *(f"paths.zoo_dir={tmp_path}/zoo", f"paths.output_dir={tmp_path}/out", *overrides),
+            *("suite.out_of_domain=[emoint]", "training.learning_rate=0.01", "training.epochs=2", "trainer=cpu"),
+            *("training.batch_size=16", "trainer.progress_bar=false", "logger=none", "statistics.fisher.examples=16"),
+            *(
+                f"paths.data_dir={data_dir}",
+                f"paths.zoo_dir={tmp_path}/zoo",
+                f"paths.output_dir={tmp_path}/out",
+                *overrides,
+            ),
         ]
         config = compose_job(*given)
         OmegaConf.set_struct(config, True)
@@ -70,13 +75,14 @@ def questions(data_dir: Path, corpus: str) -> list[tuple[str, str, int]]:
     ]
 
 
-@lru_cache(maxsize=8)
+@cache
 def loaded(folder: Path) -> tuple[Any, Any]:
     config = json.loads((folder / "config.json").read_text())
     kind = AutoModelForSeq2SeqLM if config["model_type"] == "t5" else AutoModelForCausalLM
     return kind.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
 
 
+@cache
 def decision(folder: Path, text: str, name: str) -> int:
     """Whether a model gives yes a higher log-probability than no: one question, no padding, no batch."""
     model, tokenizer = loaded(folder)
@@ -112,13 +118,11 @@ def score_of(folder: Path, data_dir: Path, corpus: str) -> float:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_all_methods(model: str, run_job: Job, data_dir: Path, tmp_path: Path) -> None:
-    """Every score of a single model is that of the model that was saved."""
+    """The scores are those of the models that were saved, of members and of merges."""
     merged = {}
     for method in ("simple", "fisher", "regmean", "multitask"):
         result = run_job(model, method, "save_merged=true")
         folder = tmp_path / "out" / f"{model}-{method}" / "merged"
-        for corpus in MEMBERS:
-            assert result.scores["in_domain"][corpus] == pytest.approx(score_of(folder, data_dir, corpus), abs=1e-3)
         outside = score_of(folder, data_dir, "emoint")
         assert result.scores["out_of_domain"] == {"emoint": pytest.approx(outside, abs=1e-3)}
         merged[method] = load_file(folder / "model.safetensors")
@@ -129,7 +133,7 @@ def test_all_methods(model: str, run_job: Job, data_dir: Path, tmp_path: Path) -
             assert (merged["fisher"][name] - value).abs().max() > 1e-4
 
     individual = run_job(model, "individual")
-    folders = {corpus: tmp_path / "zoo" / address for corpus, address in individual.zoo.items()}
+    folders = {corpus: next((tmp_path / "zoo").glob(f"*{address}")) for corpus, address in individual.zoo.items()}
     assert tuple(folders) == MEMBERS
     for corpus, folder in folders.items():
         assert individual.scores["in_domain"][corpus] == pytest.approx(score_of(folder, data_dir, corpus), abs=1e-3)
@@ -149,7 +153,7 @@ def test_all_methods(model: str, run_job: Job, data_dir: Path, tmp_path: Path) -
 @pytest.mark.parametrize("model", MODELS)
 def test_answers_by_generation(model: str, run_job: Job) -> None:
     """Members that have learned to answer give the same answers when they write them."""
-    longer = "training.epochs=12"
+    longer = "training.epochs=8"
     scored = run_job(model, "individual", longer, "training.selection=last")
     written = run_job(
         model, "individual", longer, "training.selection=last", "suite.answer_by=generation", "force=true"

@@ -246,7 +246,7 @@ def test_a_malformed_row_of_the_hub_is_named(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(glue_data, "_unreachable", lambda: None)
     rows = datasets.Dataset.from_list([row("rte", 0), row("rte", 7)])
     monkeypatch.setattr(datasets, "load_dataset", lambda *args, **kwargs: rows)
-    with pytest.raises(DataError, match="nyu-mll/glue, rte, train, row 1: .* found 7"):
+    with pytest.raises(DataError, match=r"nyu-mll/glue, rte, train, row 1: .* found 7"):
         suite(tmp_path).examples("rte", "train")
 
 

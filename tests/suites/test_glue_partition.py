@@ -89,7 +89,12 @@ def test_a_regression_is_divided_by_the_halves_of_its_range(data_dir: Path) -> N
     low = [sum(float(example.label) < 2 for example in part) for part in (first, second)]  # type: ignore[arg-type]
     assert sorted(low) == [32, 128]
     assert len(first) == len(second) == 160
-    assert classes_of([Example("a", 0.0), Example("b", 1.0), Example("c", 1.1), Example("d", 2.0)], True) == [0, 0, 1, 1]
+    assert classes_of([Example("a", 0.0), Example("b", 1.0), Example("c", 1.1), Example("d", 2.0)], True) == [
+        0,
+        0,
+        1,
+        1,
+    ]
 
 
 @pytest.mark.parametrize("kind", ["non_iid", "iid"])
@@ -139,7 +144,7 @@ def test_any_division_is_complete_and_disjoint(classes: list[int], share: float,
     rounded = {label: {round(share * count), round((1 - share) * count)} for label, count in counts.items()}
     assert all(own[label] in rounded[label] for label in counts)
     halves = halve(len(classes), seed)
-    assert sorted(sum(halves, [])) == list(range(len(classes)))
+    assert sorted([*halves[0], *halves[1]]) == list(range(len(classes)))
     assert len(halves[0]) - len(halves[1]) in (0, 1)
 
 
@@ -212,6 +217,6 @@ def test_real_partitions(task: str) -> None:
     assert len(first) + len(second) == 2000
     # stsb: scores from 0 to 5.
     kinds = [[int(float(e.label) > (2.5 if task == "stsb" else 0.5)) for e in part] for part in (first, second)]  # type: ignore[arg-type]
-    drawn = Counter(sum(kinds, []))
+    drawn = Counter([*kinds[0], *kinds[1]])
     shares = sorted(Counter(kinds[0])[kind] / drawn[kind] for kind in (0, 1))
     assert shares == pytest.approx([0.2, 0.8], abs=0.001)

@@ -1,0 +1,555 @@
+"""Whole jobs, from the configuration to `result.json`, on pico models and small emotion corpora."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+from safetensors.torch import load_file
+from sklearn.metrics import f1_score
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+import regmean_lab.training
+from regmean_lab.__main__ import EXIT_CONFIGURATION, EXIT_INTERRUPTED, main
+from regmean_lab.command.locations import configuration_root
+from regmean_lab.command.resolvers import job_folder
+from regmean_lab.experiment import run
+from regmean_lab.results import Result, read_result
+from regmean_lab.schema import settings_of
+from regmean_lab.suites.base import IGNORED, DataError
+from regmean_lab.suites.emotion import EmotionSettings, EmotionSuite
+from regmean_lab.zoo import Zoo
+
+ARCHITECTURES = ("bert", "roberta", "distilbert", "deberta_v2")
+METHODS = ("individual", "ensemble", "multitask", "simple", "fisher", "regmean", "optimal_transport")
+MEMBERS = ("tec", "isear")
+WAIT_SECONDS = 120
+"""How long to wait for another process before the test fails; it takes a fraction of it."""
+
+
+@dataclass
+class Workspace:
+    """Data, a zoo and an output folder, and how to run jobs in them."""
+
+    data_dir: Path
+    zoo_dir: Path
+    output_dir: Path
+    compose: Callable[..., DictConfig]
+
+    def overrides(self, *more: str) -> list[str]:
+        return [
+            "suite=emotion",
+            "suite.out_of_domain=[emoint]",
+            "model=pico_bert",
+            f"members=[{','.join(MEMBERS)}]",
+            "trainer=cpu",
+            "trainer.progress_bar=false",
+            "logger=none",
+            "statistics.gram.examples=32",
+            "statistics.fisher.examples=16",
+            f"paths.data_dir={self.data_dir}",
+            f"paths.zoo_dir={self.zoo_dir}",
+            f"paths.output_dir={self.output_dir}",
+            *more,
+        ]
+
+    def run(self, *more: str) -> tuple[Result, bool]:
+        """The result of a job, and whether it was computed now."""
+        config = self.compose(*self.overrides(*more))
+        return run(config, self.output_dir / job_folder(config), self.overrides(*more))
+
+    def folder(self, *more: str) -> Path:
+        return self.output_dir / job_folder(self.compose(*self.overrides(*more)))
+
+    @property
+    def zoo(self) -> Zoo:
+        return Zoo(self.zoo_dir)
+
+    def weights(self, result: Result, member: str) -> dict[str, Tensor]:
+        entry = self.zoo.find(result.zoo[member])
+        assert entry is not None
+        return load_file(entry.weights_path)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory, write_emotions: Callable[[Path], Path]) -> tuple[Path, Path]:
+    """Data and zoo that tests share: members are trained once for all of them."""
+    root = tmp_path_factory.mktemp("shared")
+    return write_emotions(root / "data"), root / "zoo"
+
+
+@pytest.fixture
+def workspace(shared: tuple[Path, Path], tmp_path: Path, compose_job: Callable[..., DictConfig]) -> Workspace:
+    """Data and zoo are shared; the output folder is the test's own."""
+    return Workspace(*shared, tmp_path / "outputs", compose_job)
+
+
+@pytest.fixture
+def own(tmp_path: Path, write_emotions: Callable[[Path], Path], compose_job: Callable[..., DictConfig]) -> Workspace:
+    """Everything is the test's own, so that it may be changed."""
+    return Workspace(write_emotions(tmp_path / "data"), tmp_path / "zoo", tmp_path / "outputs", compose_job)
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """What has been trained in this test: the corpora of each model."""
+    found: list[tuple[str, ...]] = []
+    train_model = regmean_lab.training.train_model
+
+    def noted(folder: Path, checkpoint: Any, suite: Any, corpora: Sequence[str], *more: Any) -> dict[str, Any]:
+        found.append(tuple(corpora))
+        return train_model(folder, checkpoint, suite, corpora, *more)
+
+    monkeypatch.setattr(regmean_lab.training, "train_model", noted)
+    return found
+
+
+class TestConfigurations:
+    """Every file of an experiment and of a sweep makes configurations without problems."""
+
+    @pytest.mark.parametrize(
+        "override",
+        [f"experiment={path.stem}" for path in sorted((configuration_root() / "conf" / "experiment").glob("*.yaml"))]
+        + [
+            f"+multirun_sweeps={path.stem}"
+            for path in sorted((configuration_root() / "multirun_sweeps").glob("*.yaml"))
+        ]
+        + [f"debug={path.stem}" for path in sorted((configuration_root() / "conf" / "debug").glob("*.yaml"))],
+    )
+    def test_composes(self, override: str, compose_job: Callable[..., DictConfig]) -> None:
+        full = compose_job(override, return_hydra_config=True)
+        swept = OmegaConf.select(full, "hydra.sweeper.params") or {}
+        first, last = [], []
+        for parameter in OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in swept.items()]):
+            values = list(parameter.sweep_string_iterator()) if parameter.is_discrete_sweep() else None
+            values = values or [parameter.get_value_element_as_str()]
+            first.append(f"{parameter.key_or_group}={values[0]}")
+            last.append(f"{parameter.key_or_group}={values[-1]}")
+        for chosen in (first, last):
+            settings = settings_of(compose_job(override, *chosen))
+            assert override.startswith("debug") or settings.config.experiment == override.partition("=")[2]
+
+
+class TestEveryMethod:
+    @pytest.mark.parametrize("architecture", ARCHITECTURES)
+    @pytest.mark.parametrize("method", METHODS)
+    def test_from_training_to_a_result(self, workspace: Workspace, method: str, architecture: str) -> None:
+        result, computed = workspace.run(f"method={method}", f"model=pico_{architecture}")
+        assert computed
+        assert read_result(workspace.folder(f"method={method}", f"model=pico_{architecture}") / "result.json") == result
+        assert (result.method, result.model, result.suite) == (method, f"pico_{architecture}", "emotion")
+        assert (result.members, result.seed, result.head_init) == (list(MEMBERS), 1, "same")
+        assert list(result.scores["in_domain"]) == list(MEMBERS)
+        assert list(result.scores["out_of_domain"]) == ["emoint"]
+        assert all(0 <= score <= 100 for scores in result.scores.values() for score in scores.values())
+        assert result.mean_in_domain == pytest.approx(statistics.fmean(result.scores["in_domain"].values()))
+        assert result.mean_out_of_domain == result.scores["out_of_domain"]["emoint"]
+        assert set(result.seconds) == {"train", "statistics", "merge", "evaluate"}
+        assert result.seconds["evaluate"] > 0
+        assert result.peak_memory_bytes > 0
+        names = ["joint"] if method == "multitask" else list(MEMBERS)
+        assert list(result.zoo) == names
+        for name, address in result.zoo.items():
+            entry = workspace.zoo.find(address)
+            assert entry is not None
+            assert entry.verify() == []
+            assert entry.training["description"]["corpus"] == ("tec+isear" if name == "joint" else name)
+        solved = {row["layer"] for row in result.diagnostics}
+        assert bool(solved) == (method == "regmean")
+        if solved:
+            model = AutoModelForSequenceClassification.from_pretrained(entry.path)
+            assert solved == {name for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)}
+
+    def test_statistics_change_the_scores_weights_come_with(self, workspace: Workspace) -> None:
+        """Published runs lost the statistics on their way to the merge."""
+        for method in ("simple", "regmean", "fisher"):
+            workspace.run(f"method={method}", "save_merged=true")
+        merged = {
+            method: load_file(workspace.folder(f"method={method}") / "merged" / "model.safetensors")
+            for method in ("simple", "regmean", "fisher")
+        }
+        name = "bert.encoder.layer.1.output.dense.weight"
+        assert float((merged["simple"][name] - merged["regmean"][name]).abs().max()) > 1e-4
+        assert float((merged["simple"][name] - merged["fisher"][name]).abs().max()) > 1e-4
+
+
+class TestScores:
+    """Scores of whole jobs against loops that load the members' folders and use scikit-learn."""
+
+    def examples(self, workspace: Workspace, corpus: str, *splits: str) -> list[tuple[str, tuple[int, ...]]]:
+        suite = EmotionSuite(workspace.data_dir, EmotionSettings())
+        return [(e.text, e.label) for split in splits for e in suite.examples(corpus, split)]  # type: ignore[arg-type,misc]
+
+    def evaluations(self, workspace: Workspace) -> dict[str, list[tuple[str, tuple[int, ...]]]]:
+        return {
+            "tec": self.examples(workspace, "tec", "test"),
+            "isear": self.examples(workspace, "isear", "test"),
+            "emoint": self.examples(workspace, "emoint", "train", "dev", "test"),
+        }
+
+    def logits(self, folder: Path, state: dict[str, Tensor], texts: list[str]) -> Tensor:
+        model = AutoModelForSequenceClassification.from_pretrained(folder)
+        model.load_state_dict(state)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        with torch.no_grad():
+            return torch.cat([model.eval()(**tokenizer(text, return_tensors="pt")).logits for text in texts])
+
+    def macro_f1(self, logits: Tensor, labels: list[tuple[int, ...]]) -> float:
+        truth = torch.tensor(labels)
+        scores = []
+        for label in range(truth.shape[1]):
+            known = truth[:, label] != IGNORED
+            if known.any():
+                guesses = (logits[known, label] > 0).long()
+                scores.append(f1_score(truth[known, label], guesses, zero_division=0.0))
+        return 100 * statistics.fmean(scores)
+
+    def members(self, workspace: Workspace, result: Result) -> dict[str, tuple[Path, dict[str, Tensor], Tensor]]:
+        """Folder, weights, and which labels the training data annotates."""
+        found = {}
+        for member in MEMBERS:
+            entry = workspace.zoo.find(result.zoo[member])
+            assert entry is not None
+            labels = torch.tensor([label for _, label in self.examples(workspace, member, "train")])
+            found[member] = (entry.path, load_file(entry.weights_path), (labels != IGNORED).any(0))
+        return found
+
+    def test_of_individual_members(self, workspace: Workspace) -> None:
+        result, _ = workspace.run("method=individual")
+        members = self.members(workspace, result)
+        expected: dict[str, list[float]] = {"tec": [], "isear": [], "emoint": []}
+        for corpus, examples in self.evaluations(workspace).items():
+            for member, (folder, state, _) in members.items():
+                if corpus in (member, "emoint"):
+                    logits = self.logits(folder, state, [text for text, _ in examples])
+                    expected[corpus].append(self.macro_f1(logits, [label for _, label in examples]))
+        found = {**result.scores["in_domain"], **result.scores["out_of_domain"]}
+        assert found == pytest.approx(
+            {corpus: statistics.fmean(scores) for corpus, scores in expected.items()}, abs=1e-3
+        )
+
+    def test_of_members_on_each_others_data(self, workspace: Workspace) -> None:
+        result, _ = workspace.run("method=individual", "cross_evaluation=true")
+        own, _ = workspace.run("method=individual")
+        assert result.scores == own.scores
+        examples = self.evaluations(workspace)["isear"]
+        folder, state, _ = self.members(workspace, result)["tec"]
+        logits = self.logits(folder, state, [text for text, _ in examples])
+        expected = self.macro_f1(logits, [label for _, label in examples])
+        assert result.metrics["tec"]["isear"]["macro_f1"] == pytest.approx(expected, abs=1e-3)
+
+    def test_of_an_ensemble(self, workspace: Workspace) -> None:
+        """A label's logit is averaged over the members whose data annotates it; love is tec's, fear isear's alone."""
+        result, _ = workspace.run("method=ensemble")
+        members = self.members(workspace, result)
+        expected = {}
+        for corpus, examples in self.evaluations(workspace).items():
+            total = count = torch.zeros(16)
+            parts = [(self.logits(f, s, [text for text, _ in examples]), known) for f, s, known in members.values()]
+            nobody = ~torch.stack([known for _, known in parts]).any(0)
+            for logits, known in parts:
+                voice = (known | nobody).float()
+                total, count = total + logits * voice, count + voice
+            expected[corpus] = self.macro_f1(total / count, [label for _, label in examples])
+        found = {**result.scores["in_domain"], **result.scores["out_of_domain"]}
+        assert found == pytest.approx(expected, abs=1e-3)
+
+    def test_of_the_mean_of_the_weights(self, workspace: Workspace) -> None:
+        result, _ = workspace.run("method=simple", "save_merged=true")
+        (folder, first, known), (_, second, other) = self.members(workspace, result).values()
+        mean = {name: (first[name] + second[name]) / 2 for name in first}
+        for name in ("classifier.weight", "classifier.bias"):  # rows of labels that one member alone annotates
+            for row in range(16):
+                if known[row] != other[row]:
+                    mean[name][row] = (first if known[row] else second)[name][row]
+        expected = {}
+        for corpus, examples in self.evaluations(workspace).items():
+            logits = self.logits(folder, mean, [text for text, _ in examples])
+            expected[corpus] = self.macro_f1(logits, [label for _, label in examples])
+        found = {**result.scores["in_domain"], **result.scores["out_of_domain"]}
+        assert found == pytest.approx(expected, abs=1e-3)
+        texts = [text for text, _ in examples]
+        saved = workspace.folder("method=simple") / "merged"
+        torch.testing.assert_close(
+            self.logits(saved, load_file(saved / "model.safetensors"), texts), self.logits(folder, mean, texts)
+        )
+
+    def test_with_heads_of_their_own(self, workspace: Workspace) -> None:
+        result, _ = workspace.run("method=simple", "method.keep_layers=[classifier]")
+        members = self.members(workspace, result)
+        (_, first, _), (_, second, _) = members.values()
+        expected: dict[str, list[float]] = {"tec": [], "isear": [], "emoint": []}
+        for corpus, examples in self.evaluations(workspace).items():
+            for member, (folder, state, _) in members.items():
+                if corpus in (member, "emoint"):
+                    mixed = {
+                        n: v if n.startswith("classifier") else (first[n] + second[n]) / 2 for n, v in state.items()
+                    }
+                    logits = self.logits(folder, mixed, [text for text, _ in examples])
+                    expected[corpus].append(self.macro_f1(logits, [label for _, label in examples]))
+        found = {**result.scores["in_domain"], **result.scores["out_of_domain"]}
+        assert found == pytest.approx(
+            {corpus: statistics.fmean(scores) for corpus, scores in expected.items()}, abs=1e-3
+        )
+
+
+class TestSavedMerge:
+    def test_has_a_model_card(self, workspace: Workspace) -> None:
+        result, _ = workspace.run("method=regmean", "save_merged=true")
+        folder = workspace.folder("method=regmean") / "merged"
+        card = (folder / "README.md").read_text()
+        assert card.startswith("---\nlibrary_name: transformers\n")
+        for text in ("pico:bert", *result.zoo.values(), '"off_diagonal": 0.9', f"{result.mean_in_domain:.2f}"):
+            assert text in card
+        assert AutoTokenizer.from_pretrained(folder)("happy")["input_ids"]
+
+    def test_is_made_up_for_if_it_is_missing(self, workspace: Workspace) -> None:
+        assert workspace.run("method=simple")[1]
+        assert workspace.run("method=simple", "save_merged=true")[1]
+        assert not workspace.run("method=simple", "save_merged=true")[1]
+        shutil.rmtree(workspace.folder("method=simple") / "merged")
+        assert not workspace.run("method=simple")[1]
+        assert workspace.run("method=simple", "save_merged=true")[1]
+
+    def test_of_joint_training_is_the_joint_model(self, workspace: Workspace) -> None:
+        result, _ = workspace.run("method=multitask", "save_merged=true")
+        saved = load_file(workspace.folder("method=multitask") / "merged" / "model.safetensors")
+        joint = workspace.weights(result, "joint")
+        assert all(torch.equal(saved[name], joint[name]) for name in joint)
+
+
+class TestHeadInitialisation:
+    @pytest.mark.parametrize(
+        ("head_init", "seeds"), [("same", {"tec": 2, "isear": 2}), ("different", {"tec": 4, "isear": 1})]
+    )
+    def test_gives_members_their_seeds(self, workspace: Workspace, head_init: str, seeds: dict[str, int]) -> None:
+        """With different heads, member number i has the seed ((g + i − 1) mod 5) + 1: tec is number 2, isear 4."""
+        result, _ = workspace.run("method=simple", "seed=2", f"head_init={head_init}")
+        found = {}
+        for member, address in result.zoo.items():
+            entry = workspace.zoo.find(address)
+            assert entry is not None
+            found[member] = entry.description["seed"]
+        assert found == seeds
+        assert (result.seed, result.head_init) == (2, head_init)
+
+
+class TestSecondRun:
+    def test_trains_nothing_and_finds_the_result(self, workspace: Workspace, trained: list[tuple[str, ...]]) -> None:
+        first, _ = workspace.run("method=regmean")
+        path = workspace.folder("method=regmean") / "result.json"
+        os.utime(path, (1, 1))
+        trained.clear()
+        second, computed = workspace.run("method=regmean")
+        assert (second, computed, trained) == (first, False, [])
+        assert path.stat().st_mtime == 1
+
+    def test_computes_the_same_again_if_it_is_forced_to(
+        self, workspace: Workspace, trained: list[tuple[str, ...]]
+    ) -> None:
+        first, _ = workspace.run("method=regmean")
+        trained.clear()
+        second, computed = workspace.run("method=regmean", "force=true")
+        assert (computed, trained) == (True, [])
+        assert second.metrics == first.metrics
+        assert second.seconds["statistics"] < 0.2  # they are there already
+
+    def test_of_another_method_trains_nothing(self, own: Workspace, trained: list[tuple[str, ...]]) -> None:
+        own.run("method=simple")
+        assert trained == [("tec",), ("isear",)]
+        own.run("method=individual")
+        own.run("method=regmean", "members=[isear,tec]")
+        assert len(trained) == 2
+
+    @pytest.mark.parametrize(
+        ("corpus", "split", "expected"),
+        [("tec", "train", [("tec",)]), ("isear", "test", [("isear",)]), ("emoint", "train", [])],
+    )
+    def test_notices_a_changed_file(
+        self, own: Workspace, trained: list[tuple[str, ...]], corpus: str, split: str, expected: list[tuple[str, ...]]
+    ) -> None:
+        first, _ = own.run("method=simple")
+        trained.clear()
+        path = own.data_dir / "emotion_splits" / corpus / f"{split}.jsonl"
+        path.write_text(path.read_text().replace("river", "brook"))
+        second, computed = own.run("method=simple")
+        assert computed
+        assert second.data_fingerprint != first.data_fingerprint
+        assert second.fingerprint == first.fingerprint
+        assert trained == expected
+
+    def test_notices_a_changed_model(self, own: Workspace, trained: list[tuple[str, ...]]) -> None:
+        own.run("method=simple")
+        (pico,) = (own.zoo_dir / ".models").glob("pico-bert-*")
+        folder = Path(shutil.copytree(pico, own.zoo_dir.parent / "model"))
+        local = ("method=simple", f"model.checkpoint={folder}")
+        assert own.run(*local)[1]
+        assert not own.run(*local)[1]
+        trained.clear()
+        other = AutoModelForSequenceClassification.from_pretrained(folder).base_model
+        with torch.no_grad():
+            other.get_parameter("embeddings.word_embeddings.weight").add_(0.1)
+        other.save_pretrained(folder)
+        assert own.run(*local)[1]
+        assert trained == [("tec",), ("isear",)]
+
+    def test_computes_again_what_cannot_be_read(self, workspace: Workspace) -> None:
+        first, _ = workspace.run("method=simple")
+        path = workspace.folder("method=simple") / "result.json"
+        path.write_text(path.read_text()[:100])
+        second, computed = workspace.run("method=simple")
+        assert computed
+        assert second.scores == first.scores
+        assert read_result(path) == second
+
+
+class TestOrder:
+    def test_the_first_members_are_merged(self, workspace: Workspace) -> None:
+        three = "members=[tec,isear,crowdflower]"
+        result, _ = workspace.run("method=simple", three, "first=2")
+        pair, _ = workspace.run("method=simple")
+        assert result.members == ["tec", "isear"]
+        assert result.scores == pair.scores
+
+    def test_greedy_order_is_that_of_the_members_own_scores(self, workspace: Workspace) -> None:
+        three = ["members=[tec,isear,crowdflower]"]
+        result, _ = workspace.run("method=simple", *three, "order=greedy", "first=2")
+        alone, _ = workspace.run("method=individual", *three)
+        own = {member: alone.metrics[member]["emoint"]["macro_f1"] for member in ("tec", "isear", "crowdflower")}
+        assert result.members == sorted(own, key=lambda member: -own[member])[:2]
+
+
+def test_a_malformed_file_is_told_with_its_line(own: Workspace) -> None:
+    path = own.data_dir / "emotion_splits" / "isear" / "dev.jsonl"
+    path.write_text(path.read_text() + '{"text": "a"}\n')
+    with pytest.raises(DataError, match=rf"{path}:13: .*emotions"):
+        own.run("method=simple")
+
+
+class TestCommand:
+    """The command itself: exit codes, and what it leaves and says."""
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen(
+            [sys.executable, "-m", "regmean_lab", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+            start_new_session=True,
+        )
+
+    def fail(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
+        """What a command that must not begin any work says."""
+        monkeypatch.setattr(sys, "argv", ["regmean_lab", *arguments])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        assert caught.value.code == EXIT_CONFIGURATION
+        return capsys.readouterr().err
+
+    def test_a_sweep_leaves_a_result_for_each_job_and_a_summary(self, workspace: Workspace) -> None:
+        process = self.start(*workspace.overrides("method=simple", "-m", "seed=1,2"))
+        output, errors = process.communicate(timeout=WAIT_SECONDS)
+        assert process.returncode == 0, errors
+        results = [read_result(path) for path in workspace.output_dir.glob("emotion/*/*/result.json")]
+        assert sorted(result.seed for result in results) == [1, 2]
+        assert "2 results, 2 computed now." in output
+        assert len(list(workspace.output_dir.glob("sweeps/*/table.md"))) == 1
+        assert "Traceback" not in errors
+        # The command that the result names runs this one job.
+        again, computed = workspace.run("method=simple", "seed=2")
+        assert not computed
+        assert "seed=2" in again.environment["command"]
+        assert "seed=1,2" in again.environment["started_as"]
+
+    def test_a_job_that_fails_does_not_stop_the_others(self, own: Workspace) -> None:
+        path = own.data_dir / "emotion_splits" / "isear" / "test.jsonl"
+        path.write_text("not JSON\n" + path.read_text())
+        overrides = [text for text in own.overrides("method=simple") if not text.startswith("members")]
+        process = self.start("-m", *overrides, "members=[tec,isear],[tec,crowdflower]")
+        output, errors = process.communicate(timeout=WAIT_SECONDS)
+        assert process.returncode == 1
+        (result,) = [read_result(found) for found in own.output_dir.glob("emotion/*/*/result.json")]
+        assert result.members == ["tec", "crowdflower"]
+        assert "1 of 2 jobs failed" in errors
+        assert f"{path}:1: not JSON" in errors
+        assert "Traceback" not in errors
+        assert "tec+crowdflower" in output
+
+    def test_a_misspelt_key_is_answered_with_the_nearest(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, workspace: Workspace
+    ) -> None:
+        told = self.fail(capsys, monkeypatch, *workspace.overrides("training.epoch=1", "method.off_diagnal=1"))
+        assert "2 things to correct" in told
+        assert "did you mean training.epochs" in told
+        assert "did you mean method.off_diagonal" in told
+        assert not workspace.output_dir.exists()
+
+    def test_missing_data_is_told_with_its_file_and_what_to_do(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, own: Workspace
+    ) -> None:
+        shutil.rmtree(own.data_dir / "emotion_splits" / "isear")
+        told = self.fail(capsys, monkeypatch, *own.overrides())
+        assert "3 things to correct" in told
+        assert str(own.data_dir / "emotion_splits" / "isear" / "train.jsonl") in told
+        assert "paths.data_dir" in told
+        assert not own.output_dir.exists()
+
+    def test_the_composed_configuration_can_be_shown(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, workspace: Workspace
+    ) -> None:
+        monkeypatch.setattr(sys, "argv", ["regmean_lab", "--cfg", "job", *workspace.overrides("seed=7")])
+        main()
+        shown = OmegaConf.create(capsys.readouterr().out)
+        assert (shown.seed, shown.suite.name, shown.model.name) == (7, "emotion", "pico_bert")
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=lambda number: number.name)
+    def test_a_job_that_is_stopped_while_it_trains_goes_on_where_it_was(
+        self, own: Workspace, trained: list[tuple[str, ...]], number: signal.Signals
+    ) -> None:
+        job = ("method=simple", "training.epochs=60")
+        process = self.start(*own.overrides(*job))
+        try:
+            self.wait_until(lambda: len(own.zoo.entries()) == 1 and list(own.zoo_dir.glob(".tmp-*")), process)
+            (first,) = own.zoo.entries()
+            process.send_signal(number)
+            _, errors = process.communicate(timeout=WAIT_SECONDS)
+        finally:
+            process.kill()
+        assert own.zoo.entries() == [first]
+        assert first.verify() == []
+        assert not own.folder(*job).joinpath("result.json").exists()
+        if number == signal.SIGINT:
+            assert process.returncode == EXIT_INTERRUPTED
+            assert "the same command goes on where this one stopped" in errors
+            assert "Traceback" not in errors
+            assert not list(own.zoo_dir.glob(".tmp-*"))
+        result, computed = own.run(*job)
+        assert computed
+        assert trained == [("isear",)]
+        assert [entry.verify() for entry in own.zoo.entries()] == [[], []]
+        assert not list(own.zoo_dir.glob(".tmp-*"))
+        assert json.loads((own.folder(*job) / "result.json").read_text())["zoo"] == result.zoo
+
+    def wait_until(self, condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
+        deadline = time.monotonic() + WAIT_SECONDS
+        while not condition():
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
