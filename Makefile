@@ -17,18 +17,21 @@ OMP_NUM_THREADS ?= 1
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet --constraint constraints.txt
+DEVELOPMENT := $(VENV)/.installed-for-development
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet --no-compile --constraint constraints.txt
 CHECK_PYTHON := import sys; v = sys.version_info[:2]; \
 	sys.exit(0 if (3, 10) <= v <= (3, 13) else f"Python 3.10 to 3.13 is needed, but {sys.executable} is Python {v[0]}.{v[1]}.")
 
-.PHONY: help setup demo test lint format zoo build clean
+.PHONY: help setup development demo test lint format zoo build clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo "  Variables: PYTHON=python3.12 TORCH_INDEX=URL (for setup), REGMEAN_LAB_TEST_DATA=FOLDER of prepared corpora (for test)"
 
 setup: $(INSTALLED) ## create .venv and install the project into it (once)
+
+development: $(DEVELOPMENT) ## the same with what tests and checks need
 
 $(BIN)/python:
 	@command -v "$(PYTHON)" > /dev/null || { echo "No '$(PYTHON)' on the path. Name a Python: make setup PYTHON=python3.12" >&2; exit 1; }
@@ -41,30 +44,35 @@ $(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing PyTorch (large: this takes a while)"
 	@$(PIP) $(if $(TORCH_INDEX),--no-deps --index-url $(TORCH_INDEX)) torch
 	@echo "Installing the project and the other packages"
-	@$(PIP) --editable '.[dev,tensorboard]'
+	@$(PIP) --editable .
 	@touch $@
 	@echo "Ready: source $(BIN)/activate"
+
+$(DEVELOPMENT): $(INSTALLED)
+	@echo "Installing what tests and checks need"
+	@$(PIP) --editable '.[dev,tensorboard]'
+	@touch $@
 
 demo: setup ## train members of the default suite and compare ways to merge them
 	$(BIN)/python -m regmean_lab -m +multirun_sweeps=demo
 
 test: export OMP_NUM_THREADS := $(OMP_NUM_THREADS)
-test: setup ## run the tests
+test: development ## run the tests
 	$(BIN)/python -m pytest -n 2
 
-lint: setup ## check style, formatting and types
+lint: development ## check style, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: setup ## mend style and formatting where that can be done automatically
+format: development ## mend style and formatting where that can be done automatically
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 zoo: setup ## list the trained members
 	@$(BIN)/python -m regmean_lab.zoo list
 
-build: setup ## build the wheel and the source distribution into dist/
+build: development ## build the wheel and the source distribution into dist/
 	$(BIN)/python -m build
 
 clean: ## delete what builds and checks left behind (not .venv, data, outputs or the zoo)

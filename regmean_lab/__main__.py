@@ -98,7 +98,10 @@ def main() -> None:
     )
     try:
         command()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as error:
+        # Lightning makes an exit of an interrupt that comes while it trains or tests.
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, KeyboardInterrupt):
+            raise
         print(
             "\nInterrupted. Nothing is half-written; the same command goes on where this one stopped.", file=sys.stderr
         )

@@ -51,6 +51,8 @@ class Ensemble(Comparator):
 class Multitask(Comparator):
     """One model trained on the members' training data together: needs the data, so it is no merge.
 
+    Where every member has a head of its own, so does the joint model: the members share its encoder.
+
     Attributes:
         learning_rate: peak learning rate, where joint training has its own; None is the members'.
         steps: number of optimizer steps, where joint training has its own; None is the members' length of training.

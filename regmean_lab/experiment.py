@@ -205,7 +205,7 @@ def prepare(settings: Settings, checkpoint: Checkpoint, folder: Path) -> Job:
 
 
 def finished_result(job: Job) -> Result | None:
-    """The job's result, if it was computed before from the same configuration and data."""
+    """The job's result, if it was computed before from the same configuration, data and pretrained weights."""
     path = job.folder / RESULT_FILE
     if job.settings.config.force or not path.exists():
         return None
@@ -214,7 +214,8 @@ def finished_result(job: Job) -> Result | None:
     except ResultError as error:
         log.warning("%s", error)
         return None
-    same = (fingerprint(job.settings.resolved), job.data_fingerprint) == (result.fingerprint, result.data_fingerprint)
+    wanted = (fingerprint(job.settings.resolved), job.data_fingerprint, job.checkpoint.fingerprint)
+    same = wanted == (result.fingerprint, result.data_fingerprint, result.model_fingerprint)
     saved = not job.settings.config.save_merged or (job.folder / "merged").is_dir()
     return result if same and saved else None
 
@@ -394,6 +395,7 @@ def result_of(job: Job, outcome: Outcome, overrides: list[str]) -> Result:
         zoo={name: entry.address for name, entry in job.entries.items()},
         diagnostics=outcome.diagnostics,
         configuration=settings.resolved,
+        model_fingerprint=job.checkpoint.fingerprint,
     )
 
 

@@ -36,7 +36,7 @@ class Result:
         scores: key scores: ``in_domain`` by member, ``out_of_domain`` by corpus.
         mean_in_domain: mean of the in-domain key scores.
         mean_out_of_domain: mean of the out-of-domain key scores; None without out-of-domain corpora.
-        metrics: everything measured, by corpus (for ``individual`` by member, then by corpus).
+        metrics: everything measured, by corpus (by member, then by corpus, where each member is evaluated by itself).
         seconds: of ``train``, ``statistics``, ``merge`` and ``evaluate`` in this job.
         peak_memory_bytes: most memory used by the process, or on the GPU.
         environment: versions, device, commit and command line.
@@ -44,6 +44,7 @@ class Result:
         zoo: address in the zoo of each member.
         diagnostics: for methods that solve for layers, how well each was posed.
         configuration: the resolved configuration.
+        model_fingerprint: identifies the pretrained weights that members started from.
         schema: version of this format.
     """
 
@@ -66,6 +67,7 @@ class Result:
     zoo: dict[str, str]
     diagnostics: list[dict[str, Any]] = field(default_factory=list)
     configuration: dict[str, Any] = field(default_factory=dict)
+    model_fingerprint: str = ""
     schema: int = SCHEMA
 
     def write(self, folder: Path) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,7 @@ def pico_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def compose_job() -> Iterator[Callable[..., Any]]:
+def compose_job() -> Callable[..., Any]:
     """Composes the configuration of a job from overrides, as the command does."""
     from hydra import compose, initialize_config_dir
 
@@ -82,5 +82,9 @@ def compose_job() -> Iterator[Callable[..., Any]]:
     register_schemas()
     register_resolvers()
     register_sweeps()
-    with initialize_config_dir(str(configuration_root() / "conf"), version_base="1.3"):
-        yield lambda *overrides, **settings: compose(CONFIG_NAME, list(overrides), **settings)
+
+    def compose_one(*overrides: str, **settings: Any) -> Any:
+        with initialize_config_dir(str(configuration_root() / "conf"), version_base="1.3"):
+            return compose(CONFIG_NAME, list(overrides), **settings)
+
+    return compose_one

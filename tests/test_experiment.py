@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,7 @@ class Workspace:
     zoo_dir: Path
     output_dir: Path
     compose: Callable[..., DictConfig]
+    composed: dict[tuple[str, ...], DictConfig] = field(default_factory=dict)
 
     def overrides(self, *more: str) -> list[str]:
         return [
@@ -70,11 +71,15 @@ class Workspace:
 
     def run(self, *more: str) -> tuple[Result, bool]:
         """The result of a job, and whether it was computed now."""
-        config = self.compose(*self.overrides(*more))
-        return run(config, self.output_dir / job_folder(config), self.overrides(*more))
+        return run(self.configuration(*more), self.folder(*more), self.overrides(*more))
 
     def folder(self, *more: str) -> Path:
-        return self.output_dir / job_folder(self.compose(*self.overrides(*more)))
+        return self.output_dir / job_folder(self.configuration(*more))
+
+    def configuration(self, *more: str) -> DictConfig:
+        if more not in self.composed:
+            self.composed[more] = self.compose(*self.overrides(*more))
+        return self.composed[more]
 
     @property
     def zoo(self) -> Zoo:

@@ -124,7 +124,7 @@ def _job_problems(overrides: Sequence[Override]) -> list[str]:
 def _jobs(overrides: Sequence[Override]) -> Iterator[Callable[[], DictConfig]]:
     """What makes the configuration of each job that is checked; composing one takes a quarter of a second."""
     for choice in _variations(overrides):
-        yield partial(_compose, choice)
+        yield partial(compose_first_job, choice)
     first = [_first(override) for override in overrides]
     try:
         base, own = compose_first_job(first), _own_sweep(first)
@@ -136,7 +136,7 @@ def _jobs(overrides: Sequence[Override]) -> Iterator[Callable[[], DictConfig]]:
             if _is_value(base, override):
                 yield partial(_updated, base, text)
             else:
-                yield partial(_compose, [text, *first])
+                yield partial(compose_first_job, [text, *first])
 
 
 def _own_sweep(overrides: list[str]) -> list[Override]:

@@ -38,7 +38,7 @@ class EmotionTextSettings(EmotionDataSettings):
             "<extra_id_0> yes") or ``causal`` ("… The sentence expresses joy.", continued " yes"). None: text to text
             for tokenizers that have the token <extra_id_0> (T5's), causal for all others (GPT-2's).
         answer_by: the answer is the one to which the model gives the higher probability (``scoring``), or the model
-            writes it, greedily (``generation``; several times slower).
+            writes it, greedily (``generation``; a pass of the decoder for each token of an answer instead of one).
     """
 
     form: str | None = None

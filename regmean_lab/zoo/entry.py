@@ -143,6 +143,9 @@ class ZooEntry:
             if recorded_hash is not None and file_sha256(self.weights_path) != recorded_hash:
                 problems.append(f"{WEIGHTS_FILE}: its SHA-256 is not the one recorded in {TRAINING_FILE}")
             problems += _safetensors_problems(self.weights_path, WEIGHTS_FILE)
+        for path in sorted(self.path.glob("*.safetensors")):  # heads of a joint model
+            if path.name != WEIGHTS_FILE:
+                problems += _safetensors_problems(path, path.name)
         for path in self.statistics_files():
             problems += _safetensors_problems(path, f"statistics/{path.name}", metadata_key="kind")
         return problems

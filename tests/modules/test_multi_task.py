@@ -25,6 +25,7 @@ from regmean_lab.suites import Example, Split, Suite, Task
 from regmean_lab.suites.multi_task_data import InterleavedBatchSampler, MultiTaskDataModule
 from regmean_lab.suites.sampling import LengthGroupedBatchSampler
 from regmean_lab.training import describe, train_model
+from regmean_lab.zoo import ZooEntry
 
 ARCHITECTURES = ("bert", "roberta", "distilbert", "deberta_v2")
 TASKS = {
@@ -271,6 +272,17 @@ def test_the_folder_is_the_first_task_model_with_all_heads_beside_it(cache: Path
         assert list(json.loads(file.metadata()["tasks"])) == list(TASKS)
 
 
+def test_the_zoo_verifies_the_heads(cache: Path, tmp_path: Path) -> None:
+    module = new_module(checkpoint_of("bert", cache))
+    module.save(tmp_path)
+    assert not [problem for problem in ZooEntry(tmp_path).verify() if "heads" in problem]
+    with torch.no_grad():
+        module._parts[2].model.get_parameter("classifier.bias").fill_(float("nan"))
+    module.save(tmp_path)
+    (problem,) = [problem for problem in ZooEntry(tmp_path).verify() if "heads" in problem]
+    assert problem == "heads.safetensors: tensor 'rating/classifier.bias' holds values that are not finite"
+
+
 @pytest.mark.parametrize("selection", ["best", "last"])
 def test_the_trained_model_has_the_scores_that_are_recorded(
     suite: Toy, cache: Path, tmp_path: Path, selection: str
@@ -289,7 +301,7 @@ def test_the_trained_model_has_the_scores_that_are_recorded(
         expected.append(reference_score(name, outputs, labels))
         assert record["scores"][f"{name}/{task.key_score}"] == pytest.approx(expected[-1], abs=0.01)
     assert record["scores"]["mean_key_score"] == pytest.approx(sum(expected) / 3, abs=0.01)
-    assert record["epoch"] == 4 if selection == "last" else record["epoch"] in range(4)
+    assert record["epoch"] in ([3] if selection == "last" else range(4))
 
 
 def test_one_task_is_trained_as_ever(suite: Toy, cache: Path, tmp_path: Path) -> None:

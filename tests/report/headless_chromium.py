@@ -99,9 +99,7 @@ class Chromium:
 
     def open(self, path: Path, width: int = 1280, height: int = 900) -> None:
         """Open a file and wait until it has loaded."""
-        self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
-        )
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         self.call("Page.navigate", url=path.resolve().as_uri())
         self._wait(
             lambda: self.evaluate("document.readyState === 'complete' && location.href !== 'about:blank'"), "the page"

@@ -10,6 +10,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from regmean_lab.report.aggregate import ReportCell, ReportTable
+from regmean_lab.report.entries import entries_of
+from regmean_lab.report.grid import Section, sections_of
+from regmean_lab.report.read import Run
 from regmean_lab.results import RESULT_FILE, Result
 
 CORPORA = ("tec", "isear", "crowdflower", "dailydialog")
@@ -138,3 +142,28 @@ def gram_examples(values: Sequence[int] = (1, 16, 256, 4096), seeds: Iterable[in
             )
         )
     return results
+
+
+def without(results: Sequence[Result], method: str, members: Sequence[str], seed: int) -> list[Result]:
+    """All results but one."""
+    return [
+        result for result in results if (result.method, result.members, result.seed) != (method, list(members), seed)
+    ]
+
+
+def runs_of(results: Sequence[Result], times: Sequence[float] | None = None) -> list[Run]:
+    """Results as if they had been read, written at given times."""
+    moments = times or [0.0] * len(results)
+    return [Run(result, Path(f"/r/{n:03d}/result.json"), moments[n]) for n, result in enumerate(results)]
+
+
+def section_of(results: Sequence[Result], times: Sequence[float] | None = None) -> Section:
+    """The only section of some results."""
+    (section,) = sections_of(entries_of(runs_of(results, times)))
+    return section
+
+
+def cell_of(table: ReportTable, row: str, column: str) -> ReportCell:
+    """The cell below a heading in a row."""
+    names = [heading.full for heading in table.headings]
+    return dict(table.rows)[row][names.index(column)]

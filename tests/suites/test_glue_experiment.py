@@ -40,8 +40,8 @@ from regmean_lab.training import train_model
 
 DATA = os.environ.get("REGMEAN_LAB_TEST_DATA")
 CASES = [
-    ("pico_bert", ("sst2", "stsb")),
-    ("pico_roberta", ("rte", "mrpc")),
+    ("pico_bert", ("rte", "mrpc")),
+    ("pico_roberta", ("sst2", "stsb")),
     ("pico_distilbert", ("sst2", "stsb")),
 ]
 EACH_CASE = pytest.mark.parametrize(
@@ -139,9 +139,10 @@ def plain_score(task: str, outputs: Tensor, rows: list[dict[str, Any]]) -> float
     return 100 * float((outputs.argmax(1) == labels).float().mean())
 
 
-def near(task: str, expected: float) -> Any:
-    """Equal up to rounding; outputs of so small a regression vary little, which makes their correlation coarse."""
-    return pytest.approx(expected, abs=0.5 if task == "stsb" else 1e-3)
+def score_of(task: str, outputs: Tensor, rows: list[dict[str, Any]]) -> Any:
+    """What the key score must be near to: a correlation is as exact as rounding is small beside the outputs' spread."""
+    tolerance = max(1e-3, 100 * 3e-5 / float(outputs[:, 0].std())) if task == "stsb" else 1e-3
+    return pytest.approx(plain_score(task, outputs, rows), abs=tolerance)
 
 
 def inputs_of_linear_layers(
@@ -198,8 +199,8 @@ def test_members_score_what_a_plain_evaluation_says(
     assert result.mean_out_of_domain is None
     for task in members:
         rows = data[task]["validation"]
-        expected = plain_score(task, plain_outputs(*load(entry(root, result, task)), task, rows), rows)
-        assert result.scores["in_domain"][task] == near(task, expected)
+        expected = score_of(task, plain_outputs(*load(entry(root, result, task)), task, rows), rows)
+        assert result.scores["in_domain"][task] == expected
     assert result.mean_in_domain == pytest.approx(sum(result.scores["in_domain"].values()) / 2)
 
 
@@ -223,8 +224,8 @@ def test_merged_encoders_get_each_member_s_head(
         for task, (own, tokenizer) in zip(members, loaded, strict=True):
             own.load_state_dict(encoder, strict=False)
             rows = data[task]["validation"]
-            expected = plain_score(task, plain_outputs(own, tokenizer, task, rows), rows)
-            assert result.scores["in_domain"][task] == near(task, expected)
+            expected = score_of(task, plain_outputs(own, tokenizer, task, rows), rows)
+            assert result.scores["in_domain"][task] == expected
     assert simple.metrics[members[0]].keys() == {members[0]}
 
 
@@ -251,7 +252,7 @@ def test_three_tasks(run_job: RunJob) -> None:
     assert list(joint.scores["in_domain"]) == ["rte", "stsb", "sst2"]
 
 
-@pytest.mark.parametrize("model", ["pico_bert", "pico_roberta"])
+@pytest.mark.parametrize("model", ["pico_roberta", "pico_distilbert"])
 def test_joint_training_is_evaluated_task_by_task(root: Path, data: Rows, run_job: RunJob, model: str) -> None:
     """The first task's model is the entry itself; the others are scored with their heads on the same encoder."""
     from safetensors.torch import load_file
@@ -260,8 +261,8 @@ def test_joint_training_is_evaluated_task_by_task(root: Path, data: Rows, run_jo
     path = entry(root, result, "joint")
     first, tokenizer = load(path)
     rows = data["sst2"]["validation"]
-    expected = plain_score("sst2", plain_outputs(first, tokenizer, "sst2", rows), rows)
-    assert result.scores["in_domain"]["sst2"] == near("sst2", expected)
+    expected = score_of("sst2", plain_outputs(first, tokenizer, "sst2", rows), rows)
+    assert result.scores["in_domain"]["sst2"] == expected
     # A regression model of the same class, with the entry's encoder and the head that lies beside it.
     second = AutoModelForSequenceClassification.from_pretrained(path, num_labels=1, ignore_mismatched_sizes=True).eval()
     heads = load_file(path / "heads.safetensors")
@@ -269,8 +270,8 @@ def test_joint_training_is_evaluated_task_by_task(root: Path, data: Rows, run_jo
         {name.removeprefix("stsb/"): value for name, value in heads.items() if name.startswith("stsb/")}, strict=False
     )
     rows = data["stsb"]["validation"]
-    expected = plain_score("stsb", plain_outputs(second, tokenizer, "stsb", rows), rows)
-    assert result.scores["in_domain"]["stsb"] == near("stsb", expected)
+    expected = score_of("stsb", plain_outputs(second, tokenizer, "stsb", rows), rows)
+    assert result.scores["in_domain"]["stsb"] == expected
     training = json.loads((path / "training.json").read_text())
     assert training["examples"] == 128
     assert training["steps"] == 8 * 16
@@ -284,17 +285,17 @@ def test_partitions_by_every_method(root: Path, data: Rows, run_job: RunJob, tas
     loaded = [load(entry(root, individual, f"partition_{number}")) for number in (0, 1)]
     outputs = [plain_outputs(*pair, task, rows) for pair in loaded]
     for score, part in zip(individual.scores["in_domain"].values(), outputs, strict=True):
-        assert score == near(task, plain_score(task, part, rows))
-    expected = {"ensemble": plain_score(task, outputs[0] + outputs[1], rows)}
+        assert score == score_of(task, part, rows)
+    expected = {"ensemble": score_of(task, outputs[0] + outputs[1], rows)}
     model, tokenizer = loaded[0]
     model.load_state_dict(plain_merge([own for own, _ in loaded], ""))  # heads are merged, too
-    expected["simple"] = plain_score(task, plain_outputs(model, tokenizer, task, rows), rows)
+    expected["simple"] = score_of(task, plain_outputs(model, tokenizer, task, rows), rows)
     for method in ("ensemble", "multitask", *MERGES):
         scores = run_job("pico_distilbert", method, *settings).scores["in_domain"]
         assert list(scores) == ["partition_0", "partition_1"]
         assert scores["partition_0"] == scores["partition_1"]  # one model, one validation split
         if method in expected:
-            assert scores["partition_0"] == near(task, expected[method])
+            assert scores["partition_0"] == expected[method]
 
 
 def test_parts_that_share_their_validation_split_are_evaluated_once(
@@ -356,8 +357,8 @@ def test_heads_that_are_kept_may_have_other_labels(
         encoder = {name: value for name, value in encoder.items() if ".layer.1." not in name}
     for number, (model, tokenizer) in enumerate(loaded):
         model.load_state_dict(encoder, strict=False)
-        expected = plain_score("sst2", plain_outputs(model, tokenizer, "sst2", rows), rows)
-        assert result.scores["in_domain"][f"partition_{number}"] == near("sst2", expected)
+        expected = score_of("sst2", plain_outputs(model, tokenizer, "sst2", rows), rows)
+        assert result.scores["in_domain"][f"partition_{number}"] == expected
 
 
 @pytest.mark.parametrize("method", ["ensemble", "multitask"])

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import random
+
+from report_results import gram_examples, make_result, off_diagonal, pairwise, runs_of, section_of
+
+from regmean_lab.report.entries import Entry, entries_of, setting_text
+from regmean_lab.report.grid import natural_key, sections_of
+from regmean_lab.results import Result
+
+
+def test_each_experiment_is_a_section() -> None:
+    results = [make_result(experiment=name) for name in ("b", "a", "b")]
+
+    assert [section.name for section in sections_of(entries_of(runs_of(results)))] == ["a", "b"]
+
+
+def test_members_and_seeds_share_a_cell_and_models_and_head_inits_do_not() -> None:
+    results = pairwise(("simple",), (1, 2)) + pairwise(("simple",), (1, 2), head_init="different")
+    results += pairwise(("simple",), (1, 2), model="t5")
+
+    section = section_of(results)
+
+    assert [column.label for column in section.columns] == [
+        "roberta_base, head init same",
+        "roberta_base, head init different",
+        "t5",
+    ]
+    assert [len(column.rows[0].entries) for column in section.columns] == [12, 12, 12]
+    assert section.row_labels == ["simple"]
+
+
+def test_rows_come_comparators_first_whatever_the_order_of_the_results() -> None:
+    results = pairwise(("regmean", "optimal_transport", "simple", "individual"), (1,))
+    random.Random(0).shuffle(results)
+
+    assert section_of(results).row_labels == ["individual", "simple", "regmean", "optimal_transport"]
+
+
+def test_rows_of_one_method_are_told_apart_by_their_settings_in_order_of_value() -> None:
+    results = off_diagonal((1.0, 0.5, 10.0, 0.0))
+
+    assert section_of(results).row_labels == [
+        "simple",
+        "regmean off_diagonal=0",
+        "regmean off_diagonal=0.5",
+        "regmean off_diagonal=1",
+        "regmean off_diagonal=10",
+    ]
+
+
+def test_settings_of_statistics_that_a_method_does_not_use_make_no_rows() -> None:
+    section = section_of(gram_examples((1, 16), seeds=(1,)))
+
+    assert section.row_labels == ["simple", "regmean gram.examples=1", "regmean gram.examples=16"]
+    assert section.notices == []
+
+
+def test_a_method_that_is_not_known_may_use_any_statistics() -> None:
+    results = [
+        make_result("other", configuration={"statistics": {"gram": {"examples": examples}}}) for examples in (1, 2)
+    ]
+
+    assert section_of(results).row_labels == ["other gram.examples=1", "other gram.examples=2"]
+
+
+def test_settings_that_only_follow_the_seed_make_no_columns() -> None:
+    def result(seed: int, partition_seed: int) -> Result:
+        suite = {"name": "emotion", "partition_seed": partition_seed, "sample_seed": 1}
+        return make_result(seed=seed, configuration={"suite": suite})
+
+    assert len(section_of([result(seed, seed) for seed in (1, 2, 3)]).columns) == 1
+    assert len(section_of([result(seed, 7 + seed) for seed in (1, 2, 3)]).columns) == 3
+
+
+def test_training_tells_columns_apart_only_within_suite_and_model() -> None:
+    other = {"training": {"learning_rate": 1e-4, "epochs": 20}}
+    results = [make_result(), make_result(model="t5", configuration=other)]
+
+    assert [column.label for column in section_of(results).columns] == ["roberta_base", "t5"]
+
+    labels = [column.label for column in section_of([*results, make_result(configuration=other)]).columns]
+    assert labels == ["roberta_base, learning_rate=1e-05", "roberta_base, learning_rate=0.0001", "t5"]
+
+
+def test_another_number_of_members_is_another_column() -> None:
+    results = [make_result(members=("a", "b", "c")), make_result(members=("a", "b")), make_result(members=("b", "c"))]
+
+    section = section_of(results)
+
+    assert [column.label for column in section.columns] == ["2 members", "3 members"]
+    assert section.columns[0].member_sets == [("a", "b"), ("b", "c")]
+
+
+def test_of_repeated_results_the_newest_counts_and_the_others_are_named() -> None:
+    old, new = make_result(shift=0.0), make_result(shift=1.0)
+
+    for order in ([old, new], [new, old]):
+        times = [1.0 if result is old else 2.0 for result in order]
+        section = section_of(order, times)
+        ((entry,),) = [list(row.entries.values()) for row in section.columns[0].rows]
+        assert entry.run is not None
+        assert entry.run.result is new
+        (notice,) = section.notices
+        assert notice.startswith(f"/r/{order.index(old):03d}/result.json is left out")
+
+
+def test_repeated_results_with_the_same_scores_need_no_notice() -> None:
+    assert section_of([make_result(), make_result()]).notices == []
+
+
+def test_results_of_different_data_are_pointed_out() -> None:
+    results = [make_result("simple"), make_result("regmean", data="other data"), make_result("simple", seed=2)]
+
+    (notice,) = section_of(results).notices
+
+    assert "tec + isear, seed 1" in notice
+    assert "data changed" in notice
+
+
+def test_numbers_in_texts_are_ordered_by_value() -> None:
+    texts = ["a=none", "a=10", "a=9.5", "a=1e-05", "a=0.1", "b=1"]
+
+    assert sorted(texts, key=natural_key) == ["a=1e-05", "a=0.1", "a=9.5", "a=10", "a=none", "b=1"]
+
+
+def test_values_are_the_same_text_however_they_were_written() -> None:
+    assert [setting_text(value) for value in (1, 1.0, True, None, 1e-5, [0.5, 1], "x")] == [
+        "1",
+        "1",
+        "true",
+        "none",
+        "1e-05",
+        "[0.5,1]",
+        "x",
+    ]
+
+
+def test_a_table_with_a_definition_is_one_section() -> None:
+    entries: list[Entry] = entries_of(runs_of([make_result(experiment="a"), make_result(experiment="b", seed=2)]))
+
+    (section,) = sections_of(entries, "table2")
+
+    assert (section.name, section.defined) == ("table2", True)
