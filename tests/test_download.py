@@ -179,7 +179,9 @@ def test_link_is_not_followed() -> None:
         archive_member(archive, "data", "it")
 
 
-@pytest.mark.parametrize("content", [b"", b"not an archive", tar({"one": b"1" * 5000})[:60]])
+@pytest.mark.parametrize(
+    "content", [b"", b"not an archive", tar({"one": b"1" * 5000})[:60]], ids=["empty", "other", "truncated"]
+)
 def test_unreadable_archive(content: bytes) -> None:
     with pytest.raises(DownloadError, match=r"^it: not a readable tar archive"):
         archive_member(content, "one", "it")

@@ -192,13 +192,8 @@ class EmotionCorpora(Suite):
         return tuple(corpus for corpus in corpora if corpus not in merged and not self._skipped(corpus))
 
     def missing(self, corpora: Sequence[str]) -> list[str]:
-        """One message for each file of ``corpora`` that is not there."""
-        return [
-            self._missing_message(corpus, path)
-            for corpus in corpora
-            for split in SPLITS
-            if not (path := self._path(corpus, split)).is_file()
-        ]
+        """One message for each of ``corpora`` of which a file is not there."""
+        return [self._missing_message(corpus) for corpus in corpora if self._absent(corpus)]
 
     def sentences(self, corpus: str, split: Split) -> list[Example]:
         """Sentences of one split with all their labels, in the file's order, after the limits."""
@@ -240,7 +235,7 @@ class EmotionCorpora(Suite):
     def _require(self, corpus: str, split: Split) -> Path:
         path = self._path(corpus, split)
         if not path.is_file():
-            raise MissingDataError(self._missing_message(corpus, path))
+            raise MissingDataError(self._missing_message(corpus))
         return path
 
     def _read(self, corpus: str, split: Split) -> list[Example]:
@@ -267,16 +262,19 @@ class EmotionCorpora(Suite):
             )
         return absent
 
-    def _missing_message(self, corpus: str, path: Path) -> str:
+    def _absent(self, corpus: str) -> list[Path]:
+        return [path for split in SPLITS if not (path := self._path(corpus, split)).is_file()]
+
+    def _missing_message(self, corpus: str) -> str:
         message = (
-            f"{self.name}: {path} of corpus {corpus} is not there. Place the unified-corpus splits at "
-            f"{self.folder}/<corpus>/{{train,dev,test}}.jsonl (layout: data/README.md), or point paths.data_dir at the "
-            "folder that holds emotion_splits."
+            f"{self.name}: corpus {corpus} is not there: no {', '.join(map(str, self._absent(corpus)))}. Point "
+            "paths.data_dir at the folder that holds emotion_splits, or make it from the unified corpus: "
+            "python -m regmean_lab.prepare suite=emotion from=unified-dataset.jsonl (layout: data/README.md)."
         )
         if corpus in self.settings.out_of_domain or (self.settings.include_other_members and corpus in IN_DOMAIN):
             message += (
-                " A corpus that is only evaluated out of domain can also be left out: remove it from the suite's "
-                "out_of_domain, or set skip_missing_out_of_domain: true."
+                " A corpus that is only evaluated out of domain can also be left out: name the others in "
+                "suite.out_of_domain=[…], or set suite.skip_missing_out_of_domain=true."
             )
         return message
 

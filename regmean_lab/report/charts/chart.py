@@ -21,6 +21,11 @@ BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 SKY, PURPLE = "#56B4E9", "#CC79A7"
 
 DOTS_PER_INCH = 160
+LONGEST_LABEL = 40
+CHARACTER_WIDTH = 0.085
+"""Mean width of a character, in inches."""
+HANDLE_WIDTH = 0.8
+"""Width of the line and the gap beside a label of a legend, in inches."""
 _SETTINGS: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
@@ -129,15 +134,30 @@ def panels(figure: Figure, domains: Sequence[str]) -> list[Axes]:
     return axes
 
 
-def legend_below(figure: Figure, axes: Iterable[Axes], columns: int = 4) -> None:
-    """One legend for all axes, each row once, below them."""
+def legend_below(figure: Figure, axes: Iterable[Axes]) -> None:
+    """One legend for all axes, each row once, below them, in as many columns as there is room for."""
     found: dict[str, Any] = {}
     for own in axes:
         for handle, label in zip(*own.get_legend_handles_labels(), strict=True):
-            found.setdefault(label, handle)
+            found.setdefault(shortened(label), handle)
+    room = figure.get_size_inches()[0] / (text_width(found) + HANDLE_WIDTH)
     figure.legend(
-        list(found.values()), list(found), loc="outside lower center", ncols=min(columns, len(found)), handlelength=3.2
+        list(found.values()),
+        list(found),
+        loc="outside lower center",
+        ncols=max(1, min(int(room), len(found))),
+        handlelength=3.2,
     )
+
+
+def shortened(text: str) -> str:
+    """A label that is not too long for a chart."""
+    return text if len(text) <= LONGEST_LABEL else f"{text[: LONGEST_LABEL - 1]}…"
+
+
+def text_width(labels: Iterable[str]) -> float:
+    """About how wide the longest of some labels is, in inches."""
+    return CHARACTER_WIDTH * max((len(shortened(label)) for label in labels), default=0)
 
 
 def inline_svg(svg: str, name: str, title: str, description: str) -> str:

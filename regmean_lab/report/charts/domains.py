@@ -64,7 +64,7 @@ def _chart(section: Section, column: Column, points: Mapping[str, Points], names
         axes.set_xlabel("mean in-domain key score × 100")
         axes.set_ylabel("mean out-of-domain key score × 100")
         axes.margins(0.1)
-        legend_below(figure, [axes], 3)
+        legend_below(figure, [axes])
 
     stem = names.stem(section.name, column.label, "domains")
     title = f"{section.name}: out of domain against in domain ({column.title})"

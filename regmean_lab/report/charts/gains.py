@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from regmean_lab.report.aggregate import by_key, domains_of, score_of
-from regmean_lab.report.charts.chart import INK, Chart
+from regmean_lab.report.charts.chart import INK, Chart, shortened, text_width
 from regmean_lab.report.files import FileNames
 from regmean_lab.report.grid import Column, Row, Section
 from regmean_lab.report.significance import reference_row
@@ -65,7 +65,7 @@ def _chart(
     description = f"Heat map of pairs of members: score less that of {base.label}, mean over seeds. {told}."
     across = min(PANELS_IN_A_LINE, len(shown))
     down = -(-len(shown) // across)
-    side = 1.3 + 0.62 * len(members)
+    side = 0.6 + 0.62 * len(members) + text_width(members)
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots(down, across, squeeze=False).ravel()
@@ -111,10 +111,11 @@ def _draw_panel(axes: Axes, label: str, members: Sequence[str], gains: Gains, li
         axes.text(x, y, f"{gain:+.1f}", ha="center", va="center", color=colour, fontsize=8.5)
     axes.set_xlim(-0.5, len(members) - 1.5)
     axes.set_ylim(len(members) - 0.5, 0.5)
-    axes.set_xticks(range(len(members) - 1), members[:-1], rotation=40, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(1, len(members)), members[1:])
+    names = [shortened(name) for name in members]
+    axes.set_xticks(range(len(members) - 1), names[:-1], rotation=40, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(1, len(members)), names[1:])
     axes.set_aspect("equal")
-    axes.set_title(label, color=INK)
+    axes.set_title(shortened(label), color=INK)
     axes.grid(False)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)

@@ -7,7 +7,7 @@ import statistics
 from matplotlib.figure import Figure
 
 from regmean_lab.report.aggregate import IN_DOMAIN, ReportCell, domains_of, row_cell, score_of
-from regmean_lab.report.charts.chart import BLUE, VERMILION, Chart, legend_below
+from regmean_lab.report.charts.chart import BLUE, VERMILION, Chart, legend_below, shortened, text_width
 from regmean_lab.report.files import FileNames
 from regmean_lab.report.grid import Column, Section
 
@@ -59,14 +59,15 @@ def _chart(section: Section, column: Column, names: FileNames) -> Chart:
                 elinewidth=1.4,
                 label=domain,
             )
-        axes.set_yticks(range(len(column.rows)), [row.label for row in column.rows])
+        axes.set_yticks(range(len(column.rows)), [shortened(row.label) for row in column.rows])
         axes.set_ylim(len(column.rows) - 0.5, -0.5)
         axes.set_xlabel("mean key score × 100")
         legend_below(figure, [axes])
 
     stem = names.stem(section.name, column.label, "scores")
+    size = (5.2 + text_width(row.label for row in column.rows), 1.5 + 0.42 * len(column.rows))
     title = f"{section.name}: mean scores ({column.title})"
-    return Chart(stem, title, description, (6.4, 1.5 + 0.42 * len(column.rows)), draw, (column.title,))
+    return Chart(stem, title, description, size, draw, (column.title,))
 
 
 def _seed_means(cell: ReportCell) -> list[float]:
