@@ -25,6 +25,7 @@ from glue_files import write_task
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "experiments.md"
 COMMANDS = re.findall(r"^    python -m regmean_lab (.*model=pico_.*)$", DOCUMENT.read_text(encoding="utf-8"), re.M)
+TABLE = re.findall(r"\| `python -m regmean_lab (.*model=pico_[^`]*)` \|$", DOCUMENT.read_text(encoding="utf-8"), re.M)
 PAPER = re.findall(r"^    python -m regmean_lab ((?!debug).*)$", DOCUMENT.read_text(encoding="utf-8"), re.M)
 PLACES, PEOPLE = ("London", "Paris", "New York"), ("Thank", "Maria Editor")
 
@@ -117,6 +118,7 @@ def test_every_experiment_is_documented() -> None:
     text = DOCUMENT.read_text(encoding="utf-8")
     names = [path.stem for path in (DOCUMENT.parents[1] / "conf" / "experiment").glob("*.yaml")]
     assert len(COMMANDS) >= 15
+    assert len(TABLE) >= 8 and set(TABLE) <= set(COMMANDS)
     assert [name for name in names if f"experiment={name} " not in text] == []
     sweeps = [path.stem for path in (DOCUMENT.parents[1] / "multirun_sweeps").glob("*.yaml") if path.stem != "demo"]
     assert [name for name in sweeps if name not in text] == []

@@ -314,17 +314,19 @@ def _table(
 ) -> ReportTable:
     every = [cell for _, cells in rows for cell in cells]
     seeds = {cell.seeds for cell in every if cell.state == "complete"}
+    incomplete = any(cell.state == "incomplete" for cell in every)
     table = ReportTable(name, title, "", corner, headings, rows, best_of)
     parts = [f"{what}, key score × 100"]
     if any(cell.deviation is not None for cell in every):
         parts[0] += ", ± sample standard deviation over seeds"
     if (runs := table.common_runs) is not None:
         over = f" ({count_text(seeds.pop(), 'seed')})" if len(seeds) == 1 else ""
-        parts.append(f"Every score is of {count_text(runs, 'result')}{over}")
+        which = "complete score" if incomplete else "score"
+        parts.append(f"Every {which} is of {count_text(runs, 'result')}{over}")
     else:
         parts.append("Beside each score stands the number of results")
     if table.best:
         parts.append(f"The best of each {best_of} is bold")
-    if any(cell.state == "incomplete" for cell in every):
+    if incomplete:
         parts.append("A score of which results are missing says how many there are, and is not compared")
     return ReportTable(name, title, ". ".join(parts) + ".", corner, headings, rows, best_of)
