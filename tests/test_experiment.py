@@ -511,9 +511,9 @@ class TestCommand:
     ) -> None:
         shutil.rmtree(own.data_dir / "emotion_splits" / "isear")
         told = self.fail(capsys, monkeypatch, *own.overrides())
-        assert "3 things to correct" in told
-        assert str(own.data_dir / "emotion_splits" / "isear" / "train.jsonl") in told
-        assert "paths.data_dir" in told
+        assert "to correct" in told
+        assert str(own.data_dir / "emotion_splits" / "isear") in told
+        assert "python -m regmean_lab.prepare" in told
         assert not own.output_dir.exists()
 
     def test_the_composed_configuration_can_be_shown(

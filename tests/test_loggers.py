@@ -31,6 +31,7 @@ def test_csv_files_lie_in_the_jobs_folder(tmp_path: Path) -> None:
     assert yaml.safe_load((tmp_path / "job" / "hparams.yaml").read_text()) == CONFIGURATION
 
 
+@pytest.mark.filterwarnings("ignore:Experiment logs directory")
 def test_a_job_that_runs_again_replaces_its_file(tmp_path: Path) -> None:
     log(LoggerConfig("csv"), tmp_path, value=1.5)
     log(LoggerConfig("csv"), tmp_path, value=2.5)

@@ -122,7 +122,9 @@ class TestPico:
         os.utime(path, (1, 1))
         find("pico:bert", tmp_path)
         assert path.stat().st_mtime == 1
-        assert [part.name for part in tmp_path.iterdir() if not part.name.startswith(".")] == [Path(find("pico:bert", tmp_path).source).name]
+        assert [part.name for part in tmp_path.iterdir() if not part.name.startswith(".")] == [
+            Path(find("pico:bert", tmp_path).source).name
+        ]
 
     def test_of_an_unknown_architecture_is_told_with_those_there_are(self, tmp_path: Path) -> None:
         with pytest.raises(ModelError, match="no pico model 'brt'; there are bert, roberta"):

@@ -134,10 +134,10 @@ class TextGenerationModule(TaskModule):
         self._token_logits(self._question(batch), batch["target"])
 
     def gram_mask(self, batch: Batch) -> Mask:
-        """Real tokens of the question for an encoder and for cross-attention's keys and values; those read after.
+        """Real tokens: of the question in an encoder and in cross-attention's keys and values, of the answer elsewhere.
 
-        A decoder's row counts if a token of the answer is predicted from it, or, of a model without an encoder, if it
-        is a token of the question. The output layer of such a model sees only the former.
+        A decoder's row counts if a token of the answer is predicted from it. Without an encoder, rows of the question
+        count as well, except in the output layer, which does not see them.
         """
         predicted = batch["target"] != IGNORED
         if self._has_encoder:

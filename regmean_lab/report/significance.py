@@ -130,7 +130,7 @@ def holm(probabilities: Sequence[float]) -> list[float]:
     order = sorted(range(len(probabilities)), key=lambda number: probabilities[number])
     adjusted, highest = [0.0] * len(probabilities), 0.0
     for rank, number in enumerate(order):
-        highest = max(highest, min(1.0, probabilities[number] * len(probabilities)))
+        highest = max(highest, min(1.0, probabilities[number] * (len(probabilities) - rank)))
         adjusted[number] = highest
     return adjusted
 

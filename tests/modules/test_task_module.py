@@ -99,10 +99,10 @@ def test_predictions_are_those_of_the_last_test_by_loader(module: TaskModule, tr
 
 def test_training_lowers_the_loss(module: TaskModule, trainer: pl.Trainer) -> None:
     content = batches(0, [16])
-    before = float(module.loss(module.eval()(content[0]), content[0]["labels"]))
+    before = module.loss(module.eval()(content[0]), content[0]["labels"]).item()
     module.train()
     trainer.fit(module, loader(content * 40), loader(content))
-    assert float(module.loss(module.eval()(content[0]), content[0]["labels"])) < before - 0.05
+    assert module.loss(module.eval()(content[0]), content[0]["labels"]).item() < before - 0.05
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(1e-7)  # the schedule's end
 
 

@@ -92,6 +92,14 @@ class TestRows:
     def test_what_differs_is_in_the_label(self, configuration: dict[str, Any], label: str) -> None:
         assert label in [name for name, _ in rows_of([result(), result(**configuration)])]
 
+    def test_a_setting_that_is_the_seed_under_another_name_is_averaged_over(self) -> None:
+        def part(seed: int, partition_seed: int) -> Result:
+            return result(seed=seed, suite={"name": "glue_partition", "partition_seed": partition_seed})
+
+        assert [(label, len(own)) for label, own in rows_of([part(1, 1), part(2, 2)])] == [("regmean", 2)]
+        own = [label for label, _ in rows_of([part(1, 1), part(1, 2), part(2, 1)])]
+        assert own == ["regmean suite.partition_seed=1", "regmean suite.partition_seed=2"]
+
     def test_settings_of_one_method_do_not_divide_the_others(self) -> None:
         results = [result("simple"), result("regmean"), result("regmean", head_init="different")]
         assert next(label for label, _ in rows_of(results)) == "simple"
