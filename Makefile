@@ -55,6 +55,14 @@ $(DEVELOPMENT): $(INSTALLED)
 
 demo: setup ## train members of the default suite and compare ways to merge them
 	$(BIN)/python -m regmean_lab -m +multirun_sweeps=demo
+	@echo
+	@echo "Try next (source $(BIN)/activate first):"
+	@echo "  python -m regmean_lab -m +multirun_sweeps=demo                      the same again: found, not computed"
+	@echo "  python -m regmean_lab members=[tweets,nyt] method.off_diagonal=0.1,0.5,0.9,1 -m    the effect of a setting"
+	@echo "  python -m regmean_lab experiment=sentiment_pairwise method=simple,regmean -m       all six pairs"
+	@echo "  python -m regmean_lab.zoo                                           the two models that were trained"
+	@echo "  python -m regmean_lab.report results=outputs                        tables and figures as one HTML page"
+	@echo "  python -m regmean_lab --help                                        everything else"
 
 test: export OMP_NUM_THREADS := $(OMP_NUM_THREADS)
 test: development ## run the tests

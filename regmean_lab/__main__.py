@@ -16,7 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from regmean_lab.command.locations import configuration_root, register_sweeps
-from regmean_lab.command.overrides import CONFIG_NAME, override_problems
+from regmean_lab.command.overrides import CONFIG_NAME, output_folder, override_problems
 from regmean_lab.command.resolvers import register_resolvers
 from regmean_lab.command.sweep import SWEEPS_FOLDER, JobRecord, record_job, summarise
 from regmean_lab.command.sweep_name import begin_sweep
@@ -92,6 +92,7 @@ def main() -> None:
         for problem in problems:
             print(f"  - {problem}", file=sys.stderr)
         sys.exit(EXIT_CONFIGURATION)
+    output = output_folder(overrides) if runs else None
     sweep = begin_sweep()
     command = hydra.main(version_base="1.3", config_path=str(configuration_root() / "conf"), config_name=CONFIG_NAME)(
         job
@@ -107,15 +108,8 @@ def main() -> None:
         )
         sys.exit(EXIT_INTERRUPTED)
     finally:
-        for folder in _sweep_folders(overrides, sweep):
-            summarise(folder)
-
-
-def _sweep_folders(overrides: list[str], sweep: str) -> list[Path]:
-    roots = [Path(text.partition("=")[2]) for text in overrides if text.startswith("paths.output_dir=")] or [
-        Path("outputs")
-    ]
-    return [root / SWEEPS_FOLDER / sweep for root in roots]
+        if output is not None:
+            summarise(output / SWEEPS_FOLDER / sweep)
 
 
 if __name__ == "__main__":

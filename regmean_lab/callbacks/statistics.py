@@ -201,6 +201,6 @@ def _logits(module: TaskModule) -> Callable[[torch.nn.Module, Batch], torch.Tens
 def _moved(
     loader: Batches, module: TaskModule, device: torch.device, title: str | None
 ) -> Iterator[dict[str, torch.Tensor]]:
-    """Batches on the device, with a progress bar if it has a title."""
-    for batch in tqdm(loader, desc=title, disable=title is None, leave=False):
+    """Batches on the device, with a progress bar in a terminal if it has a title."""
+    for batch in tqdm(loader, desc=title, disable=True if title is None else None, leave=False):
         yield module.transfer_batch_to_device(batch, device, 0)

@@ -6,6 +6,7 @@ import copy
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -54,6 +55,13 @@ def override_problems(arguments: Sequence[str], *, jobs_too: bool = True) -> lis
         if problems or not jobs_too:
             return problems
         return _job_problems([*groups, *values])
+
+
+def output_folder(arguments: Sequence[str]) -> Path:
+    """``paths.output_dir`` of a command line that has no problems."""
+    with initialize_config_dir(str(configuration_root() / "conf"), version_base="1.3"):
+        parsed = OverridesParser.create().parse_overrides(list(arguments))
+        return Path(compose_first_job([_first(override) for override in parsed]).paths.output_dir)
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str:
