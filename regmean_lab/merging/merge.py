@@ -16,6 +16,7 @@ from regmean_lab.merging.base import (
     MergeMethod,
     Parameter,
 )
+from regmean_lab.merging.partial import covered
 from regmean_lab.merging.weights import tensor_shape
 
 
@@ -85,6 +86,10 @@ def merge_members(
     coefficients = method.coefficients or [1 / len(members)] * len(members)
     if len(coefficients) != len(members):
         raise MergeError(f"method.coefficients: {len(coefficients)} numbers for {len(members)} members")
+    everything = {name for member in members for name in member.weights}
+    for setting, patterns in (("keep_layers", method.keep_layers), ("merge_layers", method.merge_layers or [])):
+        if unmatched := [text for text in patterns if not any(covered(name, [text]) for name in everything)]:
+            raise MergeError(f"method.{setting}: no module or parameter matches {', '.join(unmatched)}")
     kept = method.kept(members[0].weights)
     names = [name for name in members[0].weights if name not in kept]
     method.prepare(members, names, layout)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from regmean_lab.merging.base import (
     LayerDiagnostics,
+    Layout,
     MergeError,
     MergeMember,
     MergeMethod,
@@ -56,6 +58,12 @@ class RegMean(MergeMethod):
         if not (math.isfinite(self.off_diagonal) and 0 <= self.off_diagonal <= 1):
             found.append(f"off_diagonal: expected a number from 0 to 1, got {self.off_diagonal}")
         return found
+
+    def prepare(self, members: Sequence[MergeMember], names: Sequence[str], layout: Layout) -> None:
+        """Check that every pattern of ``exclude_layers`` names a linear layer."""
+        layers = [layer.name for layer in layout.linear.values()]
+        if unmatched := [text for text in self.exclude_layers if not any(matches(name, [text]) for name in layers)]:
+            raise MergeError(f"method.exclude_layers: no linear layer matches {', '.join(unmatched)}")
 
     def merge(self, parameter: Parameter) -> tuple[Tensor, LayerDiagnostics | None]:
         """Regression mean of a linear layer's weight; mean of any other parameter."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from regmean_lab.merging import MergeMember, merge_members
+from regmean_lab.merging import MergeError, MergeMember, MergeMethod, merge_members
 from regmean_lab.merging.base import Layout
 from regmean_lab.merging.partial import covered, top_blocks
+from regmean_lab.merging.regmean import RegMean
 from regmean_lab.merging.simple import Simple
 
 NAMES = [
@@ -41,6 +42,20 @@ def test_top_blocks_are_counted_from_the_end_of_each_stack() -> None:
         "encoder.block.1.w",
         "decoder.block.0.w",
     }
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (Simple(keep_layers=["classifier", "clasifier"]), "keep_layers: no module or parameter matches clasifier"),
+        (Simple(merge_layers=["encoder"]), "merge_layers: no module or parameter matches encoder"),
+        (RegMean(exclude_layers=["*.dense"]), "exclude_layers: no linear layer matches"),
+    ],
+)
+def test_a_pattern_that_matches_nothing_is_an_error(method: MergeMethod, message: str) -> None:
+    members = [MergeMember(name, {name: torch.ones(2) for name in NAMES}) for name in "ab"]
+    with pytest.raises(MergeError, match=message):
+        list(merge_members(method, members, Layout({})))
 
 
 def test_only_what_is_not_kept_is_merged() -> None:

@@ -1,0 +1,183 @@
+"""How each kind of method is evaluated: a merge, the members, their ensemble, the joint model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from regmean_lab.callbacks.merge import MemberSource, MergeCallback
+from regmean_lab.callbacks.statistics import requests_of
+from regmean_lab.comparators import Ensemble, Individual, Multitask
+from regmean_lab.evaluate import (
+    Metrics,
+    key_scores,
+    load_module,
+    mean_metrics,
+    metrics_of,
+    predict,
+    test_trainer,
+)
+from regmean_lab.evaluation.ensemble import ensemble_predictions
+from regmean_lab.evaluation.metrics import score_predictions
+from regmean_lab.job import JOINT, Job, Outcome
+from regmean_lab.label_spaces import same_labels
+from regmean_lab.member_predictions import member_predictions
+from regmean_lab.merging import MergeMethod
+from regmean_lab.models import load_tokenizer
+from regmean_lab.modules import Predictions
+from regmean_lab.modules.multi_task import load_part
+from regmean_lab.suites.data_module import CorpusDataModule
+from regmean_lab.training import multi_task
+
+
+def evaluate_merge(job: Job) -> Outcome:
+    """Merge the members inside ``Trainer.test`` and evaluate the merged model."""
+    settings, config = job.settings, job.settings.config
+    data = _data_module(job)
+    multi_label = settings.suite.task(settings.members[0]).kind == "multi_label"
+    sources = [
+        MemberSource(
+            member,
+            job.entries[member],
+            settings.suite.fingerprint(member),
+            settings.suite.annotated_labels(member) if multi_label else None,
+            partial(load_module, job.entries[member].path, settings.suite.task(member)),
+            partial(data.statistics_dataloader, member),
+        )
+        for member in settings.members
+    ]
+    method: MergeMethod = settings.method
+    requests = requests_of(config.statistics, config.training, config.trainer)
+    callback = MergeCallback(sources, method, requests, own_heads=settings.suite.own_heads)
+    trainer = test_trainer(config.trainer, [callback])
+    loaders = data.test_dataloader()
+    started = time.perf_counter()
+    if not (method.is_partial or settings.suite.own_heads):
+        module = sources[0].load()
+        metrics = metrics_of(job.evaluations, predict(trainer, module, loaders))
+        outcome = Outcome(key_scores(job.evaluations, metrics), dict(metrics), module)
+    else:
+        # With each member's own parameters in turn: on its own data, and the mean of all out of domain.
+        by_member = {}
+        for source in sources:
+            chosen = _own_and_outside(job, source.name)
+            predicted = predict(trainer, source.load(), [loaders[i] for i in chosen])
+            by_member[source.name] = metrics_of([job.evaluations[i] for i in chosen], predicted)
+        outcome = _own_scores(job, by_member)
+    for stage, seconds in callback.seconds.items():
+        job.seconds[stage] += seconds
+    job.seconds["evaluate"] += time.perf_counter() - started - sum(callback.seconds.values())
+    outcome.diagnostics = callback.diagnostics_table()
+    return outcome
+
+
+def evaluate_individual(job: Job) -> Outcome:
+    """Evaluate each member on its own data and out of domain; with ``cross_evaluation`` on the others' data as well."""
+    with job.timed("evaluate"):
+        choose = _answerable if job.settings.config.cross_evaluation else _own_and_outside
+        by_member = {}
+        for member in job.settings.members:
+            chosen = choose(job, member)
+            by_member[member] = metrics_of([job.evaluations[i] for i in chosen], predictions_of(job, member, chosen))
+        return _own_scores(job, by_member)
+
+
+def evaluate_ensemble(job: Job) -> Outcome:
+    """Evaluate the members' combined predictions."""
+    with job.timed("evaluate"):
+        suite, vote = job.settings.suite, job.settings.method.vote
+        members = job.settings.members
+        by_member = [predictions_of(job, member, list(range(len(job.evaluations)))) for member in members]
+        metrics: Metrics = {}
+        for number, evaluation in enumerate(job.evaluations):
+            task, labels = evaluation.task, by_member[0][number].labels
+            logits = [predicted[number].logits for predicted in by_member]
+            partly = task.kind in ("multi_label", "answers")
+            annotated = [suite.annotated_labels(member) for member in members] if partly else None
+            together = ensemble_predictions(task, vote, logits, labels, annotated)
+            metrics[evaluation.name] = score_predictions(task, together, labels)
+        return Outcome(key_scores(job.evaluations, metrics), dict(metrics))
+
+
+def evaluate_joint(job: Job) -> Outcome:
+    """Evaluate the model that was trained on all members' data together."""
+    with job.timed("evaluate"):
+        path, trainer = job.entries[JOINT].path, test_trainer(job.settings.config.trainer)
+        loaders = _data_module(job).test_dataloader()
+        if multi_task(job.settings.suite, job.settings.members):
+            by_member = {}
+            for evaluation, loader in zip(job.evaluations, loaders, strict=True):
+                part = load_part(path, evaluation.corpus, evaluation.task)
+                by_member[evaluation.corpus] = metrics_of([evaluation], predict(trainer, part, [loader]))
+            return _own_scores(job, by_member)
+        module = load_module(path, job.evaluations[0].task)
+        predicted = predict(trainer, module, loaders)
+        metrics = metrics_of(job.evaluations, predicted)
+        return Outcome(key_scores(job.evaluations, metrics), dict(metrics), module)
+
+
+def evaluator_of(method: Any) -> Callable[[Job], Outcome]:
+    """What evaluates a method."""
+    if isinstance(method, Individual):
+        return evaluate_individual
+    if isinstance(method, Ensemble):
+        return evaluate_ensemble
+    if isinstance(method, Multitask):
+        return evaluate_joint
+    return evaluate_merge
+
+
+def predictions_of(job: Job, member: str, chosen: list[int]) -> list[Predictions]:
+    """A member's predictions on some of the job's evaluations, by their numbers."""
+    config, data = job.settings.config, _data_module(job)
+    loaders = data.test_dataloader()
+    return member_predictions(
+        job.entries[member],
+        job.settings.suite.task(member),
+        [job.evaluations[i] for i in chosen],
+        [loaders[i] for i in chosen],
+        config.trainer,
+        data.max_length,
+    )
+
+
+def _own_and_outside(job: Job, member: str) -> list[int]:
+    return [
+        number
+        for number in _answerable(job, member)
+        if job.evaluations[number].domain == "out" or job.evaluations[number].corpus == member
+    ]
+
+
+def _answerable(job: Job, member: str) -> list[int]:
+    """Evaluations whose labels a member predicts."""
+    task = job.settings.suite.task(member)
+    return [number for number, evaluation in enumerate(job.evaluations) if same_labels(evaluation.task, task)]
+
+
+def _own_scores(job: Job, by_member: dict[str, Metrics]) -> Outcome:
+    """In domain each member's score on its own data; out of domain the mean over the members that were evaluated."""
+    combined: Metrics = {}
+    for evaluation in job.evaluations:
+        if evaluation.domain == "in":
+            combined[evaluation.name] = by_member[evaluation.corpus][evaluation.name]
+        else:
+            name = evaluation.name
+            combined.update(mean_metrics([{name: part[name]} for part in by_member.values() if name in part]))
+    return Outcome(key_scores(job.evaluations, combined), dict(by_member))
+
+
+def _data_module(job: Job) -> CorpusDataModule:
+    config = job.settings.config
+    return CorpusDataModule(
+        job.settings.suite,
+        load_tokenizer(next(iter(job.entries.values())).path),
+        batch_size=config.training.batch_size,
+        eval_batch_size=config.training.eval_batch_size,
+        max_length=config.training.max_length,
+        seed=config.statistics.seed,
+        evaluations=job.evaluations,
+        num_workers=config.trainer.workers,
+    )
