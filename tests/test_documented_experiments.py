@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra import initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+from regmean_lab.command.locations import configuration_root
 from regmean_lab.command.overrides import compose_first_job, values_of
 from regmean_lab.experiment import run
 from regmean_lab.schema import settings_of
@@ -103,15 +105,16 @@ def test_a_documented_command_runs(command: str, folders: Path, data: Path, comp
 
 
 @pytest.mark.parametrize("command", PAPER)
-def test_the_settings_of_the_paper_compose(command: str, data: Path, compose_job: Callable[..., Any]) -> None:
+def test_the_settings_of_the_paper_compose(command: str, compose_job: Callable[..., Any]) -> None:
     """The full commands need weights and data that are not here: their configurations are checked."""
-    compose_job()
-    parsed = OverridesParser.create().parse_overrides([text for text in shlex.split(command) if text != "-m"])
-    models = [text for override in parsed if override.key_or_group == "model" for text in values_of(override)]
-    others = [values_of(override)[0] for override in parsed if override.key_or_group != "model"]
-    for model in models or ["model=minilm"]:
-        config = compose_first_job([*others, model])
-        assert len(settings_of(config).members) >= 2
+    compose_job()  # registers schemas, resolvers and sweeps
+    with initialize_config_dir(str(configuration_root() / "conf"), version_base="1.3"):
+        parsed = OverridesParser.create().parse_overrides([text for text in shlex.split(command) if text != "-m"])
+        models = [text for override in parsed if override.key_or_group == "model" for text in values_of(override)]
+        others = [values_of(override)[0] for override in parsed if override.key_or_group != "model"]
+        for model in models or ["model=minilm"]:
+            config = compose_first_job([*others, model])
+            assert len(settings_of(config).members) >= 2
 
 
 def test_every_experiment_is_documented() -> None:
