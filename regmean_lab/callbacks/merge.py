@@ -11,15 +11,16 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
-from regmean_lab.callbacks.statistics import StatisticsRequest, collect_for_entry, open_statistics
+from regmean_lab.callbacks.statistics import MakeBatches, StatisticsRequest, collect_for_entry, open_statistics
 from regmean_lab.merging import MergeError, MergeMember, MergeMethod, merge_members
 from regmean_lab.merging.base import LayerDiagnostics
 from regmean_lab.merging.layout import layout_of
 from regmean_lab.merging.weights import SafetensorsWeights
 from regmean_lab.models import head_parameters
 from regmean_lab.modules import TaskModule
-from regmean_lab.suites.data_module import Batches
+from regmean_lab.statistics import linear_layers
 from regmean_lab.zoo import ZooEntry
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ class MemberSource:
         data_fingerprint: hash of its data.
         annotated: which labels its training data annotates; None where that makes no difference.
         load: loads it as a module, to collect statistics.
-        batches: makes a loader of its training examples: number of examples (None: all), batch size, seed.
+        batches: makes loaders of its training examples.
     """
 
     name: str
@@ -43,7 +44,7 @@ class MemberSource:
     data_fingerprint: str
     annotated: tuple[bool, ...] | None
     load: Callable[[], TaskModule]
-    batches: Callable[[int | None, int, int], Batches]
+    batches: MakeBatches
 
 
 class MergeCallback(pl.Callback):
@@ -59,6 +60,8 @@ class MergeCallback(pl.Callback):
         method: how to merge them.
         requests: how statistics are collected, by kind; only those that the method needs are.
         own_heads: keep all parameters apart that are not part of the model's encoder (its base model).
+        base: gives the weights of the pretrained model that the members were trained from, under the names that the
+            members' weights have, for methods that need them; called with the class of the model under test.
 
     Attributes:
         seconds: time spent on ``statistics`` and on ``merge``.
@@ -72,11 +75,13 @@ class MergeCallback(pl.Callback):
         requests: Sequence[StatisticsRequest] = (),
         *,
         own_heads: bool = False,
+        base: Callable[[type[PreTrainedModel]], Mapping[str, Tensor]] | None = None,
     ) -> None:
         self.members = list(members)
         self.method = method
         self.requests = [request for request in requests if request.kind in method.statistics]
         self.own_heads = own_heads
+        self.base = base
         self.seconds = {"statistics": 0.0, "merge": 0.0}
         self.diagnostics: list[LayerDiagnostics] = []
         self._merged: dict[str, Tensor] | None = None
@@ -86,14 +91,15 @@ class MergeCallback(pl.Callback):
         assert isinstance(pl_module, TaskModule)
         if self._merged is None:
             started = time.perf_counter()
+            requests = self._needed(pl_module)
             for member in self.members:
-                for request in self.requests:
+                for request in requests:
                     collect_for_entry(
                         trainer, member.entry, request, member.load, member.batches, member.data_fingerprint
                     )
             self.seconds["statistics"] = time.perf_counter() - started
             started = time.perf_counter()
-            self._merged = self._merge(pl_module)
+            self._merged = self._merge(pl_module, requests)
             self.seconds["merge"] = time.perf_counter() - started
         targets = pl_module.model.state_dict(keep_vars=True)
         with torch.no_grad():
@@ -104,22 +110,35 @@ class MergeCallback(pl.Callback):
         """Diagnostics as plain dicts."""
         return [asdict(row) for row in self.diagnostics]
 
-    def _statistics(self, member: MemberSource) -> dict[str, Any]:
-        return {part.kind: open_statistics(member.entry, part, member.data_fingerprint) for part in self.requests}
+    def _method(self, module: TaskModule) -> MergeMethod:
+        """The method, with heads among what it leaves to the members where that is so."""
+        heads = head_parameters(module.model) if self.own_heads or self.method.keep_top else []
+        return replace(self.method, keep_layers=[*self.method.keep_layers, *heads])
 
-    def _merge(self, module: TaskModule) -> dict[str, Tensor]:
+    def _needed(self, module: TaskModule) -> list[StatisticsRequest]:
+        """The requests, of Gram matrices for no more layers than the method reads."""
+        method, names = self._method(module), module.model.state_dict().keys()
+        layers = method.gram_layers(names - method.kept(names), layout_of(module.model))
+        if len(layers) == len(linear_layers(module.model)):
+            return self.requests
+        return [
+            replace(request, layers=tuple(layers)) if request.kind == "gram" else request
+            for request in self.requests
+            if request.kind != "gram" or layers
+        ]
+
+    def _merge(self, module: TaskModule, requests: Sequence[StatisticsRequest]) -> dict[str, Tensor]:
         """The merged parameters by name: a whole model's, or none if one cannot be merged."""
         members = [
             MergeMember(
                 member.name,
                 SafetensorsWeights(member.entry.path),
                 annotated=member.annotated,
-                **self._statistics(member),
+                **_opened(member, requests),
             )
             for member in self.members
         ]
-        heads = head_parameters(module.model) if self.own_heads or self.method.keep_top else []
-        method = replace(self.method, keep_layers=[*self.method.keep_layers, *heads])
+        method = self._method(module)
         targets = module.model.state_dict(keep_vars=True)
         given = set(members[0].weights) - method.kept(members[0].weights)
         wanted = set(targets) - method.kept(targets)
@@ -128,8 +147,14 @@ class MergeCallback(pl.Callback):
         if unset := sorted(wanted - _same_tensors(targets, given)):
             raise MergeError(f"the weights of {members[0].name} lack {', '.join(unset[:5])}")
         layout = layout_of(module.model, len(module.task.labels) if module.task.kind == "multi_label" else None)
+        base = None
+        if method.needs_base and self.base is not None:
+            base = self.base(type(module.model))
+            if not set(base) & set(members[0].weights):
+                raise MergeError("the pretrained model has none of the members' parameters; were they trained from it?")
+            _tell_missing(sorted(given - set(base)))
         merged = {}
-        for parameter in merge_members(method, members, layout, device=module.device):
+        for parameter in merge_members(method, members, layout, device=module.device, base=base):
             merged[parameter.name] = parameter.value
             if parameter.diagnostics is not None:
                 self.diagnostics.append(parameter.diagnostics)
@@ -140,6 +165,18 @@ class MergeCallback(pl.Callback):
                 *(len(jittered), len(self.diagnostics), worst.jitter, worst.layer),
             )
         return merged
+
+
+def _opened(member: MemberSource, requests: Sequence[StatisticsRequest]) -> dict[str, Any]:
+    """A member's statistics by kind, as `MergeMember` takes them."""
+    return {request.kind: open_statistics(member.entry, request, member.data_fingerprint) for request in requests}
+
+
+def _tell_missing(names: Sequence[str]) -> None:
+    """Tell which of the parameters that are merged the pretrained model lacks, if any."""
+    if names:
+        modules = dict.fromkeys(name.rpartition(".")[0] or name for name in names)
+        log.info("not in the pretrained model, and averaged: %s", ", ".join(modules))
 
 
 def _same_tensors(targets: Mapping[str, Tensor], given: set[str]) -> set[str]:

@@ -30,6 +30,17 @@ class GramSource(Protocol):
         """Mean of ``xᵀx`` over the rows ``x`` of the layer's input, shape [in, in]."""
 
 
+class GradientGramSource(Protocol):
+    """Gram matrices of the gradients at the outputs of one member's layers, read when asked for."""
+
+    @property
+    def layers(self) -> Collection[str]:
+        """The layers that there is a matrix for."""
+
+    def matrix(self, layer: str) -> Tensor:
+        """Mean of ``gᵀg`` over the rows ``g`` of the gradient at the layer's output, shape [out, out]."""
+
+
 class FisherSource(Protocol):
     """Diagonal Fisher information of one member, read when asked for."""
 
@@ -48,6 +59,7 @@ class MergeMember:
         fisher: its diagonal Fisher information, where the method asks for it.
         annotated: for each output of a multi-label head, whether the member's training data annotates it. None where
             the labels are the same for all members.
+        gradient_gram: Gram matrices of the gradients at its layers' outputs, where the method asks for them.
     """
 
     name: str
@@ -55,6 +67,7 @@ class MergeMember:
     gram: GramSource | None = None
     fisher: FisherSource | None = None
     annotated: tuple[bool, ...] | None = None
+    gradient_gram: GradientGramSource | None = None
 
 
 @dataclass(frozen=True)
@@ -99,6 +112,8 @@ class Parameter:
         coefficients: one positive weight a member; they add up to 1.
         layer: the linear layer whose weight it is, or None for any other parameter.
         rows: indices of the parameter's rows that ``tensors`` hold, shape [rows], or None for the whole parameter.
+        base: its value in the model that the members were trained from, of the tensors' shape, dtype and device. None
+            where that model has no such parameter (a new head), and for methods that do not ask for it.
     """
 
     name: str
@@ -107,6 +122,12 @@ class Parameter:
     coefficients: Sequence[float]
     layer: LinearLayer | None = None
     rows: Tensor | None = None
+    base: Tensor | None = None
+
+    @property
+    def weights(self) -> list[float]:
+        """The coefficients times the number of members: each 1 where all members count alike."""
+        return [coefficient * len(self.members) for coefficient in self.coefficients]
 
     def mean(self) -> Tensor:
         """The members' weighted mean, of the tensors' shape; exact where all members are equal."""
@@ -127,6 +148,7 @@ class LayerDiagnostics:
         condition: a lower bound of the condition number of what was solved, scaled to a unit diagonal.
         unseen_features: inputs that were zero in all members' data; their weights are the members' mean.
         off_diagonal_share: share of the squared Frobenius norm of the Gram sum that lies off the diagonal.
+        off_diagonal: the factor on the off-diagonal entries, where it was estimated.
     """
 
     layer: str
@@ -134,6 +156,7 @@ class LayerDiagnostics:
     condition: float
     unseen_features: int
     off_diagonal_share: float
+    off_diagonal: float | None = None
 
 
 @dataclass
@@ -157,8 +180,13 @@ class MergeMethod(ABC):
 
     @property
     def statistics(self) -> tuple[str, ...]:
-        """Kinds of statistics that each member must have: ``gram``, ``fisher``."""
+        """Kinds of statistics that each member must have: ``gram``, ``fisher``, ``gradient_gram``."""
         return ()
+
+    @property
+    def needs_base(self) -> bool:
+        """Whether it needs the weights of the model that the members were trained from."""
+        return False
 
     def count_problems(self, members: int) -> list[str]:
         """What is wrong with merging so many members."""
@@ -180,6 +208,10 @@ class MergeMethod(ABC):
             or (self.merge_layers is not None and not covered(name, self.merge_layers))
         }
 
+    def gram_layers(self, names: Collection[str], layout: Layout) -> list[str]:
+        """The linear layers whose Gram matrices are read when the parameters ``names`` are merged, if any are."""
+        return [layer.name for name, layer in layout.linear.items() if name in names]
+
     def problems(self) -> list[str]:
         """What is wrong with the settings: one message each, beginning with the setting's name."""
         found = []
@@ -192,8 +224,21 @@ class MergeMethod(ABC):
             found.append(f"keep_top: expected at least 0, got {self.keep_top}")
         return found
 
-    def prepare(self, members: Sequence[MergeMember], names: Sequence[str], layout: Layout) -> None:  # noqa: B027
-        """Look at all members once before the first of the parameters ``names`` is merged; most methods need not."""
+    def prepare(  # noqa: B027
+        self,
+        members: Sequence[MergeMember],
+        names: Sequence[str],
+        layout: Layout,
+        base: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """Look at all members once before the first of the parameters ``names`` is merged; most methods need not.
+
+        Args:
+            members: the members.
+            names: the parameters that will be merged.
+            layout: what is known of the architecture.
+            base: weights of the model that the members were trained from, where the method asks for them.
+        """
 
     @abstractmethod
     def merge(self, parameter: Parameter) -> tuple[Tensor, LayerDiagnostics | None]:
@@ -213,6 +258,19 @@ def positive(setting: str, value: float, found: list[str]) -> None:
     """Append a message to ``found`` unless ``value`` is a positive, finite number."""
     if not (math.isfinite(value) and value > 0):
         found.append(f"{setting}: expected a positive number, got {value}")
+
+
+def fraction(setting: str, value: float, found: list[str], *, zero: bool = True, one: bool = True) -> None:
+    """Append a message to ``found`` unless ``value`` lies between 0 and 1; ``zero`` and ``one`` allow the ends."""
+    if not ((value >= 0 if zero else value > 0) and (value <= 1 if one else value < 1)):
+        ends = f"{'from' if zero else 'above'} 0 {'to' if one else 'to below'} 1"
+        found.append(f"{setting}: expected a number {ends}, got {value}")
+
+
+def one_of(setting: str, value: str, allowed: Sequence[str], found: list[str]) -> None:
+    """Append a message to ``found`` unless ``value`` is one of those ``allowed``."""
+    if value not in allowed:
+        found.append(f"{setting}: expected one of {', '.join(allowed)}, got {value!r}")
 
 
 MethodType = TypeVar("MethodType", bound=type[MergeMethod])

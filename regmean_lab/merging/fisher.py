@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -50,7 +50,13 @@ class Fisher(MergeMethod):
         positive("epsilon", self.epsilon, found)
         return found
 
-    def prepare(self, members: Sequence[MergeMember], names: Sequence[str], layout: Layout) -> None:
+    def prepare(
+        self,
+        members: Sequence[MergeMember],
+        names: Sequence[str],
+        layout: Layout,
+        base: Mapping[str, Tensor] | None = None,
+    ) -> None:
         """Measure the norm of each member's Fisher information, if it is divided by it."""
         self._scales = {}
         if self.normalization == "model":

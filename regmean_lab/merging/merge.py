@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from regmean_lab.merging.base import (
 )
 from regmean_lab.merging.partial import covered
 from regmean_lab.merging.weights import tensor_shape
+from regmean_lab.statistics import all_finite
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ def merge_members(
     layout: Layout,
     *,
     device: torch.device | str = "cpu",
+    base: Mapping[str, Tensor] | None = None,
 ) -> Iterator[MergedParameter]:
     """Merge members, one parameter after the other.
 
@@ -73,16 +75,22 @@ def merge_members(
         members: two or more members with the same parameters (see :func:`differences`).
         layout: which parameters are linear layers' weights and which are label outputs.
         device: where to compute.
+        base: weights of the model that the members were trained from, for methods that need them
+            (``method.needs_base``); parameters that it lacks have no base.
 
     Yields:
         Every parameter that does not stay each member's own, in the order of the first member.
 
     Raises:
-        MergeError: when members differ, a coefficient is missing, a tensor has a NaN or infinity, or a layer cannot be
-            solved. Names the tensor.
+        MergeError: when members differ, a coefficient or the base is missing, a tensor has a NaN or infinity, or a
+            layer cannot be solved. Names the tensor.
     """
     if found := differences(method, members):
         raise MergeError("the members cannot be merged:\n" + "\n".join(f"  - {line}" for line in found))
+    if found := method.count_problems(len(members)):
+        raise MergeError(found[0])
+    if method.needs_base and base is None:
+        raise MergeError(f"{method.name} needs the weights of the model that the members were trained from (base)")
     coefficients = method.coefficients or [1 / len(members)] * len(members)
     if len(coefficients) != len(members):
         raise MergeError(f"method.coefficients: {len(coefficients)} numbers for {len(members)} members")
@@ -92,7 +100,8 @@ def merge_members(
             raise MergeError(f"method.{setting}: no module or parameter matches {', '.join(unmatched)}")
     kept = method.kept(members[0].weights)
     names = [name for name in members[0].weights if name not in kept]
-    method.prepare(members, names, layout)
+    given = base if method.needs_base else None
+    method.prepare(members, names, layout, given)
     for name in names:
         stored = [member.weights[name] for member in members]
         dtype = stored[0].dtype
@@ -103,20 +112,44 @@ def merge_members(
             yield MergedParameter(name, tensors[0])
             continue
         layer = layout.linear.get(name)
+        start = base_tensor(given, name, tensors[0])
+        parameter = Parameter(name, tensors, members, coefficients, layer, base=start)
         if name in layout.label_outputs and any(member.annotated is not None for member in members):
-            value, diagnostics = _merge_label_rows(method, Parameter(name, tensors, members, coefficients, layer))
+            value, diagnostics = _merge_label_rows(method, parameter)
         else:
-            value, diagnostics = method.merge(Parameter(name, tensors, members, coefficients, layer))
-        if not torch.isfinite(value).all():
+            value, diagnostics = method.merge(parameter)
+        if not all_finite(value):
             raise MergeError(f"{name}: the merged tensor has a NaN or infinity")
         yield MergedParameter(name, value.to(dtype), diagnostics)
+
+
+def base_tensor(base: Mapping[str, Tensor] | None, name: str, like: Tensor) -> Tensor | None:
+    """A parameter's value in the model that the members were trained from, or None where it has no such parameter.
+
+    Args:
+        base: that model's weights, or None.
+        name: the parameter's name.
+        like: its value in a member: the shape that is expected, and the dtype and device that are wanted.
+
+    Raises:
+        MergeError: for another shape, a NaN or infinity.
+    """
+    tensor = None if base is None else base.get(name)
+    if tensor is None:
+        return None
+    if tensor.shape != like.shape:
+        raise MergeError(f"{name}: shape {tuple(tensor.shape)} in the base model, {tuple(like.shape)} in the members")
+    tensor = tensor.detach()
+    if not all_finite(tensor):
+        raise MergeError(f"{name}: NaN or infinity in the weights of the base model")
+    return tensor.to(like)
 
 
 def _working(member: MergeMember, tensor: Tensor, name: str, device: torch.device) -> Tensor:
     tensor = tensor.detach()
     if not tensor.dtype.is_floating_point:
         return tensor.to(device)
-    if not torch.isfinite(tensor).all():
+    if not all_finite(tensor):
         raise MergeError(f"{name}: NaN or infinity in the weights of {member.name}")
     return tensor.to(device, torch.promote_types(tensor.dtype, torch.float32))
 
@@ -132,14 +165,14 @@ def _merge_label_rows(method: MergeMethod, parameter: Parameter) -> tuple[Tensor
     for indices, rows in _rows_by_members(parameter.members, len(merged)).items():
         index = torch.tensor(rows, device=merged.device)
         total = sum(parameter.coefficients[i] for i in indices)
-        part = Parameter(
-            parameter.name,
-            [parameter.tensors[i][index] for i in indices],
-            [parameter.members[i] for i in indices],
+        part = replace(
+            parameter,
+            tensors=[parameter.tensors[i][index] for i in indices],
+            members=[parameter.members[i] for i in indices],
             # Members that share a label may all have the coefficient 0.
-            [parameter.coefficients[i] / total if total > 0 else 1 / len(indices) for i in indices],
-            parameter.layer,
-            index,
+            coefficients=[parameter.coefficients[i] / total if total > 0 else 1 / len(indices) for i in indices],
+            rows=index,
+            base=None if parameter.base is None else parameter.base[index],
         )
         merged[index], diagnostics = method.merge(part)
         if diagnostics is not None:

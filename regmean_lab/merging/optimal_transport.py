@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -61,10 +61,14 @@ class OptimalTransport(MergeMethod):
         """Two models are aligned, neither more nor fewer."""
         return [] if members == 2 else [f"members: optimal_transport merges exactly two, got {members}"]
 
-    def prepare(self, members: Sequence[MergeMember], names: Sequence[str], layout: Layout) -> None:
+    def prepare(
+        self,
+        members: Sequence[MergeMember],
+        names: Sequence[str],
+        layout: Layout,
+        base: Mapping[str, Tensor] | None = None,
+    ) -> None:
         """Find the feed-forward blocks, all of whose parameters must be merged."""
-        if found := self.count_problems(len(members)):
-            raise MergeError(found[0])
         self._method = RegMean(off_diagonal=self.off_diagonal) if self.then == "regmean" else Simple()
         self._last = None
         merged = set(names)

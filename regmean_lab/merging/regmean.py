@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -16,15 +15,28 @@ from regmean_lab.merging.base import (
     MergeMember,
     MergeMethod,
     Parameter,
+    fraction,
     matches,
+    one_of,
+    positive,
     register_method,
 )
 from regmean_lab.merging.linear_algebra import (
+    agreement,
     off_diagonal_share,
     scale_off_diagonal,
     solve_dtype,
     solve_positive,
 )
+from regmean_lab.merging.task_vectors import oriented
+from regmean_lab.statistics import all_finite
+
+REGULARIZATIONS = ("off_diagonal", "shrinkage", "ridge")
+ANCHORS = ("mean", "base")
+
+WELL_POSED_FACTOR = 0.95
+"""Largest factor on off-diagonal entries of which it is known that it makes the system well posed: scaled to a unit
+diagonal, the matrix then has no eigenvalue below one minus the factor."""
 
 
 @register_method("regmean")
@@ -37,29 +49,62 @@ class RegMean(MergeMethod):
     the same where the sum is regular, and leaves the mean where it is not: a feature that no member ever saw keeps the
     members' mean, and so does, under jitter, a direction that no member saw.
 
+    The system can be regularised in three ways (``regularization``):
+
+    - ``off_diagonal``, as published: off-diagonal entries of all Gᵢ are multiplied by the factor ``off_diagonal``.
+    - ``shrinkage``: the factor is estimated for each layer from the Gram matrices alone, see
+      :func:`~regmean_lab.merging.linear_algebra.agreement`: the less they agree, the smaller it is.
+    - ``ridge``: W = (Σ Gᵢ + ρ s I)⁻¹ (Σ Gᵢ Wᵢ + ρ s V) with ρ = ``ridge``, s the mean diagonal entry of Σ Gᵢ, and V
+      the members' mean or the base model's weight (the mean, where the base model has none): ``ridge_towards``.
+
     Attributes:
         off_diagonal: factor α on the off-diagonal entries of Gᵢ; 1 leaves them, 0 is the same as ``diagonal``.
         diagonal: use only the diagonals of Gᵢ.
         exclude_layers: patterns of names of linear layers that are averaged instead.
+        regularization: ``off_diagonal``, ``shrinkage`` or ``ridge``.
+        ridge: ρ, for ``ridge``.
+        ridge_towards: ``mean`` or ``base``, for ``ridge``.
     """
 
     off_diagonal: float = 0.9
     diagonal: bool = False
     exclude_layers: list[str] = field(default_factory=list)
+    regularization: str = "off_diagonal"
+    ridge: float = 0.1
+    ridge_towards: str = "mean"
 
     @property
     def statistics(self) -> tuple[str, ...]:
         """Gram matrices of every member."""
         return ("gram",)
 
+    @property
+    def needs_base(self) -> bool:
+        """The model that the members were trained from, for a ridge towards it."""
+        return self.regularization == "ridge" and self.ridge_towards == "base"
+
+    def gram_layers(self, names: Collection[str], layout: Layout) -> list[str]:
+        """All linear layers but the excluded ones."""
+        return [layer for layer in super().gram_layers(names, layout) if not matches(layer, self.exclude_layers)]
+
     def problems(self) -> list[str]:
         """What is wrong with the settings."""
         found = super().problems()
-        if not (math.isfinite(self.off_diagonal) and 0 <= self.off_diagonal <= 1):
-            found.append(f"off_diagonal: expected a number from 0 to 1, got {self.off_diagonal}")
+        fraction("off_diagonal", self.off_diagonal, found)
+        one_of("regularization", self.regularization, REGULARIZATIONS, found)
+        positive("ridge", self.ridge, found)
+        one_of("ridge_towards", self.ridge_towards, ANCHORS, found)
+        if self.diagonal and self.regularization != "off_diagonal":
+            found.append(f"regularization: diagonal=true has nothing to regularise, got {self.regularization!r}")
         return found
 
-    def prepare(self, members: Sequence[MergeMember], names: Sequence[str], layout: Layout) -> None:
+    def prepare(
+        self,
+        members: Sequence[MergeMember],
+        names: Sequence[str],
+        layout: Layout,
+        base: Mapping[str, Tensor] | None = None,
+    ) -> None:
         """Check that every pattern of ``exclude_layers`` names a linear layer."""
         layers = [layer.name for layer in layout.linear.values()]
         if unmatched := [text for text in self.exclude_layers if not any(matches(name, [text]) for name in layers)]:
@@ -70,7 +115,7 @@ class RegMean(MergeMethod):
         mean = parameter.mean()
         if parameter.layer is None or matches(parameter.layer.name, self.exclude_layers):
             return mean, None
-        if self.diagonal or self.off_diagonal == 0:
+        if self.regularization == "off_diagonal" and (self.diagonal or self.off_diagonal == 0):
             return self._merge_diagonal(parameter, mean), None
         return self._merge_full(parameter, mean)
 
@@ -78,32 +123,58 @@ class RegMean(MergeMethod):
         assert parameter.layer is not None
         layer, transposed = parameter.layer.name, parameter.layer.transposed
         size = mean.shape[0] if transposed else mean.shape[1]
-        dtype = entries = solve_dtype(mean.device, size)
+        wide = solve_dtype(mean.device, size)
+        factor = self._factor(parameter, size, wide)
+        # Then the system is so well posed that float32 members lose nothing by being solved for in float32.
+        well_posed = factor <= WELL_POSED_FACTOR and self.regularization != "ridge"
+        dtype = entries = mean.dtype if well_posed else wide
         total = torch.zeros(size, size, dtype=dtype, device=mean.device)
-        right = torch.zeros(size, mean.numel() // size, dtype=dtype, device=mean.device)
-        for member, coefficient, tensor in zip(
-            parameter.members, parameter.coefficients, parameter.tensors, strict=True
-        ):
+        right = torch.zeros(mean.numel() // size, size, dtype=dtype, device=mean.device)
+        first: Tensor | None = None
+        for member, weight, tensor in zip(parameter.members, parameter.weights, parameter.tensors, strict=True):
             stored = _gram(member, layer, size)
             if stored.dtype != torch.float64:
                 entries = torch.float32  # in float64 they are as rough as they were
             gram = stored.to(mean.device, dtype)
-            if self.off_diagonal != 1:
-                gram = scale_off_diagonal(gram, self.off_diagonal)
-            difference = tensor.to(dtype) - mean.to(dtype)
-            weight = coefficient * len(parameter.members)
+            if factor != 1:
+                gram = scale_off_diagonal(gram, factor)
             total.add_(gram, alpha=weight)
-            right.addmm_(gram, difference if transposed else difference.T, alpha=weight)
+            if first is None:
+                first = gram
+                continue
+            # The weighted differences from the mean add up to 0, so that the first member's is minus all others'.
+            difference = tensor.to(dtype) - mean.to(dtype)
+            right.addmm_(oriented(difference, parameter.layer), gram - first, alpha=weight)
         share = off_diagonal_share(total)
+        if self.regularization == "ridge":
+            strength = self.ridge * float(total.diagonal().mean())
+            total.diagonal().add_(strength)
+            if self.ridge_towards == "base" and parameter.base is not None:
+                offset = (parameter.base.to(dtype) - mean.to(dtype)) * strength
+                right.add_(oriented(offset, parameter.layer))
         try:
-            solution = solve_positive(total, right, entries)
+            solution = solve_positive(total, right.T, entries)
         except ValueError as error:
             raise MergeError(
                 f"layer {layer}: the sum of the members' Gram matrices cannot be solved: {error}"
             ) from None
-        change = solution.value if transposed else solution.value.T
-        merged = (mean.to(dtype) + change).to(mean.dtype)
-        return merged, LayerDiagnostics(layer, solution.jitter, solution.condition, solution.unseen, share)
+        merged = (mean.to(dtype) + oriented(solution.value.T, parameter.layer)).to(mean.dtype)
+        estimated = factor if self.regularization == "shrinkage" else None
+        return merged, LayerDiagnostics(
+            layer, solution.jitter, solution.condition, solution.unseen, share, off_diagonal=estimated
+        )
+
+    def _factor(self, parameter: Parameter, size: int, dtype: torch.dtype) -> float:
+        """The factor on off-diagonal entries."""
+        if self.regularization != "shrinkage":
+            return self.off_diagonal if self.regularization == "off_diagonal" else 1.0
+        assert parameter.layer is not None
+        device, layer = parameter.tensors[0].device, parameter.layer.name
+        # Read again for each use: memory must not grow with the number of members.
+        return agreement(
+            lambda: (_gram(member, layer, size).to(device, dtype) for member in parameter.members),
+            parameter.coefficients,
+        )
 
     def _merge_diagonal(self, parameter: Parameter, mean: Tensor) -> Tensor:
         assert parameter.layer is not None
@@ -129,6 +200,6 @@ def _gram(member: MergeMember, layer: str, size: int) -> Tensor:
             f"Gram matrix of {member.name} for layer {layer}: expected shape {(size, size)}, "
             f"found {tuple(matrix.shape)}"
         )
-    if not torch.isfinite(matrix).all():
+    if not all_finite(matrix):
         raise MergeError(f"Gram matrix of {member.name} for layer {layer}: NaN or infinity")
     return matrix

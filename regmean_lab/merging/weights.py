@@ -41,6 +41,10 @@ class SafetensorsWeights(Mapping[str, Tensor]):
         tensor: Tensor = self._open[self._files[name]].get_tensor(name)
         return tensor
 
+    def __contains__(self, name: object) -> bool:
+        """Whether there is a tensor of this name; reads none."""
+        return name in self._files
+
     def __iter__(self) -> Iterator[str]:
         """Names of the tensors."""
         return iter(self._files)

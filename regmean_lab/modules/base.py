@@ -137,9 +137,10 @@ class TaskModule(TrainableModule):
         return self.task.key_score
 
     def save(self, folder: Path) -> None:
-        """Write the model as ``load_model`` reads it."""
+        """Write the model as ``load_model`` reads it, its tensors named as the model names them."""
         with quiet_transformers():
-            self.model.save_pretrained(folder)
+            # Not as an old checkpoint named them (``LayerNorm.gamma``), which transformers would go back to.
+            self.model.save_pretrained(folder, save_original_format=False)
 
     @property
     @abstractmethod
@@ -161,6 +162,10 @@ class TaskModule(TrainableModule):
 
     def gram_mask(self, batch: Batch) -> Mask:
         """Which rows of layers' inputs in :meth:`gram_pass` are real tokens."""
+        return batch["attention_mask"]
+
+    def gradient_mask(self, batch: Batch) -> Mask:
+        """Which rows of layers' outputs in :meth:`forward` are real tokens."""
         return batch["attention_mask"]
 
     def fisher_labels(self, batch: Batch) -> Tensor:

@@ -153,6 +153,10 @@ class TextGenerationModule(TaskModule):
         names = {name: predicted for name, module in self.model.named_modules() if module is output}
         return {**names, "*": torch.cat([question["attention_mask"].bool(), predicted[:, 1:]], 1)}
 
+    def gradient_mask(self, batch: Batch) -> Mask:
+        """Real tokens of the question in an encoder; all rows elsewhere, where padding has no gradient."""
+        return {"*encoder.*": batch["attention_mask"]} if self._has_encoder else None
+
     def fisher_labels(self, batch: Batch) -> Tensor:
         """The right answers, shape [batch]."""
         return batch["labels"][:, 0]

@@ -10,7 +10,7 @@ import torch
 
 from regmean_lab.callbacks.merge import MemberSource
 from regmean_lab.evaluate import load_module
-from regmean_lab.models import find_checkpoint
+from regmean_lab.models import Checkpoint, find_checkpoint
 from regmean_lab.modules import TaskModule, module_type
 from regmean_lab.schema import ModelConfig
 from regmean_lab.suites.data_module import CorpusDataModule
@@ -24,6 +24,7 @@ class Member:
 
     corpus: str
     entry: ZooEntry
+    checkpoint: Checkpoint
     suite: EmotionSuite
     data: CorpusDataModule
 
@@ -65,6 +66,6 @@ def draw_members(data_dir: Path, zoo: Zoo, pico_cache: Path) -> list[Member]:
         return {}
 
     return [
-        Member(corpus, zoo.find_or_train({"corpus": corpus}, corpus, partial(draw, seed))[0], suite, data)
+        Member(corpus, zoo.find_or_train({"corpus": corpus}, corpus, partial(draw, seed))[0], checkpoint, suite, data)
         for seed, corpus in enumerate(("tec", "isear"))
     ]

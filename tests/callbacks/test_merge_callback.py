@@ -4,6 +4,8 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,20 +15,35 @@ from drawn_members import Member
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from regmean_lab.base_weights import base_weights
 from regmean_lab.callbacks.merge import MergeCallback
 from regmean_lab.callbacks.statistics import StatisticsRequest, open_statistics
 from regmean_lab.evaluate import test_trainer as make_trainer
 from regmean_lab.merging import MergeError, MergeMember, MergeMethod, merge_members
+from regmean_lab.merging.breadcrumbs import Breadcrumbs
+from regmean_lab.merging.dare import Dare
+from regmean_lab.merging.della import Della
 from regmean_lab.merging.fisher import Fisher
+from regmean_lab.merging.iso_c import IsotropicCommon
+from regmean_lab.merging.iso_cts import IsotropicCommonAndSpecific
+from regmean_lab.merging.karcher import Karcher
 from regmean_lab.merging.layout import layout_of
+from regmean_lab.merging.mats import Mats
+from regmean_lab.merging.model_stock import ModelStock
 from regmean_lab.merging.regmean import RegMean
 from regmean_lab.merging.simple import Simple
+from regmean_lab.merging.slerp import Slerp
+from regmean_lab.merging.task_arithmetic import TaskArithmetic
+from regmean_lab.merging.ties import Ties
+from regmean_lab.merging.tsv import TaskSingularVectors
+from regmean_lab.merging.wudi import Wudi
 from regmean_lab.modules import TaskModule
-from regmean_lab.schema import FisherConfig, GramConfig, TrainerConfig
+from regmean_lab.schema import FisherConfig, GradientGramConfig, GramConfig, TrainerConfig
 
 REQUESTS = [
     StatisticsRequest("gram", GramConfig(examples=20), batch_size=8, seed=0, precision="32-true"),
     StatisticsRequest("fisher", FisherConfig(examples=6), batch_size=3, seed=0, precision="32-true"),
+    StatisticsRequest("gradient_gram", GradientGramConfig(examples=6), batch_size=3, seed=0, precision="32-true"),
 ]
 
 
@@ -45,11 +62,39 @@ def state(member: Member) -> dict[str, Tensor]:
     return load_file(member.entry.weights_path)
 
 
+def pretrained(member: Member) -> dict[str, Tensor]:
+    """The weights of the encoder that members were made from, as a classifier names them; it has no head."""
+    weights = load_file(Path(member.checkpoint.source) / "model.safetensors")
+    return {f"bert.{name}": value for name, value in weights.items()}
+
+
 @pytest.mark.parametrize(
-    "method", [Simple(), Fisher(), RegMean(), Simple(coefficients=[0.2, 0.8])], ids=lambda m: m.name
+    "method",
+    [
+        Simple(),
+        Fisher(),
+        RegMean(),
+        Simple(coefficients=[0.2, 0.8]),
+        RegMean(regularization="ridge", ridge_towards="base"),
+        RegMean(regularization="shrinkage"),
+        TaskArithmetic(),
+        Ties(),
+        Dare(),
+        Della(),
+        Breadcrumbs(),
+        ModelStock(),
+        Slerp(),
+        Karcher(),
+        TaskSingularVectors(),
+        IsotropicCommon(),
+        IsotropicCommonAndSpecific(),
+        Wudi(steps=3),
+        Mats(iterations=5),
+    ],
+    ids=lambda m: m.name,
 )
-def test_the_module_under_test_becomes_the_merge(members: list[Member], method: MergeMethod) -> None:
-    callback = callback_of(members, method)
+def test_the_module_under_test_becomes_the_merge(members: list[Member], method: MergeMethod, tmp_path: Path) -> None:
+    callback = callback_of(members, method, base=partial(base_weights, members[0].checkpoint, cache_dir=tmp_path))
     module, logits = run(callback, members[0].load(), members[0])
     needed = [request for request in REQUESTS if request.kind in method.statistics]
     parts = [
@@ -61,7 +106,7 @@ def test_the_module_under_test_becomes_the_merge(members: list[Member], method: 
         )
         for member in members
     ]
-    merged = merge_members(method, parts, layout_of(module.model, 16))
+    merged = merge_members(method, parts, layout_of(module.model, 16), base=pretrained(members[0]))
     expected = {parameter.name: parameter.value for parameter in merged}
     assert set(expected) == set(module.model.state_dict())
     for name, value in module.model.state_dict().items():
@@ -70,7 +115,45 @@ def test_the_module_under_test_becomes_the_merge(members: list[Member], method: 
         batches = members[0].source().batches(8, 4, 0)
         torch.testing.assert_close(logits[0], torch.cat([module(batch) for batch in batches]))
     for member in members:
-        assert [path.stem.partition("-")[0] for path in member.entry.statistics_files()] == list(method.statistics)
+        kinds = sorted(path.stem.partition("-")[0] for path in member.entry.statistics_files())
+        assert kinds == sorted(method.statistics)
+
+
+def test_the_pretrained_weights_count(members: list[Member], tmp_path: Path) -> None:
+    """Of everything that was pretrained; the new head is averaged, over the members that annotate its labels."""
+    base = partial(base_weights, members[0].checkpoint, cache_dir=tmp_path)
+    module, _ = run(callback_of(members, TaskArithmetic(scaling=0.3), base=base), members[0].load(), members[0])
+    mean, _ = run(callback_of(members, Simple()), members[0].load(), members[0])
+    start, one, other = pretrained(members[0]), state(members[0]), state(members[1])
+    for name, value in module.model.state_dict().items():
+        if name.startswith("classifier"):
+            assert torch.equal(value, mean.model.state_dict()[name])
+        else:
+            expected = start[name] + 0.3 * (one[name] - start[name]) + 0.3 * (other[name] - start[name])
+            torch.testing.assert_close(value, expected)
+
+
+def test_what_the_pretrained_model_lacks_is_told(
+    members: list[Member], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    base = partial(base_weights, members[0].checkpoint, cache_dir=tmp_path)
+    with caplog.at_level(logging.INFO):
+        run(callback_of(members, TaskArithmetic(), base=base), members[0].load(), members[0])
+    assert "not in the pretrained model, and averaged: classifier\n" in caplog.text
+    with pytest.raises(MergeError, match="the pretrained model has none of the members' parameters"):
+        run(callback_of(members, TaskArithmetic(), base=lambda _: {}), members[0].load(), members[0])
+    with pytest.raises(MergeError, match="task_arithmetic needs the weights of the model"):
+        run(callback_of(members, TaskArithmetic()), members[0].load(), members[0])
+
+
+def test_only_a_new_head_may_be_merged(members: list[Member], tmp_path: Path) -> None:
+    base = partial(base_weights, members[0].checkpoint, cache_dir=tmp_path)
+    method = Ties(merge_layers=["classifier"])
+    module, _ = run(callback_of(members, method, base=base), members[0].load(), members[0])
+    mean, _ = run(callback_of(members, Simple()), members[0].load(), members[0])
+    assert torch.equal(module.model.get_parameter("classifier.weight"), mean.model.get_parameter("classifier.weight"))
+    name = "bert.pooler.dense.weight"
+    assert torch.equal(module.model.get_parameter(name), state(members[0])[name])
 
 
 def test_statistics_change_the_merge(members: list[Member]) -> None:

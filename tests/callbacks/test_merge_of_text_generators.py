@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import T5Config, T5ForConditionalGeneration
 
+from regmean_lab.base_weights import base_weights
 from regmean_lab.callbacks.merge import MemberSource, MergeCallback
 from regmean_lab.callbacks.statistics import StatisticsRequest, open_statistics
 from regmean_lab.evaluate import load_module
@@ -20,12 +21,14 @@ from regmean_lab.merged_model import write_merged_model
 from regmean_lab.merging import MergeMethod
 from regmean_lab.merging.fisher import Fisher
 from regmean_lab.merging.layout import layout_of
+from regmean_lab.merging.mats import Mats
 from regmean_lab.merging.regmean import RegMean
 from regmean_lab.merging.simple import Simple
+from regmean_lab.merging.task_arithmetic import TaskArithmetic
 from regmean_lab.models import Checkpoint, find_checkpoint, head_parameters
 from regmean_lab.modules import TaskModule
 from regmean_lab.modules.text_generation import TextGenerationModule, generation_class
-from regmean_lab.schema import FisherConfig, GramConfig, ModelConfig, TrainerConfig
+from regmean_lab.schema import FisherConfig, GradientGramConfig, GramConfig, ModelConfig, TrainerConfig
 from regmean_lab.suites.data_module import CorpusDataModule
 from regmean_lab.suites.emotion_text import EmotionTextSettings, EmotionTextSuite
 from regmean_lab.zoo import Zoo
@@ -33,6 +36,7 @@ from regmean_lab.zoo import Zoo
 REQUESTS = [
     StatisticsRequest("gram", GramConfig(examples=60), batch_size=16, seed=0, precision="32-true"),
     StatisticsRequest("fisher", FisherConfig(examples=10), batch_size=5, seed=0, precision="32-true"),
+    StatisticsRequest("gradient_gram", GradientGramConfig(examples=10), batch_size=5, seed=0, precision="32-true"),
 ]
 TIED = {
     "t5_tied": ("shared.weight", "lm_head.weight"),
@@ -55,13 +59,17 @@ class Members:
     def merge(self, method: MergeMethod) -> tuple[TaskModule, list[Tensor]]:
         """A module that was tested with the merge, and what it predicted."""
         module = self.sources[0].load()
-        callback = MergeCallback(self.sources, method, REQUESTS)
+        base = partial(base_weights, self.checkpoint, cache_dir=self.sources[0].entry.path.parent / "base")
+        callback = MergeCallback(self.sources, method, REQUESTS, base=base)
         trainer = make_trainer(TrainerConfig(accelerator="cpu", progress_bar=False), [callback])
         trainer.test(module, self.sources[0].batches(20, 8, 0), verbose=False)
         return module, [part.logits for part in module.predictions()]
 
     def grams(self) -> list[Any]:
-        return [open_statistics(source.entry, REQUESTS[0], source.data_fingerprint) for source in self.sources]
+        """Of the layers that are merged as layers: an output layer that is tied to the embedding is not among them."""
+        merged = layout_of(self.sources[0].load().model).linear.values()
+        request = replace(REQUESTS[0], layers=tuple(layer.name for layer in merged))
+        return [open_statistics(source.entry, request, source.data_fingerprint) for source in self.sources]
 
 
 def checkpoint_of(kind: str, folder: Path, cache: Path) -> Checkpoint:
@@ -119,7 +127,9 @@ def draw(tmp_path: Path, pico_cache: Path, write_emotions: Callable[[Path], Path
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("method", [Simple(), Fisher(), RegMean()], ids=lambda method: method.name)
+@pytest.mark.parametrize(
+    "method", [Simple(), Fisher(), RegMean(), TaskArithmetic(), Mats(iterations=3)], ids=lambda method: method.name
+)
 def test_merged_models_are_saved_and_loaded_as_they_were_tested(
     kind: str, method: MergeMethod, draw: Callable[[str], Members], tmp_path: Path
 ) -> None:
@@ -161,6 +171,40 @@ def test_an_output_layer_of_its_own_is_solved_for(draw: Callable[[str], Members]
     merged = module.model.get_parameter("lm_head.weight").double()
     torch.testing.assert_close(merged, expected, rtol=1e-3, atol=1e-3)
     assert (merged - (first + second) / 2).abs().max() > 0.05
+
+
+@pytest.mark.parametrize(
+    ("kind", "layer"),
+    [
+        ("t5", "encoder.block.0.layer.0.SelfAttention.q"),
+        ("t5", "decoder.block.1.layer.2.DenseReluDense.wo"),
+        ("t5", "lm_head"),
+        ("gpt2", "transformer.h.0.attn.c_attn"),
+    ],
+)
+def test_gradients_at_outputs_are_those_of_the_answers(kind: str, layer: str, draw: Callable[[str], Members]) -> None:
+    """Σ over both answers of p (∂ log p / ∂ output)ᵀ(…), one question at a time: no padding, no batches."""
+    members = draw(kind)
+    members.merge(Mats(iterations=1))
+    source = members.sources[0]
+    module = source.load()
+    outputs: list[Tensor] = []
+    module.model.get_submodule(layer).register_forward_hook(lambda _, arguments, output: outputs.append(output))
+    total, size = 0.0, 0.0
+    for batch in source.batches(10, 1, 0):
+        outputs.clear()
+        (logits,) = module(batch)
+        for probability, score in zip(logits.softmax(0).tolist(), logits.log_softmax(0), strict=True):
+            for gradient in torch.autograd.grad(score, outputs, retain_graph=True, allow_unused=True):
+                if gradient is not None:
+                    rows = gradient.reshape(-1, gradient.shape[-1]).double()
+                    total = total + probability * rows.T @ rows
+    assert isinstance(total, Tensor)
+    found = open_statistics(source.entry, REQUESTS[2], source.data_fingerprint)
+    matrix = found.read(layer).double() * found.metadata["rows"][layer]
+    size = float(total.norm())
+    assert size > 1e-6
+    torch.testing.assert_close(matrix / size, total / size, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("layer", ["transformer.h.0.attn.c_attn", "transformer.h.1.mlp.c_fc"])

@@ -17,12 +17,22 @@ from regmean_lab.callbacks.statistics import (
     requests_of,
 )
 from regmean_lab.evaluate import test_trainer as make_trainer
-from regmean_lab.schema import FisherConfig, GramConfig, StatisticsConfig, TrainerConfig, TrainingConfig
-from regmean_lab.statistics import FisherFile, GramFile, StatisticsError
+from regmean_lab.schema import (
+    FisherConfig,
+    GradientGramConfig,
+    GramConfig,
+    StatisticsConfig,
+    TrainerConfig,
+    TrainingConfig,
+)
+from regmean_lab.statistics import FisherFile, GradientGramFile, GramFile, StatisticsError, linear_layers
 from regmean_lab.suites.base import IGNORED
 
 GRAM = StatisticsRequest("gram", GramConfig(examples=20), batch_size=8, seed=0, precision="32-true")
 FISHER = StatisticsRequest("fisher", FisherConfig(examples=6), batch_size=3, seed=0, precision="32-true")
+GRADIENT_GRAM = StatisticsRequest(
+    "gradient_gram", GradientGramConfig(examples=6), batch_size=3, seed=0, precision="32-true"
+)
 
 
 @pytest.fixture
@@ -87,6 +97,23 @@ def test_fisher_information_is_that_of_the_members_training_data(trainer: pl.Tra
     torch.testing.assert_close(statistics.diagonal(name), total / count, rtol=1e-3, atol=1e-8)
 
 
+def test_gradients_at_outputs_are_those_of_the_members_training_data(
+    trainer: pl.Trainer, members: list[Member]
+) -> None:
+    """Of the head: Σ over annotated labels of p (1 − p) on the diagonal, mean over examples."""
+    member = members[1]
+    assert collect(trainer, member, GRADIENT_GRAM)
+    statistics = open_statistics(member.entry, GRADIENT_GRAM, member.fingerprint)
+    assert isinstance(statistics, GradientGramFile)
+    module, total = member.load(), torch.zeros(16)
+    for batch in member.source().batches(6, 1, 0):
+        probabilities = module(batch)[0].detach().sigmoid()
+        total += probabilities * (1 - probabilities) * (batch["labels"][0] != IGNORED)
+    torch.testing.assert_close(statistics.matrix("classifier"), torch.diag(total / 6), rtol=1e-4, atol=1e-7)
+    assert (statistics.examples, statistics.rows["classifier"]) == (6, 6)
+    assert set(statistics.layers) == set(linear_layers(module.model))
+
+
 def test_statistics_are_collected_once(trainer: pl.Trainer, members: list[Member]) -> None:
     assert collect(trainer, members[0], GRAM)
     path = GRAM.path(members[0].entry, members[0].fingerprint)
@@ -131,12 +158,15 @@ def test_examples_can_be_counted_in_batches(members: list[Member]) -> None:
 
 def test_requests_are_those_of_the_configuration() -> None:
     statistics = StatisticsConfig(gram=GramConfig(examples=7), seed=3)
-    gram, fisher = requests_of(statistics, TrainingConfig(batch_size=5), TrainerConfig(precision="bf16-mixed"))
+    gram, fisher, gradient_gram = requests_of(
+        statistics, TrainingConfig(batch_size=5), TrainerConfig(precision="bf16-mixed")
+    )
     assert gram == StatisticsRequest("gram", GramConfig(examples=7), 5, 3, "bf16-mixed")
     assert fisher == StatisticsRequest("fisher", FisherConfig(), 5, 3, "bf16-mixed")
+    assert gradient_gram == StatisticsRequest("gradient_gram", GradientGramConfig(), 5, 3, "bf16-mixed")
 
 
-@pytest.mark.parametrize("request_", [GRAM, FISHER], ids=["gram", "fisher"])
+@pytest.mark.parametrize("request_", [GRAM, FISHER, GRADIENT_GRAM], ids=["gram", "fisher", "gradient_gram"])
 def test_a_member_with_nan_leaves_no_file(
     trainer: pl.Trainer, members: list[Member], request_: StatisticsRequest
 ) -> None:

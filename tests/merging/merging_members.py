@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +19,15 @@ class Grams:
 
     def matrix(self, layer: str) -> Tensor:
         return self.matrices[layer]
+
+
+@dataclass(frozen=True)
+class GradientGrams(Grams):
+    """Gram matrices of gradients by layer."""
+
+    @property
+    def layers(self) -> list[str]:
+        return list(self.matrices)
 
 
 @dataclass(frozen=True)
@@ -68,19 +77,46 @@ SHAPES = {
 def random_member(
     seed: int, *, name: str = "", dtype: torch.dtype = torch.float64, annotated: tuple[bool, ...] | None = None
 ) -> MergeMember:
-    """A member with random weights, Gram matrices of 40 random rows, and random Fisher information."""
+    """A member with random weights, Gram matrices of 40 random rows of both kinds, and random Fisher information."""
     generator = torch.Generator().manual_seed(seed)
     weights = {
         key: torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for key, shape in SHAPES.items()
     }
-    grams = {}
-    for layer, size in (("block.0.dense", 4), ("head", 5)):
-        rows = torch.randn(40, size, generator=generator, dtype=torch.float64)
-        grams[layer] = rows.T @ rows / len(rows)
+    grams = {layer: random_gram(size, generator) for layer, size in (("block.0.dense", 4), ("head", 5))}
     fishers = {key: torch.rand(shape, generator=generator, dtype=torch.float64) for key, shape in SHAPES.items()}
-    return MergeMember(name or f"member {seed}", weights, Grams(grams), Fishers(fishers), annotated)
+    gradients = {layer: random_gram(size, generator) * 1e-9 for layer, size in (("block.0.dense", 5), ("head", 6))}
+    return MergeMember(
+        name or f"member {seed}", weights, Grams(grams), Fishers(fishers), annotated, GradientGrams(gradients)
+    )
 
 
-def merged(method: MergeMethod, members: list[MergeMember], layout: Layout = LAYOUT) -> dict[str, Tensor]:
+def random_gram(size: int, generator: torch.Generator) -> Tensor:
+    """The Gram matrix of 40 random rows."""
+    rows = torch.randn(40, size, generator=generator, dtype=torch.float64)
+    return rows.T @ rows / len(rows)
+
+
+BASE = {name: value for name, value in random_member(4711).weights.items() if not name.startswith("head")}
+"""Weights of the model that members were trained from, which has no head."""
+
+
+def merged(
+    method: MergeMethod,
+    members: list[MergeMember],
+    layout: Layout = LAYOUT,
+    base: Mapping[str, Tensor] | None = BASE,
+) -> dict[str, Tensor]:
     """All merged parameters by name."""
-    return {parameter.name: parameter.value for parameter in merge_members(method, members, layout)}
+    return {part.name: part.value for part in merge_members(method, members, layout, base=base)}
+
+
+def single(method: MergeMethod, tensors: Sequence[Tensor], base: Tensor, *, transposed: bool = False) -> Tensor:
+    """The merge of models that are one linear layer with the weight ``layer.weight``."""
+    layout = Layout({"layer.weight": LinearLayer("layer", transposed)})
+    members = [MergeMember(f"member {i}", {"layer.weight": tensor}) for i, tensor in enumerate(tensors)]
+    return merged(method, members, layout, {"layer.weight": base})["layer.weight"]
+
+
+def normal(seed: int, *shape: int) -> Tensor:
+    """Random numbers of the standard normal distribution, float64."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

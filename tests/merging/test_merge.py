@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from merging_members import LAYOUT, SHAPES, Grams, Recorded, merged, random_member
+from merging_members import BASE, LAYOUT, SHAPES, Grams, Recorded, merged, random_member
 from torch import Tensor
 
 from regmean_lab.merging import (
@@ -21,11 +21,24 @@ from regmean_lab.merging import (
     method_types,
 )
 from regmean_lab.merging.base import FeedForward
+from regmean_lab.merging.breadcrumbs import Breadcrumbs
+from regmean_lab.merging.dare import Dare
+from regmean_lab.merging.della import Della
 from regmean_lab.merging.fisher import Fisher
+from regmean_lab.merging.iso_c import IsotropicCommon
+from regmean_lab.merging.iso_cts import IsotropicCommonAndSpecific
+from regmean_lab.merging.karcher import Karcher
+from regmean_lab.merging.mats import Mats
+from regmean_lab.merging.model_stock import ModelStock
 from regmean_lab.merging.regmean import RegMean
 from regmean_lab.merging.simple import Simple
+from regmean_lab.merging.slerp import Slerp
+from regmean_lab.merging.task_arithmetic import TaskArithmetic
+from regmean_lab.merging.ties import Ties
+from regmean_lab.merging.tsv import TaskSingularVectors
+from regmean_lab.merging.wudi import Wudi
 
-METHODS: list[MergeMethod] = [
+MEANS: list[MergeMethod] = [
     Simple(),
     Fisher(),
     Fisher(normalization="parameter"),
@@ -33,6 +46,30 @@ METHODS: list[MergeMethod] = [
     RegMean(),
     RegMean(off_diagonal=1),
     RegMean(diagonal=True),
+    RegMean(regularization="shrinkage"),
+    RegMean(regularization="ridge"),
+    Karcher(),
+    Mats(iterations=500, tolerance=1e-13),
+]
+"""Methods that give a member whose coefficient is 1."""
+
+METHODS: list[MergeMethod] = [
+    *MEANS,
+    RegMean(regularization="ridge", ridge_towards="base"),
+    TaskArithmetic(),
+    Ties(),
+    Ties(scope="parameter"),
+    Dare(),
+    Dare(then="ties"),
+    Della(),
+    Della(then="linear"),
+    Breadcrumbs(),
+    ModelStock(),
+    TaskSingularVectors(),
+    IsotropicCommon(),
+    IsotropicCommonAndSpecific(),
+    Wudi(steps=5),
+    Mats(start="base"),
 ]
 
 
@@ -50,15 +87,15 @@ class TestAnyMethod:
             if not method().count_problems(count)
         ],
     )
-    def test_a_model_merged_with_itself_stays_itself(self, name: str, count: int) -> None:
+    def test_a_model_that_did_not_move_stays_itself(self, name: str, count: int) -> None:
         method = method_types()[name]()
         block = FeedForward((LAYOUT.linear["block.0.dense.weight"],), LAYOUT.linear["head.weight"])
         layout = replace(LAYOUT, feed_forward=(block,))
         one, other = random_member(0), random_member(1)
         # The same weights; what was measured on each one's own data differs.
-        members = [MergeMember(str(n), one.weights, other.gram, other.fisher) for n in range(count - 1)]
+        members = [replace(other, name=str(n), weights=one.weights) for n in range(count - 1)]
         members.append(replace(one, name="last"))
-        for key, value in merged(method, members, layout).items():
+        for key, value in merged(method, members, layout, one.weights).items():
             torch.testing.assert_close(value, one.weights[key], rtol=1e-14, atol=1e-14)
 
     @pytest.mark.parametrize("method", METHODS, ids=describe)
@@ -79,7 +116,7 @@ class TestAnyMethod:
         for name, value in merged(replace(method, coefficients=[0.25] * 4), members).items():
             torch.testing.assert_close(value, expected[name], rtol=1e-13, atol=1e-13)
 
-    @pytest.mark.parametrize("method", METHODS, ids=describe)
+    @pytest.mark.parametrize("method", MEANS, ids=describe)
     def test_a_coefficient_of_1_gives_that_member(self, method: MergeMethod) -> None:
         members = [random_member(seed) for seed in range(3)]
         for name, value in merged(replace(method, coefficients=[0.0, 1.0, 0.0]), members).items():
@@ -162,7 +199,69 @@ class TestLabelRows:
         assert parts["head.weight"].jitter == 1e-10  # of row 4, which only those two annotate
 
 
+class TestBase:
+    """The model that members were trained from."""
+
+    NEEDING = [method for method in METHODS if method.needs_base]  # noqa: RUF012
+
+    @pytest.mark.parametrize("method", NEEDING, ids=describe)
+    def test_must_be_given_where_it_is_needed(self, method: MergeMethod) -> None:
+        with pytest.raises(MergeError, match=f"{method.name} needs the weights of the model"):
+            merged(method, [random_member(0), random_member(1)], base=None)
+
+    @pytest.mark.parametrize("method", [method for method in NEEDING if method.name not in ("mats", "regmean")])
+    def test_what_it_lacks_is_averaged(self, method: MergeMethod) -> None:
+        members = [random_member(seed) for seed in range(3)]
+        for base in (BASE, {}):
+            value, mean = merged(method, members, base=base), merged(Simple(), members)
+            for name in set(SHAPES) - set(base):
+                torch.testing.assert_close(value[name], mean[name], rtol=0, atol=0)
+
+    @pytest.mark.parametrize("method", NEEDING, ids=describe)
+    def test_may_be_of_another_dtype(self, method: MergeMethod) -> None:
+        members = [random_member(seed) for seed in range(2)]
+        narrow = {name: value.bfloat16() for name, value in BASE.items()}
+        wide = {name: value.double() for name, value in narrow.items()}
+        expected = merged(method, members, base=wide)
+        for name, value in merged(method, members, base=narrow).items():
+            assert torch.equal(value, expected[name])
+
+    def test_is_read_when_a_parameters_turn_comes(self) -> None:
+        source = Recorded(BASE)
+        parameters = merge_members(TaskArithmetic(), [random_member(0), random_member(1)], LAYOUT, base=source)
+        for name in SHAPES:
+            source.read.clear()
+            assert next(parameters).name == name
+            assert source.read == [name]  # also where it is not there
+
+    def test_another_shape_is_told(self) -> None:
+        wrong = {**BASE, "norm.weight": torch.ones(4)}
+        with pytest.raises(MergeError, match=r"norm\.weight: shape \(4,\) in the base model, \(5,\) in the members"):
+            merged(TaskArithmetic(), [random_member(0), random_member(1)], base=wrong)
+
+    def test_a_nan_is_told(self) -> None:
+        wrong = {**BASE, "norm.weight": torch.full((5,), math.nan)}
+        with pytest.raises(MergeError, match=r"norm\.weight: NaN or infinity in the weights of the base model"):
+            merged(TaskArithmetic(), [random_member(0), random_member(1)], base=wrong)
+
+    def test_label_rows_have_their_own_part_of_it(self) -> None:
+        """Rows of the head that one member annotates are θ₀ + λ (θᵢ − θ₀) of that member alone."""
+        annotated = [(True, True, False, False, True, False), (True, False, True, False, True, True)]
+        members = [random_member(seed, annotated=labels) for seed, labels in enumerate(annotated)]
+        base = random_member(4711).weights
+        value = merged(TaskArithmetic(scaling=0.3), members, base=base)["head.weight"]
+        for row, chosen in enumerate([(0, 1), (0,), (1,), (0, 1), (0, 1), (1,)]):
+            start = base["head.weight"][row]
+            expected = start + 0.3 * sum(members[i].weights["head.weight"][row] - start for i in chosen)
+            torch.testing.assert_close(value[row], torch.as_tensor(expected), rtol=1e-13, atol=1e-13)
+
+
 class TestErrors:
+    @pytest.mark.parametrize(("method", "count"), [(Slerp(), 3), (Simple(), 1), (ModelStock(), 1)])
+    def test_a_wrong_number_of_members_is_told(self, method: MergeMethod, count: int) -> None:
+        with pytest.raises(MergeError, match=f"members: {method.name} merges .* got {count}"):
+            merged(method, [random_member(seed) for seed in range(count)])
+
     def test_all_differences_are_told_at_once(self) -> None:
         one, other = random_member(0, name="first"), random_member(1, name="second")
         weights: dict[str, Any] = dict(other.weights)

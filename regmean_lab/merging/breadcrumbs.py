@@ -1,0 +1,52 @@
+"""Model Breadcrumbs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from regmean_lab.merging.base import Parameter, fraction, register_method
+from regmean_lab.merging.task_vectors import ElementwiseMethod, weighted_sum
+
+
+@register_method("breadcrumbs")
+@dataclass
+class Breadcrumbs(ElementwiseMethod):
+    """θ = θ₀ + α Σ mᵢ ⊙ τᵢ, where masks mᵢ hide the smallest and the largest changes.
+
+    Davari and Belilovsky, 2023, arXiv 2312.06795; masks are made for each parameter on its own.
+
+    Attributes:
+        small: share β of each parameter's elements, the smallest by magnitude, that is dropped.
+        large: share of each parameter's elements, the largest by magnitude, that is dropped: outliers.
+        scaling: α.
+    """
+
+    scaling: float = 0.2
+    small: float = 0.85
+    large: float = 0.006
+
+    def problems(self) -> list[str]:
+        """What is wrong with the settings."""
+        found = super().problems()
+        wrong = len(found)
+        fraction("small", self.small, found, one=False)
+        fraction("large", self.large, found, one=False)
+        if len(found) == wrong and self.small + self.large >= 1:
+            found.append(f"large: expected less than 1 - small, got small={self.small} and large={self.large}")
+        return found
+
+    def merge_vectors(self, parameter: Parameter, vectors: Sequence[Tensor]) -> Tensor:
+        """The sum of the masked task vectors."""
+        return weighted_sum([self._masked(vector) for vector in vectors], parameter.weights)
+
+    def _masked(self, vector: Tensor) -> Tensor:
+        order = vector.abs().flatten().argsort(stable=True)
+        count = len(order)
+        kept = order[int(self.small * count) : count - int(self.large * count)]
+        masked = torch.zeros_like(vector).flatten()
+        masked[kept] = vector.flatten()[kept]
+        return masked.reshape(vector.shape)

@@ -1,0 +1,53 @@
+"""Model Stock."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from regmean_lab.merging.base import LayerDiagnostics, MergeMethod, Parameter, register_method
+from regmean_lab.merging.linear_algebra import inner_products
+from regmean_lab.merging.task_vectors import task_vectors
+
+
+@register_method("model_stock")
+@dataclass
+class ModelStock(MergeMethod):
+    """θ = t θ̄ + (1 − t) θ₀ with t = n cos φ / (1 + (n − 1) cos φ) (Jang, Yun and Han, ECCV 2024).
+
+    θ̄ is the mean of the n members and φ the angle between their task vectors, for each parameter on its own; with more
+    than two members cos φ is the mean over all pairs. A cosine below 0, which the derivation excludes, counts as 0: the
+    result is then the base. A parameter that the base model does not have is averaged. Members count alike.
+    """
+
+    @property
+    def needs_base(self) -> bool:
+        """The model that the members were trained from."""
+        return True
+
+    def problems(self) -> list[str]:
+        """What is wrong with the settings."""
+        found = super().problems()
+        if self.coefficients is not None:
+            found.append("coefficients: model_stock finds the weights itself; expected null")
+        return found
+
+    def merge(self, parameter: Parameter) -> tuple[Tensor, LayerDiagnostics | None]:
+        """A point between the base and the mean, nearer to the mean where the members moved alike."""
+        mean, base, count = parameter.mean(), parameter.base, len(parameter.tensors)
+        if base is None or count == 1:  # one: the row of a label that only its data annotates
+            return mean, None
+        cosine = max(0.0, mean_cosine(task_vectors(parameter)))
+        return base + (mean - base) * (count * cosine / (1 + (count - 1) * cosine)), None
+
+
+def mean_cosine(vectors: Sequence[Tensor]) -> float:
+    """Mean of the cosines of the angles between all pairs of two or more tensors; that with a zero tensor is 0."""
+    products = inner_products(vectors)
+    norms = products.diagonal().sqrt()
+    norms[norms == 0] = 1
+    cosines = (products / norms.outer(norms)).triu(1)
+    return float(cosines.sum()) / math.comb(len(vectors), 2)

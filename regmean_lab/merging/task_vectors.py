@@ -1,0 +1,230 @@
+"""Task vectors: what fine-tuning changed, τ = θ − θ₀ with θ₀ the model that all members were trained from.
+
+What the methods that merge task vectors share: the parameters that they leave alone, trimming, the election of signs,
+and random numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from regmean_lab.merging.base import (
+    LayerDiagnostics,
+    LinearLayer,
+    MergeError,
+    MergeMethod,
+    Parameter,
+    one_of,
+    positive,
+)
+from regmean_lab.merging.weights import tensor_shape
+
+COMBINATIONS = ("linear", "ties")
+
+
+@dataclass
+class TaskVectorMethod(MergeMethod):
+    """Base of methods that merge task vectors: θ = θ₀ + ``scaling`` · (the merged task vector).
+
+    A parameter that the base model does not have, such as a new head, has no task vector: it is averaged.
+
+    Attributes:
+        scaling: factor on the merged task vector.
+    """
+
+    scaling: float = 1.0
+
+    @property
+    def needs_base(self) -> bool:
+        """The model that the members were trained from."""
+        return True
+
+    def problems(self) -> list[str]:
+        """What is wrong with the settings."""
+        found = super().problems()
+        positive("scaling", self.scaling, found)
+        return found
+
+
+@dataclass
+class ElementwiseMethod(TaskVectorMethod):
+    """Base of methods that merge task vectors element by element, whatever the parameter."""
+
+    def merge(self, parameter: Parameter) -> tuple[Tensor, LayerDiagnostics | None]:
+        """The base plus the scaled merged task vector; the mean of a parameter without a base."""
+        if parameter.base is None:
+            return parameter.mean(), None
+        return parameter.base + self.scaling * self.merge_vectors(parameter, task_vectors(parameter)), None
+
+    @abstractmethod
+    def merge_vectors(self, parameter: Parameter, vectors: Sequence[Tensor]) -> Tensor:
+        """Merge the members' task vectors of one parameter.
+
+        Args:
+            parameter: the parameter.
+            vectors: one task vector a member, of the parameter's shape.
+        """
+
+
+@dataclass
+class MatrixMethod(TaskVectorMethod):
+    """Base of methods that merge the task matrices of linear layers.
+
+    All other parameters (embeddings, biases, normalisations) are averaged, and so is a layer that the base model does
+    not have, such as a new head.
+    """
+
+    def merge(self, parameter: Parameter) -> tuple[Tensor, LayerDiagnostics | None]:
+        """The base plus the scaled merged task matrix of a linear layer; the mean of any other parameter."""
+        layer, base = parameter.layer, parameter.base
+        if base is None or layer is None:
+            return parameter.mean(), None
+        try:
+            merged = self.merge_matrices([oriented(part, layer) for part in task_vectors(parameter)], parameter.weights)
+        except ValueError as error:
+            raise MergeError(f"{parameter.name}: the task matrices cannot be merged: {error}") from None
+        return base + self.scaling * oriented(merged, layer), None
+
+    @abstractmethod
+    def merge_matrices(self, matrices: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+        """Merge the members' task matrices of one linear layer.
+
+        Args:
+            matrices: one a member, shape [out, in].
+            weights: one a member; they add up to the number of members.
+
+        Returns:
+            Shape [out, in].
+
+        Raises:
+            ValueError: when a decomposition does not converge.
+        """
+
+
+def task_vectors(parameter: Parameter) -> list[Tensor]:
+    """What each member's training changed in a parameter that has a base."""
+    assert parameter.base is not None
+    return [tensor - parameter.base for tensor in parameter.tensors]
+
+
+def oriented(matrix: Tensor, layer: LinearLayer) -> Tensor:
+    """A layer's weight with its outputs first, shape [out, in], from how it is stored; and back again."""
+    return matrix.T if layer.transposed else matrix
+
+
+def weighted_sum(vectors: Iterable[Tensor], weights: Sequence[float]) -> Tensor:
+    """Sum of tensors of one shape, each times its weight."""
+    first, *others = vectors
+    total = first * weights[0]
+    for vector, weight in zip(others, weights[1:], strict=True):
+        total.add_(vector, alpha=weight)
+    return total
+
+
+def elect_and_average(vectors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """Elect a sign for each element and average the values that have it: steps 2 and 3 of TIES (Yadav et al., 2023).
+
+    The sign is that of the weighted sum; where it is zero no sign wins, and the result is zero. Values that are zero
+    have no vote and no part in the mean.
+
+    Args:
+        vectors: one a member, equal shapes.
+        weights: one a member.
+    """
+    elected = weighted_sum(vectors, weights).sign_()
+    total, weight_sum = torch.zeros_like(elected), torch.zeros_like(elected)
+    for vector, weight in zip(vectors, weights, strict=True):
+        agrees = (vector * elected > 0).to(vector.dtype)
+        total.addcmul_(vector, agrees, value=weight)
+        weight_sum.add_(agrees, alpha=weight)
+    weight_sum[weight_sum == 0] = 1
+    return total.div_(weight_sum)
+
+
+def combine(how: str, vectors: Sequence[Tensor], parameter: Parameter) -> Tensor:
+    """The weighted mean of task vectors (``linear``), or that of the values with the elected sign (``ties``)."""
+    if how == "ties":
+        return elect_and_average(vectors, parameter.weights)
+    return weighted_sum(vectors, parameter.coefficients)
+
+
+def combination_problems(how: str, found: list[str]) -> None:
+    """Append a message to ``found`` unless `combine` knows ``how``."""
+    one_of("then", how, COMBINATIONS, found)
+
+
+def drop_and_rescale(vector: Tensor, numbers: Tensor, drop_rates: Tensor | float) -> Tensor:
+    """Set elements to zero with the probability ``drop_rates``, and divide the others by 1 − ``drop_rates``.
+
+    Args:
+        vector: what is thinned out.
+        numbers: uniform random numbers from 0 to 1, of the same shape, dtype and device.
+        drop_rates: below 1; one for each element, or one for all.
+    """
+    return torch.where(numbers >= drop_rates, vector / (1 - drop_rates), torch.zeros_like(vector))
+
+
+def uniform_numbers(seed: int, parameter: Parameter, member: int) -> Tensor:
+    """Uniform random numbers from 0 to 1 for every element of one member's tensor of a parameter.
+
+    They depend on nothing but the seed, the parameter's and the member's names and the parameter's shape: neither on
+    the device nor on what is merged before or beside it.
+
+    Args:
+        seed: any integer.
+        parameter: the parameter.
+        member: number of the member.
+    """
+    named, like = parameter.members[member], parameter.tensors[member]
+    key = hashlib.sha256("\0".join([str(seed), parameter.name, named.name]).encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(key[:7], "big"))
+    numbers = torch.rand(tensor_shape(named.weights, parameter.name), generator=generator)
+    if parameter.rows is not None:
+        numbers = numbers[parameter.rows.cpu()]
+    return numbers.to(like)
+
+
+def magnitude_threshold(vectors: Callable[[], Iterable[Tensor]], density: float) -> float:
+    """The smallest of the ``density`` largest magnitudes of a vector in parts; one part is in memory at a time.
+
+    Exact for float32. Magnitudes, as bit patterns, have the order of integers: the upper half of the bits of the value
+    sought is found from counts in a first pass over the parts, the lower half in a second.
+
+    Args:
+        vectors: gives the parts; called twice.
+        density: share of all elements, above 0.
+    """
+    upper = torch.zeros(1 << 16, dtype=torch.long)
+    for part in vectors():
+        upper += torch.bincount(_bits(part) >> 16, minlength=1 << 16)
+    wanted = max(1, math.ceil(density * int(upper.sum()) - 1e-9))
+    chosen, above = _last_bin(upper, wanted)
+    lower = torch.zeros(1 << 16, dtype=torch.long)
+    for part in vectors():
+        bits = _bits(part)
+        lower += torch.bincount(bits[bits >> 16 == chosen] & 0xFFFF, minlength=1 << 16)
+    rest, _ = _last_bin(lower, wanted - above)
+    return float(torch.tensor(chosen << 16 | rest, dtype=torch.int32).view(torch.float32))
+
+
+def keep_above(vector: Tensor, threshold: float) -> Tensor:
+    """A vector with all magnitudes below a threshold (of float32) set to zero."""
+    return torch.where(vector.abs().float() >= threshold, vector, torch.zeros_like(vector))
+
+
+def _bits(part: Tensor) -> Tensor:
+    return part.detach().cpu().abs().float().flatten().view(torch.int32)
+
+
+def _last_bin(counts: Tensor, wanted: int) -> tuple[int, int]:
+    """From the top, the bin in which the number of values reaches ``wanted``, and how many lie above it."""
+    from_top = counts.flip(0).cumsum(0)
+    place = int(torch.searchsorted(from_top, wanted))
+    return len(counts) - 1 - place, int(from_top[place - 1]) if place else 0
