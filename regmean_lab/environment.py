@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shlex
 import subprocess
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from regmean_lab.command.sweep_name import COMMAND_VARIABLE
 
 PACKAGES = (
     "regmean_lab",
@@ -53,7 +56,7 @@ def commit() -> str | None:
 
 
 def environment(device: torch.device, overrides: list[str]) -> dict[str, Any]:
-    """Versions, device, commit and command line.
+    """Versions, device, threads, commit and command line.
 
     Args:
         device: where the job ran.
@@ -65,8 +68,14 @@ def environment(device: torch.device, overrides: list[str]) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "commit": commit(),
         "command": command_line(overrides),
-        "started_as": shlex.join(["python", "-m", "regmean_lab", *sys.argv[1:]]),
+        "threads": torch.get_num_threads(),
+        "started_as": started_as(),
     }
+
+
+def started_as() -> str:
+    """The command that was started: a sweep's jobs may run in other processes than the command itself."""
+    return os.environ.get(COMMAND_VARIABLE) or command_line(sys.argv[1:])
 
 
 def command_line(overrides: list[str]) -> str:

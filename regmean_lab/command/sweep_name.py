@@ -1,18 +1,24 @@
-"""The name of the sweep that a job belongs to, which its process inherits."""
+"""What a job knows of the command that it belongs to: its process inherits it."""
 
 from __future__ import annotations
 
 import os
+import shlex
+import sys
 from datetime import datetime
 
 SWEEP_VARIABLE = "REGMEAN_LAB_SWEEP"
 """Environment variable that tells the jobs of a sweep which sweep they belong to."""
 
+COMMAND_VARIABLE = "REGMEAN_LAB_COMMAND"
+"""Environment variable that tells them how it was started."""
+
 
 def begin_sweep() -> str:
-    """Name this command's sweep in the environment, which its jobs inherit in whatever process they run."""
+    """Name this command and its sweep in the environment, which its jobs inherit in whatever process they run."""
     name = f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{os.getpid()}"
     os.environ[SWEEP_VARIABLE] = name
+    os.environ[COMMAND_VARIABLE] = shlex.join(["python", "-m", "regmean_lab", *sys.argv[1:]])
     return name
 
 

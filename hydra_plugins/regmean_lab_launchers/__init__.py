@@ -1,0 +1,1 @@
+"""Hydra launcher that hands the jobs of a sweep to Ray."""

@@ -1,0 +1,77 @@
+"""One job as Hydra's launchers call it, in this process or in another one.
+
+Launchers that start processes send the function there by its name, so it lies in a module that can be imported.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from regmean_lab.command.resolvers import register_resolvers
+from regmean_lab.command.sweep import JobRecord, record_job
+from regmean_lab.command.threads import limit_threads
+
+NOT_SHOWN = (
+    ".*does not have many workers.*",
+    ".*smaller than the logging interval.*",
+    ".*lr_scheduler.step.*",
+    ".*LeafSpec.*",
+    ".*Experiment logs directory .* exists and is not empty.*",
+)
+"""Warnings of Lightning that no user of the command can do anything about."""
+
+NOT_ENDED = "it did not end: its process was interrupted or killed"
+
+log = logging.getLogger(__name__)
+
+
+class JobError(CompactHydraException):
+    """A job that failed for a reason the message explains; Hydra prints it without a traceback."""
+
+
+def job(config: DictConfig) -> float | None:
+    """One job; returns the mean in-domain score, or None of a stage, which has none."""
+    from regmean_lab.errors import EXPECTED_ERRORS  # the libraries behind these take seconds to import
+    from regmean_lab.experiment import run
+
+    register_resolvers()
+    quiet_libraries()
+    hydra_config = HydraConfig.get()
+    limit_threads(config.trainer.threads, hydra_config.launcher)
+    overrides = list(hydra_config.overrides.task)
+    folder, output_dir = Path(hydra_config.runtime.output_dir), Path(config.paths.output_dir)
+    number = hydra_config.job.num if hydra_config.mode == RunMode.MULTIRUN else 0
+    if config.stage == "all":
+        # A process that is killed leaves this record as the last one.
+        record_job(output_dir, number, JobRecord(overrides, str(folder), NOT_ENDED))
+    try:
+        result, computed = run(config, folder, overrides)
+    except EXPECTED_ERRORS as error:
+        record_job(output_dir, number, JobRecord(overrides, str(folder), str(error)))
+        raise JobError(str(error)) from error
+    except Exception as error:
+        log.exception("the job failed")
+        record_job(output_dir, number, JobRecord(overrides, str(folder), f"{type(error).__name__}: {error}"))
+        raise
+    if result is None:
+        return None
+    record_job(output_dir, number, JobRecord(overrides, str(folder), None, computed))
+    return result.mean_in_domain
+
+
+def quiet_libraries() -> None:
+    """Turn off what Lightning says about every run and what no user can change."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for name in ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accelerators.cuda"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in NOT_SHOWN:
+        warnings.filterwarnings("ignore", message)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -1,0 +1,213 @@
+"""What loggers are given of a result, read back from the files that they write."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import struct
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import wandb
+from wandb.proto import wandb_internal_pb2
+
+from regmean_lab.command.sweep_name import SWEEP_VARIABLE
+from regmean_lab.logged_results import diagnostics_table, log_result, scores_table
+from regmean_lab.loggers import open_loggers
+from regmean_lab.results import Result
+from regmean_lab.schema import LoggerConfig
+
+KEYS = {"tec": "macro_f1", "isear": "macro_f1", "emoint": "accuracy"}
+CONFIGURATION = {"seed": 1, "method": {"name": "regmean", "off_diagonal": 0.9}}
+LAYERS = [
+    {"layer": "encoder.0.query", "jitter": 0.0, "condition": 12.5, "unseen_features": 0, "off_diagonal_share": 0.25},
+    {"layer": "encoder.0.key", "jitter": 1e-6, "condition": 3e8, "unseen_features": 7, "off_diagonal_share": 0.5},
+]
+
+
+def result(method: str, metrics: dict[str, Any], diagnostics: list[dict[str, Any]]) -> Result:
+    return Result(
+        fingerprint="f",
+        experiment="pairs",
+        suite="emotion",
+        model="pico_bert",
+        method=method,
+        members=["tec", "isear"],
+        seed=1,
+        head_init="same",
+        scores={"in_domain": {"tec": 50.0, "isear": 60.0}, "out_of_domain": {"emoint": 40.0}},
+        mean_in_domain=55.0,
+        mean_out_of_domain=40.0,
+        metrics=metrics,
+        seconds={"merge": 1.5},
+        peak_memory_bytes=1,
+        environment={},
+        data_fingerprint="d",
+        zoo={},
+        diagnostics=diagnostics,
+    )
+
+
+@pytest.fixture
+def merged() -> Result:
+    """Of a merge: one model on every corpus; one corpus has a metric that the others lack."""
+    metrics = {
+        "tec": {"macro_f1": 50.0, "loss": 0.5},
+        "isear": {"macro_f1": 60.0, "loss": 0.25},
+        "emoint": {"macro_f1": 30.0, "accuracy": 40.0},
+    }
+    return result("regmean", metrics, LAYERS)
+
+
+@pytest.fixture
+def individual() -> Result:
+    """Of the members themselves: each on its own corpus and out of domain."""
+    metrics = {
+        "tec": {"tec": {"macro_f1": 50.0}, "emoint": {"macro_f1": 1.0, "accuracy": 30.0}},
+        "isear": {"isear": {"macro_f1": 60.0}, "emoint": {"macro_f1": 2.0, "accuracy": 50.0}},
+    }
+    return result("individual", metrics, [])
+
+
+def test_scores_of_a_merge(merged: Result) -> None:
+    table = scores_table(merged, KEYS)
+    assert table.columns == ["model", "corpus", "domain", "key_score", "macro_f1", "loss", "accuracy"]
+    assert table.rows == [
+        ["regmean", "tec", "in", 50.0, 50.0, 0.5, None],
+        ["regmean", "isear", "in", 60.0, 60.0, 0.25, None],
+        ["regmean", "emoint", "out", 40.0, 30.0, None, 40.0],
+    ]
+
+
+def test_scores_of_each_member(individual: Result) -> None:
+    table = scores_table(individual, KEYS)
+    assert table.columns == ["model", "corpus", "domain", "key_score", "macro_f1", "accuracy"]
+    assert table.rows == [
+        ["tec", "tec", "in", 50.0, 50.0, None],
+        ["tec", "emoint", "out", 30.0, 1.0, 30.0],
+        ["isear", "isear", "in", 60.0, 60.0, None],
+        ["isear", "emoint", "out", 50.0, 2.0, 50.0],
+    ]
+
+
+def test_diagnostics_are_a_row_a_layer(merged: Result, individual: Result) -> None:
+    table = diagnostics_table(merged)
+    assert [dict(zip(table.columns, row, strict=True)) for row in table.rows] == LAYERS
+    assert diagnostics_table(individual).rows == []
+
+
+def log(kind: str, folder: Path, one: Result) -> None:
+    config = LoggerConfig(kind, project="the project", offline=True)
+    with open_loggers(config, folder, "tec+isear regmean seed 1", "merge", "pairs", CONFIGURATION) as loggers:
+        log_result(loggers, one, KEYS)
+
+
+def test_csv_files_hold_the_tables(tmp_path: Path, merged: Result, individual: Result) -> None:
+    log("csv", tmp_path / "merge", merged)
+    with (tmp_path / "merge" / "scores.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [(line["corpus"], float(line["key_score"]), line["accuracy"]) for line in lines] == [
+        ("tec", 50.0, ""),
+        ("isear", 60.0, ""),
+        ("emoint", 40.0, "40.0"),
+    ]
+    with (tmp_path / "merge" / "merge_diagnostics.csv").open(newline="") as file:
+        assert [float(line["condition"]) for line in csv.DictReader(file)] == [12.5, 3e8]
+    with (tmp_path / "merge" / "metrics.csv").open(newline="") as file:
+        (measured,) = csv.DictReader(file)
+    assert float(measured["mean_in_domain"]) == 55.0
+    assert float(measured["score/out_of_domain/emoint"]) == 40.0
+    log("csv", tmp_path / "individual", individual)
+    assert not (tmp_path / "individual" / "merge_diagnostics.csv").exists()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="tensorboard is not installed")
+def test_tensorboard_shows_the_tables_as_text(tmp_path: Path, merged: Result) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log("tensorboard", tmp_path, merged)
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert events.Scalars("mean_in_domain")[0].value == 55.0
+    (shown,) = events.Tensors("table/scores/text_summary")
+    text = shown.tensor_proto.string_val[0].decode()
+    assert text.splitlines()[0] == "| model | corpus | domain | key_score | macro_f1 | loss | accuracy |"
+    assert "| regmean | emoint | out | 40 | 30 |  | 40 |" in text.splitlines()
+    (shown,) = events.Tensors("table/merge_diagnostics/text_summary")
+    assert "| encoder.0.key | 1e-06 | 3e+08 | 7 | 0.5 |" in shown.tensor_proto.string_val[0].decode().splitlines()
+
+
+class TestWandb:
+    @pytest.fixture
+    def run_folder(self, tmp_path: Path, merged: Result, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """The folder of an offline run."""
+        for name in ("WANDB_MODE", "WANDB_API_KEY"):
+            monkeypatch.setenv(name, "")  # so that it is put back, even if a logger sets it
+            monkeypatch.delenv(name)
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "data"))
+        monkeypatch.setenv(SWEEP_VARIABLE, "sweep 7")
+        try:
+            log("wandb", tmp_path, merged)
+        except (wandb.errors.UsageError, wandb.errors.CommError, OSError, subprocess.SubprocessError) as error:
+            pytest.skip(f"W&B cannot write an offline run on this machine: {error}")
+        (folder,) = (tmp_path / "wandb").glob("offline-run-*")
+        return folder
+
+    def test_tables_lie_in_the_run(self, run_folder: Path, merged: Result) -> None:
+        tables = {
+            path.name.rsplit("_", 2)[0]: json.loads(path.read_text())
+            for path in (run_folder / "files" / "media" / "table" / "table").glob("*.table.json")
+        }
+        expected = [scores_table(merged, KEYS), diagnostics_table(merged)]
+        assert tables == {table.name: {"columns": table.columns, "data": table.rows} for table in expected}
+
+    def test_the_run_says_what_it_is(self, run_folder: Path) -> None:
+        (path,) = run_folder.glob("*.wandb")
+        records = list(records_of(path))
+        run = next(record.run for record in records if record.WhichOneof("record_type") == "run")
+        assert (run.project, run.run_group, run.job_type) == ("the project", "sweep 7", "merge")
+        assert run.display_name == "tec+isear regmean seed 1"
+        configured: dict[str, Any] = {}
+        summary: dict[str, Any] = {}
+        for record in records:
+            if record.WhichOneof("record_type") == "config":
+                update(configured, record.config.update)
+            elif record.WhichOneof("record_type") == "summary":
+                update(summary, record.summary.update)
+        assert configured["method"] == CONFIGURATION["method"]
+        assert configured["seed"] == 1
+        assert (summary["mean_in_domain"], summary["mean_out_of_domain"]) == (55.0, 40.0)
+        assert summary["score/in_domain/isear"] == 60.0
+        assert {"table/scores", "table/merge_diagnostics"} <= set(summary)
+
+    def test_a_run_is_closed(self, run_folder: Path) -> None:
+        assert wandb.run is None
+        assert run_folder.is_dir()
+
+
+def update(values: dict[str, Any], items: Any) -> None:
+    """Put the items of a record into what was recorded so far: top-level keys only."""
+    for item in items:
+        values[item.key or item.nested_key[0]] = json.loads(item.value_json)
+
+
+def records_of(path: Path) -> Iterator[Any]:
+    """The records of a run's file: a log of LevelDB's format, in blocks of 32,768 bytes, after seven bytes."""
+    data, position, parts = path.read_bytes(), 7, []
+    while position + 7 <= len(data):
+        if (left := 32768 - position % 32768) < 7:
+            position += left
+            continue
+        _, length, kind = struct.unpack("<IHB", data[position : position + 7])
+        parts.append(data[position + 7 : position + 7 + length])
+        position += 7 + length
+        if kind in (1, 4):  # a whole record, or the last part of one
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(b"".join(parts))
+            parts = []
+            yield record
