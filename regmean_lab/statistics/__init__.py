@@ -1,30 +1,48 @@
-"""Statistics of models on data, in pure PyTorch: Gram matrices for RegMean and Fisher diagonals for Fisher merging.
+"""Statistics of models on data, in pure PyTorch.
 
-Collect with `collect_gram` and `collect_fisher` (or, from inside another loop, with `GramAccumulator` and
-`FisherAccumulator`), keep with `save_gram` and `save_fisher`, read with `GramFile` and `FisherFile`.
+Gram matrices of layers' inputs for RegMean, of the gradients at their outputs for MaTS, Fisher diagonals for Fisher
+merging. Collect with `collect_gram`, `collect_gradient_gram` and `collect_fisher` (or, from inside another loop, with
+`GramAccumulator`, `GradientGramAccumulator` and `FisherAccumulator`), keep with `save_gram`, `save_gradient_gram` and
+`save_fisher`, read with `GramFile`, `GradientGramFile` and `FisherFile`.
 """
 
 from __future__ import annotations
 
 from .batches import Batch, Forward, call_model, default_forward
-from .collect import collect_fisher, collect_gram
+from .collect import collect_fisher, collect_gradient_gram, collect_gram
+from .convergence import ConvergenceRule, doubling_rounds
 from .errors import StatisticsError
+from .finite import all_finite
 from .fisher import FisherAccumulator, FisherLabels, FisherStatistics
+from .gradient_gram import GradientGramAccumulator, GradientGramStatistics
 from .gram import GramAccumulator, GramStatistics
 from .layers import is_conv1d, is_linear, linear_layers
 from .likelihood import IGNORED, LabelSource, Likelihood, output_factors
 from .products import add_gram_, mirror_upper_
 from .rows import Mask, RowSelection
-from .store import FisherFile, GramFile, StatisticsFile, check_finite, save_fisher, save_gram
+from .store import (
+    FisherFile,
+    GradientGramFile,
+    GramFile,
+    StatisticsFile,
+    check_finite,
+    save_fisher,
+    save_gradient_gram,
+    save_gram,
+)
 
 __all__ = [
     "IGNORED",
     "Batch",
+    "ConvergenceRule",
     "FisherAccumulator",
     "FisherFile",
     "FisherLabels",
     "FisherStatistics",
     "Forward",
+    "GradientGramAccumulator",
+    "GradientGramFile",
+    "GradientGramStatistics",
     "GramAccumulator",
     "GramFile",
     "GramStatistics",
@@ -35,16 +53,20 @@ __all__ = [
     "StatisticsError",
     "StatisticsFile",
     "add_gram_",
+    "all_finite",
     "call_model",
     "check_finite",
     "collect_fisher",
+    "collect_gradient_gram",
     "collect_gram",
     "default_forward",
+    "doubling_rounds",
     "is_conv1d",
     "is_linear",
     "linear_layers",
     "mirror_upper_",
     "output_factors",
     "save_fisher",
+    "save_gradient_gram",
     "save_gram",
 ]

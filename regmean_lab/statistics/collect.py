@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -19,9 +20,11 @@ from .batches import (
     evaluation_mode,
     move_batch,
 )
+from .convergence import ConvergenceRule
 from .fisher import FisherAccumulator, FisherLabels, FisherStatistics
+from .gradient_gram import GradientGramAccumulator, GradientGramStatistics
 from .gram import GramAccumulator, GramStatistics
-from .likelihood import Likelihood
+from .likelihood import LabelSource, Likelihood
 from .rows import Mask
 
 
@@ -41,6 +44,8 @@ def collect_gram(
     count_padding: bool = False,
     extra_rows: bool = False,
     dtype: torch.dtype = torch.float32,
+    rows_dtype: torch.dtype | None = None,
+    tolerance: float | None = None,
 ) -> GramStatistics:
     """Gram matrices of the inputs of a model's linear layers.
 
@@ -56,6 +61,11 @@ def collect_gram(
         count_padding: count the rows of padding tokens too.
         extra_rows: count also inputs that do not come from the examples, see `RowSelection`.
         dtype: of the sums: ``torch.float32`` or ``torch.float64``.
+        rows_dtype: of the rows that are multiplied, see `GramAccumulator`; for a faster forward pass as well, call this
+            under ``torch.autocast``.
+        tolerance: stop when no matrix has changed by more than this, relative in the Frobenius norm, since there were
+            half as many examples (see `ConvergenceRule`); the batches must then bring examples in random order. None
+            uses all batches.
 
     Returns:
         The statistics, on the CPU.
@@ -63,14 +73,20 @@ def collect_gram(
     Raises:
         StatisticsError: see `GramAccumulator`.
     """
-    accumulator = GramAccumulator(model, layers, count_padding=count_padding, extra_rows=extra_rows, dtype=dtype)
+    accumulator = GramAccumulator(
+        model, layers, count_padding=count_padding, extra_rows=extra_rows, dtype=dtype, rows_dtype=rows_dtype
+    )
+    rule = None if tolerance is None else ConvergenceRule(tolerance)
     device = device_of(model)
     with evaluation_mode(model), torch.no_grad(), accumulator:
         for batch in batches:
             moved = move_batch(batch, device)
             with accumulator.batch(mask=mask(moved), examples=count_examples(moved)):
                 forward(model, moved)
-    return accumulator.compute()
+            if rule is not None and rule.converged(accumulator):
+                break
+    statistics = accumulator.compute(release=True)
+    return statistics if rule is None else replace(statistics, relative_change=rule.change)
 
 
 def collect_fisher(
@@ -110,4 +126,59 @@ def collect_fisher(
     with evaluation_mode(model):
         for batch in batches:
             accumulator.add(batch, batch.get(LABELS))
+    return accumulator.compute()
+
+
+def collect_gradient_gram(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    layers: Sequence[str] | None = None,
+    labels_from: LabelSource = "expectation",
+    kind: Likelihood = "categorical",
+    forward: Forward = default_forward,
+    mask: Callable[[Batch], Mask] = attention_mask,
+    count_padding: bool = False,
+    extra_rows: bool = False,
+    dtype: torch.dtype = torch.float32,
+) -> GradientGramStatistics:
+    """Gram matrices of the gradients at the outputs of a model's linear layers.
+
+    The model is run in evaluation mode; its training flags are restored, and its gradients are left alone.
+
+    Args:
+        model: the model.
+        batches: mappings from argument name to tensor, the examples first, with the labels under "labels" where the
+            variant needs them or some are not annotated; moved to the model's device.
+        layers: names of linear layers as in ``model.named_modules()``; None for all but very wide ones.
+        labels_from: where the labels come from, see `LabelSource`.
+        kind: the distribution of the labels, see `Likelihood`.
+        forward: runs the model on a batch and returns the logits; by default calls it with all of the batch but
+            "labels".
+        mask: tells which tokens of a batch are real; by default its "attention_mask". See `Mask`.
+        count_padding: count the rows of padding tokens too.
+        extra_rows: count also outputs that do not come from the examples, see `RowSelection`.
+        dtype: of the sums: ``torch.float32`` or ``torch.float64``.
+
+    Returns:
+        The statistics, on the CPU.
+
+    Raises:
+        StatisticsError: see `GradientGramAccumulator`.
+    """
+    accumulator = GradientGramAccumulator(
+        model,
+        layers,
+        labels_from=labels_from,
+        kind=kind,
+        forward=forward,
+        count_padding=count_padding,
+        extra_rows=extra_rows,
+        dtype=dtype,
+    )
+    device = device_of(model)
+    with evaluation_mode(model):
+        for batch in batches:
+            moved = move_batch(batch, device)
+            accumulator.add(moved, moved.get(LABELS), mask(moved))
     return accumulator.compute()

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from .batches import LABELS, Batch, Forward, count_examples, default_forward, device_of, move_batch, select_example
 from .calls import Call, CallRecorder, gradients_at, known_modules, obstacles, shape_obstacles
 from .errors import StatisticsError, name_list
+from .finite import all_finite
 from .likelihood import LabelSource, Likelihood, count_terms, output_factors
 from .per_example import Part, add_squares_
 
@@ -30,6 +31,8 @@ FisherLabels: TypeAlias = Literal["expectation", "true", "pseudo", "batch_mean"]
 """
 
 Mode: TypeAlias = Literal["per_example_products", "one_at_a_time"]
+
+_CHUNK_BYTES_DEVICE = 2**26
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,9 @@ class FisherAccumulator:
             ``logits``. Where examples are passed alone it is called with batches of one.
         batch_mean_labels: the labels of "batch_mean": "true" or "pseudo".
         dtype: of the sums of squares: ``torch.float32`` or ``torch.float64``.
-        chunk_bytes: the most memory that per-example gradients of one parameter may take at a time.
+        chunk_bytes: the most memory that per-example gradients of one parameter may take at a time; one example's
+            always may. None is 64 MiB on an accelerator, and on the CPU one example, whose gradients stay in the
+            processor's cache until they are squared.
 
     Raises:
         StatisticsError: for unknown settings, or a model without trainable parameters.
@@ -143,7 +148,7 @@ class FisherAccumulator:
         forward: Forward = default_forward,
         batch_mean_labels: Literal["true", "pseudo"] = "true",
         dtype: torch.dtype = torch.float32,
-        chunk_bytes: int = 2**26,
+        chunk_bytes: int | None = None,
     ) -> None:
         for setting, value, allowed in (
             ("labels_from", labels_from, get_args(FisherLabels)),
@@ -238,7 +243,7 @@ class FisherAccumulator:
         count = self._batches if self._labels_from == "batch_mean" else self._examples
         with torch.inference_mode(False):
             diagonals = {name: (total / count).to(device) for name, total in self._sums.items()}
-        broken = [name for name, diagonal in diagonals.items() if not bool(diagonal.isfinite().all())]
+        broken = [name for name, diagonal in diagonals.items() if not all_finite(diagonal)]
         if broken:
             raise StatisticsError(
                 f"NaN or infinity in the Fisher diagonal of {name_list(broken)}; the model's gradients overflow or its "
@@ -346,4 +351,8 @@ class FisherAccumulator:
                 for parameter, part in call.parts(gradient, dtype):
                     parts.setdefault(id(parameter), []).append(part)
         for parameter_id, own_parts in parts.items():
-            add_squares_(self._sum_by_id[parameter_id], own_parts, examples, self._chunk_bytes)
+            total = self._sum_by_id[parameter_id]
+            chunk_bytes = self._chunk_bytes
+            if chunk_bytes is None:
+                chunk_bytes = 0 if total.device.type == "cpu" else _CHUNK_BYTES_DEVICE
+            add_squares_(total, own_parts, examples, chunk_bytes)

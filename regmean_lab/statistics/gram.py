@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import StatisticsError, name_list
+from .finite import all_finite
 from .layers import select_layers
 from .products import mirror_upper_
 from .rows import Mask, RowSelection
@@ -32,6 +33,7 @@ class GramStatistics:
         rows: by leading layer, the number of rows that its matrix is the mean of.
         examples: number of examples seen.
         batches: number of batches seen.
+        relative_change: with a stop rule, the largest relative change of a matrix at its last comparison.
     """
 
     matrices: dict[str, Tensor]
@@ -39,6 +41,7 @@ class GramStatistics:
     rows: dict[str, int]
     examples: int
     batches: int
+    relative_change: float | None = None
 
     @property
     def layers(self) -> list[str]:
@@ -101,7 +104,8 @@ class GramAccumulator:
         statistics = accumulator.compute()
 
     Hooks sit on exactly the layers asked for while the accumulator is attached; forward passes outside a batch are not
-    counted. Products are computed in ``dtype`` whatever the autocast state, on the device of the input.
+    counted. Products are computed in ``rows_dtype`` whatever the autocast state, on the device of the input; rows of
+    small batches are put together first.
 
     An input that goes to several layers (query, key and value) is multiplied once. Which layers share their inputs is
     learned in the first batch, by the identity of the tensors and not by names; a layer that later gets another input
@@ -115,6 +119,8 @@ class GramAccumulator:
         count_padding: count the rows of padding tokens too.
         extra_rows: count also inputs that do not come from the examples (see `RowSelection`).
         dtype: of the sums: ``torch.float32`` or ``torch.float64``.
+        rows_dtype: of the rows that are multiplied: by default that of the sums; ``torch.bfloat16`` is faster where the
+            processor has instructions for it, see `add_gram_`.
 
     Raises:
         StatisticsError: for layers that the model does not have, or another dtype.
@@ -128,20 +134,29 @@ class GramAccumulator:
         count_padding: bool = False,
         extra_rows: bool = False,
         dtype: torch.dtype = torch.float32,
+        rows_dtype: torch.dtype | None = None,
     ) -> None:
         if dtype not in (torch.float32, torch.float64):
             raise StatisticsError(f"dtype={dtype}: Gram matrices are summed in torch.float32 or torch.float64")
+        if rows_dtype not in (None, dtype, torch.bfloat16):
+            raise StatisticsError(f"rows_dtype={rows_dtype}: rows are multiplied in {dtype} or torch.bfloat16")
         self._layers = select_layers(model, layers)
         self._count_padding = count_padding
         self._extra_rows = extra_rows
         self._dtype = dtype
+        self._rows_dtype = rows_dtype or dtype
         self._groups: dict[str, InputGroup] = {}
         self._examples = 0
         self._batches = 0
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._selection: RowSelection | None = None
         self._batch_examples: int | None = None
-        self._broken = False
+        self._broken = ""
+
+    @property
+    def examples(self) -> int:
+        """Number of examples seen so far."""
+        return self._examples
 
     def attach(self) -> None:
         """Put the hooks on the layers; without effect if they are there."""
@@ -177,7 +192,7 @@ class GramAccumulator:
         try:
             yield
         except BaseException:
-            self._broken = True
+            self._broken = "a batch failed half-way and its rows are counted in part"
             self._selection = None
             raise
         self.end_batch()
@@ -222,11 +237,13 @@ class GramAccumulator:
         self._examples += self._batch_examples or 0
         self._batches += 1
 
-    def compute(self, device: torch.device | str = "cpu") -> GramStatistics:
+    def compute(self, device: torch.device | str = "cpu", *, release: bool = False) -> GramStatistics:
         """The statistics of all batches so far; collecting may go on afterwards.
 
         Args:
             device: where the matrices are put.
+            release: make the matrices out of the sums, which saves as much memory as they take; the accumulator can
+                not be used any more.
 
         Raises:
             StatisticsError: if there was no batch, a batch failed half-way, a layer saw no rows, or a matrix holds NaN
@@ -241,11 +258,18 @@ class GramAccumulator:
             group = self._groups[layer]
             # The first member in the model's order leads, whichever was called first.
             leader = shared[layer] = leaders.setdefault(id(group), layer)
-            if leader == layer and group.total is not None:
-                with torch.inference_mode(False):
-                    matrices[leader] = mirror_upper_(group.total / group.rows).to(device)
+            if leader == layer:
+                with _plain_arithmetic(group.device):
+                    total = group.total()
+                    mean = total.div_(group.rows) if release else total / group.rows
+                    matrices[leader] = mirror_upper_(mean).to(device)
+                if release:
+                    group.clear()
                 rows[leader] = group.rows
-        broken = [layer for layer, leader in shared.items() if not bool(matrices[leader].isfinite().all())]
+        if release:
+            self._broken = "its sums were released"
+        spoilt = {leader for leader, matrix in matrices.items() if not all_finite(matrix)}
+        broken = [layer for layer, leader in shared.items() if leader in spoilt]
         if broken:
             raise StatisticsError(
                 f"NaN or infinity in the Gram matrix of {name_list(broken)}; the model's activations overflow or its "
@@ -253,10 +277,25 @@ class GramAccumulator:
             )
         return GramStatistics(matrices, shared, rows, self._examples, self._batches)
 
+    def means(self) -> list[Tensor]:
+        """The mean over rows of each distinct input's ``x xᵀ`` so far: ``[in, in]``, zero below the diagonal.
+
+        On the device that computes, in the order in which the inputs were first seen.
+
+        Raises:
+            StatisticsError: as `compute` does, except that values that are not finite are let through.
+        """
+        self._check_complete()
+        found = []
+        for group in self._distinct_groups():
+            with _plain_arithmetic(group.device):
+                found.append(group.total().triu().div_(group.rows))
+        return found
+
     def _check_complete(self) -> None:
         """Raise if there is nothing sound to compute."""
         if self._broken:
-            raise StatisticsError("a batch failed half-way and its rows are counted in part; collect again")
+            raise StatisticsError(f"{self._broken}; collect again")
         if self._selection is not None:
             raise StatisticsError("compute was called inside a batch; call end_batch first")
         if self._batches == 0:
@@ -283,8 +322,7 @@ class GramAccumulator:
         assert selection is not None
         if self._batch_examples is None:
             self._batch_examples = inputs.shape[0] if inputs.dim() > 1 else 1
-        # Sums made under inference mode could not be changed outside it.
-        with torch.inference_mode(False), torch.no_grad(), torch.autocast(inputs.device.type, enabled=False):
+        with _plain_arithmetic(inputs.device):
             mask = selection.mask_of(layer, inputs)
             if not selection.counts(inputs, mask):
                 return
@@ -296,11 +334,21 @@ class GramAccumulator:
                         if other.join(layer, inputs, mask):
                             self._groups[layer] = other
                             return
-                group = InputGroup([layer])
+                group = InputGroup([layer], inputs.device, self._dtype)
             self._groups[layer] = group.receive(
-                layer, inputs, mask, lambda: selection.select(inputs, mask).to(self._dtype)
+                layer, inputs, mask, lambda: selection.select(inputs, mask).to(self._rows_dtype)
             )
 
     def _distinct_groups(self) -> list[InputGroup]:
         """The groups, each once, in the order in which they were made."""
         return list({id(group): group for group in self._groups.values()}.values())
+
+
+@contextmanager
+def _plain_arithmetic(device: torch.device) -> Iterator[None]:
+    """Without gradients and autocast, nor inference mode: sums made under it could not be changed outside it."""
+    if not (torch.is_grad_enabled() or torch.is_inference_mode_enabled() or torch.is_autocast_enabled(device.type)):
+        yield  # as nearly always; the contexts below take their time
+        return
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
+        yield

@@ -32,6 +32,10 @@ class Part(ABC):
     def add_to_(self, gradients: Tensor, start: int) -> None:
         """Add the part of ``len(gradients)`` examples from ``start`` on to ``gradients`` ``[examples, *shape]``."""
 
+    def write_to(self, gradients: Tensor, start: int) -> None:
+        """The same, in place of what was in ``gradients``."""
+        self.add_to_(gradients.zero_(), start)
+
 
 @dataclass(frozen=True)
 class Products(Part):
@@ -49,6 +53,11 @@ class Products(Part):
         """See `Part`."""
         chosen = slice(start, start + len(gradients))
         gradients.baddbmm_(self.left[chosen].transpose(1, 2), self.right[chosen])
+
+    def write_to(self, gradients: Tensor, start: int) -> None:
+        """See `Part`."""
+        chosen = slice(start, start + len(gradients))
+        torch.bmm(self.left[chosen].transpose(1, 2), self.right[chosen], out=gradients)
 
 
 @dataclass(frozen=True)
@@ -104,13 +113,21 @@ def add_squares_(total: Tensor, parts: Sequence[Part], examples: int, chunk_byte
     if len(lookups) == len(parts):
         _add_lookup_squares_(total, lookups)
         return
+    whole = [part.values for part in parts if isinstance(part, Whole)]
+    if len(whole) == len(parts):
+        total.add_(torch.stack(whole).sum(0).square_().sum(0))
+        return
     chunk = max(1, chunk_bytes // max(1, total.numel() * first.dtype.itemsize))
+    buffer = torch.empty(min(chunk, examples), *total.shape, dtype=first.dtype, device=total.device)
     for start in range(0, examples, chunk):
-        count = min(chunk, examples - start)
-        gradients = torch.zeros(count, *total.shape, dtype=first.dtype, device=total.device)
-        for part in parts:
+        gradients = buffer[: min(chunk, examples - start)]
+        first.write_to(gradients, start)
+        for part in parts[1:]:
             part.add_to_(gradients, start)
-        total.add_(gradients.square_().sum(0))
+        if len(gradients) == 1:
+            total.addcmul_(gradients[0], gradients[0])
+        else:
+            total.add_(gradients.square_().sum(0))
 
 
 def _add_lookup_squares_(total: Tensor, parts: Sequence[Lookups]) -> None:

@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-# Widest block that is multiplied whole. Small blocks save more of the lower triangle; a GPU wants larger products.
-_BLOCK_WIDTH_CPU = 256
+# Widest block that is multiplied whole, unless an eighth of the matrix is wider. Small blocks save more of the lower
+# triangle; a GPU wants larger products, and narrow types take so little time that calls count.
+_BLOCK_WIDTH_CPU = 128
+_BLOCK_WIDTH_CPU_NARROW = 192
 _BLOCK_WIDTH_DEVICE = 1024
+
+# Fewest rows that are worth a product of their own: with fewer, most of the time goes into reading and writing the sum.
+_PACKED_ROWS_CPU = 256
+_PACKED_ROWS_DEVICE = 2048
+
+_MIRROR_WIDTH = 256
+
+# Newer versions of PyTorch return float32 from a product of narrower matrices, on CUDA.
+_HAS_WIDE_PRODUCT = "dtype" in torch.ops.aten.mm.overloads()
+
+
+def packed_rows(device: torch.device) -> int:
+    """Fewest rows that are worth a product of their own on ``device``."""
+    return _PACKED_ROWS_CPU if device.type == "cpu" else _PACKED_ROWS_DEVICE
 
 
 def add_gram_(total: Tensor, rows: Tensor, *, block_width: int | None = None) -> Tensor:
@@ -17,27 +34,52 @@ def add_gram_(total: Tensor, rows: Tensor, *, block_width: int | None = None) ->
 
     Args:
         total: ``[in, in]``, changed in place.
-        rows: ``[rows, in]``, of the same dtype and device. On CUDA, float32 products are as precise as
-            ``torch.set_float32_matmul_precision`` asks for.
+        rows: ``[rows, in]``, on the same device, and of the same dtype or a narrower one. Float32 products are as
+            precise as PyTorch's settings ask for (on CUDA, ``torch.set_float32_matmul_precision``). Products of
+            bfloat16 and float16 are added up in float32; on CUDA they stay so (given PyTorch 2.8 or newer), elsewhere
+            each block of the product is rounded to the dtype of the rows before it is added.
         block_width: width of the widest block that is computed whole; by default chosen for the device.
 
     Returns:
         ``total``.
     """
-    if block_width is None:
-        block_width = _BLOCK_WIDTH_CPU if rows.device.type == "cpu" else _BLOCK_WIDTH_DEVICE
     width = rows.shape[1]
+    if block_width is None:
+        block_width = max(_least_block_width(rows), width // 8)
     if width <= block_width:
-        return total.addmm_(rows.T, rows)
+        return _add_product_(total, rows, rows)
     half = (width + 1) // 2
     left, right = rows[:, :half], rows[:, half:]
     add_gram_(total[:half, :half], left, block_width=block_width)
-    total[:half, half:].addmm_(left.T, right)
+    _add_product_(total[:half, half:], left, right)
     add_gram_(total[half:, half:], right, block_width=block_width)
     return total
 
 
+def _least_block_width(rows: Tensor) -> int:
+    """The width to which it always pays to halve a product."""
+    if rows.device.type != "cpu":
+        return _BLOCK_WIDTH_DEVICE
+    return _BLOCK_WIDTH_CPU if rows.dtype.itemsize >= 4 else _BLOCK_WIDTH_CPU_NARROW
+
+
+def _add_product_(total: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """Add ``leftᵀ right`` to ``total``, in place."""
+    if total.dtype == left.dtype:
+        return total.addmm_(left.T, right)
+    if _HAS_WIDE_PRODUCT and left.is_cuda and total.dtype == torch.float32:
+        return total.add_(torch.mm(left.T, right, out_dtype=torch.float32))
+    return total.add_(left.T @ right)
+
+
 def mirror_upper_(total: Tensor) -> Tensor:
     """Copy the upper triangle of ``total`` ``[in, in]`` onto the lower one, in place; the result is symmetric."""
-    upper = total.triu(1)
-    return total.triu_().add_(upper.T)
+    width = len(total)
+    if width <= _MIRROR_WIDTH:
+        upper = total.triu(1)
+        return total.triu_().add_(upper.T)
+    half = (width + 1) // 2
+    mirror_upper_(total[:half, :half])
+    total[half:, :half].copy_(total[:half, half:].T)
+    mirror_upper_(total[half:, half:])
+    return total

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .products import add_gram_
+from .products import add_gram_, packed_rows
 
 
 @dataclass(eq=False)
@@ -22,7 +22,7 @@ class _Input:
         tensor: the input itself.
         version: how often it had been changed in place; None under inference mode, which does not count.
         mask: the mask that was applied to it.
-        rows: its rows that count ``[rows, in]``, until they are added to the group's sum.
+        rows: its rows that count ``[rows, in]``, until all members have received it.
     """
 
     tensor: weakref.ref[Tensor]
@@ -43,21 +43,31 @@ def _version(tensor: Tensor) -> int | None:
 class InputGroup:
     """Layers that have received the same inputs so far, and one sum of products for all of them.
 
-    In a batch, each member goes through the group's list of inputs in order. An input is added to the sum when all
-    members have received it; until then its rows are held. A member that receives something else, or fewer inputs
-    than the others, is split off with a copy of the sum (all of which it has seen) and adds the held inputs that it
-    has seen. So every sum is exactly what the layer alone would have had, added up in the same order.
+    In a batch, each member goes through the group's list of inputs in order. An input counts when all members have
+    received it; until then its rows are held. A member that receives something else, or fewer inputs than the others,
+    is split off with a copy of the sum (all of which it has seen) and counts the held inputs that it has seen. So every
+    sum is exactly what the layer alone would have had, added up in the same order.
+
+    Rows that count are packed until there are enough of them for an efficient product.
+
+    Args:
+        members: the layers.
+        device: where the inputs are.
+        dtype: of the sum.
 
     Attributes:
-        total: the sum of ``rowsᵀ rows`` ``[in, in]``, on and above the diagonal; None before the first input.
-        rows: number of rows in the sum.
+        device: where the inputs are.
+        rows: number of rows that count.
     """
 
-    def __init__(self, members: Iterable[str]) -> None:
-        self.total: Tensor | None = None
+    def __init__(self, members: Iterable[str], device: torch.device, dtype: torch.dtype) -> None:
+        self.device = device
         self.rows = 0
+        self._dtype = dtype
+        self._total: Tensor | None = None
+        self._packed: list[Tensor] = []
         self._inputs: list[_Input] = []
-        self._added = 0
+        self._counted = 0
         # How many of the batch's inputs each member has received.
         self._received = dict.fromkeys(members, 0)
 
@@ -80,8 +90,8 @@ class InputGroup:
             layer: the member.
             inputs: its input ``[..., in]``.
             mask: the mask that applies to it.
-            select: returns the rows ``[rows, in]`` that count, in the dtype of the sum; called only if no other
-                member has brought this input.
+            select: returns the rows ``[rows, in]`` that count, in the dtype that is multiplied; called only if no
+                other member has brought this input.
 
         Returns:
             The group of the layer from now on: this one, or a new one if it was split off.
@@ -91,27 +101,29 @@ class InputGroup:
             group = self.split({layer})
         if position == len(group._inputs):
             rows = select()
-            if len(group._received) > 1 and rows.data_ptr() == inputs.data_ptr():
+            multiplied_now = len(group._received) == 1 and group._is_enough(rows)
+            if not multiplied_now and rows.data_ptr() == inputs.data_ptr():
                 rows = rows.clone()  # it is held, and the model may change its tensor in place meanwhile
             group._inputs.append(_Input(weakref.ref(inputs), _version(inputs), mask, rows))
         group._received[layer] += 1
-        group._add_complete()
+        group._count_complete()
         return group
 
     def split(self, layers: set[str]) -> InputGroup:
         """Split off members that have all received the same number of inputs in this batch, but not the most of all.
 
-        What they have received and the sum does not hold yet is held for them too.
+        What they have received and does not count yet is held for them too.
         """
-        part = InputGroup(layers)
-        part.total = None if self.total is None else self.total.clone()
+        part = InputGroup(layers, self.device, self._dtype)
+        part._total = None if self._total is None else self._total.clone()
+        part._packed = list(self._packed)
         part.rows = self.rows
-        part._added = self._added
+        part._counted = self._counted
         for layer in layers:
             part._received[layer] = self._received.pop(layer)
-        # Copies, because either group lets go of an input's rows when it has added them.
+        # Copies, because either group lets go of an input's rows when they count.
         part._inputs = [replace(entry) for entry in self._inputs[: min(part._received.values())]]
-        self._add_complete()
+        self._count_complete()
         return part
 
     def end_batch(self) -> list[InputGroup]:
@@ -123,19 +135,48 @@ class InputGroup:
         ]
         for group in (self, *parts):
             group._inputs.clear()
-            group._added = 0
+            group._counted = 0
             group._received = dict.fromkeys(group._received, 0)
         return parts
 
-    def _add_complete(self) -> None:
-        """Add the inputs that all members have received."""
+    def total(self) -> Tensor:
+        """The sum of ``rowsᵀ rows`` ``[in, in]`` over the rows that count, on and above the diagonal.
+
+        Raises:
+            ValueError: if there was no input yet.
+        """
+        if self._packed:
+            self._multiply()
+        if self._total is None:
+            raise ValueError("no input was received")
+        return self._total
+
+    def clear(self) -> None:
+        """Let go of the sum."""
+        self._total = None
+
+    def _count_complete(self) -> None:
+        """Count the inputs that all members have received."""
         complete = min(self._received.values())
-        for entry in self._inputs[self._added : complete]:
+        for entry in self._inputs[self._counted : complete]:
             rows = entry.rows
             assert rows is not None
-            if self.total is None:
-                self.total = torch.zeros(rows.shape[1], rows.shape[1], dtype=rows.dtype, device=rows.device)
-            add_gram_(self.total, rows)
-            self.rows += rows.shape[0]
             entry.rows = None
-        self._added = max(self._added, complete)
+            enough = self._is_enough(rows)
+            self._packed.append(rows)
+            self.rows += rows.shape[0]
+            if enough:
+                self._multiply()
+        self._counted = max(self._counted, complete)
+
+    def _is_enough(self, rows: Tensor) -> bool:
+        """Whether these rows and those packed before are enough for a product."""
+        return sum(map(len, self._packed)) + len(rows) >= packed_rows(rows.device)
+
+    def _multiply(self) -> None:
+        """Add the product of the packed rows to the sum."""
+        rows = self._packed[0] if len(self._packed) == 1 else torch.cat(self._packed)
+        self._packed = []
+        if self._total is None:
+            self._total = torch.zeros(rows.shape[1], rows.shape[1], dtype=self._dtype, device=rows.device)
+        add_gram_(self._total, rows)

@@ -1,14 +1,15 @@
 """Statistics files: one safetensors file each, with what is needed to understand it in the metadata.
 
-A Gram file holds a float32 tensor ``[in, in]`` for each leading layer, a Fisher file a float32 tensor for each
-trainable parameter. Metadata values are strings, JSON where they are structured:
+A Gram file holds a float32 tensor ``[in, in]`` for each leading layer, a gradient Gram file one ``[out, out]`` for each
+layer, a Fisher file a float32 tensor for each trainable parameter. Metadata values are strings, JSON where they are
+structured:
 
-- ``format``: "regmean_lab.statistics"; ``version``: "1"; ``kind``: "gram" or "fisher";
+- ``format``: "regmean_lab.statistics"; ``version``: "1"; ``kind``: "gram", "gradient_gram" or "fisher";
 - ``examples``, ``batches``: how many were seen;
 - ``rows``: JSON, by leading layer, the number of rows that the matrix is the mean of (Fisher: empty);
 - ``shared``: JSON, by layer or parameter, the name of the tensor that holds its statistics;
 - ``data_fingerprint``: what tells the data, as given; ``settings``: JSON, as given;
-- Fisher: ``labels_from`` and ``likelihood``;
+- Fisher and gradient Gram: ``labels_from`` and ``likelihood``;
 - anything else given: JSON.
 
 Layers with the same inputs share a matrix, which is stored once.
@@ -31,7 +32,9 @@ from torch import Tensor
 from regmean_lab.files import share
 
 from .errors import StatisticsError, name_list
+from .finite import all_finite
 from .fisher import FisherStatistics
+from .gradient_gram import GradientGramStatistics
 from .gram import GramStatistics
 
 FORMAT = "regmean_lab.statistics"
@@ -41,7 +44,7 @@ Json: TypeAlias = bool | int | float | str | list[Any] | dict[str, Any] | None
 
 _File = TypeVar("_File", bound="StatisticsFile")
 
-_KINDS = ("gram", "fisher")
+_KINDS = ("gram", "gradient_gram", "fisher")
 _PLAIN = ("format", "version", "kind", "data_fingerprint", "labels_from", "likelihood")
 _REQUIRED = ("rows", "shared", "examples", "batches", "data_fingerprint", "settings")
 
@@ -82,8 +85,24 @@ def save_fisher(path: str | os.PathLike[str], statistics: FisherStatistics, meta
     _save(Path(path), statistics.diagonals, header, metadata)
 
 
+def save_gradient_gram(
+    path: str | os.PathLike[str], statistics: GradientGramStatistics, metadata: Mapping[str, Json]
+) -> None:
+    """Write gradient Gram matrices to ``path``, atomically; arguments and errors as for `save_gram`."""
+    header: dict[str, object] = {
+        "kind": "gradient_gram",
+        "rows": statistics.rows,
+        "shared": {layer: layer for layer in statistics.layers},
+        "examples": statistics.examples,
+        "batches": statistics.batches,
+        "labels_from": statistics.labels_from,
+        "likelihood": statistics.likelihood,
+    }
+    _save(Path(path), statistics.matrices, header, metadata)
+
+
 class StatisticsFile:
-    """A statistics file of either kind, open for reading; tensors are read when asked for.
+    """A statistics file of any kind, open for reading; tensors are read when asked for.
 
     Can be used in a ``with`` statement, which closes it.
 
@@ -146,7 +165,7 @@ class StatisticsFile:
         Raises:
             StatisticsError: naming the tensors.
         """
-        broken = [name for name in self._tensors if not bool(self.read(name).isfinite().all())]
+        broken = [name for name in self._tensors if not all_finite(self.read(name))]
         if broken:
             raise self._fault(f"NaN or infinity in {name_list(broken)}")
 
@@ -199,7 +218,7 @@ class StatisticsFile:
             described = self._file.get_slice(name)
             if described.get_dtype() != "F32":
                 raise self._fault(f"tensor '{name}' is {described.get_dtype()}, expected F32")
-            if self.metadata["kind"] == "gram":
+            if self.metadata["kind"] in ("gram", "gradient_gram"):
                 self._check_matrix(name, list(described.get_shape()))
 
     def _check_matrix(self, name: str, shape: list[int]) -> None:
@@ -235,6 +254,12 @@ class GramFile(StatisticsFile):
         return self.read(layer)
 
 
+class GradientGramFile(GramFile):
+    """A file of gradient Gram matrices ``[out, out]``, see `GramFile`; no layer shares another's."""
+
+    kind = "gradient_gram"
+
+
 class FisherFile(StatisticsFile):
     """A file of a Fisher diagonal, see `StatisticsFile`; a tensor is read when it is asked for."""
 
@@ -255,7 +280,7 @@ class FisherFile(StatisticsFile):
 
 
 def check_finite(path: str | os.PathLike[str]) -> None:
-    """Read all tensors of a statistics file of either kind and raise if one holds NaN or infinity.
+    """Read all tensors of a statistics file of any kind and raise if one holds NaN or infinity.
 
     Raises:
         StatisticsError: naming the file and the tensors; also for a file that cannot be read.

@@ -110,3 +110,35 @@ class LengthGroupedBatchSampler(Sampler[list[int]]):
             start += size
         places = [generator.random() for _ in batches]
         return [batches[index] for index in sorted(range(len(batches)), key=places.__getitem__)]
+
+
+class TokenBudgetBatchSampler(Sampler[list[int]]):
+    """Batches with at most so many tokens, padding included: sorted by length, longest first; every example once.
+
+    Pass it to ``DataLoader(batch_sampler=...)``.
+
+    Args:
+        lengths: length of each example in tokens.
+        max_tokens: most tokens in a batch, counting each of its examples as long as the longest. An example that is
+            longer makes a batch of its own.
+    """
+
+    def __init__(self, lengths: Sequence[int], max_tokens: int) -> None:
+        if max_tokens < 1:
+            raise ValueError(f"max_tokens must be at least 1, got {max_tokens}.")
+        self.batches: list[list[int]] = []
+        longest = 0
+        for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+            if self.batches and (len(self.batches[-1]) + 1) * longest <= max_tokens:
+                self.batches[-1].append(index)
+            else:
+                self.batches.append([index])
+                longest = lengths[index]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Lists of indices, one a batch."""
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return len(self.batches)

@@ -107,9 +107,11 @@ def test_two_classes() -> None:
     assert_equal(statistics.diagonals, naive_fisher(model, logits_of, batches, "categorical", "expectation"))
 
 
-def test_small_chunks_change_nothing() -> None:
+@pytest.mark.parametrize("chunk_bytes", [2 * 8 * 12 * 8, 2**26])
+def test_the_size_of_chunks_changes_nothing(chunk_bytes: int) -> None:
+    """One example at a time, as by default on the CPU, two for the largest matrix, and all."""
     model = classifier("bert")
-    statistics, _ = accumulate(model, CLASSES, chunk_bytes=2 * 8 * 12 * 8)
+    statistics, _ = accumulate(model, CLASSES, chunk_bytes=chunk_bytes)
     assert_equal(statistics.diagonals, accumulate(model, CLASSES)[0].diagonals)
 
 

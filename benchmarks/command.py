@@ -1,0 +1,76 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from benchmarks.families import FAMILIES
+from benchmarks.figure import Figure, Setting
+from benchmarks.report import table, write_report
+
+RESULTS = {"cpu": Path("benchmarks/RESULTS.md"), "cuda": Path("benchmarks/RESULTS-GPU.md")}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print and write; returns the exit status: 1 if something failed (a missed goal is no failure)."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if unknown := [family for family in options.families if family not in FAMILIES]:
+        parser.error(f"no family {', '.join(unknown)}; there are {', '.join(FAMILIES)}")
+    device = torch.device(options.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        print("device cuda: there is no CUDA GPU here", file=sys.stderr)
+        return 2
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    setting = Setting(
+        device, options.repeats, options.sentences, options.pico, Path(options.data), options.emotion_data
+    )
+    _quiet()
+    started = time.perf_counter()
+    found: dict[str, list[Figure]] = {}
+    failures: dict[str, str] = {}
+    for family in options.families or FAMILIES:
+        begun = time.perf_counter()
+        try:
+            found[family] = FAMILIES[family](setting)
+        except Exception as error:  # the other families are still worth having
+            failures[family] = f"{type(error).__name__}: {error}"
+            logging.exception("%s failed", family)
+            continue
+        print(f"\n{family} ({time.perf_counter() - begun:.0f} s)\n", *table(found[family]), sep="\n", flush=True)
+    output = options.output or RESULTS[device.type]
+    write_report(output, found, failures, setting, time.perf_counter() - started)
+    print(f"\nwritten to {output}")
+    return 1 if failures else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("families", nargs="*", metavar="family", help=f"of {', '.join(FAMILIES)}; all by default")
+    parser.add_argument("--device", choices=sorted(RESULTS), default="cpu")
+    parser.add_argument("--repeats", type=int, default=3, help="rounds (default: %(default)s)")
+    parser.add_argument("--sentences", type=int, default=384, help="of the main workload (default: %(default)s)")
+    parser.add_argument("--threads", type=int, help="threads of the processor; by default PyTorch's choice")
+    parser.add_argument("--data", default="data", help="folder of the sentiment data (default: %(default)s)")
+    parser.add_argument(
+        "--emotion-data", type=Path, help="folder that holds emotion_splits, to measure with it as well"
+    )
+    parser.add_argument("--output", type=Path, help="the page that is written")
+    parser.add_argument("--pico", action="store_true", help="tiny models: does it run at all?")
+    return parser
+
+
+def _quiet() -> None:
+    """Without the advice of libraries about toy runs."""
+    warnings.filterwarnings("ignore")
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.ERROR)

@@ -1,0 +1,17 @@
+"""All families of figures. A new one is a file with a function like these, and one line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from benchmarks import fisher, gram, jobs, merge, training
+from benchmarks.figure import Figure, Setting
+
+FAMILIES: dict[str, Callable[[Setting], list[Figure]]] = {
+    "gram": gram.figures,
+    "fisher": fisher.figures,
+    "merge": merge.figures,
+    "training": training.figures,
+    "jobs": jobs.figures,
+}
+"""What measures each family."""

@@ -1,0 +1,48 @@
+"""Exact Fisher information: time against the squared gradients of batches' mean losses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from benchmarks.baseline import textbook_fisher
+from benchmarks.figure import Figure, Setting
+from benchmarks.measure import interleaved, ratio
+from benchmarks.workload import Batch, Workload, minilm, real_lengths, shaped
+from regmean_lab.statistics import collect_fisher
+
+
+def figures(setting: Setting) -> list[Figure]:
+    """All figures of the family."""
+    small = replace(setting, sentences=max(4, setting.sentences // 4))
+    found = _against_baseline(minilm(small), setting.repeats)
+    work = shaped("roberta_base", setting, real_lengths(setting, 1 / 24))
+    return found + _against_baseline(work, setting.repeats)
+
+
+def _against_baseline(work: Workload, repeats: int) -> list[Figure]:
+    plain, ours = work.random_batches(), work.sorted_batches()
+
+    def exact() -> None:
+        _collect(work, ours)
+
+    _collect(work, ours[-1:])
+    times = interleaved(
+        {
+            "baseline": lambda: textbook_fisher(work.model, work.module.batch_loss, plain),
+            "sorted": lambda: textbook_fisher(work.model, work.module.batch_loss, ours),
+            "ours": exact,
+        },
+        repeats,
+        work.device,
+    )
+    name = f"exact Fisher, {work.name}: time / squared batch mean"
+    return [
+        ratio(name, times["ours"], times["baseline"], 3.0),
+        ratio(f"{name}, both on the same batches", times["ours"], times["sorted"]),
+    ]
+
+
+def _collect(work: Workload, batches: list[Batch]) -> None:
+    collect_fisher(
+        work.model, batches, kind=work.module.likelihood, forward=lambda model, batch: work.module.forward(batch)
+    )

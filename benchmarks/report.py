@@ -1,0 +1,91 @@
+"""The figures as a page of Markdown."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from benchmarks.figure import Figure, Setting
+from regmean_lab.environment import commit, versions
+
+PACKAGES = ("python", "torch", "pytorch-lightning", "transformers")
+
+EXPLANATION = """\
+Every figure is a ratio of times that were measured in turns in the same run: the median over the rounds, and the least
+and the greatest. *textbook* is the plain version in `benchmarks/baseline.py` (a hook on every linear layer, `XᵀX` of
+all rows with padding, a running mean, batches of 32 in random order; an explicit inverse; squared gradients of batches'
+mean losses). *floor* is the bare forward pass over our length-sorted batches plus the time in which this machine, at
+the speed of a large matrix product measured in the same round, does half the products of the real tokens of every
+distinct input.
+"""
+
+
+def write_report(
+    path: Path, families: Mapping[str, Sequence[Figure]], failures: Mapping[str, str], setting: Setting, seconds: float
+) -> None:
+    """Write the page.
+
+    Args:
+        path: the file.
+        families: figures by family.
+        failures: what went wrong, by family.
+        setting: how they were measured.
+        seconds: how long all took.
+    """
+    lines = ["# Benchmarks", "", EXPLANATION]
+    for family, figures in families.items():
+        lines += [f"## {family}", "", *table(figures), ""]
+    for family, message in failures.items():
+        lines += [f"## {family}", "", f"Failed: {message}", ""]
+    lines += ["## Machine", "", *(f"- {line}" for line in machine(setting, seconds)), ""]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text("\n".join(lines), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def table(figures: Sequence[Figure]) -> list[str]:
+    """A table of figures, one a row."""
+    lines = ["| figure | median | rounds | goal | met | behind it |", "|---|---:|---|---:|---|---|"]
+    for figure in figures:
+        goal = "" if figure.goal is None else f"{'≥' if figure.more_is_better else '≤'} {figure.goal:g}"
+        met = {None: "", True: "yes", False: "no"}[figure.met]
+        cells = [figure.name, _number(figure.value), f"{_number(figure.low)} – {_number(figure.high)}"]
+        lines.append("| " + " | ".join([*cells, goal, met, figure.note]) + " |")
+    return lines
+
+
+def machine(setting: Setting, seconds: float) -> list[str]:
+    """What the figures depend on."""
+    found = versions()
+    device = f"{torch.get_num_threads()} threads of {_processor()}"
+    if setting.device.type == "cuda":
+        device = f"{torch.cuda.get_device_name(setting.device)}, {device}"
+    return [
+        f"{device}; {platform.system()}",
+        ", ".join(f"{name} {found[name]}" for name in PACKAGES),
+        f"commit {commit() or 'unknown'}",
+        f"`python -m benchmarks {shlex.join(sys.argv[1:])}`".replace(" `", "`"),
+        f"{setting.repeats} rounds, {setting.sentences} sentences; {seconds / 60:.1f} minutes in all",
+    ]
+
+
+def _number(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.2f}"
+
+
+def _processor() -> str:
+    """The processor's name where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

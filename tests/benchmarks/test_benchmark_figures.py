@@ -1,0 +1,100 @@
+"""Every figure's code runs, and the page tells what was measured."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import command, families, gram
+from benchmarks.figure import Figure, Setting
+from benchmarks.measure import interleaved, ratio
+from benchmarks.report import table
+
+SETTING = Setting(torch.device("cpu"), repeats=2, sentences=24, pico=True)
+
+
+@pytest.mark.parametrize("family", [family for family in families.FAMILIES if family != "jobs"])  # whole processes
+def test_a_family_is_measured(family: str) -> None:
+    figures = families.FAMILIES[family](SETTING)
+    assert len({figure.name for figure in figures}) == len(figures) > 0
+    for figure in figures:
+        if family == "training" and importlib.util.find_spec("accelerate") is None:
+            assert math.isnan(figure.value)
+            assert "pip install accelerate" in figure.note
+        else:
+            assert 0 < figure.low <= figure.value <= figure.high < math.inf
+
+
+def test_the_figures_of_a_gpu_are_measured_on_any_device() -> None:
+    before = torch.get_float32_matmul_precision()
+    figures = gram.gpu_figures(SETTING)
+    assert [figure.goal for figure in figures] == [None, 1.5, 1.5]
+    assert all(figure.low > 0 for figure in figures)
+    assert torch.get_float32_matmul_precision() == before
+
+
+def test_contenders_take_turns() -> None:
+    calls: list[str] = []
+    contenders: dict[str, Callable[[], object]] = {name: lambda name=name: calls.append(name) for name in "abc"}
+    times = interleaved(contenders, 3, torch.device("cpu"))
+    assert "".join(calls) == "abccbaabc"
+    assert {name: len(values) for name, values in times.items()} == {"a": 3, "b": 3, "c": 3}
+
+
+def test_a_ratio_is_the_median_of_the_rounds_ratios() -> None:
+    figure = ratio("x", [1.0, 6.0, 2.0], [2.0, 2.0, 8.0], goal=0.5, note="why")
+    assert (figure.low, figure.value, figure.high) == (0.25, 0.5, 3.0)
+    assert figure.met
+    assert figure.note == "2.00 s / 2.00 s; why"
+
+
+def test_goals_go_either_way() -> None:
+    assert Figure("x", 0.9, 0.9, 0.9, 1.0, more_is_better=True).met is False
+    assert Figure("x", 1.1, 1.1, 1.1, 1.0, more_is_better=True).met is True
+    assert Figure("x", 1.1, 1.1, 1.1, 1.0).met is False
+    assert Figure("x", 1.1, 1.1, 1.1).met is None
+    (*_, row) = table([Figure("x", 1.1, 1.0, 1.25, 1.0, more_is_better=True, note="n")])
+    assert row == "| x | 1.10 | 1.00 – 1.25 | ≥ 1 | yes | n |"
+
+
+def test_the_command_writes_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "results" / "page.md"
+    arguments = ["merge", "fisher", "--pico", "--sentences", "16", "--repeats", "1", "--output", str(page)]
+    assert command.main(arguments) == 0
+    text = page.read_text(encoding="utf-8")
+    assert "## merge" in text
+    assert "## fisher" in text
+    assert "## gram" not in text
+    assert f"torch {torch.__version__.partition('+')[0]}" in text
+    assert f"written to {page}" in capsys.readouterr().out
+    assert [path.name for path in page.parent.iterdir()] == ["page.md"]
+
+
+def test_a_family_that_fails_leaves_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(setting: Setting) -> list[Figure]:
+        raise OSError("no such data")
+
+    monkeypatch.setitem(families.FAMILIES, "gram", fail)
+    page = tmp_path / "page.md"
+    arguments = ["gram", "merge", "--pico", "--sentences", "16", "--repeats", "1", "--output", str(page)]
+    assert command.main(arguments) == 1
+    text = page.read_text(encoding="utf-8")
+    assert "Failed: OSError: no such data" in text
+    assert "RegMean of 2 members" in text
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["--device", "cuda"]) == 2
+    assert "no CUDA GPU" in capsys.readouterr().err
+
+
+def test_an_unknown_family_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command.main(["nonsense"])
+    assert "gram" in capsys.readouterr().err
