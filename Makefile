@@ -14,6 +14,10 @@ TORCH_INDEX ?=
 # Each of the two test processes computes on one core.
 OMP_NUM_THREADS ?= 1
 
+OVERRIDES ?=
+OUTPUTS ?= outputs
+TABLES := $(filter-out demo mini %-mini,$(basename $(notdir $(wildcard multirun_sweeps/*.yaml))))
+
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -22,12 +26,18 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet 
 CHECK_PYTHON := import sys; v = sys.version_info[:2]; \
 	sys.exit(0 if (3, 10) <= v <= (3, 13) else f"Python 3.10 to 3.13 is needed, but {sys.executable} is Python {v[0]}.{v[1]}.")
 
-.PHONY: help setup development demo test lint format zoo build clean
+.PHONY: help setup development demo test bench bench-gpu lint format zoo build clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
-	@echo "  Variables: PYTHON=python3.12 TORCH_INDEX=URL (for setup), REGMEAN_LAB_TEST_DATA=FOLDER of prepared corpora (for test)"
+	@echo "  make plan-NAME       what a table of the paper needs, and what of it is there"
+	@echo "  make reproduce-NAME  run it (again: go on where it stopped), and write its report below $(OUTPUTS)/reports"
+	@echo "                       NAME: $(TABLES),"
+	@echo "                       each also as NAME-mini, which runs on two cores with nothing to prepare"
+	@echo
+	@echo "  Variables: OVERRIDES='seed=1 paths.data_dir=DATA' and OUTPUTS=$(OUTPUTS) (for plan and reproduce)"
+	@echo "             PYTHON=python3.12 TORCH_INDEX=URL (for setup), REGMEAN_LAB_TEST_DATA=FOLDER of prepared corpora (for test)"
 
 setup: $(INSTALLED) ## create .venv and install the project into it (once)
 
@@ -50,7 +60,7 @@ $(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
 
 $(DEVELOPMENT): $(INSTALLED)
 	@echo "Installing what tests and checks need"
-	@$(PIP) --editable '.[dev,tensorboard]'
+	@$(PIP) --editable '.[dev,tensorboard,launchers,dashboard]'
 	@touch $@
 
 demo: setup ## train members of the default suite and compare ways to merge them
@@ -64,9 +74,24 @@ demo: setup ## train members of the default suite and compare ways to merge them
 	@echo "  python -m regmean_lab.report results=outputs                        tables and figures as one HTML page"
 	@echo "  python -m regmean_lab --help                                        everything else"
 
+# The tables and figures of the paper: NAME is a file of multirun_sweeps, OVERRIDES='seed=1 paths.data_dir=DATA' changes it.
+plan-%: setup
+	@$(BIN)/python -m regmean_lab -m +multirun_sweeps=$* plan=true paths.output_dir=$(OUTPUTS) $(OVERRIDES)
+
+reproduce-%: setup
+	@status=0; $(BIN)/python -m regmean_lab -m +multirun_sweeps=$* paths.output_dir=$(OUTPUTS) $(OVERRIDES) || status=$$?; \
+	if (( status <= 1 )); then $(BIN)/python -m regmean_lab.report table=$* overrides='$(OVERRIDES)' \
+		results=$(OUTPUTS) output=$(OUTPUTS)/reports/$*; fi; exit $$status
+
 test: export OMP_NUM_THREADS := $(OMP_NUM_THREADS)
 test: development ## run the tests
 	$(BIN)/python -m pytest -n 2
+
+bench: setup ## measure speed and memory against plain baselines, on the processor: benchmarks/RESULTS.md
+	$(BIN)/python -m benchmarks
+
+bench-gpu: setup ## the same on a GPU: benchmarks/RESULTS-GPU.md
+	$(BIN)/python -m benchmarks --device cuda
 
 lint: development ## check style, formatting and types
 	$(BIN)/ruff check .

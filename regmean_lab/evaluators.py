@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+from regmean_lab.base_weights import base_weights
 from regmean_lab.callbacks.merge import MemberSource, MergeCallback
 from regmean_lab.callbacks.statistics import requests_of
 from regmean_lab.comparators import Ensemble, Individual, Multitask
@@ -21,36 +23,26 @@ from regmean_lab.evaluate import (
 )
 from regmean_lab.evaluation.ensemble import ensemble_predictions
 from regmean_lab.evaluation.metrics import score_predictions
-from regmean_lab.job import JOINT, Job, Outcome
+from regmean_lab.job import Job, Outcome
 from regmean_lab.label_spaces import same_labels
 from regmean_lab.member_predictions import member_predictions
 from regmean_lab.merging import MergeMethod
-from regmean_lab.models import load_tokenizer
+from regmean_lab.models import MODELS_FOLDER
 from regmean_lab.modules import Predictions
 from regmean_lab.modules.multi_task import load_part
 from regmean_lab.suites.data_module import CorpusDataModule
-from regmean_lab.training import multi_task
+from regmean_lab.training import JOINT, multi_task
 
 
 def evaluate_merge(job: Job) -> Outcome:
     """Merge the members inside ``Trainer.test`` and evaluate the merged model."""
     settings, config = job.settings, job.settings.config
-    data = _data_module(job)
-    multi_label = settings.suite.task(settings.members[0]).kind == "multi_label"
-    sources = [
-        MemberSource(
-            member,
-            job.entries[member],
-            settings.suite.fingerprint(member),
-            settings.suite.annotated_labels(member) if multi_label else None,
-            partial(load_module, job.entries[member].path, settings.suite.task(member)),
-            partial(data.statistics_dataloader, member),
-        )
-        for member in settings.members
-    ]
+    data = job.data_module()
+    sources = [member_source(job, data, member) for member in settings.members]
     method: MergeMethod = settings.method
     requests = requests_of(config.statistics, config.training, config.trainer)
-    callback = MergeCallback(sources, method, requests, own_heads=settings.suite.own_heads)
+    base = partial(base_weights, job.checkpoint, cache_dir=Path(config.paths.zoo_dir) / MODELS_FOLDER)
+    callback = MergeCallback(sources, method, requests, own_heads=settings.suite.own_heads, base=base)
     trainer = test_trainer(config.trainer, [callback])
     loaders = data.test_dataloader()
     started = time.perf_counter()
@@ -71,6 +63,20 @@ def evaluate_merge(job: Job) -> Outcome:
     job.seconds["evaluate"] += time.perf_counter() - started - sum(callback.seconds.values())
     outcome.diagnostics = callback.diagnostics_table()
     return outcome
+
+
+def member_source(job: Job, data: CorpusDataModule, member: str) -> MemberSource:
+    """Where the weights and the data of one of the job's members are."""
+    suite, entry = job.settings.suite, job.entries[member]
+    task = suite.task(member)
+    return MemberSource(
+        member,
+        entry,
+        suite.fingerprint(member),
+        suite.annotated_labels(member) if task.kind == "multi_label" else None,
+        partial(load_module, entry.path, task),
+        partial(data.statistics_dataloader, member),
+    )
 
 
 def evaluate_individual(job: Job) -> Outcome:
@@ -105,7 +111,7 @@ def evaluate_joint(job: Job) -> Outcome:
     """Evaluate the model that was trained on all members' data together."""
     with job.timed("evaluate"):
         path, trainer = job.entries[JOINT].path, test_trainer(job.settings.config.trainer)
-        loaders = _data_module(job).test_dataloader()
+        loaders = job.data_module().test_dataloader()
         if multi_task(job.settings.suite, job.settings.members):
             by_member = {}
             for evaluation, loader in zip(job.evaluations, loaders, strict=True):
@@ -131,7 +137,7 @@ def evaluator_of(method: Any) -> Callable[[Job], Outcome]:
 
 def predictions_of(job: Job, member: str, chosen: list[int]) -> list[Predictions]:
     """A member's predictions on some of the job's evaluations, by their numbers."""
-    config, data = job.settings.config, _data_module(job)
+    config, data = job.settings.config, job.data_module()
     loaders = data.test_dataloader()
     return member_predictions(
         job.entries[member],
@@ -167,17 +173,3 @@ def _own_scores(job: Job, by_member: dict[str, Metrics]) -> Outcome:
             name = evaluation.name
             combined.update(mean_metrics([{name: part[name]} for part in by_member.values() if name in part]))
     return Outcome(key_scores(job.evaluations, combined), dict(by_member))
-
-
-def _data_module(job: Job) -> CorpusDataModule:
-    config = job.settings.config
-    return CorpusDataModule(
-        job.settings.suite,
-        load_tokenizer(next(iter(job.entries.values())).path),
-        batch_size=config.training.batch_size,
-        eval_batch_size=config.training.eval_batch_size,
-        max_length=config.training.max_length,
-        seed=config.statistics.seed,
-        evaluations=job.evaluations,
-        num_workers=config.trainer.workers,
-    )

@@ -11,41 +11,37 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
-from pytorch_lightning.loggers import Logger
 
-from regmean_lab.comparators import Multitask
+from regmean_lab.callbacks.statistics import collect_for_entry, requests_of
 from regmean_lab.environment import environment, peak_memory_bytes
-from regmean_lab.evaluate import (
-    flatten,
-    key_scores,
-    metrics_of,
-)
-from regmean_lab.evaluators import evaluator_of, predictions_of
-from regmean_lab.job import JOINT, Job, Outcome
+from regmean_lab.evaluate import key_scores, metrics_of, test_trainer
+from regmean_lab.evaluators import evaluator_of, member_source, predictions_of
+from regmean_lab.job import Job, Outcome
 from regmean_lab.label_spaces import label_differences
+from regmean_lab.logged_results import log_result
 from regmean_lab.loggers import logger_problems, open_loggers
 from regmean_lab.merged_model import model_card, write_merged_model
-from regmean_lab.models import Checkpoint, ModelError, find_checkpoint
+from regmean_lab.merging import MergeMethod
+from regmean_lab.models import MODELS_FOLDER, Checkpoint, ModelError, find_checkpoint
 from regmean_lab.modules import module_type
 from regmean_lab.results import (
+    MERGED_FOLDER,
     RESULT_FILE,
     Result,
-    ResultError,
     combine_fingerprints,
+    find_result,
     fingerprint,
     mean,
-    read_result,
 )
-from regmean_lab.schema import ConfigurationError, Settings, TrainingConfig, settings_of
+from regmean_lab.schema import ConfigurationError, Settings, settings_of
 from regmean_lab.suites.data_module import evaluations_for
-from regmean_lab.training import find_or_train
-from regmean_lab.zoo import ZooEntry
+from regmean_lab.training import find_or_train, trainings_of
 
 log = logging.getLogger(__name__)
 
 
-def run(config: DictConfig, folder: Path, overrides: list[str]) -> tuple[Result, bool]:
-    """Run one job, or find its finished result.
+def run(config: DictConfig, folder: Path, overrides: list[str]) -> tuple[Result | None, bool]:
+    """Run one job, or find its finished result; or run one stage of it, which has none.
 
     Args:
         config: the composed configuration, without Hydra's own part.
@@ -53,25 +49,30 @@ def run(config: DictConfig, folder: Path, overrides: list[str]) -> tuple[Result,
         overrides: the overrides that made the configuration, for the record.
 
     Returns:
-        The result, and whether it was computed now.
+        The result (None of a stage), and whether it was computed now.
 
     Raises:
         ConfigurationError: with everything that is wrong, before any work.
     """
     settings = settings_of(config)
     checkpoint = check_files(settings)
-    if settings.config.order == "greedy":
+    stage = settings.config.stage
+    if settings.config.order == "greedy" and stage != "train":
         settings = replace(settings, members=greedy_order(prepare(settings, checkpoint, folder)))
     job = prepare(settings, checkpoint, folder)
-    if (finished := finished_result(job)) is not None:
+    finished = finished_result(job) if stage == "all" else None
+    if finished is not None:
         log.info("found the finished result %s", folder / RESULT_FILE)
         return finished, False
     try:
-        return compute(job, overrides), True
+        if stage == "all":
+            return compute(job, overrides), True
+        run_stage(job)
+        return None, True
     finally:
-        # Jobs of a sweep share a process: leave nothing behind for the next one.
-        gc.collect()
+        # Jobs of a sweep share a process: leave no memory of the GPU behind for the next one.
         if torch.cuda.is_available():
+            gc.collect()
             torch.cuda.empty_cache()
 
 
@@ -83,10 +84,8 @@ def greedy_order(job: Job) -> tuple[str, ...]:
     outside = [number for number, evaluation in enumerate(job.evaluations) if evaluation.domain == "out"]
     evaluations = [job.evaluations[number] for number in outside]
     scores = {}
+    find_or_train_members(job)
     for member in job.settings.members:
-        job.entries[member] = _find_or_train(
-            job, [member], job.settings.config.training, job.settings.member_seed(member)
-        )
         metrics = metrics_of(evaluations, predictions_of(job, member, outside))
         own = mean(key_scores(evaluations, metrics)["out_of_domain"].values())
         assert own is not None  # the configuration was checked for corpora out of domain
@@ -108,7 +107,7 @@ def check_files(settings: Settings) -> Checkpoint:
         found.append("trainer.accelerator: no CUDA GPU is available here; use trainer=cpu or trainer=auto")
     checkpoint = None
     try:
-        checkpoint = find_checkpoint(config.model, Path(config.paths.zoo_dir) / ".models")
+        checkpoint = find_checkpoint(config.model, Path(config.paths.zoo_dir) / MODELS_FOLDER)
     except ModelError as error:
         found.append(str(error))
     else:
@@ -140,18 +139,30 @@ def prepare(settings: Settings, checkpoint: Checkpoint, folder: Path) -> Job:
 
 def finished_result(job: Job) -> Result | None:
     """The job's result, if it was computed before from the same configuration, data and pretrained weights."""
-    path = job.folder / RESULT_FILE
-    if job.settings.config.force or not path.exists():
+    if job.settings.config.force:
         return None
-    try:
-        result = read_result(path)
-    except ResultError as error:
-        log.warning("%s", error)
-        return None
-    wanted = (fingerprint(job.settings.resolved), job.data_fingerprint, job.checkpoint.fingerprint)
-    same = wanted == (result.fingerprint, result.data_fingerprint, result.model_fingerprint)
-    saved = not job.settings.config.save_merged or (job.folder / "merged").is_dir()
-    return result if same and saved else None
+    return find_result(
+        job.folder,
+        job.settings.resolved,
+        job.data_fingerprint,
+        job.checkpoint.fingerprint,
+        merged_too=job.settings.config.save_merged,
+    )
+
+
+def run_stage(job: Job) -> None:
+    """Find or train members, and in the stage of statistics collect what the method needs; nothing is evaluated."""
+    config, method = job.settings.config, job.settings.method
+    find_or_train_members(job, config.stage_members)
+    if config.stage == "train" or not isinstance(method, MergeMethod):
+        return
+    trainer, data = test_trainer(config.trainer), job.data_module()
+    requests = requests_of(config.statistics, config.training, config.trainer)
+    for member in job.entries:
+        source = member_source(job, data, member)
+        for request in requests:
+            if request.kind in method.statistics:
+                collect_for_entry(trainer, source.entry, request, source.load, source.batches, source.data_fingerprint)
 
 
 def compute(job: Job, overrides: list[str]) -> Result:
@@ -162,47 +173,38 @@ def compute(job: Job, overrides: list[str]) -> Result:
     name = f"{'+'.join(settings.members)} {settings.method.name} seed {config.seed}"
     with job.timed("train"):
         find_or_train_members(job)
-    with open_loggers(config.logger, job.folder, name, "merge", config.experiment, settings.resolved) as loggers:
+    job_type = "merge" if isinstance(settings.method, MergeMethod) else "evaluate"
+    with open_loggers(config.logger, job.folder, name, job_type, config.experiment, settings.resolved) as loggers:
         pl.seed_everything(config.seed, workers=True, verbose=False)
         outcome = evaluator_of(settings.method)(job)
         result = result_of(job, outcome, overrides)
-        for logger in loggers:
-            _log_result(logger, result)
+        log_result(loggers, result, {evaluation.name: evaluation.task.key_score for evaluation in job.evaluations})
     if config.save_merged:
         assert outcome.module is not None
         card = model_card(result, settings.resolved["method"], config.model.checkpoint)
-        write_merged_model(outcome.module.model.cpu(), job.checkpoint.tokenizer(), card, job.folder / "merged")
+        write_merged_model(outcome.module.model.cpu(), job.checkpoint.tokenizer(), card, job.folder / MERGED_FOLDER)
     result.write(job.folder)
     return result
 
 
-def find_or_train_members(job: Job) -> None:
-    """Fill ``job.entries``: every member, or for joint training the joint model."""
+def find_or_train_members(job: Job, names: list[str] | None = None) -> None:
+    """Fill ``job.entries``: every member, or for joint training the joint model; or only those named."""
     settings, config = job.settings, job.settings.config
-    if isinstance(settings.method, Multitask):
-        training = TrainingConfig(**vars(config.training))
-        training.learning_rate = settings.method.learning_rate or training.learning_rate
-        training.steps = settings.method.steps or training.steps
-        job.entries[JOINT] = _find_or_train(job, list(settings.members), training, config.seed)
-        return
-    for member in settings.members:
-        job.entries[member] = _find_or_train(job, [member], config.training, settings.member_seed(member))
-
-
-def _find_or_train(job: Job, corpora: list[str], training: TrainingConfig, seed: int) -> ZooEntry:
-    settings, config = job.settings, job.settings.config
-    entry, trained = find_or_train(
-        job.zoo,
-        job.checkpoint,
-        settings.suite,
-        corpora,
-        training,
-        config.trainer,
-        seed,
-        partial(open_loggers, config.logger, job.folder / "train" / "+".join(corpora)),
-    )
-    log.info("%s %s", "trained" if trained else "found", entry.path)
-    return entry
+    for needed in trainings_of(settings):
+        if names is not None and needed.name not in names:
+            continue
+        entry, trained = find_or_train(
+            job.zoo,
+            job.checkpoint,
+            settings.suite,
+            needed.corpora,
+            needed.training,
+            config.trainer,
+            needed.seed,
+            partial(open_loggers, config.logger, job.folder / "train" / "+".join(needed.corpora)),
+        )
+        log.info("%s %s", "trained" if trained else "found", entry.path)
+        job.entries[needed.name] = entry
 
 
 def result_of(job: Job, outcome: Outcome, overrides: list[str]) -> Result:
@@ -232,19 +234,6 @@ def result_of(job: Job, outcome: Outcome, overrides: list[str]) -> Result:
         diagnostics=outcome.diagnostics,
         configuration=settings.resolved,
         model_fingerprint=job.checkpoint.fingerprint,
-    )
-
-
-def _log_result(logger: Logger, result: Result) -> None:
-    means = {"mean_in_domain": result.mean_in_domain, "mean_out_of_domain": result.mean_out_of_domain}
-    logger.log_metrics(
-        {
-            **flatten(result.scores, "score"),
-            **flatten(means, ""),
-            **flatten(result.seconds, "seconds"),
-            **flatten(result.metrics, "metric"),
-        },
-        step=0,
     )
 
 

@@ -9,14 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from regmean_lab.models import Checkpoint
+from regmean_lab.models import Checkpoint, shared_tokenizer
 from regmean_lab.modules import TaskModule
 from regmean_lab.schema import Settings
-from regmean_lab.suites.data_module import Evaluation
+from regmean_lab.suites.data_module import CorpusDataModule, Evaluation
 from regmean_lab.zoo import Zoo, ZooEntry
-
-JOINT = "joint"
-"""What the model of joint training is called beside members."""
 
 
 @dataclass
@@ -57,6 +54,20 @@ class Job:
     def zoo(self) -> Zoo:
         """The zoo that the configuration names."""
         return Zoo(Path(self.settings.config.paths.zoo_dir))
+
+    def data_module(self) -> CorpusDataModule:
+        """Loaders over the job's data."""
+        config = self.settings.config
+        return CorpusDataModule(
+            self.settings.suite,
+            shared_tokenizer(self.checkpoint),
+            batch_size=config.training.batch_size,
+            eval_batch_size=config.training.eval_batch_size,
+            max_length=config.training.max_length,
+            seed=config.statistics.seed,
+            evaluations=self.evaluations,
+            num_workers=config.trainer.workers,
+        )
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:

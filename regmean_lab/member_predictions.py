@@ -41,13 +41,17 @@ def member_predictions(
     """
     paths = [_path(entry, evaluation, trainer.precision, max_length) for evaluation in evaluations]
     found = [_read(path) for path in paths]
-    missing = [number for number, predictions in enumerate(found) if predictions is None]
-    if missing:
-        module = load_module(entry.path, task)
-        made = predict(test_trainer(trainer), module, [loaders[number] for number in missing])
-        for number, predictions in zip(missing, made, strict=True):
-            _write(paths[number], predictions)
-            found[number] = predictions
+    if None in found:
+        with entry.predictions_lock():
+            found = [_read(path) for path in paths]  # another job may have made them meanwhile
+            missing = [number for number, predictions in enumerate(found) if predictions is None]
+            if missing:
+                made = predict(
+                    test_trainer(trainer), load_module(entry.path, task), [loaders[number] for number in missing]
+                )
+                for number, predictions in zip(missing, made, strict=True):
+                    _write(paths[number], predictions)
+                    found[number] = predictions
     return [predictions for predictions in found if predictions is not None]
 
 

@@ -19,14 +19,17 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import cached_file
 
+from regmean_lab.hub import find_on_hub
 from regmean_lab.pico import ARCHITECTURES, pico_folder
 from regmean_lab.schema import ModelConfig
 from regmean_lab.suites.base import Task
 
 PACKAGE_PREFIX = "package:"
 PICO_PREFIX = "pico:"
+MODELS_FOLDER = ".models"
+"""Folder of the zoo that keeps models which are no members: generated ones, and pretrained weights."""
+
 TOKENIZER_FILES = ("tokenizer*.json", "vocab*", "merges*", "*.model")
 """Files that a tokenizer is made of, in all formats."""
 
@@ -58,7 +61,7 @@ class Checkpoint:
     Attributes:
         name: the name that folders and tables use.
         source: a local folder or a Hugging Face model name.
-        revision: git revision of a Hugging Face model, or None.
+        revision: commit of a Hugging Face model, or None.
         fingerprint: identifies the weights: a hash of the files of a local folder, name and commit of a model of the
             hub.
         dropout: dropout probability, or None for the checkpoint's own.
@@ -106,21 +109,33 @@ class Checkpoint:
         Raises:
             ModelError: when the weights cannot be had as safetensors.
         """
+        return self.load_with_missing(auto_class, **settings)[0]
+
+    def load_with_missing(self, auto_class: Any, **settings: Any) -> tuple[PreTrainedModel, set[str]]:
+        """What :meth:`load` gives, and the names of the tensors that the checkpoint lacks."""
         config = self.config(**settings)
+        model: PreTrainedModel
         try:
             with quiet_transformers():
-                model: PreTrainedModel = auto_class.from_pretrained(
+                model, info = auto_class.from_pretrained(
                     self.source,
                     config=config,
                     revision=self.revision or "main",
                     dtype="float32",
                     use_safetensors=True,  # never a pickle
+                    output_loading_info=True,
                 )
         except OSError as error:
             raise ModelError(
                 f"model.checkpoint: no safetensors weights of {self.source} could be had ({str(error).splitlines()[0]})"
             ) from None
-        return model
+        return model, set(info["missing_keys"])
+
+
+@lru_cache(maxsize=4)
+def shared_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
+    """A checkpoint's tokenizer, which is also that of its members: one object for all jobs of a process."""
+    return checkpoint.tokenizer()
 
 
 def label_names(task: Task) -> dict[str, Any]:
@@ -207,19 +222,12 @@ def _package_folder(package: str) -> Path:
 
 
 def _hub_checkpoint(config: ModelConfig) -> Checkpoint:
-    revision = config.revision or "main"
-    try:
-        with quiet_transformers():
-            found = cached_file(config.checkpoint, "config.json", revision=revision)
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"model.checkpoint: {config.checkpoint!r} is no local folder, not in the Hugging Face cache, and could not "
-            f"be fetched from the hub ({str(error).splitlines()[0]}). Fetch it where there is a network: "
-            f"hf download {config.checkpoint}; or name a local folder: model.checkpoint=/path/to/folder"
-        ) from None
-    assert found is not None  # it raises instead, unless told otherwise
-    commit = Path(found).parent.name  # the cache keeps the files of each commit in a folder of its own
-    return Checkpoint(config.name, config.checkpoint, config.revision, f"{config.checkpoint}@{commit}", config.dropout)
+    found = find_on_hub(config.checkpoint, config.revision)
+    if found.problem is not None:
+        raise ModelError(f"model.checkpoint: {found.problem}")
+    # Loaded by its commit: a newer one must not come in between, and cached files need no network.
+    fingerprint = f"{config.checkpoint}@{found.commit}"
+    return Checkpoint(config.name, config.checkpoint, found.commit, fingerprint, config.dropout)
 
 
 def _hash_files(folder: Path, weights: tuple[Path, ...]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import os
 from collections.abc import Iterable, Mapping
@@ -11,13 +12,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+log = logging.getLogger(__name__)
+
 RESULT_FILE = "result.json"
+MERGED_FOLDER = "merged"
 SCHEMA = 1
 
-NOT_FINGERPRINTED = ("paths", "logger", "force", "save_merged")
+NOT_FINGERPRINTED = ("paths", "logger", "force", "save_merged", "plan", "stage", "stage_members")
 """Configuration that does not change what is measured."""
 
-NOT_FINGERPRINTED_TRAINER = ("progress_bar", "workers")
+NOT_FINGERPRINTED_TRAINER = ("progress_bar", "workers", "threads")
 
 
 @dataclass
@@ -92,6 +96,36 @@ def read_result(path: Path) -> Result:
         return Result(**content)
     except (OSError, ValueError, TypeError) as error:
         raise ResultError(f"{path}: not a readable result ({error}); delete it to have it computed again") from None
+
+
+def find_result(
+    folder: Path,
+    resolved: Mapping[str, Any],
+    data_fingerprint: str,
+    model_fingerprint: str,
+    *,
+    merged_too: bool = False,
+) -> Result | None:
+    """The result in a job's folder, if it was computed from the same configuration, data and pretrained weights.
+
+    Args:
+        folder: the job's folder.
+        resolved: the resolved configuration.
+        data_fingerprint: hash of all data that the job reads.
+        model_fingerprint: identifies the pretrained weights.
+        merged_too: whether the merged model must lie beside it.
+    """
+    path = folder / RESULT_FILE
+    if not path.exists() or (merged_too and not (folder / MERGED_FOLDER).is_dir()):
+        return None
+    try:
+        result = read_result(path)
+    except ResultError as error:
+        log.warning("%s", error)
+        return None
+    wanted = (fingerprint(resolved), data_fingerprint, model_fingerprint)
+    found = (result.fingerprint, result.data_fingerprint, result.model_fingerprint)
+    return result if found == wanted else None
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> Path:

@@ -29,7 +29,9 @@ ORDERS = ("given", "greedy")
 LABEL_SOURCES = ("expectation", "true", "pseudo", "batch_mean")
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
+GRAM_PRECISIONS = ("float32", "tf32", "bf16")
 LOGGERS = ("csv", "wandb", "tensorboard", "none")
+STAGES = ("all", "train", "statistics")
 LAST_SEED = 2**32 - 1
 
 
@@ -128,6 +130,11 @@ class GramConfig:
         extra_rows: count inputs that are no tokens of the batch (relative positions of DeBERTa).
         generation: for answers in words, count each question a second time, with what the model itself writes in place
             of the right answer.
+        tokens: draw no more examples when they have so many tokens; None sets no such limit.
+        tolerance: stop when no matrix has changed by more than this share of its norm since there were half as many
+            examples; None uses all of them.
+        precision: ``bf16`` (forward pass and products in bfloat16, summed in float32), ``tf32`` (the same on GPUs with
+            TensorFloat-32), ``float32``, or None: the forward pass as ``trainer.precision`` says, products in float32.
     """
 
     examples: int | None = 16000
@@ -135,6 +142,9 @@ class GramConfig:
     count_padding: bool = False
     extra_rows: bool = False
     generation: bool = False
+    tokens: int | None = None
+    tolerance: float | None = None
+    precision: str | None = None
 
 
 @dataclass
@@ -154,6 +164,26 @@ class FisherConfig:
 
 
 @dataclass
+class GradientGramConfig:
+    """How Gram matrices of the gradients at layers' outputs are collected.
+
+    Attributes:
+        examples: number of training examples of each member; None is all of them.
+        batches: the same counted in batches of ``training.batch_size``; overrides ``examples``.
+        labels_from: ``expectation`` over the model's own labels (exact), the ``true`` labels, or ``pseudo`` labels (the
+            model's most likely ones).
+        count_padding: count padding tokens as rows.
+        extra_rows: count outputs that are no tokens of the batch (relative positions of DeBERTa).
+    """
+
+    examples: int | None = 1000
+    batches: int | None = None
+    labels_from: str = "expectation"
+    count_padding: bool = False
+    extra_rows: bool = False
+
+
+@dataclass
 class StatisticsConfig:
     """How statistics of members are collected; key ``statistics``.
 
@@ -161,21 +191,35 @@ class StatisticsConfig:
         gram: Gram matrices.
         fisher: diagonal Fisher information.
         seed: which examples are drawn.
+        gradient_gram: Gram matrices of the gradients at layers' outputs.
+        batch_tokens: tokens in a batch, padding included, wherever the result does not depend on batches; None chooses
+            for the device.
     """
 
     gram: GramConfig = field(default_factory=GramConfig)
     fisher: FisherConfig = field(default_factory=FisherConfig)
     seed: int = 0
+    gradient_gram: GradientGramConfig = field(default_factory=GradientGramConfig)
+    batch_tokens: int | None = None
 
     def problems(self) -> list[str]:
         """What is wrong with the settings."""
         found = []
-        for kind in ("gram", "fisher"):
+        for kind in ("gram", "fisher", "gradient_gram"):
             for name in ("examples", "batches"):
                 value = getattr(getattr(self, kind), name)
                 if value is not None and value < 1:
                     found.append(f"{kind}.{name}: expected at least 1 or null, got {value}")
+        for name, value in (("batch_tokens", self.batch_tokens), ("gram.tokens", self.gram.tokens)):
+            if value is not None and value < 1:
+                found.append(f"{name}: expected at least 1 or null, got {value}")
+        if self.gram.tolerance is not None and not (math.isfinite(self.gram.tolerance) and self.gram.tolerance > 0):
+            found.append(f"gram.tolerance: expected a positive number or null, got {self.gram.tolerance}")
+        if self.gram.precision is not None:
+            _one_of("gram.precision", self.gram.precision, GRAM_PRECISIONS, found)
         _one_of("fisher.labels_from", self.fisher.labels_from, LABEL_SOURCES, found)
+        exact = tuple(source for source in LABEL_SOURCES if source != "batch_mean")
+        _one_of("gradient_gram.labels_from", self.gradient_gram.labels_from, exact, found)
         return found
 
 
@@ -190,6 +234,8 @@ class TrainerConfig:
         progress_bar: show Lightning's progress bars.
         deterministic: use deterministic algorithms only.
         workers: processes that load data.
+        threads: threads of the processor that a job computes with; None leaves it to the launcher, which divides the
+            cores among jobs that run side by side, and to PyTorch.
     """
 
     accelerator: str = "auto"
@@ -198,15 +244,17 @@ class TrainerConfig:
     progress_bar: bool = True
     deterministic: bool = False
     workers: int = 0
+    threads: int | None = None
 
     def problems(self) -> list[str]:
         """What is wrong with the settings: one message each, beginning with the setting's name."""
         found: list[str] = []
         _one_of("accelerator", self.accelerator, ACCELERATORS, found)
         _one_of("precision", self.precision, PRECISIONS, found)
-        for name, least in (("devices", 1), ("workers", 0)):
-            if getattr(self, name) < least:
-                found.append(f"{name}: expected at least {least}, got {getattr(self, name)}")
+        for name, least in (("devices", 1), ("workers", 0), ("threads", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                found.append(f"{name}: expected at least {least}, got {value}")
         return found
 
 
@@ -268,6 +316,10 @@ class Config:
         cross_evaluation: with method ``individual``, evaluate each member on the other members' data as well.
         save_merged: write the merged model as a Hugging Face folder, ``merged``, into the job's folder.
         force: run although a finished result with the same fingerprint exists.
+        plan: show what the command would do and what is missing for it, and do nothing.
+        stage: ``all`` of the job, or a part that parallel jobs share: ``train`` finds or trains its members,
+            ``statistics`` also collects what its method needs of them. Sweeps set it by themselves.
+        stage_members: with a stage, only these members; None is all.
     """
 
     experiment: str = MISSING
@@ -287,6 +339,9 @@ class Config:
     cross_evaluation: bool = False
     save_merged: bool = False
     force: bool = False
+    plan: bool = False
+    stage: str = "all"
+    stage_members: list[str] | None = None
 
 
 @dataclass
@@ -353,6 +408,7 @@ def settings_of(config: DictConfig) -> Settings:
         members = members[: plain.first]
     _one_of("head_init", plain.head_init, HEAD_INITS, found)
     _one_of("logger.kind", plain.logger.kind, LOGGERS, found)
+    _one_of("stage", plain.stage, STAGES, found)
     if not 0 <= plain.seed <= LAST_SEED:
         found.append(f"seed: expected 0 to {LAST_SEED}, got {plain.seed}")
     found += [f"trainer.{problem}" for problem in plain.trainer.problems()]
@@ -370,10 +426,15 @@ def settings_of(config: DictConfig) -> Settings:
         found.append(f"{key} needs members with the same labels; every member of suite {suite.name} has its own")
     if plain.save_merged and (suite.own_heads or getattr(method, "is_partial", False)):
         found.append("save_merged: members keep parameters of their own, so there is no single model to be saved")
-    expected = "fisher" in getattr(method, "statistics", ()) and plain.statistics.fisher.labels_from == "expectation"
     sound = not suite.problems() and not suite.member_problems(members)
-    if expected and sound and suite.task(members[0]).kind == "token_labels":
-        found.append("statistics.fisher.labels_from: expectation costs a pass a word and tag; use 'true' or pseudo")
+    for kind, labels_from in (
+        ("fisher", plain.statistics.fisher.labels_from),
+        ("gradient_gram", plain.statistics.gradient_gram.labels_from),
+    ):
+        expected = kind in getattr(method, "statistics", ()) and labels_from == "expectation"
+        if expected and sound and suite.task(members[0]).kind == "token_labels":
+            key = f"statistics.{kind}.labels_from"
+            found.append(f"{key}: expectation costs a pass a word and tag; use 'true' or pseudo")
     if plain.statistics.gram.generation and sound and suite.task(members[0]).kind != "answers":
         found.append(f"statistics.gram.generation: models of suite {suite.name} write nothing; expected false")
     if found:

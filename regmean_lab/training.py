@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,13 @@ import torch
 from pytorch_lightning.loggers import Logger
 
 from regmean_lab.callbacks.best_weights import BestWeights
+from regmean_lab.comparators import Multitask
 from regmean_lab.environment import versions
 from regmean_lab.models import Checkpoint, ModelError
 from regmean_lab.modules import Optimization, module_type
 from regmean_lab.modules.base import TrainableModule
 from regmean_lab.modules.multi_task import MultiTaskModule
-from regmean_lab.schema import TrainerConfig, TrainingConfig
+from regmean_lab.schema import Settings, TrainerConfig, TrainingConfig
 from regmean_lab.suites import Suite
 from regmean_lab.suites.data_module import CorpusDataModule
 from regmean_lab.suites.multi_task_data import MultiTaskDataModule
@@ -31,8 +32,42 @@ OpenLogs = Callable[..., AbstractContextManager[list[Logger]]]
 DESCRIPTION_FORMAT = 1
 """Changes when the same description would train other weights."""
 
+JOINT = "joint"
+"""What the model of joint training is called beside members."""
+
 EVALUATION_ONLY = ("eval_batch_size",)
 """Training settings that do not change the weights."""
+
+
+@dataclass(frozen=True)
+class MemberTraining:
+    """One model that a job needs, and how it is trained.
+
+    Attributes:
+        name: what the job calls it: a member's corpus, or ``JOINT``.
+        corpora: what it is trained on.
+        training: how.
+        seed: seed of its head and of the order of its training data.
+    """
+
+    name: str
+    corpora: tuple[str, ...]
+    training: TrainingConfig
+    seed: int
+
+
+def trainings_of(settings: Settings) -> list[MemberTraining]:
+    """The models that a job needs: its members, or for joint training the joint model."""
+    config = settings.config
+    if not isinstance(settings.method, Multitask):
+        return [
+            MemberTraining(member, (member,), config.training, settings.member_seed(member))
+            for member in settings.members
+        ]
+    training = TrainingConfig(**vars(config.training))
+    training.learning_rate = settings.method.learning_rate or training.learning_rate
+    training.steps = settings.method.steps or training.steps
+    return [MemberTraining(JOINT, settings.members, training, config.seed)]
 
 
 def describe(
@@ -83,6 +118,35 @@ def find_or_train(
     return zoo.find_or_train(description, prefix, train)
 
 
+def training_trainer(
+    training: TrainingConfig,
+    trainer: TrainerConfig,
+    callbacks: Sequence[pl.Callback] = (),
+    loggers: Sequence[Logger] = (),
+) -> pl.Trainer:
+    """A trainer for fine-tuning; it evaluates on dev as it goes if the best weights are to be kept."""
+    return pl.Trainer(
+        accelerator=trainer.accelerator,
+        devices=trainer.devices,
+        precision=training.precision,  # type: ignore[arg-type]  # any string that Lightning accepts
+        max_epochs=training.epochs if training.steps is None else -1,
+        max_steps=-1 if training.steps is None else training.steps,
+        val_check_interval=training.eval_steps,
+        check_val_every_n_epoch=None if training.eval_steps else 1,
+        gradient_clip_val=training.gradient_clip or None,
+        deterministic=trainer.deterministic,
+        callbacks=list(callbacks),
+        logger=list(loggers) or False,
+        enable_checkpointing=False,
+        enable_progress_bar=trainer.progress_bar,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        limit_val_batches=1.0 if training.selection == "best" else 0,
+        use_distributed_sampler=False,
+        log_every_n_steps=10,
+    )
+
+
 def train_model(
     folder: Path,
     checkpoint: Checkpoint,
@@ -128,26 +192,7 @@ def train_model(
     )
     module.train()  # from_pretrained leaves models in evaluation mode, and Lightning would keep it
     best = BestWeights()
-    fit = pl.Trainer(
-        accelerator=trainer.accelerator,
-        devices=trainer.devices,
-        precision=training.precision,  # type: ignore[arg-type]  # any string that Lightning accepts
-        max_epochs=training.epochs if training.steps is None else -1,
-        max_steps=-1 if training.steps is None else training.steps,
-        val_check_interval=training.eval_steps,
-        check_val_every_n_epoch=None if training.eval_steps else 1,
-        gradient_clip_val=training.gradient_clip or None,
-        deterministic=trainer.deterministic,
-        callbacks=[best] if training.selection == "best" else [],
-        logger=list(loggers) or False,
-        enable_checkpointing=False,
-        enable_progress_bar=trainer.progress_bar,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        limit_val_batches=1.0 if training.selection == "best" else 0,
-        use_distributed_sampler=False,
-        log_every_n_steps=10,
-    )
+    fit = training_trainer(training, trainer, [best] if training.selection == "best" else [], loggers)
     fit.fit(module, datamodule=data)
     epoch = best.epoch if best.scores else fit.current_epoch - 1
     if not best.scores:  # the last weights are kept, or training ended before the first evaluation

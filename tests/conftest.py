@@ -74,8 +74,8 @@ def compose_job() -> Callable[..., Any]:
     """Composes the configuration of a job from overrides, as the command does."""
     from hydra import compose, initialize_config_dir
 
+    from regmean_lab.command.jobs import CONFIG_NAME
     from regmean_lab.command.locations import configuration_root, register_sweeps
-    from regmean_lab.command.overrides import CONFIG_NAME
     from regmean_lab.command.resolvers import register_resolvers
     from regmean_lab.schema import register_schemas
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import torch
-from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra import initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file
 from sklearn.metrics import f1_score
@@ -26,9 +26,11 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import regmean_lab.training
 from regmean_lab.__main__ import EXIT_CONFIGURATION, EXIT_INTERRUPTED, main
+from regmean_lab.command.jobs import Composer, grids_of, values_of
 from regmean_lab.command.locations import configuration_root
 from regmean_lab.command.resolvers import job_folder
 from regmean_lab.experiment import run
+from regmean_lab.merging import method_types
 from regmean_lab.results import Result, read_result
 from regmean_lab.schema import settings_of
 from regmean_lab.suites.base import IGNORED, DataError
@@ -63,6 +65,7 @@ class Workspace:
             "logger=none",
             "statistics.gram.examples=32",
             "statistics.fisher.examples=16",
+            "statistics.gradient_gram.examples=16",
             f"paths.data_dir={self.data_dir}",
             f"paths.zoo_dir={self.zoo_dir}",
             f"paths.output_dir={self.output_dir}",
@@ -137,17 +140,15 @@ class TestConfigurations:
         + [f"debug={path.stem}" for path in sorted((configuration_root() / "conf" / "debug").glob("*.yaml"))],
     )
     def test_composes(self, override: str, compose_job: Callable[..., DictConfig]) -> None:
-        full = compose_job(override, return_hydra_config=True)
-        swept = OmegaConf.select(full, "hydra.sweeper.params") or {}
-        first, last = [], []
-        for parameter in OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in swept.items()]):
-            values = list(parameter.sweep_string_iterator()) if parameter.is_discrete_sweep() else None
-            values = values or [parameter.get_value_element_as_str()]
-            first.append(f"{parameter.key_or_group}={values[0]}")
-            last.append(f"{parameter.key_or_group}={values[-1]}")
-        for chosen in (first, last):
-            settings = settings_of(compose_job(override, *chosen))
-            assert override.startswith("debug") or settings.config.experiment == override.partition("=")[2]
+        compose_job()  # registers what Hydra must know
+        with initialize_config_dir(str(configuration_root() / "conf"), version_base="1.3"):
+            composer, chosen = Composer(), []
+            for grid in grids_of([override]):
+                values = [values_of(parameter) for parameter in grid]
+                chosen += [[texts[place] for texts in values] for place in (0, -1)]
+            for job in chosen:
+                settings = settings_of(composer.compose(job))
+                assert override.startswith("debug") or settings.config.experiment == override.partition("=")[2]
 
 
 class TestEveryMethod:
@@ -179,6 +180,17 @@ class TestEveryMethod:
         if solved:
             model = AutoModelForSequenceClassification.from_pretrained(entry.path)
             assert solved == {name for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)}
+
+    @pytest.mark.parametrize("method", sorted(set(method_types()) - set(METHODS)))
+    def test_that_starts_from_the_pretrained_model_or_is_rare(self, workspace: Workspace, method: str) -> None:
+        result, computed = workspace.run(f"method={method}", "save_merged=true")
+        assert computed
+        merged = load_file(workspace.folder(f"method={method}", "save_merged=true") / "merged" / "model.safetensors")
+        members = [workspace.weights(result, member) for member in MEMBERS]
+        name = "bert.encoder.layer.1.output.dense.weight"
+        mean = (members[0][name] + members[1][name]) / 2
+        assert float((merged[name] - mean).abs().max()) > (1e-9 if method in ("slerp", "karcher") else 1e-6)
+        assert float((merged[name] - mean).abs().max()) < 1
 
     def test_statistics_change_the_scores_weights_come_with(self, workspace: Workspace) -> None:
         """Published runs lost the statistics on their way to the merge."""

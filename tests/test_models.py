@@ -4,11 +4,13 @@ import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import huggingface_hub.constants
 import pytest
 import torch
 import transformers
+from huggingface_hub import HfApi
 from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedModel
 
 from regmean_lab.models import (
@@ -146,6 +148,10 @@ class TestHub:
         assert "'someone/model' is no local folder, not in the Hugging Face cache" in str(caught.value)
         assert "hf download someone/model" in str(caught.value)
 
+    def test_a_folder_that_is_not_there_is_no_name_of_the_hub(self, tmp_path: Path) -> None:
+        with pytest.raises(ModelError, match="'/no/such/folder' is neither a local folder nor a name"):
+            find("/no/such/folder", tmp_path)
+
     def test_is_known_by_its_commit(self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.cached(folder, tmp_path, monkeypatch)
         checkpoint = find("someone/model", tmp_path)
@@ -158,7 +164,39 @@ class TestHub:
         torch.save(weights, snapshot / "pytorch_model.bin")
         (snapshot / "model.safetensors").unlink()
         with pytest.raises(ModelError, match="no safetensors weights of someone/model"):
-            find("someone/model", tmp_path).load(AutoModel)
+            find("someone/model", tmp_path)
+
+    def test_is_loaded_at_the_commit_that_the_hub_names(
+        self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.cached(folder, tmp_path, monkeypatch)
+        (tmp_path / "hub" / "models--someone--model" / "refs" / "main").write_text("of an earlier day")
+        asked: list[tuple[str, str, float]] = []
+
+        def model_info(api: HfApi, name: str, revision: str, timeout: float) -> SimpleNamespace:
+            asked.append((name, revision, timeout))
+            return SimpleNamespace(sha=COMMIT)
+
+        monkeypatch.setattr(HfApi, "model_info", model_info)
+        checkpoint = find("someone/model", tmp_path)
+        assert (checkpoint.revision, checkpoint.fingerprint) == (COMMIT, f"someone/model@{COMMIT}")
+        assert isinstance(checkpoint.load(AutoModel), PreTrainedModel)
+        assert find("someone/model", tmp_path) == checkpoint
+        assert len(asked) == 1
+
+    def test_that_cannot_be_reached_is_asked_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked = []
+
+        def model_info(api: HfApi, name: str, **settings: object) -> None:
+            asked.append(name)
+            raise ConnectionError("no route to host")
+
+        monkeypatch.setattr(HfApi, "model_info", model_info)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        for _ in range(3):
+            with pytest.raises(ModelError, match=r"could not be found on the hub \(no route to host\)"):
+                find("someone/absent", tmp_path)
+        assert asked == ["someone/absent"]
 
 
 @pytest.mark.parametrize("architecture", CLASSIFIERS)

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import copy
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, OverrideType
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from regmean_lab.command.jobs import CONFIG_NAME, Composer, config_loader, grids_of, values_of
+from regmean_lab.command.launchers import LAUNCHER_GROUP, launcher_problems
 from regmean_lab.command.locations import configuration_root
-
-CONFIG_NAME = "config"
 
 
 def override_problems(arguments: Sequence[str], *, jobs_too: bool = True) -> list[str]:
@@ -32,8 +29,7 @@ def override_problems(arguments: Sequence[str], *, jobs_too: bool = True) -> lis
     first job runs.
     """
     with initialize_config_dir(str(configuration_root() / "conf"), version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
-        assert isinstance(loader, ConfigLoaderImpl)
+        loader = config_loader()
         parser, parsed = OverridesParser.create(config_loader=loader), []
         problems = []
         for argument in arguments:
@@ -44,7 +40,11 @@ def override_problems(arguments: Sequence[str], *, jobs_too: bool = True) -> lis
         if problems:
             return problems
         groups, values = _split(loader, parsed)
-        problems = [problem for override in groups for problem in _option_problems(loader, override)]
+        launchers = [override for override in values if override.key_or_group == LAUNCHER_GROUP]
+        problems = [problem for override in launchers for problem in launcher_problems(str(override.value()))]
+        if problems:
+            return problems
+        problems = [problem for override in [*groups, *launchers] for problem in _option_problems(loader, override)]
         if problems:
             return problems
         try:
@@ -54,14 +54,13 @@ def override_problems(arguments: Sequence[str], *, jobs_too: bool = True) -> lis
         problems = _key_problems(base, values)
         if problems or not jobs_too:
             return problems
-        return _job_problems([*groups, *values])
+        return _job_problems(arguments)
 
 
 def output_folder(arguments: Sequence[str]) -> Path:
     """``paths.output_dir`` of a command line that has no problems."""
     with initialize_config_dir(str(configuration_root() / "conf"), version_base="1.3"):
-        parsed = OverridesParser.create().parse_overrides(list(arguments))
-        return Path(compose_first_job([_first(override) for override in parsed]).paths.output_dir)
+        return Path(compose_first_job(arguments).paths.output_dir)
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str:
@@ -111,17 +110,20 @@ def _key_problems(base: DictConfig, values: Sequence[Override]) -> list[str]:
     return problems
 
 
-def _job_problems(overrides: Sequence[Override]) -> list[str]:
+def _job_problems(arguments: Sequence[str]) -> list[str]:
     """Problems of composed jobs: each value of each sweep, the experiment's own too, with the others' first values."""
     from regmean_lab.experiment import check_files
     from regmean_lab.schema import ConfigurationError, settings_of
 
     problems: dict[str, None] = {}
-    for make in _jobs(overrides):
+    try:
+        jobs = list(_jobs(arguments))
+    except (HydraException, OmegaConfBaseException) as error:
+        return [_first_line(error)]
+    composer = Composer()
+    for overrides in jobs:
         try:
-            config = make()
-            OmegaConf.set_struct(config, True)
-            check_files(settings_of(config))
+            check_files(settings_of(composer.compose(overrides)))
         except ConfigurationError as error:
             problems.update(dict.fromkeys(error.problems))
         except (HydraException, OmegaConfBaseException) as error:
@@ -129,66 +131,25 @@ def _job_problems(overrides: Sequence[Override]) -> list[str]:
     return list(problems)
 
 
-def _jobs(overrides: Sequence[Override]) -> Iterator[Callable[[], DictConfig]]:
-    """What makes the configuration of each job that is checked; composing one takes a quarter of a second."""
-    for choice in _variations(overrides):
-        yield partial(compose_first_job, choice)
-    first = [_first(override) for override in overrides]
-    try:
-        base, own = compose_first_job(first), _own_sweep(first)
-    except (HydraException, OmegaConfBaseException):
-        return  # the first job above has the same problem
-    for override in own:
-        for text in values_of(override)[1:]:
-            # Setting a value is quicker; what selects an option of a group has to be composed.
-            if _is_value(base, override):
-                yield partial(_updated, base, text)
-            else:
-                yield partial(compose_first_job, [text, *first])
+def _jobs(arguments: Sequence[str]) -> Iterator[list[str]]:
+    """The overrides of each job that is checked: of every grid all first values, then each other value in turn."""
+    seen = set()
+    for grid in grids_of(arguments):
+        values = [values_of(parameter) for parameter in grid]
+        first = [texts[0] for texts in values]
+        for number, texts in enumerate(values):
+            for text in texts if number == 0 else texts[1:]:
+                job = (*first[:number], text, *first[number + 1 :])
+                if job not in seen:
+                    seen.add(job)
+                    yield list(job)
+        if not values:
+            yield []
 
 
-def _own_sweep(overrides: list[str]) -> list[Override]:
-    """What the experiment sweeps by itself, unless the overrides set it."""
-    full = compose(CONFIG_NAME, overrides, return_hydra_config=True)
-    given = {text.partition("=")[0].lstrip("+~") for text in overrides}
-    parameters = OmegaConf.select(full, "hydra.sweeper.params") or {}
-    own = [f"{key}={value}" for key, value in parameters.items() if key not in given]
-    parsed: list[Override] = OverridesParser.create().parse_overrides(own)
-    return parsed
-
-
-def _is_value(config: DictConfig, override: Override) -> bool:
-    node = OmegaConf.select(config, override.key_or_group, throw_on_missing=False)
-    return override.type == OverrideType.CHANGE and not isinstance(node, DictConfig)
-
-
-def _updated(base: DictConfig, text: str) -> DictConfig:
-    (override,) = OverridesParser.create().parse_overrides([text])
-    config = copy.deepcopy(base)
-    OmegaConf.update(config, override.key_or_group, override.value(), merge=False)
-    return config
-
-
-def _variations(overrides: Sequence[Override]) -> list[list[str]]:
-    first = [_first(override) for override in overrides]
-    varied = [first]
-    for number, override in enumerate(overrides):
-        for text in values_of(override)[1:]:
-            varied.append([*first[:number], text, *first[number + 1 :]])
-    return varied
-
-
-def compose_first_job(overrides: list[str]) -> DictConfig:
-    """A job's configuration; where the experiment sweeps by itself, that of the first of its jobs."""
-    return compose(CONFIG_NAME, [*[_first(override) for override in _own_sweep(overrides)], *overrides])
-
-
-def values_of(override: Override) -> list[str]:
-    """An override as one text for each value that it sweeps over."""
-    key = override.get_key_element()
-    if override.is_discrete_sweep():
-        return [f"{key}={value}" for value in override.sweep_string_iterator()]
-    return [f"{key}={override.get_value_element_as_str()}" if not override.is_delete() else str(override.input_line)]
+def compose_first_job(arguments: Sequence[str]) -> DictConfig:
+    """Configuration of the first of a command line's jobs."""
+    return compose(CONFIG_NAME, [values_of(parameter)[0] for parameter in grids_of(arguments)[0]])
 
 
 def _first(override: Override) -> str:

@@ -59,6 +59,9 @@ def job_folder(_root_: DictConfig) -> str:
         corpora = "+".join(members[:first]) if members else "all"
     method = resolved["method"]["name"]
     name = f"{resolved['model']['name']}-{method}-seed{resolved['seed']}-{fingerprint(resolved)[:10]}"
+    if (stage := resolved.get("stage", "all")) != "all":
+        only = "+".join(resolved.get("stage_members") or ["all"])
+        return f"{resolved['experiment']}/stages/{corpora}/{name}/{stage}-{only}"
     return f"{resolved['experiment']}/{corpora}/{name}"
 
 

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import difflib
-import itertools
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra import initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from regmean_lab.command.jobs import Composer, grids_of, jobs_of
 from regmean_lab.command.locations import configuration_root, register_sweeps
-from regmean_lab.command.overrides import CONFIG_NAME
 from regmean_lab.command.resolvers import register_resolvers
 from regmean_lab.report.entries import Entry, column_settings, command_of, flat_settings, row_settings, setting_text
 from regmean_lab.report.read import Run
@@ -130,30 +127,18 @@ def read_definition(name: str, overrides: Sequence[str] = ()) -> Definition:
 
 
 def _jobs(choice: str, overrides: list[str]) -> list[Job]:
-    parser = OverridesParser.create()
-    given = parser.parse_overrides(overrides)
-    # A sweep of a group (model=a,b) is no choice that the whole table could be composed with.
-    fixed = [choice, *(str(override.input_line) for override in given if not override.is_sweep_override())]
-    full = compose(CONFIG_NAME, fixed, return_hydra_config=True)
-    swept = _container(OmegaConf.select(full, "hydra.sweeper.params") or OmegaConf.create({}))
-    own = [f"{key!s}={value}" for key, value in swept.items() if str(key) not in {part.key_or_group for part in given}]
-    parameters = [*given, *parser.parse_overrides(own)]
-    composed: dict[tuple[str, ...], DictConfig] = {}
-    jobs = []
-    for texts in itertools.product(*(_values(parameter) for parameter in parameters)):
-        groups = tuple(text for text in texts if _is_group(text, full))
-        if groups not in composed:
-            composed[groups] = compose(CONFIG_NAME, [choice, *groups])
-        values = {override.key_or_group: override.value() for override in parser.parse_overrides(list(texts))}
-        jobs.append(_job(composed[groups], choice, texts, values))
+    found = grids_of([choice, *overrides])
+    # A table's grids may set different keys; every job is known by all of them.
+    varied = {parameter.key_or_group: None for grid in found for parameter in grid}
+    composer, jobs = Composer(), []
+    for texts in jobs_of(found):
+        config = composer.compose(texts)
+        plain = [key for key in varied if _is_setting(config, key)]
+        jobs.append(_job(config, texts, plain))
     return jobs
 
 
-def _job(base: DictConfig, choice: str, texts: Sequence[str], values: Mapping[str, Any]) -> Job:
-    config = base.copy()
-    plain = {key: value for key, value in values.items() if _is_setting(base, key)}
-    for key, value in plain.items():
-        OmegaConf.update(config, key, value)
+def _job(config: DictConfig, texts: Sequence[str], plain: Sequence[str]) -> Job:
     flat = flat_settings({str(key): value for key, value in _container(config).items()})
     settings = {key: flat.get(key, setting_text(None)) for key in (*NAMED, *plain)}
     members = OmegaConf.select(config, "members")
@@ -163,7 +148,7 @@ def _job(base: DictConfig, choice: str, texts: Sequence[str], values: Mapping[st
     count = first or len(members)
     greedy = config.order == "greedy"
     names = (f"{count} of {len(members)}, by their scores",) if greedy else tuple(members)[:count]
-    command = shlex.join(["python", "-m", "regmean_lab", choice, *texts])
+    command = shlex.join(["python", "-m", "regmean_lab", *texts])
     return Job(str(config.experiment), settings, names, count, command)
 
 
@@ -195,20 +180,6 @@ def _container(config: DictConfig) -> dict[Any, Any]:
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     return plain
-
-
-def _values(parameter: Override) -> list[str]:
-    """``key=value`` for each value of a parameter, as a command line gives it."""
-    key = parameter.get_key_element()
-    if parameter.is_discrete_sweep():
-        return [f"{key}={value}" for value in parameter.sweep_string_iterator()]
-    return [str(parameter.input_line)]
-
-
-def _is_group(text: str, config: DictConfig) -> bool:
-    """Whether an override chooses an option of a group rather than setting a value."""
-    key = text.partition("=")[0].lstrip("+~")
-    return "." not in key and (key == EXPERIMENTS or OmegaConf.is_dict(OmegaConf.select(config, key)))
 
 
 def _is_setting(config: DictConfig, key: str) -> bool:

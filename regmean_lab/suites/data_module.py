@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 from transformers import PreTrainedTokenizerBase
 
 from regmean_lab.suites.base import DataError, Example, Split, Suite, Task
+from regmean_lab.suites.encoded import encode_once
 from regmean_lab.suites.encoding import Encoded, encoding_of
-from regmean_lab.suites.sampling import LengthGroupedBatchSampler, seeded_subset
+from regmean_lab.suites.sampling import (
+    LengthGroupedBatchSampler,
+    TokenBudgetBatchSampler,
+    seeded_permutation,
+    seeded_subset,
+)
 
 Batches = DataLoader[dict[str, Tensor]]
 """A loader of batches as :class:`~regmean_lab.suites.encoding.Collator` makes them."""
@@ -147,7 +154,15 @@ class CorpusDataModule(pl.LightningDataModule):
         return [loaders[id(evaluation.examples), evaluation.task] for evaluation in self.evaluations]
 
     def statistics_dataloader(
-        self, corpus: str, examples: int | None, batch_size: int, seed: int | None = None
+        self,
+        corpus: str,
+        examples: int | None,
+        batch_size: int,
+        seed: int | None = None,
+        *,
+        tokens: int | None = None,
+        batch_tokens: int | None = None,
+        part: tuple[int, int] | None = None,
     ) -> Batches:
         """Training examples from which a member's statistics are collected.
 
@@ -157,11 +172,28 @@ class CorpusDataModule(pl.LightningDataModule):
                 has fewer), so that fewer examples are part of more.
             batch_size: examples in a batch.
             seed: seed of the permutation; None takes the data module's.
+            tokens: take no more examples of the permutation when those taken have so many tokens.
+            batch_tokens: make batches of at most so many tokens, padding included, in place of ``batch_size``.
+            part: of the examples chosen so far, in the order of the permutation, only those from the first number to
+                below the second.
         """
         encoded = self._split(corpus, "train")
-        chosen = seeded_subset(len(encoded), examples, self.seed if seed is None else seed)
+        seed = self.seed if seed is None else seed
+        if tokens is None and part is None:
+            chosen = seeded_subset(len(encoded), examples, seed)
+        else:
+            order = seeded_permutation(len(encoded), seed)[:examples]
+            if tokens is not None:
+                before = accumulate((encoded[index].length for index in order), initial=0)
+                order = [index for index, count in zip(order, before, strict=False) if count < tokens]
+            chosen = order if part is None else order[slice(*part)]
         sample = [encoded[index] for index in chosen]
-        return self._loader(sample, self.suite.task(corpus), self._sampler(sample, batch_size))
+        sampler: Sampler[list[int]] = (
+            self._sampler(sample, batch_size)
+            if batch_tokens is None
+            else TokenBudgetBatchSampler([example.length for example in sample], batch_tokens)
+        )
+        return self._loader(sample, self.suite.task(corpus), sampler)
 
     def _first_epoch(self) -> int:
         """The trainer's epoch: worker processes are given batches before Lightning calls ``set_epoch``."""
@@ -184,13 +216,12 @@ class CorpusDataModule(pl.LightningDataModule):
         return self._splits[corpus, split]
 
     def _encode(self, examples: Sequence[Example], task: Task) -> list[Encoded]:
-        encode, _ = encoding_of(task)
-        return list(encode(examples, self.tokenizer, self.max_length))
+        return encode_once(examples, task, self.tokenizer, self.max_length)
 
     def _sampler(self, examples: list[Encoded], batch_size: int, shuffle: bool = False) -> LengthGroupedBatchSampler:
         return LengthGroupedBatchSampler([example.length for example in examples], batch_size, self.seed, shuffle)
 
-    def _loader(self, examples: list[Encoded], task: Task, sampler: LengthGroupedBatchSampler) -> Batches:
+    def _loader(self, examples: list[Encoded], task: Task, sampler: Sampler[list[int]]) -> Batches:
         _, make_collator = encoding_of(task)
         return DataLoader(
             examples,  # type: ignore[arg-type]  # a list is a map-style dataset

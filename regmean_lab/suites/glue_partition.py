@@ -9,18 +9,15 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from regmean_lab.suites.base import DataError, Example, Split, Suite, Task, register_suite
 from regmean_lab.suites.glue_data import TASKS, GlueData
+from regmean_lab.suites.partition import PARTITIONS, partition_problems, parts_of
 from regmean_lab.suites.reading import limit_problems
-from regmean_lab.suites.sampling import seeded_permutation, seeded_subset
-
-PARTITIONS = ("partition_0", "partition_1")
-KINDS = ("non_iid", "iid")
+from regmean_lab.suites.sampling import seeded_subset
 
 
 @dataclass
@@ -52,44 +49,6 @@ class GluePartitionSettings:
     sample_seed: int = 0
 
 
-def divide(classes: Sequence[int], majority_share: float, seed: int) -> tuple[list[int], list[int]]:
-    """Divide examples in two: ``majority_share`` of one class, chosen at random, and of the others the rest of 1.
-
-    Args:
-        classes: class of each example.
-        majority_share: share of the chosen class that the first part gets, from 0 to 1.
-        seed: determines the choice of the class and of the examples.
-
-    Returns:
-        Indices of the two parts, each in ascending order. Shares are rounded to whole examples, class by class.
-    """
-    present = sorted(set(classes))
-    chosen = present[int(random.Random(f"majority {seed}").random() * len(present))]
-    first: set[int] = set()
-    for label in present:
-        indices = [index for index, own in enumerate(classes) if own == label]
-        share = majority_share if label == chosen else 1 - majority_share
-        order = seeded_permutation(len(indices), f"class {label} seed {seed}")
-        first.update(indices[place] for place in order[: round(share * len(indices))])
-    return sorted(first), [index for index in range(len(classes)) if index not in first]
-
-
-def halve(count: int, seed: int) -> tuple[list[int], list[int]]:
-    """Divide ``count`` examples into random halves, the first with the odd one; indices in ascending order."""
-    order = seeded_permutation(count, f"halves {seed}")
-    middle = (count + 1) // 2
-    return sorted(order[:middle]), sorted(order[middle:])
-
-
-def classes_of(examples: Sequence[Example], regression: bool) -> list[int]:
-    """Label of each example; of a regression 0 or 1, for the lower or upper half of the range of their labels."""
-    values = [example.label for example in examples if not isinstance(example.label, tuple)]
-    if not regression:
-        return [int(value) for value in values]
-    middle = (min(values) + max(values)) / 2
-    return [int(value > middle) for value in values]
-
-
 @register_suite("glue_partition")
 class GluePartitionSuite(Suite):
     """Two parts of the training examples of one GLUE task (see the module's description).
@@ -115,12 +74,7 @@ class GluePartitionSuite(Suite):
             near = difflib.get_close_matches(settings.task, TASKS, n=2)
             hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(TASKS)}"
             found.append(f"task: no GLUE task {settings.task!r}; {hint}")
-        if settings.partition not in KINDS:
-            found.append(f"partition: expected one of {', '.join(KINDS)}, got {settings.partition!r}")
-        if settings.examples is not None and settings.examples < 2:
-            found.append(f"examples: expected at least 2 or null, got {settings.examples}")
-        if not 0 <= settings.majority_share <= 1:
-            found.append(f"majority_share: expected a share from 0 to 1, got {settings.majority_share}")
+        found += partition_problems(settings.partition, settings.examples, settings.majority_share)
         return found
 
     def out_of_domain(self, merged: Sequence[str]) -> tuple[str, ...]:
@@ -198,9 +152,8 @@ class GluePartitionSuite(Suite):
             )
         chosen = seeded_subset(len(everything), settings.examples, settings.partition_seed)
         drawn = [everything[index] for index in chosen]
-        if settings.partition == "iid":
-            parts = halve(len(drawn), settings.partition_seed)
-        else:
-            classes = classes_of(drawn, TASKS[settings.task].is_regression)
-            parts = divide(classes, settings.majority_share, settings.partition_seed)
-        return [drawn[index] for index in parts[PARTITIONS.index(corpus)]]
+        regression = TASKS[settings.task].is_regression
+        parts = parts_of(
+            drawn, settings.partition, settings.majority_share, settings.partition_seed, regression=regression
+        )
+        return parts[PARTITIONS.index(corpus)]

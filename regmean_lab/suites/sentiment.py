@@ -110,6 +110,7 @@ class SentimentSettings:
         train_examples: keep at most so many training examples (None: all).
         dev_examples: the same for the dev split.
         test_examples: the same for the test split, in domain and out of domain.
+        out_of_domain: domains on which every merge is evaluated unless they are merged; None is all four.
     """
 
     target: str = "binary"
@@ -118,6 +119,7 @@ class SentimentSettings:
     train_examples: int | None = None
     dev_examples: int | None = None
     test_examples: int | None = None
+    out_of_domain: list[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -215,11 +217,14 @@ class SentimentSuite(Suite):
             found.append(f"target: expected one of {', '.join(TARGETS)}, got {settings.target!r}")
         if not 0 < settings.minimum_score <= HIGHEST:
             found.append(f"minimum_score: expected above 0 and at most {HIGHEST:g}, got {settings.minimum_score}")
+        if unknown := [corpus for corpus in settings.out_of_domain or [] if corpus not in DOMAINS]:
+            found.append(f"out_of_domain: no domain {', '.join(unknown)}; there are {', '.join(DOMAINS)}")
         return found
 
     def out_of_domain(self, merged: Sequence[str]) -> tuple[str, ...]:
-        """The members that are not merged."""
-        return tuple(corpus for corpus in self.reference_order if corpus not in merged)
+        """The domains of the setting ``out_of_domain`` that are not merged."""
+        chosen = self.reference_order if self.settings.out_of_domain is None else self.settings.out_of_domain
+        return tuple(corpus for corpus in dict.fromkeys(chosen) if corpus not in merged)
 
     def task(self, corpus: str) -> Task:
         """Binary classification, or regression on the rating: the same for every corpus."""
@@ -256,16 +261,19 @@ class SentimentSuite(Suite):
 
     def examples(self, corpus: str, split: Split) -> list[Example]:
         """Examples of one split, in the file's order."""
+        examples = self.all_examples(corpus, split)
+        limit: int | None = getattr(self.settings, f"{split}_examples")
+        return [examples[index] for index in seeded_subset(len(examples), limit, self.settings.split_seed)]
+
+    def all_examples(self, corpus: str, split: Split) -> list[Example]:
+        """Examples of one split, in the file's order, before the limits."""
         rows = self._read(corpus)
         splits = split_documents([row.document for row in rows], self.settings.split_seed)
         chosen = [row for row in rows if splits[row.document] == split]
         if self.settings.target == "regression":
-            examples = [Example(row.text, row.score) for row in chosen]
-        else:
-            clear = [row for row in chosen if abs(row.score) >= self.settings.minimum_score]
-            examples = [Example(row.text, int(row.score > 0)) for row in clear]
-        limit: int | None = getattr(self.settings, f"{split}_examples")
-        return [examples[index] for index in seeded_subset(len(examples), limit, self.settings.split_seed)]
+            return [Example(row.text, row.score) for row in chosen]
+        clear = [row for row in chosen if abs(row.score) >= self.settings.minimum_score]
+        return [Example(row.text, int(row.score > 0)) for row in clear]
 
     def out_of_domain_examples(self, corpus: str) -> list[Example]:
         """The test split."""

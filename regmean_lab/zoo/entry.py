@@ -103,6 +103,11 @@ class ZooEntry:
         path = self.path.parent / LOCKS_FOLDER / f"{self.address}-{_statistics_name(kind, key)}.lock"
         return hold(path, f"collecting {kind} statistics of {self.name}")
 
+    def predictions_lock(self) -> AbstractContextManager[None]:
+        """A lock under which to look for the member's predictions and, if they are not there, to make them."""
+        path = self.path.parent / LOCKS_FOLDER / f"{self.address}-predictions.lock"
+        return hold(path, f"evaluating {self.name}")
+
     def statistics_files(self) -> list[Path]:
         """The files of statistics that are there, sorted by name."""
         return sorted(path for path in self.statistics_dir.glob("*.safetensors") if not path.name.startswith("."))

@@ -47,7 +47,7 @@ def test_a_sound_command_line_has_no_problems(sound: list[str]) -> None:
         ("method=regmaen", "method=regmaen: there is no such option; did you mean regmean?"),
         ("suite=emotions", "suite=emotions: there is no such option; did you mean emotion"),
         ("model=robert_base", "did you mean roberta_base"),
-        ("method=simple,fischer", "method=fischer: there is no such option; did you mean fisher?"),
+        ("method=simple,fischer", "method=fischer: there is no such option; did you mean fisher"),
         ("experiment=emotion_pairwse", "did you mean emotion_pairwise"),
         ("+multirun_sweeps=dmeo", "did you mean demo"),
         ("method.off_diagnal=1", "method.off_diagnal: there is no such key; did you mean method.off_diagonal"),

@@ -1,0 +1,40 @@
+"""``plan=true``: what a command would do, before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hydra import initialize_config_dir
+
+from regmean_lab.command.jobs import grids_of, jobs_of
+from regmean_lab.command.locations import configuration_root
+
+PLAN_KEY = "plan"
+
+
+def wants_plan(arguments: Sequence[str]) -> bool:
+    """Whether the overrides of a command line ask for a plan."""
+    given = [argument.partition("=")[2] for argument in arguments if argument.partition("=")[0] == PLAN_KEY]
+    return bool(given) and given[-1].strip().lower() in ("true", "yes", "on", "1")
+
+
+def show_plan(arguments: Sequence[str]) -> bool:
+    """Print what a command line that can be composed would do.
+
+    Args:
+        arguments: its overrides.
+
+    Returns:
+        Whether all that it needs is there.
+    """
+    from regmean_lab.command.stages import composed  # the libraries behind these take seconds to import
+    from regmean_lab.command.sweep import JobRecord
+    from regmean_lab.planning import make_plan, plan_text
+    from regmean_lab.planning.estimate import estimate
+
+    refused: list[JobRecord] = []
+    with initialize_config_dir(str(configuration_root() / "conf"), version_base="1.3"):
+        plan = make_plan(composed(jobs_of(grids_of(arguments)), refused))
+    plan.problems += [f"{' '.join(record.overrides)}: {record.error}" for record in refused]
+    print(plan_text(plan, estimate(plan) if plan.unfinished else None))
+    return not plan.problems

@@ -1,0 +1,49 @@
+"""Tokenised examples, kept for the jobs that one process runs: those of a sweep read mostly the same text."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from regmean_lab.suites.base import Task
+from regmean_lab.suites.encoding import Encoded, encoding_of
+
+MOST_EXAMPLES = 200_000
+"""So many examples are kept, those used last; of sentences of 30 tokens they take about 300 MB."""
+
+_kept: OrderedDict[tuple[Any, ...], tuple[PreTrainedTokenizerBase, list[Encoded]]] = OrderedDict()
+
+
+def encode_once(
+    examples: Sequence[Any], task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int | None
+) -> list[Encoded]:
+    """Examples as the encoding of their task makes them; the same ones are encoded once.
+
+    Args:
+        examples: the examples.
+        task: whose encoding it is.
+        tokenizer: the tokenizer; the same object for the same encoding.
+        max_length: inputs are cut to this many tokens; None cuts nothing.
+
+    Returns:
+        A list that belongs to the caller, of encoded examples that are shared and must not be changed.
+    """
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(repr(example).encode())
+    # The tokenizer is kept with what it made, so that no other one can get its identity.
+    key = (id(tokenizer), task, max_length, digest.digest())
+    if key not in _kept:
+        encode, _ = encoding_of(task)
+        _kept[key] = (tokenizer, list(encode(examples, tokenizer, max_length)))
+    _kept.move_to_end(key)
+    _, encoded = _kept[key]
+    total = sum(len(part) for _, part in _kept.values())
+    while total > MOST_EXAMPLES and len(_kept) > 1:
+        _, (_, oldest) = _kept.popitem(last=False)
+        total -= len(oldest)
+    return list(encoded)

@@ -1,0 +1,142 @@
+"""The order of a sweep's stages, and what happens when a job of one fails; jobs are not really run here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from hydra import initialize_config_dir
+from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import DictConfig
+
+from regmean_lab.command.locations import configuration_root
+from regmean_lab.command.stages import run_sweep
+from regmean_lab.command.sweep import SWEEPS_FOLDER
+from regmean_lab.command.sweep_name import SWEEP_VARIABLE
+
+
+@dataclass
+class FakeLauncher:
+    """Notes what it is to run; jobs that have all overrides of `failing`, and its stage, fail."""
+
+    failing: set[str] = field(default_factory=set)
+    batches: list[list[list[str]]] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
+
+    def launch(self, jobs: Sequence[Sequence[str]], number: int) -> list[JobReturn]:
+        self.batches.append([list(job) for job in jobs])
+        self.numbers.append(number)
+        failed = [
+            bool(self.failing) and self.failing <= set(job) and stages([list(job)]) == stages([sorted(self.failing)])
+            for job in jobs
+        ]
+        return [JobReturn(status=JobStatus.FAILED if part else JobStatus.COMPLETED) for part in failed]
+
+
+@pytest.fixture
+def common(
+    tmp_path: Path,
+    write_emotions: Callable[[Path], Path],
+    compose_job: Callable[..., DictConfig],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[list[str]]:
+    """Overrides of a sweep in an empty zoo, and Hydra initialised."""
+    monkeypatch.setenv(SWEEP_VARIABLE, "sweep")
+    write_emotions(tmp_path / "data")
+    with initialize_config_dir(str(configuration_root() / "conf"), version_base="1.3"):
+        yield [
+            "suite=emotion",
+            "suite.out_of_domain=[emoint]",
+            "model=pico_bert",
+            f"paths.data_dir={tmp_path / 'data'}",
+            f"paths.zoo_dir={tmp_path / 'zoo'}",
+            f"paths.output_dir={tmp_path / 'outputs'}",
+        ]
+
+
+def records(tmp_path: Path) -> list[dict]:
+    folder = tmp_path / "outputs" / SWEEPS_FOLDER / "sweep" / "jobs"
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+
+
+def stages(batch: list[list[str]]) -> set[tuple[str, ...]]:
+    return {tuple(text for text in job if text.startswith("stage")) for job in batch}
+
+
+PAIRS = {"members": "[tec,isear],[tec,crowdflower]", "method": "ensemble,regmean"}
+
+
+def test_members_are_trained_then_statistics_collected_then_the_jobs_run(common: list[str], tmp_path: Path) -> None:
+    launcher = FakeLauncher()
+    run_sweep(PAIRS, [], common, launcher.launch, tmp_path / "outputs")
+    train, collect, jobs = launcher.batches
+    members = ("tec", "isear", "crowdflower")
+    assert stages(train) == {("stage=train", f"stage_members=[{member}]") for member in members}
+    assert len(train) == 3
+    assert stages(collect) == {("stage=statistics", f"stage_members=[{member}]") for member in members}
+    assert len(collect) == 3
+    assert len(jobs) == 4
+    assert stages(jobs) == {()}
+    assert launcher.numbers == [0, 3, 6]
+
+
+def test_comparators_need_no_statistics_and_an_empty_stage_is_not_launched(common: list[str], tmp_path: Path) -> None:
+    launcher = FakeLauncher()
+    run_sweep(
+        {"method": "ensemble,individual", "members": "[tec,isear]"}, [], common, launcher.launch, tmp_path / "outputs"
+    )
+    assert [len(batch) for batch in launcher.batches] == [2, 2]
+
+
+def test_jobs_that_lack_a_member_are_not_run_and_say_why(common: list[str], tmp_path: Path) -> None:
+    launcher = FakeLauncher(failing={"stage=train", "stage_members=[crowdflower]"})
+    with pytest.raises(SystemExit) as caught:
+        run_sweep(PAIRS, [], common, launcher.launch, tmp_path / "outputs")
+    assert caught.value.code == 1
+    _, collect, jobs = launcher.batches
+    assert stages(collect) == {("stage=statistics", f"stage_members=[{member}]") for member in ("tec", "isear")}
+    assert {text for job in jobs for text in job if text.startswith("members=")} == {"members=[tec,isear]"}
+    assert len(jobs) == 2
+    errors = [record["error"] for record in records(tmp_path)]
+    assert errors == ["not run: crowdflower, seed 1, could not be trained"] * 2
+
+
+def test_jobs_that_lack_statistics_are_not_run_and_the_others_are(common: list[str], tmp_path: Path) -> None:
+    launcher = FakeLauncher(failing={"stage=statistics", "stage_members=[tec]"})
+    with pytest.raises(SystemExit):
+        run_sweep(PAIRS, [], common, launcher.launch, tmp_path / "outputs")
+    *_, jobs = launcher.batches
+    assert {text for job in jobs for text in job if text.startswith("method=")} == {"method=ensemble"}
+    assert {record["error"] for record in records(tmp_path)} == {
+        "not run: gram statistics of tec, seed 1 could not be collected"
+    }
+
+
+def test_a_job_that_fails_makes_the_sweep_fail_after_all_have_run(common: list[str], tmp_path: Path) -> None:
+    launcher = FakeLauncher(failing={"method=ensemble"})
+    with pytest.raises(SystemExit) as caught:
+        run_sweep(PAIRS, [], common, launcher.launch, tmp_path / "outputs")
+    assert caught.value.code == 1
+    assert len(launcher.batches[-1]) == 4
+
+
+def test_a_job_whose_configuration_is_wrong_is_told_and_the_others_run(common: list[str], tmp_path: Path) -> None:
+    launcher = FakeLauncher()
+    params = {"method": "simple", "method.coefficients": "[0.5,0.5],[1,1,1]", "members": "[tec,isear]"}
+    with pytest.raises(SystemExit):
+        run_sweep(params, [], common, launcher.launch, tmp_path / "outputs")
+    assert len(launcher.batches[-1]) == 1
+    (record,) = records(tmp_path)
+    assert "method.coefficients" in record["error"]
+
+
+def test_a_job_that_cannot_be_composed_is_told_and_the_others_run(common: list[str], tmp_path: Path) -> None:
+    launcher = FakeLauncher()
+    with pytest.raises(SystemExit):
+        run_sweep({"seed": "1,two", "members": "[tec,isear]"}, [], common, launcher.launch, tmp_path / "outputs")
+    assert len(launcher.batches[-1]) == 1
+    (record,) = records(tmp_path)
+    assert record["overrides"][-2:] == ["seed=two", "members=[tec,isear]"]
