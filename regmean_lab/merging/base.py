@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import ClassVar, Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
 from regmean_lab.merging.partial import covered, top_blocks
@@ -132,8 +133,10 @@ class Parameter:
     def mean(self) -> Tensor:
         """The members' weighted mean, of the tensors' shape; exact where all members are equal."""
         first = self.tensors[0]
-        result = first.clone()
-        for coefficient, tensor in zip(self.coefficients[1:], self.tensors[1:], strict=True):
+        if len(self.tensors) == 1:
+            return first.clone()
+        result = torch.lerp(first, self.tensors[1], self.coefficients[1])
+        for coefficient, tensor in zip(self.coefficients[2:], self.tensors[2:], strict=True):
             result.add_(tensor - first, alpha=coefficient)
         return result
 

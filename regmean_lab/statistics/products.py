@@ -11,9 +11,11 @@ _BLOCK_WIDTH_CPU = 128
 _BLOCK_WIDTH_CPU_NARROW = 192
 _BLOCK_WIDTH_DEVICE = 1024
 
-# Fewest rows that are worth a product of their own: with fewer, most of the time goes into reading and writing the sum.
-_PACKED_ROWS_CPU = 256
+# What is worth a product of its own, in rows and in bytes: with less, reading and writing the sum takes too much of the
+# time. A GPU wants larger products.
+_PACKED_ROWS_CPU = 512
 _PACKED_ROWS_DEVICE = 2048
+_PACKED_BYTES = 2**21
 
 _MIRROR_WIDTH = 256
 
@@ -21,9 +23,12 @@ _MIRROR_WIDTH = 256
 _HAS_WIDE_PRODUCT = "dtype" in torch.ops.aten.mm.overloads()
 
 
-def packed_rows(device: torch.device) -> int:
-    """Fewest rows that are worth a product of their own on ``device``."""
-    return _PACKED_ROWS_CPU if device.type == "cpu" else _PACKED_ROWS_DEVICE
+def packed_rows(rows: Tensor) -> int:
+    """How many rows like ``rows`` ``[any, in]`` are worth a product of their own."""
+    row_bytes = rows.shape[1] * rows.dtype.itemsize
+    # Narrow types are multiplied faster, but what is read and written of a sum stays the same.
+    least = _PACKED_ROWS_DEVICE if rows.device.type != "cpu" else _PACKED_ROWS_CPU * 4 // min(4, rows.dtype.itemsize)
+    return max(least, _PACKED_BYTES // max(1, row_bytes))
 
 
 def add_gram_(total: Tensor, rows: Tensor, *, block_width: int | None = None) -> Tensor:

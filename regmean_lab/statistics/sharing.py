@@ -171,7 +171,7 @@ class InputGroup:
 
     def _is_enough(self, rows: Tensor) -> bool:
         """Whether these rows and those packed before are enough for a product."""
-        return sum(map(len, self._packed)) + len(rows) >= packed_rows(rows.device)
+        return sum(map(len, self._packed)) + len(rows) >= packed_rows(rows)
 
     def _multiply(self) -> None:
         """Add the product of the packed rows to the sum."""

@@ -59,7 +59,9 @@ def test_members_that_their_scores_choose_are_not_named() -> None:
 
 
 def test_a_sweep_of_a_setting_and_of_models() -> None:
-    definition = read_definition("off_diagonal", ["model=minilm,pico_bert", "method.off_diagonal=0,0.50"])
+    definition = read_definition(
+        "off_diagonal-mini", ["model=minilm,pico_bert", "method.off_diagonal=0,0.50", "seed=1"]
+    )
 
     assert [(job.settings["model.name"], job.settings["method.off_diagonal"]) for job in definition.jobs] == [
         ("minilm", "0"),
