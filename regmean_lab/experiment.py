@@ -59,7 +59,12 @@ def run(config: DictConfig, folder: Path, overrides: list[str]) -> tuple[Result 
     stage = settings.config.stage
     if settings.config.order == "greedy" and stage != "train":
         settings = replace(settings, members=greedy_order(prepare(settings, checkpoint, folder)))
-    job = prepare(settings, checkpoint, folder)
+    if stage == "all":
+        job = prepare(settings, checkpoint, folder)
+    else:
+        # What is only evaluated is not read: broken test data of one member must not keep the others from training.
+        settings.suite.prepare(corpora_of(settings))
+        job = Job(settings, checkpoint, [], "", folder)
     finished = finished_result(job) if stage == "all" else None
     if finished is not None:
         log.info("found the finished result %s", folder / RESULT_FILE)
