@@ -97,7 +97,7 @@ def test_released_sums_give_the_same_and_end_the_collection() -> None:
 
 
 def test_rows_in_bfloat16_are_summed_in_float32() -> None:
-    """Each product is rounded to 8 bits, their sum is not: the error stays that of one rounding, however many there are."""
+    """Each product is rounded to 8 bits, their sum is not: the error stays that of one rounding."""
     rows = drawn(40_000, 16) + 1
     model = nn.Sequential(nn.Linear(16, 1))
     with GramAccumulator(model, rows_dtype=torch.bfloat16) as accumulator, torch.no_grad():
