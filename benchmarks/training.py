@@ -20,7 +20,7 @@ from benchmarks.figure import Figure, Setting
 from benchmarks.measure import synchronize
 from benchmarks.workload import Batch, Workload, minilm
 from regmean_lab.modules import Optimization, module_type
-from regmean_lab.schema import TrainerConfig, TrainingConfig
+from regmean_lab.schema_groups import TrainerConfig, TrainingConfig
 from regmean_lab.training import training_trainer
 
 BATCH = 16

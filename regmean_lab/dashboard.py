@@ -14,7 +14,7 @@ from typing import Any
 
 from regmean_lab.logged_results import DIAGNOSTICS_TABLE, SCORES_TABLE
 from regmean_lab.modules.base import DEV_SCORE
-from regmean_lab.schema import LoggerConfig
+from regmean_lab.schema_groups import LoggerConfig
 
 PROGRAM = "python -m regmean_lab.dashboard"
 EXIT_FAILED, EXIT_WRONG = 1, 2

@@ -11,7 +11,7 @@ from pytorch_lightning.loggers import Logger
 
 from regmean_lab.evaluation.metrics import score
 from regmean_lab.modules import Predictions, TaskModule, module_type
-from regmean_lab.schema import TrainerConfig
+from regmean_lab.schema_groups import TrainerConfig
 from regmean_lab.suites.base import Task
 from regmean_lab.suites.data_module import Batches, Evaluation
 

@@ -13,7 +13,7 @@ from typing import Any
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
 from regmean_lab.command.sweep_name import current_sweep
-from regmean_lab.schema import LoggerConfig
+from regmean_lab.schema_groups import LoggerConfig
 
 _PACKAGES = {"wandb": "wandb", "tensorboard": "tensorboard"}
 _WANDB_HOST = "api.wandb.ai"

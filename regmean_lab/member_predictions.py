@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from regmean_lab.evaluate import load_module, predict, test_trainer
 from regmean_lab.files import share
 from regmean_lab.modules import Predictions
-from regmean_lab.schema import TrainerConfig
+from regmean_lab.schema_groups import TrainerConfig
 from regmean_lab.suites.base import Task
 from regmean_lab.suites.data_module import Batches, Evaluation
 from regmean_lab.zoo import ZooEntry

@@ -22,7 +22,7 @@ from transformers import (
 
 from regmean_lab.hub import find_on_hub
 from regmean_lab.pico import ARCHITECTURES, pico_folder
-from regmean_lab.schema import ModelConfig
+from regmean_lab.schema_groups import ModelConfig
 from regmean_lab.suites.base import Task
 
 PACKAGE_PREFIX = "package:"

@@ -20,7 +20,8 @@ from regmean_lab.models import Checkpoint, ModelError
 from regmean_lab.modules import Optimization, module_type
 from regmean_lab.modules.base import TrainableModule
 from regmean_lab.modules.multi_task import MultiTaskModule
-from regmean_lab.schema import Settings, TrainerConfig, TrainingConfig
+from regmean_lab.schema import Settings
+from regmean_lab.schema_groups import TrainerConfig, TrainingConfig
 from regmean_lab.suites import Suite
 from regmean_lab.suites.data_module import CorpusDataModule
 from regmean_lab.suites.multi_task_data import MultiTaskDataModule

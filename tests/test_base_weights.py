@@ -18,7 +18,7 @@ from transformers import (
 from regmean_lab.base_weights import base_weights
 from regmean_lab.models import Checkpoint, find_checkpoint, head_parameters
 from regmean_lab.modules import module_type
-from regmean_lab.schema import ModelConfig
+from regmean_lab.schema_groups import ModelConfig
 from regmean_lab.suites.base import Task
 
 

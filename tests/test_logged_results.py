@@ -19,7 +19,7 @@ from regmean_lab.command.sweep_name import SWEEP_VARIABLE
 from regmean_lab.logged_results import diagnostics_table, log_result, scores_table
 from regmean_lab.loggers import open_loggers
 from regmean_lab.results import Result
-from regmean_lab.schema import LoggerConfig
+from regmean_lab.schema_groups import LoggerConfig
 
 KEYS = {"tec": "macro_f1", "isear": "macro_f1", "emoint": "accuracy"}
 CONFIGURATION = {"seed": 1, "method": {"name": "regmean", "off_diagonal": 0.9}}

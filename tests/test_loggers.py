@@ -12,7 +12,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
 from regmean_lab.command.sweep_name import SWEEP_VARIABLE
 from regmean_lab.loggers import logger_problems, open_loggers, wandb_is_offline
-from regmean_lab.schema import LoggerConfig
+from regmean_lab.schema_groups import LoggerConfig
 
 CONFIGURATION = {"seed": 1, "method": {"name": "regmean", "coefficients": None}, "members": ["a", "b"]}
 

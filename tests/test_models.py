@@ -25,7 +25,7 @@ from regmean_lab.models import (
     quiet_transformers,
 )
 from regmean_lab.pico import pico_folder
-from regmean_lab.schema import ModelConfig
+from regmean_lab.schema_groups import ModelConfig
 from regmean_lab.suites.base import Task
 
 COMMIT = "c0ffee" * 6 + "c0ff"

@@ -13,7 +13,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM,
 
 from regmean_lab.models import Checkpoint, find_checkpoint, load_tokenizer
 from regmean_lab.pico import ARCHITECTURES, TEXT, pico_folder
-from regmean_lab.schema import ModelConfig
+from regmean_lab.schema_groups import ModelConfig
 
 TEXT_WRITERS = {"t5": AutoModelForSeq2SeqLM, "gpt2": AutoModelForCausalLM}
 

@@ -10,13 +10,8 @@ from omegaconf import DictConfig
 
 from regmean_lab.comparators import Ensemble
 from regmean_lab.merging.regmean import RegMean
-from regmean_lab.schema import (
-    ConfigurationError,
-    StatisticsConfig,
-    TrainingConfig,
-    all_methods,
-    settings_of,
-)
+from regmean_lab.schema import ConfigurationError, all_methods, settings_of
+from regmean_lab.schema_groups import StatisticsConfig, TrainingConfig
 from regmean_lab.suites import suite_types
 
 Compose = Callable[..., DictConfig]
@@ -125,7 +120,7 @@ class TestProblems:
             (["statistics.gram.batches=0"], "statistics.gram.batches: expected at least 1 or null"),
             (["statistics.gram.tokens=0"], "statistics.gram.tokens: expected at least 1 or null"),
             (["statistics.gram.tolerance=0"], "statistics.gram.tolerance: expected a positive number or null"),
-            (["statistics.gram.tolerance=.inf"], "statistics.gram.tolerance: expected a positive number or null"),
+            (["statistics.gram.tolerance=inf"], "statistics.gram.tolerance: expected a positive number or null"),
             (["statistics.gram.precision=fp8"], "statistics.gram.precision: expected one of float32, tf32, bf16"),
             (["statistics.batch_tokens=0"], "statistics.batch_tokens: expected at least 1 or null"),
             (["first=3"], "first: expected 1 to 2"),

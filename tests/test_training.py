@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification
 from regmean_lab.evaluate import load_module
 from regmean_lab.evaluation.metrics import score
 from regmean_lab.models import Checkpoint, ModelError, find_checkpoint
-from regmean_lab.schema import ModelConfig, TrainerConfig, TrainingConfig
+from regmean_lab.schema_groups import ModelConfig, TrainerConfig, TrainingConfig
 from regmean_lab.suites.emotion import EmotionSettings, EmotionSuite
 from regmean_lab.training import describe, find_or_train, train_model
 from regmean_lab.zoo import Zoo, member_address

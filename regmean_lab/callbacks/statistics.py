@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from regmean_lab.modules import TaskModule
 from regmean_lab.modules.base import Batch
-from regmean_lab.schema import (
+from regmean_lab.schema_groups import (
     FisherConfig,
     GradientGramConfig,
     GramConfig,

@@ -17,7 +17,7 @@ from transformers import AutoModel, PreTrainedTokenizerBase
 from regmean_lab.comparators import Comparator
 from regmean_lab.models import Checkpoint, quiet_transformers
 from regmean_lab.planning.plan import Plan, PlannedJob, PlannedMember, PlannedStatistics
-from regmean_lab.schema import TrainingConfig
+from regmean_lab.schema_groups import TrainingConfig
 from regmean_lab.statistics import is_conv1d, linear_layers
 from regmean_lab.suites import Suite
 from regmean_lab.suites.base import DataError

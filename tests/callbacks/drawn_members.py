@@ -12,7 +12,7 @@ from regmean_lab.callbacks.merge import MemberSource
 from regmean_lab.evaluate import load_module
 from regmean_lab.models import Checkpoint, find_checkpoint
 from regmean_lab.modules import TaskModule, module_type
-from regmean_lab.schema import ModelConfig
+from regmean_lab.schema_groups import ModelConfig
 from regmean_lab.suites.data_module import CorpusDataModule
 from regmean_lab.suites.emotion import EmotionSettings, EmotionSuite
 from regmean_lab.zoo import Zoo, ZooEntry

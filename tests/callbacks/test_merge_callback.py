@@ -38,7 +38,7 @@ from regmean_lab.merging.ties import Ties
 from regmean_lab.merging.tsv import TaskSingularVectors
 from regmean_lab.merging.wudi import Wudi
 from regmean_lab.modules import TaskModule
-from regmean_lab.schema import FisherConfig, GradientGramConfig, GramConfig, TrainerConfig
+from regmean_lab.schema_groups import FisherConfig, GradientGramConfig, GramConfig, TrainerConfig
 
 REQUESTS = [
     StatisticsRequest("gram", GramConfig(examples=20), batch_size=8, seed=0, precision="32-true"),

@@ -28,7 +28,7 @@ from regmean_lab.merging.task_arithmetic import TaskArithmetic
 from regmean_lab.models import Checkpoint, find_checkpoint, head_parameters
 from regmean_lab.modules import TaskModule
 from regmean_lab.modules.text_generation import TextGenerationModule, generation_class
-from regmean_lab.schema import FisherConfig, GradientGramConfig, GramConfig, ModelConfig, TrainerConfig
+from regmean_lab.schema_groups import FisherConfig, GradientGramConfig, GramConfig, ModelConfig, TrainerConfig
 from regmean_lab.suites.data_module import CorpusDataModule
 from regmean_lab.suites.emotion_text import EmotionTextSettings, EmotionTextSuite
 from regmean_lab.zoo import Zoo

@@ -17,7 +17,7 @@ from regmean_lab.callbacks.statistics import (
     requests_of,
 )
 from regmean_lab.evaluate import test_trainer as make_trainer
-from regmean_lab.schema import (
+from regmean_lab.schema_groups import (
     FisherConfig,
     GradientGramConfig,
     GramConfig,

@@ -20,7 +20,7 @@ from regmean_lab.models import Checkpoint, find_checkpoint, head_parameters
 from regmean_lab.modules import Optimization
 from regmean_lab.modules.multi_task import MultiTaskModule, load_part
 from regmean_lab.modules.sequence_classification import SequenceClassificationModule
-from regmean_lab.schema import ModelConfig, TrainerConfig, TrainingConfig
+from regmean_lab.schema_groups import ModelConfig, TrainerConfig, TrainingConfig
 from regmean_lab.suites import Example, Split, Suite, Task
 from regmean_lab.suites.multi_task_data import InterleavedBatchSampler, MultiTaskDataModule
 from regmean_lab.suites.sampling import LengthGroupedBatchSampler

@@ -10,7 +10,7 @@ from torch import Tensor
 from regmean_lab.models import Checkpoint, find_checkpoint
 from regmean_lab.modules import module_type
 from regmean_lab.modules.sequence_classification import SequenceClassificationModule
-from regmean_lab.schema import ModelConfig
+from regmean_lab.schema_groups import ModelConfig
 from regmean_lab.suites.base import IGNORED, Task
 
 LABELS = ("a", "b", "c")

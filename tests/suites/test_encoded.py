@@ -6,7 +6,7 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from regmean_lab.models import find_checkpoint, shared_tokenizer
-from regmean_lab.schema import ModelConfig
+from regmean_lab.schema_groups import ModelConfig
 from regmean_lab.suites import encoded
 from regmean_lab.suites.base import Example, Task
 from regmean_lab.suites.encoded import encode_once

@@ -25,14 +25,8 @@ from regmean_lab.experiment import run
 from regmean_lab.models import find_checkpoint
 from regmean_lab.modules.sequence_classification import SequenceClassificationModule
 from regmean_lab.results import Result
-from regmean_lab.schema import (
-    ConfigurationError,
-    ModelConfig,
-    TrainerConfig,
-    TrainingConfig,
-    register_schemas,
-    settings_of,
-)
+from regmean_lab.schema import ConfigurationError, register_schemas, settings_of
+from regmean_lab.schema_groups import ModelConfig, TrainerConfig, TrainingConfig
 from regmean_lab.suites import glue_data
 from regmean_lab.suites.base import Task
 from regmean_lab.suites.glue import GlueSettings, GlueSuite

@@ -21,14 +21,8 @@ from regmean_lab.command.resolvers import register_resolvers
 from regmean_lab.experiment import run
 from regmean_lab.models import find_checkpoint
 from regmean_lab.results import Result
-from regmean_lab.schema import (
-    ConfigurationError,
-    ModelConfig,
-    TrainerConfig,
-    TrainingConfig,
-    register_schemas,
-    settings_of,
-)
+from regmean_lab.schema import ConfigurationError, register_schemas, settings_of
+from regmean_lab.schema_groups import ModelConfig, TrainerConfig, TrainingConfig
 from regmean_lab.statistics import FisherFile, GramFile
 from regmean_lab.suites.conll import LABELS
 from regmean_lab.suites.entity_suite import EntitySettings

@@ -1,0 +1,266 @@
+"""Configuration groups that say how to train, collect, compute and log: their keys, defaults and checks."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from omegaconf import MISSING
+
+from regmean_lab.merging.base import one_of
+
+SCHEDULES = ("polynomial", "linear", "constant")
+SELECTIONS = ("best", "last")
+LABEL_SOURCES = ("expectation", "true", "pseudo", "batch_mean")
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
+GRAM_PRECISIONS = ("float32", "tf32", "bf16")
+
+
+@dataclass
+class TrainingConfig:
+    """How a member is trained; group ``training``, with the published settings of each suite and model.
+
+    Attributes:
+        learning_rate: peak learning rate of AdamW.
+        weight_decay: of AdamW.
+        epochs: passes over the training data; ignored when ``steps`` is given.
+        steps: number of optimizer steps, or None.
+        eval_steps: evaluate on dev after so many steps; None is after every epoch.
+        batch_size: examples a step.
+        eval_batch_size: examples a batch in evaluation.
+        max_length: longest input in tokens; longer ones are truncated.
+        schedule: ``polynomial`` (to 1e-7, power 1), ``linear`` (to 0) or ``constant``, after the warm-up.
+        warmup: share of all steps with a rising learning rate.
+        gradient_clip: largest norm of the gradient; 0 turns clipping off.
+        selection: ``best`` keeps the epoch with the best key score on dev, ``last`` the last one.
+        precision: Lightning's precision of training, for example ``32-true`` or ``bf16-mixed``.
+    """
+
+    learning_rate: float = 1e-5
+    weight_decay: float = 0.0
+    epochs: int = 20
+    steps: int | None = None
+    eval_steps: int | None = None
+    batch_size: int = 16
+    eval_batch_size: int = 32
+    max_length: int = 128
+    schedule: str = "polynomial"
+    warmup: float = 0.06
+    gradient_clip: float = 1.0
+    selection: str = "best"
+    precision: str = "32-true"
+
+    def problems(self) -> list[str]:
+        """What is wrong with the settings: one message each, beginning with the setting's name."""
+        found = []
+        for name in ("epochs", "batch_size", "eval_batch_size", "max_length"):
+            if getattr(self, name) < 1:
+                found.append(f"{name}: expected at least 1, got {getattr(self, name)}")
+        for name in ("steps", "eval_steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                found.append(f"{name}: expected at least 1 or null, got {value}")
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            found.append(f"learning_rate: expected a positive number, got {self.learning_rate}")
+        for name in ("weight_decay", "gradient_clip"):
+            if not getattr(self, name) >= 0:
+                found.append(f"{name}: expected at least 0, got {getattr(self, name)}")
+        if not 0 <= self.warmup < 1:
+            found.append(f"warmup: expected a share from 0 to below 1, got {self.warmup}")
+        one_of("schedule", self.schedule, SCHEDULES, found)
+        one_of("selection", self.selection, SELECTIONS, found)
+        one_of("precision", self.precision, PRECISIONS, found)
+        return found
+
+
+@dataclass
+class ModelConfig:
+    """A pretrained model; group ``model``.
+
+    Attributes:
+        name: the name that folders and tables use.
+        checkpoint: a Hugging Face model name, a local folder, ``package:NAME`` (a Python package that carries a
+            model), or ``pico:ARCHITECTURE`` (a tiny randomly initialised model, for tests).
+        revision: git revision of a Hugging Face model; None is the newest.
+        dropout: dropout probability of all layers, or None for the checkpoint's own.
+    """
+
+    name: str = MISSING
+    checkpoint: str = MISSING
+    revision: str | None = None
+    dropout: float | None = None
+
+
+@dataclass
+class GramConfig:
+    """How Gram matrices are collected.
+
+    Attributes:
+        examples: number of training examples of each member; None is all of them.
+        batches: the same counted in batches of ``training.batch_size``, as published systems state it; overrides
+            ``examples``.
+        count_padding: count padding tokens as rows.
+        extra_rows: count inputs that are no tokens of the batch (relative positions of DeBERTa).
+        generation: for answers in words, count each question a second time, with what the model itself writes in place
+            of the right answer.
+        tokens: draw no more examples when they have so many tokens; None sets no such limit.
+        tolerance: stop when no matrix has changed by more than this share of its norm since there were half as many
+            examples; None uses all of them.
+        precision: ``bf16`` (forward pass and products in bfloat16, summed in float32), ``tf32`` (the same on GPUs with
+            TensorFloat-32), ``float32``, or None: the forward pass as ``trainer.precision`` says, products in float32.
+    """
+
+    examples: int | None = 16000
+    batches: int | None = None
+    count_padding: bool = False
+    extra_rows: bool = False
+    generation: bool = False
+    tokens: int | None = None
+    tolerance: float | None = None
+    precision: str | None = None
+
+
+@dataclass
+class FisherConfig:
+    """How diagonal Fisher information is collected.
+
+    Attributes:
+        examples: number of training examples of each member; None is all of them.
+        batches: the same counted in batches of ``training.batch_size``; overrides ``examples``.
+        labels_from: ``expectation`` over the model's own labels (exact), the ``true`` labels, ``pseudo`` labels (the
+            model's most likely ones), or ``batch_mean`` (square of the gradient of a batch's mean loss, as published).
+    """
+
+    examples: int | None = 16000
+    batches: int | None = None
+    labels_from: str = "expectation"
+
+
+@dataclass
+class GradientGramConfig:
+    """How Gram matrices of the gradients at layers' outputs are collected.
+
+    Attributes:
+        examples: number of training examples of each member; None is all of them.
+        batches: the same counted in batches of ``training.batch_size``; overrides ``examples``.
+        labels_from: ``expectation`` over the model's own labels (exact), the ``true`` labels, or ``pseudo`` labels (the
+            model's most likely ones).
+        count_padding: count padding tokens as rows.
+        extra_rows: count outputs that are no tokens of the batch (relative positions of DeBERTa).
+    """
+
+    examples: int | None = 1000
+    batches: int | None = None
+    labels_from: str = "expectation"
+    count_padding: bool = False
+    extra_rows: bool = False
+
+
+@dataclass
+class StatisticsConfig:
+    """How statistics of members are collected; key ``statistics``.
+
+    Attributes:
+        gram: Gram matrices.
+        fisher: diagonal Fisher information.
+        seed: which examples are drawn.
+        gradient_gram: Gram matrices of the gradients at layers' outputs.
+        batch_tokens: tokens in a batch, padding included, wherever the result does not depend on batches; None chooses
+            for the device.
+    """
+
+    gram: GramConfig = field(default_factory=GramConfig)
+    fisher: FisherConfig = field(default_factory=FisherConfig)
+    seed: int = 0
+    gradient_gram: GradientGramConfig = field(default_factory=GradientGramConfig)
+    batch_tokens: int | None = None
+
+    def problems(self) -> list[str]:
+        """What is wrong with the settings."""
+        found = []
+        for kind in ("gram", "fisher", "gradient_gram"):
+            for name in ("examples", "batches"):
+                value = getattr(getattr(self, kind), name)
+                if value is not None and value < 1:
+                    found.append(f"{kind}.{name}: expected at least 1 or null, got {value}")
+        for name, value in (("batch_tokens", self.batch_tokens), ("gram.tokens", self.gram.tokens)):
+            if value is not None and value < 1:
+                found.append(f"{name}: expected at least 1 or null, got {value}")
+        if self.gram.tolerance is not None and not (math.isfinite(self.gram.tolerance) and self.gram.tolerance > 0):
+            found.append(f"gram.tolerance: expected a positive number or null, got {self.gram.tolerance}")
+        if self.gram.precision is not None:
+            one_of("gram.precision", self.gram.precision, GRAM_PRECISIONS, found)
+        one_of("fisher.labels_from", self.fisher.labels_from, LABEL_SOURCES, found)
+        exact = tuple(source for source in LABEL_SOURCES if source != "batch_mean")
+        one_of("gradient_gram.labels_from", self.gradient_gram.labels_from, exact, found)
+        return found
+
+
+@dataclass
+class TrainerConfig:
+    """Arguments of Lightning's ``Trainer``; group ``trainer``.
+
+    Attributes:
+        accelerator: ``auto``, ``cpu``, ``gpu`` or ``mps``.
+        devices: number of devices; sweeps parallelise over jobs instead.
+        precision: of statistics, merging and evaluation; members are trained in ``training.precision``.
+        progress_bar: show Lightning's progress bars.
+        deterministic: use deterministic algorithms only.
+        workers: processes that load data.
+        threads: threads of the processor that a job computes with; None leaves it to the launcher, which divides the
+            cores among jobs that run side by side, and to PyTorch.
+    """
+
+    accelerator: str = "auto"
+    devices: int = 1
+    precision: str = "32-true"
+    progress_bar: bool = True
+    deterministic: bool = False
+    workers: int = 0
+    threads: int | None = None
+
+    def problems(self) -> list[str]:
+        """What is wrong with the settings: one message each, beginning with the setting's name."""
+        found: list[str] = []
+        one_of("accelerator", self.accelerator, ACCELERATORS, found)
+        one_of("precision", self.precision, PRECISIONS, found)
+        for name, least in (("devices", 1), ("workers", 0), ("threads", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                found.append(f"{name}: expected at least {least}, got {value}")
+        return found
+
+
+@dataclass
+class LoggerConfig:
+    """Where scores are logged beside ``result.json``; group ``logger``.
+
+    Attributes:
+        kind: ``csv``, ``wandb``, ``tensorboard`` or ``none``.
+        project: W&B project.
+        entity: W&B entity, or None for the account's own.
+        offline: W&B: None is offline unless an account is set up on this machine.
+        group: W&B group; None is the sweep.
+    """
+
+    kind: str = "csv"
+    project: str = "regmean_lab"
+    entity: str | None = None
+    offline: bool | None = None
+    group: str | None = None
+
+
+@dataclass
+class PathsConfig:
+    """Folders; group ``paths``. Relative ones are relative to where the command runs.
+
+    Attributes:
+        data_dir: data, in the layout of data/README.md.
+        zoo_dir: trained members and their statistics.
+        output_dir: results; every job has a folder of its own below it.
+    """
+
+    data_dir: str = "data"
+    zoo_dir: str = "zoo"
+    output_dir: str = "outputs"
