@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,13 +13,14 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
 
-from regmean_lab.callbacks.statistics import collect_for_entry, requests_of
+from regmean_lab.callbacks.merge import MemberSource
+from regmean_lab.callbacks.statistics import StatisticsRequest, collect_for_entry, open_statistics, requests_of
 from regmean_lab.environment import environment, peak_memory_bytes
 from regmean_lab.evaluate import key_scores, metrics_of, test_trainer
 from regmean_lab.evaluators import evaluator_of, member_source, predictions_of
 from regmean_lab.job import Job, Outcome
 from regmean_lab.label_spaces import label_differences
-from regmean_lab.logged_results import log_result
+from regmean_lab.logged_results import log_result, log_statistics
 from regmean_lab.loggers import logger_problems, open_loggers
 from regmean_lab.merged_model import model_card, write_merged_model
 from regmean_lab.merging import MergeMethod
@@ -166,8 +168,20 @@ def run_stage(job: Job) -> None:
     for member in job.entries:
         source = member_source(job, data, member)
         for request in requests:
-            if request.kind in method.statistics:
-                collect_for_entry(trainer, source.entry, request, source.load, source.batches, source.data_fingerprint)
+            if request.kind in method.statistics and request.find(source.entry, source.data_fingerprint) is None:
+                collect_and_log(job, trainer, source, request)
+
+
+def collect_and_log(job: Job, trainer: pl.Trainer, source: MemberSource, request: StatisticsRequest) -> None:
+    """Collect one kind of statistics of a member, with loggers of its own."""
+    settings, folder = job.settings, job.folder / "statistics" / f"{source.name}-{request.kind}"
+    name, config = f"{request.kind} statistics of {source.entry.name}", settings.config
+    with open_loggers(config.logger, folder, name, "statistics", config.experiment, settings.resolved) as loggers:
+        started = time.perf_counter()
+        collect_for_entry(trainer, source.entry, request, source.load, source.batches, source.data_fingerprint)
+        seconds = time.perf_counter() - started
+        with open_statistics(source.entry, request, source.data_fingerprint) as file:
+            log_statistics(loggers, file, seconds)
 
 
 def compute(job: Job, overrides: list[str]) -> Result:

@@ -14,6 +14,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 from regmean_lab.evaluate import flatten
 from regmean_lab.report.files import write_text
 from regmean_lab.results import Result
+from regmean_lab.statistics import StatisticsFile
 
 SCORES_TABLE, DIAGNOSTICS_TABLE = "scores", "merge_diagnostics"
 
@@ -53,6 +54,30 @@ def log_result(loggers: Sequence[Logger], result: Result, key_metrics: Mapping[s
         for table in (scores_table(result, key_metrics), diagnostics_table(result)):
             if table.rows:
                 _log_table(logger, table)
+
+
+def log_statistics(loggers: Sequence[Logger], file: StatisticsFile, seconds: float) -> None:
+    """Log what it took to collect a member's statistics, and how much they are the mean of.
+
+    Args:
+        loggers: the open loggers.
+        file: the statistics.
+        seconds: how long it took to collect them.
+    """
+    metadata = file.metadata
+    metrics = {
+        "seconds/statistics": seconds,
+        "statistics/examples": float(metadata["examples"]),
+        "statistics/batches": float(metadata["batches"]),
+        "statistics/megabytes": file.path.stat().st_size / 1e6,
+    }
+    if metadata["rows"]:  # Fisher information has none
+        metrics["statistics/fewest_rows"] = float(min(metadata["rows"].values()))
+        metrics["statistics/most_rows"] = float(max(metadata["rows"].values()))
+    if "relative_change" in metadata:
+        metrics["statistics/relative_change"] = float(metadata["relative_change"])
+    for logger in loggers:
+        logger.log_metrics(metrics, step=0)
 
 
 def scores_table(result: Result, key_metrics: Mapping[str, str]) -> LoggedTable:

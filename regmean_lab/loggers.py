@@ -42,7 +42,7 @@ def open_loggers(
         config: group ``logger``.
         folder: the job's folder.
         name: what the run is called.
-        job_type: ``train``, ``merge`` or ``evaluate``: W&B's job type.
+        job_type: ``train``, ``statistics``, ``merge`` or ``evaluate``: W&B's job type.
         group: W&B group, unless the configuration names one.
         configuration: what is logged as the run's hyperparameters.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -494,6 +495,18 @@ class TestCommand:
         assert not computed
         assert "seed=2" in again.environment["command"]
         assert "seed=1,2" in again.environment["started_as"]
+
+    def test_the_stage_of_statistics_has_logs_of_its_own(self, workspace: Workspace) -> None:
+        stage = ("method=regmean", "statistics.gram.examples=24", "logger=csv", "stage=statistics")
+        folder = workspace.folder(*stage)
+        assert run(workspace.configuration(*stage), folder, workspace.overrides(*stage)) == (None, True)
+        for member in MEMBERS:
+            with (folder / "statistics" / f"{member}-gram" / "metrics.csv").open(newline="") as file:
+                (measured,) = csv.DictReader(file)
+            assert float(measured["statistics/examples"]) == 24
+        shutil.rmtree(folder)
+        run(workspace.configuration(*stage), folder, workspace.overrides(*stage))
+        assert not (folder / "statistics").exists()  # they were found
 
     def test_a_job_that_fails_does_not_stop_the_others(self, own: Workspace) -> None:
         path = own.data_dir / "emotion_splits" / "isear" / "test.jsonl"

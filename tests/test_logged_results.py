@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import wandb
 from wandb.proto import wandb_internal_pb2
 
 from regmean_lab.command.sweep_name import SWEEP_VARIABLE
-from regmean_lab.logged_results import diagnostics_table, log_result, scores_table
+from regmean_lab.logged_results import diagnostics_table, log_result, log_statistics, scores_table
 from regmean_lab.loggers import open_loggers
 from regmean_lab.results import Result
 from regmean_lab.schema_groups import LoggerConfig
+from regmean_lab.statistics import GramFile, collect_gram, save_gram
 
 KEYS = {"tec": "macro_f1", "isear": "macro_f1", "emoint": "accuracy"}
 CONFIGURATION = {"seed": 1, "method": {"name": "regmean", "off_diagonal": 0.9}}
@@ -123,6 +125,31 @@ def test_csv_files_hold_the_tables(tmp_path: Path, merged: Result, individual: R
     assert float(measured["score/out_of_domain/emoint"]) == 40.0
     log("csv", tmp_path / "individual", individual)
     assert not (tmp_path / "individual" / "merge_diagnostics.csv").exists()
+
+
+def test_statistics_are_logged_with_what_they_are_the_mean_of(tmp_path: Path) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Linear(2, 2))
+    gram = collect_gram(
+        model, [{"rows": torch.randn(5, 3)}, {"rows": torch.randn(2, 3)}], forward=lambda net, batch: net(batch["rows"])
+    )
+    save_gram(tmp_path / "gram.safetensors", gram, {"relative_change": 0.25})
+    with (
+        GramFile(tmp_path / "gram.safetensors") as file,
+        open_loggers(LoggerConfig("csv"), tmp_path / "log", "gram of tec", "statistics", "g", CONFIGURATION) as loggers,
+    ):
+        log_statistics(loggers, file, 1.5)
+    with (tmp_path / "log" / "metrics.csv").open(newline="") as file:
+        (measured,) = csv.DictReader(file)
+    size = (tmp_path / "gram.safetensors").stat().st_size
+    assert {name: float(value) for name, value in measured.items() if name != "step"} == {
+        "seconds/statistics": 1.5,
+        "statistics/examples": 7.0,
+        "statistics/batches": 2.0,
+        "statistics/megabytes": size / 1e6,
+        "statistics/fewest_rows": 7.0,
+        "statistics/most_rows": 7.0,
+        "statistics/relative_change": 0.25,
+    }
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="tensorboard is not installed")
