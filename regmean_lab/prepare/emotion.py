@@ -20,7 +20,7 @@ from regmean_lab.prepare.splits import SHARES_TEXT, dev_share, random_splits
 from regmean_lab.prepare.writing import wanted, write_notice, write_together
 from regmean_lab.suites.base import SPLITS, Split
 from regmean_lab.suites.emotion import DIMENSIONS, EMOTIONS, IN_DOMAIN, OUT_OF_DOMAIN, EmotionSettings, read_emotions
-from regmean_lab.suites.reading import parse_lines
+from regmean_lab.suites.reading import json_object, parse_lines
 
 FILE_NAME = "unified-dataset.jsonl"
 FOLDER = "emotion_splits"
@@ -162,12 +162,7 @@ def read_unified(path: Path) -> list[Row]:
 
 
 def _parse_line(line: str) -> Row:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON: {error.msg} at column {error.colno}") from error
-    if not isinstance(row, dict):
-        raise ValueError(f"expected a JSON object, found {json.dumps(row)[:60]}")
+    row = json_object(line)
     for key in ("source", "text"):
         if not isinstance(row.get(key), str):
             raise ValueError(f'"{key}" must be a string, found {json.dumps(row.get(key))[:60]}')

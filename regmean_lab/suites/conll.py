@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from regmean_lab.suites.base import DataError
-from regmean_lab.suites.reading import parse_lines
+from regmean_lab.suites.reading import json_object, parse_lines
 
 _logger = logging.getLogger(__name__)
 
@@ -109,12 +109,7 @@ def read_json_lines(path: Path) -> list[TokenExample]:
 
 
 def _parse_object(line: str, others: dict[str, None]) -> TokenExample:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON: {error.msg} at column {error.colno}") from error
-    if not isinstance(row, dict):
-        raise ValueError(f"expected a JSON object, found {json.dumps(row)[:60]}")
+    row = json_object(line)
     tokens, tags = _strings(row, "tokens"), _strings(row, "labels")
     if len(tokens) != len(tags):
         raise ValueError(f'{len(tokens)} "tokens", but {len(tags)} "labels"')

@@ -27,7 +27,7 @@ from regmean_lab.suites.base import (
     Task,
     register_suite,
 )
-from regmean_lab.suites.reading import limit_problems, parse_lines
+from regmean_lab.suites.reading import json_object, limit_problems, parse_lines
 from regmean_lab.suites.sampling import seeded_subset
 
 _logger = logging.getLogger(__name__)
@@ -110,12 +110,7 @@ def read_emotions(path: Path, positive_threshold: float) -> list[Example]:
 
 
 def _parse_line(line: str, positive_threshold: float) -> Example:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON: {error.msg} at column {error.colno}") from error
-    if not isinstance(row, dict):
-        raise ValueError(f"expected a JSON object, found {json.dumps(row)[:60]}")
+    row = json_object(line)
     if "text" not in row or "emotions" not in row:
         absent = " and ".join(f'"{key}"' for key in ("text", "emotions") if key not in row)
         raise ValueError(f"the object has no {absent}")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from regmean_lab.suites.base import DataError, Example, MissingDataError, Task
-from regmean_lab.suites.reading import parse_lines
+from regmean_lab.suites.reading import json_object, parse_lines
 
 _logger = logging.getLogger(__name__)
 
@@ -127,13 +127,7 @@ def read_rows(path: Path, task: GlueTask) -> list[Example]:
 
 
 def _parse_line(line: str, task: GlueTask) -> Example:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON: {error.msg} at column {error.colno}") from error
-    if not isinstance(row, dict):
-        raise ValueError(f"expected a JSON object, found {json.dumps(row)[:60]}")
-    return example_of(row, task)
+    return example_of(json_object(line), task)
 
 
 class GlueData:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from regmean_lab.suites.base import DataError
 
@@ -45,6 +46,21 @@ def parse_lines(path: Path, parse: Callable[[str], Row], blank: Row | None = Non
     if all(row is blank for row in rows):
         raise DataError(f"{path}: holds no example.")
     return rows
+
+
+def json_object(line: str) -> dict[str, Any]:
+    """The JSON object that a line holds.
+
+    Raises:
+        ValueError: saying what is there instead.
+    """
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error.msg} at column {error.colno}") from error
+    if not isinstance(row, dict):
+        raise ValueError(f"expected a JSON object, found {json.dumps(row)[:60]}")
+    return row
 
 
 def _decoded(raw: bytes) -> str:
