@@ -80,7 +80,7 @@ plan-%: setup
 
 reproduce-%: setup
 	@status=0; $(BIN)/python -m regmean_lab -m +multirun_sweeps=$* paths.output_dir=$(OUTPUTS) $(OVERRIDES) || status=$$?; \
-	if (( status <= 1 )); then $(BIN)/python -m regmean_lab.report table=$* overrides='$(OVERRIDES)' \
+	if (( status <= 1 )); then $(BIN)/python -m regmean_lab.report table=$* $(if $(OVERRIDES),overrides='$(OVERRIDES)') \
 		results=$(OUTPUTS) output=$(OUTPUTS)/reports/$*; fi; exit $$status
 
 test: export OMP_NUM_THREADS := $(OMP_NUM_THREADS)
