@@ -18,7 +18,7 @@ from regmean_lab.command.locations import configuration_root, register_sweeps
 from regmean_lab.command.resolvers import register_resolvers
 from regmean_lab.report.entries import Entry, column_settings, command_of, flat_settings, row_settings, setting_text
 from regmean_lab.report.read import Run
-from regmean_lab.results import NOT_FINGERPRINTED, NOT_FINGERPRINTED_TRAINER
+from regmean_lab.results import NOT_FINGERPRINTED, NOT_FINGERPRINTED_TRAINER, fingerprint
 from regmean_lab.schema import register_schemas
 from regmean_lab.suites import suite_types
 
@@ -42,6 +42,7 @@ class Job:
             all of them where their own scores choose them.
         count: number of members.
         command: the command that runs it.
+        fingerprint: of its whole configuration, as a result of it has.
     """
 
     experiment: str
@@ -49,6 +50,7 @@ class Job:
     members: tuple[str, ...]
     count: int
     command: str
+    fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,8 @@ class Definition:
     def entries(self, runs: Sequence[Run]) -> tuple[list[Entry], list[Run]]:
         """An entry for each expected job, measured or not, and the results of its experiment that it does not expect.
 
-        A result belongs to the job whose settings it has; it may differ in settings that the sweep does not name.
+        A result belongs to the job whose settings it has; it may differ in settings that the sweep does not name,
+        unless there is one that differs in none.
         """
         keys = list(self.jobs[0].settings)
         matching: dict[tuple[str | None, ...], list[Run]] = {}
@@ -88,8 +91,11 @@ class Definition:
                 other.append(run)
         entries = []
         for job in self.jobs:
-            own: list[Run | None] = [*matching.get(self._key(job.experiment, job.settings, keys), [])]
-            entries += [_entry(job, run) for run in own or [None]]
+            own = matching.get(self._key(job.experiment, job.settings, keys), [])
+            exact = [run for run in own if run.result.fingerprint == job.fingerprint]
+            if exact:
+                other += [run for run in own if run not in exact]
+            entries += [_entry(job, run) for run in exact or own or [None]]
         return entries, other
 
     @staticmethod
@@ -139,7 +145,8 @@ def _jobs(choice: str, overrides: list[str]) -> list[Job]:
 
 
 def _job(config: DictConfig, texts: Sequence[str], plain: Sequence[str]) -> Job:
-    flat = flat_settings({str(key): value for key, value in _container(config).items()})
+    resolved = {str(key): value for key, value in _container(config).items()}
+    flat = flat_settings(resolved)
     settings = {key: flat.get(key, setting_text(None)) for key in (*NAMED, *plain)}
     members = OmegaConf.select(config, "members")
     first = OmegaConf.select(config, "first")
@@ -149,7 +156,7 @@ def _job(config: DictConfig, texts: Sequence[str], plain: Sequence[str]) -> Job:
     greedy = config.order == "greedy"
     names = (f"{count} of {len(members)}, by their scores",) if greedy else tuple(members)[:count]
     command = shlex.join(["python", "-m", "regmean_lab", *texts])
-    return Job(str(config.experiment), settings, names, count, command)
+    return Job(str(config.experiment), settings, names, count, command, fingerprint(resolved))
 
 
 def _entry(job: Job, run: Run | None) -> Entry:
@@ -177,14 +184,14 @@ def _result_settings(run: Run) -> dict[str, str]:
 
 
 def _container(config: DictConfig) -> dict[Any, Any]:
-    plain = OmegaConf.to_container(config, resolve=True)
+    plain = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
     assert isinstance(plain, dict)
     return plain
 
 
 def _is_setting(config: DictConfig, key: str) -> bool:
     """Whether an override sets one value, and one that changes what is measured."""
-    if key.partition(".")[0] in (*NOT_FINGERPRINTED, "hydra", EXPERIMENTS):
+    if key.partition(".")[0] in (*NOT_FINGERPRINTED, "hydra", EXPERIMENTS, SWEEPS):
         return False
     if key.removeprefix("trainer.") in NOT_FINGERPRINTED_TRAINER:
         return False

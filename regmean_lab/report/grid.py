@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from regmean_lab.report.entries import Entry
 from regmean_lab.report.rows import METHOD_ORDER, ordered_methods, short_name
 
+LISTED = 3
+"""How many results that newer ones replace are named one by one."""
+
 Key = tuple[tuple[str, ...], int]
 """Members and seed: what a row's entries differ in, and what comparisons between rows are paired over."""
 
@@ -203,6 +206,9 @@ def _without_repetitions(entries: Sequence[Entry]) -> tuple[list[Entry], list[st
                 f"{older.run.path} is left out: {entry.run.path} is newer and has the same method, members and seed, "
                 "but other scores"
             )
+    if len(notices) > LISTED:
+        more = len(notices) - LISTED
+        notices = [*notices[:LISTED], f"{count_text(more, 'more result')} left out for newer ones with other scores"]
     return list(kept.values()), notices
 
 

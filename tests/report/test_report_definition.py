@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 from report_results import cell_of, make_result, runs_of
@@ -96,6 +97,22 @@ def test_results_find_their_jobs_whatever_else_is_set(pairs: Definition) -> None
     assert [entry.run.result for entry in entries if entry.run] == results[:2]
     assert [run.result for run in left_out] == results[2:5]
     assert len(entries) == len(pairs.jobs)
+
+
+def test_results_of_a_sweep_find_its_jobs() -> None:
+    definition = read_definition("table2-mini", ["seed=1", "method=simple", "head_init=same", "members=[tweets,nyt]"])
+    (job,) = definition.jobs
+    configuration = {"suite": {"out_of_domain": []}}
+    same = {"experiment": "table2-mini", "suite": "sentiment", "model": "minilm", "configuration": configuration}
+    measured = make_result("simple", ("tweets", "nyt"), 1, **same)
+    (run,) = runs_of([measured])
+
+    assert [entry.run for entry in definition.entries([run])[0]] == [run]
+    # One that agrees in everything, not only in what the sweep names, is preferred to it.
+    exact = runs_of([measured, replace(measured, fingerprint=job.fingerprint)])
+    entries, left_out = definition.entries(exact)
+    assert [entry.run for entry in entries] == [exact[1]]
+    assert left_out == [exact[0]]
 
 
 def test_results_that_do_not_record_order_and_number_are_taken_to_have_the_default(pairs: Definition) -> None:

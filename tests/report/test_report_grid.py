@@ -105,6 +105,13 @@ def test_of_repeated_results_the_newest_counts_and_the_others_are_named() -> Non
         assert notice.startswith(f"/r/{order.index(old):03d}/result.json is left out")
 
 
+def test_many_repeated_results_are_counted() -> None:
+    section = section_of([make_result(shift=float(number)) for number in range(6)])
+
+    assert len(section.notices) == 4
+    assert section.notices[-1].startswith("2 more results left out")
+
+
 def test_repeated_results_with_the_same_scores_need_no_notice() -> None:
     assert section_of([make_result(), make_result()]).notices == []
 
