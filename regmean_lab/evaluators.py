@@ -10,6 +10,7 @@ from typing import Any
 
 from regmean_lab.base_weights import base_weights
 from regmean_lab.callbacks.merge import MemberSource, MergeCallback
+from regmean_lab.callbacks.refine import TextReading
 from regmean_lab.callbacks.statistics import requests_of
 from regmean_lab.comparators import Ensemble, Individual, Multitask
 from regmean_lab.evaluate import (
@@ -42,7 +43,8 @@ def evaluate_merge(job: Job) -> Outcome:
     method: MergeMethod = settings.method
     requests = requests_of(config.statistics, config.training, config.trainer)
     base = partial(base_weights, job.checkpoint, cache_dir=Path(config.paths.zoo_dir) / MODELS_FOLDER)
-    callback = MergeCallback(sources, method, requests, own_heads=settings.suite.own_heads, base=base)
+    reading = TextReading(config.training.batch_size, config.statistics.seed, config.statistics.batch_tokens)
+    callback = MergeCallback(sources, method, requests, own_heads=settings.suite.own_heads, base=base, reading=reading)
     trainer = test_trainer(config.trainer, [callback])
     loaders = data.test_dataloader()
     started = time.perf_counter()

@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from regmean_lab.callbacks.refine import TextReading, member_texts
 from regmean_lab.callbacks.statistics import MakeBatches, StatisticsRequest, collect_for_entry, open_statistics
 from regmean_lab.merging import MergeError, MergeMember, MergeMethod, merge_members
 from regmean_lab.merging.base import LayerDiagnostics
 from regmean_lab.merging.layout import layout_of
+from regmean_lab.merging.refining import RefiningMethod, refine_
 from regmean_lab.merging.weights import SafetensorsWeights
 from regmean_lab.models import head_parameters
 from regmean_lab.modules import TaskModule
@@ -62,6 +64,7 @@ class MergeCallback(pl.Callback):
         own_heads: keep all parameters apart that are not part of the model's encoder (its base model).
         base: gives the weights of the pretrained model that the members were trained from, under the names that the
             members' weights have, for methods that need them; called with the class of the model under test.
+        reading: how members' text is read, for methods that need it.
 
     Attributes:
         seconds: time spent on ``statistics`` and on ``merge``.
@@ -76,12 +79,14 @@ class MergeCallback(pl.Callback):
         *,
         own_heads: bool = False,
         base: Callable[[type[PreTrainedModel]], Mapping[str, Tensor]] | None = None,
+        reading: TextReading | None = None,
     ) -> None:
         self.members = list(members)
         self.method = method
         self.requests = [request for request in requests if request.kind in method.statistics]
         self.own_heads = own_heads
         self.base = base
+        self.reading = reading or TextReading()
         self.seconds = {"statistics": 0.0, "merge": 0.0}
         self.diagnostics: list[LayerDiagnostics] = []
         self._merged: dict[str, Tensor] | None = None
@@ -99,7 +104,7 @@ class MergeCallback(pl.Callback):
                     )
             self.seconds["statistics"] = time.perf_counter() - started
             started = time.perf_counter()
-            self._merged = self._merge(pl_module, requests)
+            self._merged = self._merge(trainer, pl_module, requests)
             self.seconds["merge"] = time.perf_counter() - started
         targets = pl_module.model.state_dict(keep_vars=True)
         with torch.no_grad():
@@ -127,7 +132,9 @@ class MergeCallback(pl.Callback):
             if request.kind != "gram" or layers
         ]
 
-    def _merge(self, module: TaskModule, requests: Sequence[StatisticsRequest]) -> dict[str, Tensor]:
+    def _merge(
+        self, trainer: pl.Trainer, module: TaskModule, requests: Sequence[StatisticsRequest]
+    ) -> dict[str, Tensor]:
         """The merged parameters by name: a whole model's, or none if one cannot be merged."""
         members = [
             MergeMember(
@@ -153,11 +160,20 @@ class MergeCallback(pl.Callback):
             if not set(base) & set(members[0].weights):
                 raise MergeError("the pretrained model has none of the members' parameters; were they trained from it?")
             _tell_missing(sorted(given - set(base)))
-        merged = {}
+        merged, diagnostics = {}, {}
         for parameter in merge_members(method, members, layout, device=module.device, base=base):
             merged[parameter.name] = parameter.value
             if parameter.diagnostics is not None:
-                self.diagnostics.append(parameter.diagnostics)
+                diagnostics[parameter.diagnostics.layer] = parameter.diagnostics
+        if isinstance(method, RefiningMethod):
+            texts = member_texts(self.members, method.examples, self.reading, module.device)
+            with trainer.precision_plugin.forward_context():
+                refined = refine_(method, members, texts, merged, layout, base=base)
+            diagnostics.update({row.layer: row for row in refined})
+            log.info(
+                "replaced %d linear layers, with at most %d examples of each member", len(refined), method.examples
+            )
+        self.diagnostics += diagnostics.values()
         if jittered := [row for row in self.diagnostics if row.jitter]:
             worst = max(jittered, key=lambda row: row.jitter)
             log.info(

@@ -1,0 +1,101 @@
+"""RegMean++: regression means of the merged model's own inputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from regmean_lab.merging.base import (
+    LayerDiagnostics,
+    LinearLayer,
+    Parameter,
+    at_least_one,
+    matches,
+    register_method,
+)
+from regmean_lab.merging.merge import merge_parameter
+from regmean_lab.merging.refining import RefinedLayer, RefiningMethod
+from regmean_lab.merging.regmean import RegMean
+from regmean_lab.statistics import add_gram_, mirror_upper_
+
+
+@register_method("regmean_plusplus")
+@dataclass
+class RegMeanPlusPlus(RefiningMethod, RegMean):
+    """W = (Σ G̃ᵢ)⁻¹ Σ G̃ᵢ Wᵢ, layer after layer (Nguyen, Huu-Tien, Suzuki and Le-Minh, TMLR 2026, arXiv 2508.03121).
+
+    As :class:`~regmean_lab.merging.regmean.RegMean`, with all its settings, but G̃ᵢ is the Gram matrix of the inputs
+    that the layer gets in the merged model when that reads the text of member i: all layers before it are merged
+    already. In the paper these are the transformer layers before it; inside a transformer layer its inputs are
+    computed with the member's own weights. Here every linear layer is one step.
+
+    Attributes:
+        examples: number of training examples of each member whose text is read.
+    """
+
+    examples: int = 200
+
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        """None: what is needed is collected in the course of the merge."""
+        return ()
+
+    def problems(self) -> list[str]:
+        """What is wrong with the settings."""
+        found = super().problems()
+        at_least_one("examples", self.examples, found)
+        return found
+
+    def merge(self, parameter: Parameter) -> tuple[Tensor, LayerDiagnostics | None]:
+        """The mean, until the turn of a layer has come and there are Gram matrices."""
+        if any(member.gram is None for member in parameter.members):
+            return parameter.mean(), None
+        return super().merge(parameter)
+
+    def refines(self, layer: LinearLayer) -> bool:
+        """All but the excluded layers."""
+        return not matches(layer.name, self.exclude_layers)
+
+    def solver(self, layer: RefinedLayer) -> _Solver:
+        """Regression mean of the layer's weight."""
+        return _Solver(self, layer)
+
+
+@dataclass(frozen=True)
+class _OneGram:
+    """The Gram matrix of the one layer whose turn it is."""
+
+    gram: Tensor
+
+    def matrix(self, layer: str) -> Tensor:
+        return self.gram
+
+
+class _Solver:
+    def __init__(self, method: RegMeanPlusPlus, layer: RefinedLayer) -> None:
+        self._method = method
+        self._layer = layer
+        self._grams: list[Tensor] = []
+
+    def add(self, member: int, rows: Tensor, own: Tensor | None) -> None:
+        """Take up the rows ``[rows, in]`` of the next member's text."""
+        total = rows.new_zeros(rows.shape[1], rows.shape[1])
+        self._grams.append(mirror_upper_(add_gram_(total, rows)).div_(max(len(rows), 1)))
+
+    def solve(self) -> tuple[dict[str, Tensor], LayerDiagnostics | None]:
+        """The layer's weight."""
+        layer = self._layer
+        members = [
+            replace(member, gram=_OneGram(gram)) for member, gram in zip(layer.members, self._grams, strict=True)
+        ]
+        parameter = merge_parameter(
+            self._method,
+            layer.weight,
+            members,
+            layer.coefficients,
+            layer.layout,
+            layer.merged[layer.weight].device,
+            layer.base,
+        )
+        return {layer.weight: parameter.value}, parameter.diagnostics

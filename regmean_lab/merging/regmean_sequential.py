@@ -1,0 +1,155 @@
+"""Sequential RegMean: every layer of the merge does on its own inputs what the members do on theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from regmean_lab.merging.base import (
+    LayerDiagnostics,
+    LinearLayer,
+    MergeError,
+    at_least_one,
+    matches,
+    positive,
+    register_method,
+)
+from regmean_lab.merging.linear_algebra import off_diagonal_share, solve_dtype, solve_positive
+from regmean_lab.merging.merge import rows_by_members
+from regmean_lab.merging.refining import RefinedLayer, RefiningMethod
+from regmean_lab.merging.regmean import RegMean
+from regmean_lab.merging.task_vectors import oriented
+from regmean_lab.statistics import add_gram_, mirror_upper_
+
+
+@register_method("regmean_sequential")
+@dataclass
+class RegMeanSequential(RefiningMethod, RegMean):
+    """RegMean, and then layer after layer the W and b that map the merged model's inputs to the members' outputs.
+
+    With X̃ᵢ the inputs of a layer in the merged model on the text of member i, through the layers that are replaced
+    already, and Yᵢ the outputs of that layer in member i itself on the same text, W and b are those that minimise
+    Σ ‖X̃ᵢ W + b − Yᵢ‖² / nᵢ + λ ‖W − V‖²: V is RegMean's weight, nᵢ the number of rows, and λ = ``damping`` times the
+    mean diagonal entry of Σ X̃ᵢᵀX̃ᵢ / nᵢ. The bias is not held back, as an intercept in ridge regression never is. So a
+    layer makes up for what the layers before it have got wrong. RegMean has all its settings; without text it is
+    RegMean.
+
+    Attributes:
+        examples: number of training examples of each member whose text is read; their labels are not.
+        damping: how strongly a weight is held back at RegMean's.
+    """
+
+    own_passes: ClassVar[bool] = True
+
+    examples: int = 200
+    damping: float = 0.1
+
+    def problems(self) -> list[str]:
+        """What is wrong with the settings."""
+        found = super().problems()
+        at_least_one("examples", self.examples, found)
+        positive("damping", self.damping, found)
+        return found
+
+    def refines(self, layer: LinearLayer) -> bool:
+        """All but the excluded layers."""
+        return not matches(layer.name, self.exclude_layers)
+
+    def solver(self, layer: RefinedLayer) -> _Solver:
+        """Ridge regression of the layer's weight and bias."""
+        return _Solver(self.damping, layer)
+
+
+class _System:
+    """The normal equations for some of a layer's outputs: mean over rows of [X̃ 1]ᵀ[X̃ 1] and of [X̃ 1]ᵀ(Y − Ỹ)."""
+
+    def __init__(self) -> None:
+        self.left: Tensor | None = None
+        self.right: Tensor | None = None
+
+    def add(self, rows: Tensor, residual: Tensor, weight: float) -> None:
+        """Add a member's rows ``[rows, in + 1]`` and residuals ``[rows, out]``, with its weight."""
+        width, factor = rows.shape[1], weight / max(len(rows), 1)
+        left, right = add_gram_(rows.new_zeros(width, width), rows).mul_(factor), (rows.T @ residual).mul_(factor)
+        self.left = left if self.left is None else self.left.add_(left)
+        self.right = right if self.right is None else self.right.add_(right)
+
+    def solve(self, damping: float, intercept: bool, layer: str) -> tuple[Tensor, LayerDiagnostics]:
+        """What has to be added to weight and bias, shape [in + 1, out]."""
+        assert self.left is not None and self.right is not None
+        dtype = solve_dtype(self.left.device, len(self.left))
+        left, entries = mirror_upper_(self.left).to(dtype), self.left.dtype
+        inputs = left.diagonal()[:-1] if intercept else left.diagonal()
+        share = off_diagonal_share(left)
+        inputs.add_(damping * float(inputs.mean()))
+        try:
+            solution = solve_positive(left, self.right.to(dtype), entries)
+        except ValueError as error:
+            raise MergeError(f"layer {layer}: its system of equations cannot be solved: {error}") from None
+        posed = LayerDiagnostics(layer, solution.jitter, solution.condition, solution.unseen, share)
+        return solution.value, posed
+
+
+class _Solver:
+    def __init__(self, damping: float, layer: RefinedLayer) -> None:
+        self._damping = damping
+        self._layer = layer
+        self._current = _oriented(layer, layer.merged)
+        self._intercept = layer.bias in layer.merged
+        outputs = len(self._current)
+        by_label = layer.weight in layer.layout.label_outputs
+        everyone = {tuple(range(len(layer.members))): list(range(outputs))}
+        self._outputs: Mapping[tuple[int, ...], list[int]] = (
+            rows_by_members(layer.members, outputs) if by_label else everyone
+        )
+        self._systems = {group: _System() for group in self._outputs}
+
+    def add(self, member: int, rows: Tensor, own: Tensor | None) -> None:
+        """Take up a member's rows, in the merged model and in itself."""
+        assert own is not None
+        if own.shape != rows.shape:
+            raise MergeError(
+                f"layer {self._layer.layer.name}: {tuple(own.shape)} rows and features in "
+                f"{self._layer.members[member].name} where the merged model has {tuple(rows.shape)}"
+            )
+        weights = self._layer.members[member].weights
+        target = own @ _oriented(self._layer, weights).to(own).T
+        given = rows @ self._current.to(rows).T
+        residual = target.sub_(given)
+        if self._intercept:
+            bias, merged = weights[self._layer.bias], self._layer.merged[self._layer.bias]
+            residual.add_(bias.detach().to(residual) - merged.to(residual))
+            rows = torch.cat([rows, rows.new_ones(len(rows), 1)], dim=1)
+        for group, outputs in self._outputs.items():
+            if member in group:
+                total = sum(self._layer.coefficients[number] for number in group)
+                # Members that share a label may all have the coefficient 0.
+                share = self._layer.coefficients[member] / total if total > 0 else 1 / len(group)
+                part = residual if len(outputs) == residual.shape[1] else residual[:, outputs]
+                self._systems[group].add(rows, part, share * len(group))
+
+    def solve(self) -> tuple[dict[str, Tensor], LayerDiagnostics | None]:
+        """The layer's weight and, where it has one that is merged, its bias."""
+        layer, solved = self._layer, []
+        weight = self._current.clone()
+        bias = layer.merged[layer.bias].clone() if self._intercept else None
+        for group, outputs in self._outputs.items():
+            change, posed = self._systems[group].solve(self._damping, self._intercept, layer.layer.name)
+            inputs = weight.shape[1]
+            weight[outputs] += change[:inputs].T.to(weight)
+            if bias is not None:
+                bias[outputs] += change[inputs].to(bias)
+            solved.append(posed)
+        values = {layer.weight: oriented(weight, layer.layer)}
+        if bias is not None:
+            values[layer.bias] = bias
+        return values, max(solved, key=lambda row: (row.jitter, row.condition))
+
+
+def _oriented(layer: RefinedLayer, weights: Mapping[str, Tensor]) -> Tensor:
+    """The layer's weight as [out, in]."""
+    return oriented(weights[layer.weight].detach(), layer.layer)
