@@ -11,6 +11,7 @@ from pytorch_lightning.loggers import Logger
 
 from regmean_lab.evaluation.metrics import score
 from regmean_lab.modules import Predictions, TaskModule, module_type
+from regmean_lab.processes import trainer_devices
 from regmean_lab.schema_groups import TrainerConfig
 from regmean_lab.suites.base import Task
 from regmean_lab.suites.data_module import Batches, Evaluation
@@ -28,10 +29,10 @@ def load_module(folder: Path, task: Task) -> TaskModule:
 def test_trainer(
     config: TrainerConfig, callbacks: Sequence[pl.Callback] = (), logger: Logger | bool = False
 ) -> pl.Trainer:
-    """A trainer for evaluation and for the merge stage (whose statistics need gradients: no inference mode)."""
+    """A one-device trainer for evaluation and the merge stage (whose statistics need gradients: no inference mode)."""
     return pl.Trainer(
         accelerator=config.accelerator,
-        devices=config.devices,
+        **trainer_devices(config),
         precision=config.precision,  # type: ignore[arg-type]  # any string that Lightning accepts
         deterministic=config.deterministic,
         callbacks=list(callbacks),

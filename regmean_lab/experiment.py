@@ -26,6 +26,7 @@ from regmean_lab.merged_model import model_card, write_merged_model
 from regmean_lab.merging import MergeMethod
 from regmean_lab.models import MODELS_FOLDER, Checkpoint, ModelError, find_checkpoint
 from regmean_lab.modules import module_type
+from regmean_lab.processes import device_problems, uses_cuda
 from regmean_lab.results import (
     MERGED_FOLDER,
     RESULT_FILE,
@@ -110,8 +111,7 @@ def check_files(settings: Settings) -> Checkpoint:
     """
     config, found = settings.config, logger_problems(settings.config.logger)
     found += settings.suite.missing(corpora_of(settings))
-    if config.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
-        found.append("trainer.accelerator: no CUDA GPU is available here; use trainer=cpu or trainer=auto")
+    found += device_problems(config.trainer)
     checkpoint = None
     try:
         checkpoint = find_checkpoint(config.model, Path(config.paths.zoo_dir) / MODELS_FOLDER)
@@ -229,7 +229,7 @@ def find_or_train_members(job: Job, names: list[str] | None = None) -> None:
 def result_of(job: Job, outcome: Outcome, overrides: list[str]) -> Result:
     """Everything that was measured, ready to be written."""
     settings, config = job.settings, job.settings.config
-    device = torch.device("cuda", 0) if _uses_cuda(config.trainer.accelerator) else torch.device("cpu")
+    device = torch.device("cuda", 0) if uses_cuda(config.trainer.accelerator) else torch.device("cpu")
     mean_in_domain = mean(outcome.scores["in_domain"].values())
     assert mean_in_domain is not None
     return Result(
@@ -254,7 +254,3 @@ def result_of(job: Job, outcome: Outcome, overrides: list[str]) -> Result:
         configuration=settings.resolved,
         model_fingerprint=job.checkpoint.fingerprint,
     )
-
-
-def _uses_cuda(accelerator: str) -> bool:
-    return torch.cuda.is_available() and accelerator in ("auto", "gpu", "cuda")

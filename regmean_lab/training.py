@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from regmean_lab.models import Checkpoint, ModelError
 from regmean_lab.modules import Optimization, module_type
 from regmean_lab.modules.base import TrainableModule
 from regmean_lab.modules.multi_task import MultiTaskModule
+from regmean_lab.processes import run_together, trainer_devices
 from regmean_lab.schema import Settings
 from regmean_lab.schema_groups import TrainerConfig, TrainingConfig
+from regmean_lab.statistics import rank
 from regmean_lab.suites import Suite
 from regmean_lab.suites.data_module import CorpusDataModule
 from regmean_lab.suites.multi_task_data import MultiTaskDataModule
@@ -113,10 +116,19 @@ def find_or_train(
     description = describe(checkpoint, suite, corpora, training, seed)
 
     def train(folder: Path) -> dict[str, Any]:
-        with open_logs(f"train {prefix}", "train", suite.name, description) as loggers:
-            return train_model(folder, checkpoint, suite, corpora, training, trainer, seed, loggers)
+        logs = partial(open_logs, f"train {prefix}", "train", suite.name, description)
+        work = partial(
+            _with_logs, logs, partial(train_model, folder, checkpoint, suite, corpora, training, trainer, seed)
+        )
+        return work() if trainer.devices == 1 else run_together(trainer, work)
 
     return zoo.find_or_train(description, prefix, train)
+
+
+def _with_logs(open_logs: OpenLogs, train: Callable[[Sequence[Logger]], dict[str, Any]]) -> dict[str, Any]:
+    """Train with loggers, which only the first of several processes has."""
+    with open_logs() if rank() == 0 else nullcontext([]) as loggers:
+        return train(loggers)
 
 
 def training_trainer(
@@ -124,11 +136,20 @@ def training_trainer(
     trainer: TrainerConfig,
     callbacks: Sequence[pl.Callback] = (),
     loggers: Sequence[Logger] = (),
+    unused_parameters: bool = False,
 ) -> pl.Trainer:
-    """A trainer for fine-tuning; it evaluates on dev as it goes if the best weights are to be kept."""
+    """A trainer for fine-tuning; it evaluates on dev as it goes if the best weights are to be kept.
+
+    Args:
+        training: how the model is trained.
+        trainer: on what.
+        callbacks: callbacks.
+        loggers: loggers.
+        unused_parameters: whether a step leaves parameters of the model out.
+    """
     return pl.Trainer(
         accelerator=trainer.accelerator,
-        devices=trainer.devices,
+        **trainer_devices(trainer, together=True, unused_parameters=unused_parameters),
         precision=training.precision,  # type: ignore[arg-type]  # any string that Lightning accepts
         max_epochs=training.epochs if training.steps is None else -1,
         max_steps=-1 if training.steps is None else training.steps,
@@ -193,7 +214,8 @@ def train_model(
     )
     module.train()  # from_pretrained leaves models in evaluation mode, and Lightning would keep it
     best = BestWeights()
-    fit = training_trainer(training, trainer, [best] if training.selection == "best" else [], loggers)
+    callbacks = [best] if training.selection == "best" else []
+    fit = training_trainer(training, trainer, callbacks, loggers, unused_parameters=multi_task(suite, corpora))
     fit.fit(module, datamodule=data)
     epoch = best.epoch if best.scores else fit.current_epoch - 1
     if not best.scores:  # the last weights are kept, or training ended before the first evaluation
@@ -205,8 +227,9 @@ def train_model(
             f"training on {'+'.join(corpora)} diverged: NaN or infinity in {broken[0]} and {len(broken) - 1} other "
             "parameters; try a lower training.learning_rate"
         )
-    module.save(folder)
-    tokenizer.save_pretrained(folder)
+    if rank() == 0:
+        module.save(folder)
+        tokenizer.save_pretrained(folder)
     return {
         "scores": best.scores or module.dev_scores,
         "key_score": module.key_score,

@@ -4,43 +4,59 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import pytorch_lightning as pl
 import torch
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from regmean_lab.callbacks.requests import StatisticsRequest, open_statistics, requests_of
+from regmean_lab.evaluate import test_trainer
 from regmean_lab.modules import TaskModule
 from regmean_lab.modules.base import Batch
-from regmean_lab.schema_groups import (
-    FisherConfig,
-    GradientGramConfig,
-    GramConfig,
-    StatisticsConfig,
-    TrainerConfig,
-    TrainingConfig,
-)
+from regmean_lab.processes import run_together
+from regmean_lab.schema_groups import GradientGramConfig, GramConfig, TrainerConfig
 from regmean_lab.statistics import (
-    FisherFile,
-    GradientGramFile,
-    GramFile,
-    StatisticsError,
+    FisherStatistics,
+    Form,
+    GradientGramStatistics,
+    GramStatistics,
     collect_fisher,
     collect_gradient_gram,
     collect_gram,
     doubling_rounds,
+    gather,
+    rank,
     save_fisher,
     save_gradient_gram,
     save_gram,
+    world_size,
 )
 from regmean_lab.suites.data_module import Batches
 from regmean_lab.zoo import ZooEntry, statistics_key
 
+__all__ = [
+    "BATCH_TOKENS_CPU",
+    "BATCH_TOKENS_DEVICE",
+    "MakeBatches",
+    "Statistics",
+    "StatisticsCallback",
+    "StatisticsRequest",
+    "collect_for_entry",
+    "measure",
+    "open_statistics",
+    "requests_of",
+    "save_statistics",
+]
+
 log = logging.getLogger(__name__)
+
+Statistics: TypeAlias = GramStatistics | GradientGramStatistics | FisherStatistics
 
 NO_LIMIT = 2**31
 """More examples than a corpus has."""
@@ -48,9 +64,6 @@ NO_LIMIT = 2**31
 BATCH_TOKENS_CPU = 512
 BATCH_TOKENS_DEVICE = {"gram": 16384, "fisher": 4096, "gradient_gram": 4096}
 """Tokens in a batch, where none are configured. What needs gradients needs much more memory for each."""
-
-LIGHTNING_NAMES = {"float32": "32-true"}
-"""What `StatisticsRequest.precision` calls settings of a precision of its own, where Lightning has a name for them."""
 
 
 class MakeBatches(Protocol):
@@ -67,112 +80,6 @@ class MakeBatches(Protocol):
         part: tuple[int, int] | None = None,
     ) -> Batches:
         """The loader."""
-
-
-@dataclass(frozen=True)
-class StatisticsRequest:
-    """Which statistics to collect, and how.
-
-    Attributes:
-        kind: ``gram``, ``fisher`` or ``gradient_gram``.
-        settings: the kind's own settings.
-        batch_size: examples a batch.
-        seed: which examples are drawn.
-        precision: the trainer's precision.
-        batch_tokens: tokens a batch, where batches do not matter; None chooses for the device.
-        layers: for ``gram``, the only linear layers that are needed; None for all.
-    """
-
-    kind: str
-    settings: GramConfig | FisherConfig | GradientGramConfig
-    batch_size: int
-    seed: int
-    precision: str
-    batch_tokens: int | None = None
-    layers: tuple[str, ...] | None = None
-
-    @property
-    def examples(self) -> int | None:
-        """Number of examples, None for all."""
-        batches = self.settings.batches
-        return self.settings.examples if batches is None else batches * self.batch_size
-
-    def describe(self, data_fingerprint: str) -> dict[str, Any]:
-        """Everything that determines the statistics of a given member: what their file's name is a hash of."""
-        description = {
-            "kind": self.kind,
-            **asdict(self.settings),
-            "examples": self.examples,
-            "seed": self.seed,
-            "precision": self.precision,
-            "data_fingerprint": data_fingerprint,
-        }
-        del description["batches"]
-        if isinstance(self.settings, GramConfig):
-            if (own := self.settings.precision) is not None:
-                description["precision"] = LIGHTNING_NAMES.get(own, own)
-            # What is not asked for is left out, so that files keep the names that they had before there was the choice.
-            for name in ("tokens", "tolerance"):
-                if description[name] is None:
-                    del description[name]
-            if self.layers is not None:
-                description["layers"] = list(self.layers)
-        if self.groups_matter:
-            description["batch_size"] = self.batch_size
-        return description
-
-    @property
-    def groups_matter(self) -> bool:
-        """Whether the result depends on how examples are grouped into batches."""
-        return isinstance(self.settings, FisherConfig) and self.settings.labels_from == "batch_mean"
-
-    def path(self, entry: ZooEntry, data_fingerprint: str) -> Path:
-        """Where the statistics of a member lie, if they are collected for this request."""
-        return entry.statistics_path(self.kind, statistics_key(self.describe(data_fingerprint)))
-
-    def find(self, entry: ZooEntry, data_fingerprint: str) -> Path | None:
-        """A file that serves this request: its own, or one that differs only in having more layers."""
-        path = self.path(entry, data_fingerprint)
-        if path.exists():
-            return path
-        if self.layers is None:
-            return None
-        complete = replace(self, layers=None)
-        description = complete.describe(data_fingerprint)
-        others = [other for other in entry.statistics_files() if other.name.startswith(f"{self.kind}-")]
-        for other in (complete.path(entry, data_fingerprint), *others):
-            try:
-                with GramFile(other) as file:
-                    settings = {key: value for key, value in file.metadata["settings"].items() if key != "layers"}
-                    if settings == description and set(self.layers) <= set(file.layers):
-                        return other
-            except StatisticsError:
-                continue  # absent, damaged, or of a format that this program does not read: no use here
-        return None
-
-
-def requests_of(
-    statistics: StatisticsConfig, training: TrainingConfig, trainer: TrainerConfig
-) -> list[StatisticsRequest]:
-    """All kinds of statistics, as configured."""
-    return [
-        StatisticsRequest(
-            kind, settings, training.batch_size, statistics.seed, trainer.precision, statistics.batch_tokens
-        )
-        for kind, settings in (
-            ("gram", statistics.gram),
-            ("fisher", statistics.fisher),
-            ("gradient_gram", statistics.gradient_gram),
-        )
-    ]
-
-
-def open_statistics(entry: ZooEntry, request: StatisticsRequest, data_fingerprint: str) -> GramFile | FisherFile:
-    """Statistics of a member, read layer by layer."""
-    path = request.find(entry, data_fingerprint) or request.path(entry, data_fingerprint)
-    if request.kind == "fisher":
-        return FisherFile(path)
-    return GramFile(path) if request.kind == "gram" else GradientGramFile(path)
 
 
 class StatisticsCallback(pl.Callback):
@@ -224,64 +131,148 @@ def collect_for_entry(
     Raises:
         StatisticsError: for a NaN or infinity, naming the layer or parameter.
     """
-    description = request.describe(data_fingerprint)
-    path, key = request.path(entry, data_fingerprint), statistics_key(description)
-    if request.find(entry, data_fingerprint) is not None:
+
+    def wanted() -> bool:
+        return request.find(entry, data_fingerprint) is None
+
+    def lock() -> AbstractContextManager[None]:
+        return entry.statistics_lock(request.kind, statistics_key(request.describe(data_fingerprint)))
+
+    if world_size() > 1:
+        # Lightning, or whoever else, runs this in every process: the first one decides, and all collect.
+        with lock() if rank() == 0 else nullcontext():
+            collected = gather(rank() == 0 and wanted())[0]
+            if collected:
+                _collect_and_save(trainer, entry, request, load, batches, data_fingerprint)
+            gather(None)  # nobody goes on before the file is there
+        return collected
+    if not wanted():
         return False
-    with entry.statistics_lock(request.kind, key):
-        if request.find(entry, data_fingerprint) is not None:
+    with lock():
+        if not wanted():
             return False
-        module = load()
-        device = trainer.strategy.root_device
-        previous = module.device
-        module.to(device).eval()
-        loader = _batches(request, batches, device)
-        title = f"{request.kind} of {entry.name}"
-        moved = _moved(loader, module, device, title if trainer.progress_bar_callback is not None else None)
-        metadata: dict[str, Any] = {"data_fingerprint": data_fingerprint, "settings": description}
-        with torch.inference_mode(False), _precision(request, trainer, device):
-            if isinstance(request.settings, GramConfig):
-                generation = request.settings.generation
-                gram = collect_gram(
-                    module.model,
-                    (part for batch in moved for part in module.gram_batches(batch, generation)),
-                    layers=request.layers,
-                    forward=lambda model, batch: module.gram_pass(batch),
-                    mask=module.gram_mask,
-                    count_padding=request.settings.count_padding,
-                    extra_rows=request.settings.extra_rows,
-                    rows_dtype=torch.bfloat16 if request.settings.precision == "bf16" else None,
-                    tolerance=request.settings.tolerance,
-                )
-                if gram.relative_change is not None:
-                    metadata["relative_change"] = gram.relative_change
-                save_gram(path, gram, metadata)
-            elif isinstance(request.settings, GradientGramConfig):
-                source: Any = request.settings.labels_from  # checked by the schema
-                gradient_gram = collect_gradient_gram(
-                    module.model,
-                    ({**batch, "labels": module.fisher_labels(batch)} for batch in moved),
-                    kind=module.likelihood,
-                    forward=_logits(module),
-                    labels_from=source,
-                    mask=module.gradient_mask,
-                    count_padding=request.settings.count_padding,
-                    extra_rows=request.settings.extra_rows,
-                )
-                save_gradient_gram(path, gradient_gram, metadata)
-            else:
-                labels_from: Any = request.settings.labels_from  # checked by the schema
-                fisher = collect_fisher(
-                    module.model,
-                    ({**batch, "labels": module.fisher_labels(batch)} for batch in moved),
-                    kind=module.likelihood,
-                    forward=_logits(module),
-                    labels_from=labels_from,
-                )
-                save_fisher(path, fisher, metadata)
-        module.to(previous)
-        log.info("collected %s", path)
+        if request.devices is None or not request.can_be_shared:
+            _collect_and_save(trainer, entry, request, load, batches, data_fingerprint)
+        else:
+            work = partial(_collect_share, request.devices, entry, request, load, batches, data_fingerprint)
+            run_together(request.devices, work)
+        log.info("collected %s", request.path(entry, data_fingerprint))
     return True
+
+
+def _collect_and_save(
+    trainer: pl.Trainer,
+    entry: ZooEntry,
+    request: StatisticsRequest,
+    load: Callable[[], TaskModule],
+    batches: MakeBatches,
+    data_fingerprint: str,
+) -> None:
+    """Collect statistics, in a process group together with the other processes, of which the first writes the file."""
+    statistics = measure(trainer, request, load(), batches, f"{request.kind} of {entry.name}")
+    if rank() == 0:
+        metadata = {"data_fingerprint": data_fingerprint, "settings": request.describe(data_fingerprint)}
+        save_statistics(request.path(entry, data_fingerprint), statistics, metadata, form=request.storage)
+
+
+def _collect_share(config: TrainerConfig, *arguments: Any) -> None:
+    """`_collect_and_save` in one of several processes, with a trainer of its own."""
+    _collect_and_save(test_trainer(config), *arguments)
+
+
+def measure(
+    trainer: pl.Trainer, request: StatisticsRequest, module: TaskModule, batches: MakeBatches, title: str
+) -> Statistics:
+    """Statistics of a module, collected on the trainer's device.
+
+    In a process group the batches are divided among the processes, where that can be, and each returns the statistics
+    of all of them.
+
+    Args:
+        trainer: whose device and precision are used; not in inference mode.
+        request: which statistics, and how.
+        module: the module; it comes back to its own device.
+        batches: makes the loader of examples.
+        title: of the progress bar, where the trainer has one.
+
+    Raises:
+        StatisticsError: for a NaN or infinity, naming the layer or parameter.
+    """
+    device = trainer.strategy.root_device
+    previous = module.device
+    module.to(device).eval()
+    if _own_precision(request) is None:
+        trainer.precision_plugin.convert_module(module)  # in place; "bf16-true" wants the weights in it too
+    loader = _batches(request, batches, device)
+    shared = world_size() > 1 and request.can_be_shared
+    if shared:
+        loader = _own_batches(loader)
+    shown = trainer.progress_bar_callback is not None and rank() == 0
+    moved = _moved(loader, module, device, title if shown else None)
+    statistics: Statistics
+    with torch.inference_mode(False), _precision(request, trainer, device):
+        if isinstance(request.settings, GramConfig):
+            generation = request.settings.generation
+            statistics = collect_gram(
+                module.model,
+                (part for batch in moved for part in module.gram_batches(batch, generation)),
+                layers=request.layers,
+                forward=lambda model, batch: module.gram_pass(batch),
+                mask=module.gram_mask,
+                count_padding=request.settings.count_padding,
+                extra_rows=request.settings.extra_rows,
+                rows_dtype=torch.bfloat16 if request.settings.precision == "bf16" else None,
+                tolerance=request.settings.tolerance,
+                across_processes=shared,
+            )
+        elif isinstance(request.settings, GradientGramConfig):
+            source: Any = request.settings.labels_from  # checked by the schema
+            statistics = collect_gradient_gram(
+                module.model,
+                ({**batch, "labels": module.fisher_labels(batch)} for batch in moved),
+                layers=request.layers,
+                kind=module.likelihood,
+                forward=_logits(module),
+                labels_from=source,
+                mask=module.gradient_mask,
+                count_padding=request.settings.count_padding,
+                extra_rows=request.settings.extra_rows,
+                across_processes=shared,
+            )
+        else:
+            labels_from: Any = request.settings.labels_from  # checked by the schema
+            statistics = collect_fisher(
+                module.model,
+                ({**batch, "labels": module.fisher_labels(batch)} for batch in moved),
+                kind=module.likelihood,
+                forward=_logits(module),
+                labels_from=labels_from,
+                across_processes=shared,
+            )
+    module.to(previous)
+    return statistics
+
+
+def save_statistics(
+    path: Path, statistics: Statistics, metadata: dict[str, Any], *, form: Form = "full", rank: int | None = None
+) -> None:
+    """Write statistics of any kind, atomically.
+
+    Args:
+        path: the file.
+        statistics: what to write.
+        metadata: see :func:`regmean_lab.statistics.save_gram`.
+        form: of Gram matrices of both kinds; a Fisher diagonal has one form only.
+        rank: of the form ``low_rank``.
+    """
+    if isinstance(statistics, GramStatistics):
+        if statistics.relative_change is not None:
+            metadata = {**metadata, "relative_change": statistics.relative_change}
+        save_gram(path, statistics, metadata, form=form, rank=rank)
+    elif isinstance(statistics, GradientGramStatistics):
+        save_gradient_gram(path, statistics, metadata, form=form, rank=rank)
+    else:
+        save_fisher(path, statistics, metadata)
 
 
 def _batches(
@@ -299,7 +290,7 @@ def _batches(
         return batches(request.examples, size, seed, tokens=tokens, batch_tokens=budget)
 
     def rounds() -> Iterator[Batches]:
-        for part in doubling_rounds(request.examples or NO_LIMIT):
+        for part in doubling_rounds(request.examples or NO_LIMIT, passes=2 if settings.generation else 1):
             loader = batches(request.examples, size, seed, tokens=tokens, batch_tokens=budget, part=part)
             if len(loader) == 0:
                 return
@@ -308,10 +299,23 @@ def _batches(
     return chain.from_iterable(rounds())
 
 
+def _own_batches(loader: Iterable[dict[str, torch.Tensor]]) -> Batches:
+    """This process's share of a loader's batches, which are sorted by length: every so-manieth, and none made twice."""
+    assert isinstance(loader, DataLoader)
+    assert loader.batch_sampler is not None
+    return DataLoader(
+        loader.dataset,
+        batch_sampler=list(loader.batch_sampler)[rank() :: world_size()],
+        collate_fn=loader.collate_fn,
+        num_workers=loader.num_workers,
+        pin_memory=loader.pin_memory,
+    )
+
+
 @contextmanager
 def _precision(request: StatisticsRequest, trainer: pl.Trainer, device: torch.device) -> Iterator[None]:
     """The precision of the forward pass: the statistics' own, or else the trainer's."""
-    own = request.settings.precision if isinstance(request.settings, GramConfig) else None
+    own = _own_precision(request)
     if own is None:
         with trainer.precision_plugin.forward_context():
             yield
@@ -325,6 +329,10 @@ def _precision(request: StatisticsRequest, trainer: pl.Trainer, device: torch.de
             yield
         finally:
             torch.set_float32_matmul_precision(before)
+
+
+def _own_precision(request: StatisticsRequest) -> str | None:
+    return request.settings.precision if isinstance(request.settings, GramConfig) else None
 
 
 def _logits(module: TaskModule) -> Callable[[torch.nn.Module, Batch], torch.Tensor]:

@@ -15,6 +15,7 @@ import torch
 from transformers import AutoModel, PreTrainedTokenizerBase
 
 from regmean_lab.comparators import Comparator
+from regmean_lab.merging.refining import RefiningMethod
 from regmean_lab.models import Checkpoint, quiet_transformers
 from regmean_lab.planning.plan import Plan, PlannedJob, PlannedMember, PlannedStatistics
 from regmean_lab.schema_groups import TrainingConfig
@@ -46,11 +47,13 @@ class Size:
         multiplied: number of those in linear layers: each token is multiplied by all of them.
         gram_entries: number of entries of the Gram matrices of all linear layers; that some share their input, and so
             their matrix, is not taken into account.
+        gradient_gram_entries: the same of the Gram matrices of gradients at their outputs.
     """
 
     parameters: int
     multiplied: int
     gram_entries: int
+    gradient_gram_entries: int
 
 
 @dataclass(frozen=True)
@@ -109,11 +112,12 @@ def size_of(checkpoint: Checkpoint) -> Size:
         model = AutoModel.from_config(checkpoint.config())
     weights = dict(model.named_parameters())
     layers = linear_layers(model)
-    widths = [weights[f"{name}.weight"].shape[0 if is_conv1d(layer) else 1] for name, layer in layers.items()]
+    shapes = [weights[f"{name}.weight"].shape[:: -1 if is_conv1d(layer) else 1] for name, layer in layers.items()]
     return Size(
         parameters=sum(parameter.numel() for parameter in weights.values()),
         multiplied=sum(weights[f"{name}.weight"].numel() for name in layers),
-        gram_entries=sum(width * width for width in widths),
+        gram_entries=sum(inputs * inputs for _, inputs in shapes),
+        gradient_gram_entries=sum(outputs * outputs for outputs, _ in shapes),
     )
 
 
@@ -154,19 +158,29 @@ class _Costs:
         return Cost(self._seconds(member, 6 * size.multiplied * tokens), disk)
 
     def statistics(self, part: PlannedStatistics) -> Cost:
-        """Gram: a forward pass and half of each product; Fisher: for each label a backward pass and its squares."""
+        """Operations of a token, by kind.
+
+        Gram: a forward pass and half of each product. Fisher: a forward pass and, for each label, a backward pass and
+        its squares. Gradient Gram: a forward pass and, for each label, the half of a backward pass that finds gradients
+        of outputs, and half of each product.
+        """
         member = part.member
         if member.checkpoint is None:
             return UNKNOWN
         size, corpus = self._size(member.checkpoint), member.training.corpora[0]
-        disk = FLOAT_BYTES * (size.gram_entries if part.kind == "gram" else size.parameters)
+        entries = {"gram": size.gram_entries, "gradient_gram": size.gradient_gram_entries, "fisher": size.parameters}
+        disk = FLOAT_BYTES * entries[part.kind]
         load = self._load(member, corpus, "train")
         if load is None:
             return Cost(None, disk)
         tokens = min(load[0], part.examples or load[0]) * load[1]
         labels = max(len(member.settings.suite.task(corpus).labels), 1)
-        more = size.gram_entries if part.kind == "gram" else 6 * labels * size.multiplied
-        return Cost(self._seconds(member, (2 * size.multiplied + more) * tokens), disk)
+        more = {
+            "gram": size.gram_entries,
+            "gradient_gram": labels * (2 * size.multiplied + size.gradient_gram_entries),
+            "fisher": 6 * labels * size.multiplied,
+        }
+        return Cost(self._seconds(member, (2 * size.multiplied + more[part.kind]) * tokens), disk)
 
     def evaluation(self, job: PlannedJob) -> Cost:
         """A forward pass over all that the job evaluates."""
@@ -184,7 +198,29 @@ class _Costs:
         operations = 2 * self._size(member.checkpoint).multiplied * tokens
         if isinstance(job.settings.method, Comparator):
             operations /= 2  # jobs share the members' predictions
+        elif isinstance(job.settings.method, RefiningMethod):
+            reading = self._reading(job, job.settings.method)
+            if reading is None:
+                return Cost(None, 0)
+            operations += reading
         return Cost(self._seconds(member, operations) + JOB_SECONDS, 0)
+
+    def _reading(self, job: PlannedJob, method: RefiningMethod) -> float | None:
+        """Operations of a merge that reads members' text; None where there is none yet.
+
+        A forward pass and half of each product of inputs; where members read their text too, their forward pass, the
+        outputs of both once more, and the product of inputs with what they differ by.
+        """
+        operations = 0.0
+        for member in job.members:
+            assert member.checkpoint is not None  # all members start from the same one, which was looked at
+            load = self._load(member, member.training.corpora[0], "train")
+            if load is None:
+                return None
+            size = self._size(member.checkpoint)
+            passes = 5 if method.own_passes else 1
+            operations += (2 * size.multiplied * passes + size.gram_entries) * min(load[0], method.examples) * load[1]
+        return operations
 
     def _size(self, checkpoint: Checkpoint) -> Size:
         if checkpoint.fingerprint not in self._sizes:

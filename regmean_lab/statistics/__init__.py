@@ -11,9 +11,11 @@ from __future__ import annotations
 from .batches import Batch, Forward, call_model, default_forward
 from .collect import collect_fisher, collect_gradient_gram, collect_gram
 from .convergence import ConvergenceRule, doubling_rounds
+from .distributed import gather, rank, world_size
 from .errors import StatisticsError
 from .finite import all_finite
 from .fisher import FisherAccumulator, FisherLabels, FisherStatistics
+from .forms import FORMS, Form
 from .gradient_gram import GradientGramAccumulator, GradientGramStatistics
 from .gram import GramAccumulator, GramStatistics
 from .layers import is_conv1d, is_linear, linear_layers
@@ -32,6 +34,7 @@ from .store import (
 )
 
 __all__ = [
+    "FORMS",
     "IGNORED",
     "Batch",
     "ConvergenceRule",
@@ -39,6 +42,7 @@ __all__ = [
     "FisherFile",
     "FisherLabels",
     "FisherStatistics",
+    "Form",
     "Forward",
     "GradientGramAccumulator",
     "GradientGramFile",
@@ -61,12 +65,15 @@ __all__ = [
     "collect_gram",
     "default_forward",
     "doubling_rounds",
+    "gather",
     "is_conv1d",
     "is_linear",
     "linear_layers",
     "mirror_upper_",
     "output_factors",
+    "rank",
     "save_fisher",
     "save_gradient_gram",
     "save_gram",
+    "world_size",
 ]

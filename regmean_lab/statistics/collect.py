@@ -21,6 +21,7 @@ from .batches import (
     move_batch,
 )
 from .convergence import ConvergenceRule
+from .errors import StatisticsError
 from .fisher import FisherAccumulator, FisherLabels, FisherStatistics
 from .gradient_gram import GradientGramAccumulator, GradientGramStatistics
 from .gram import GramAccumulator, GramStatistics
@@ -46,6 +47,7 @@ def collect_gram(
     dtype: torch.dtype = torch.float32,
     rows_dtype: torch.dtype | None = None,
     tolerance: float | None = None,
+    across_processes: bool = False,
 ) -> GramStatistics:
     """Gram matrices of the inputs of a model's linear layers.
 
@@ -66,6 +68,8 @@ def collect_gram(
         tolerance: stop when no matrix has changed by more than this, relative in the Frobenius norm, since there were
             half as many examples (see `ConvergenceRule`); the batches must then bring examples in random order. None
             uses all batches.
+        across_processes: the batches are this process's share, and the statistics are of the shares of all processes of
+            PyTorch's default process group, which must all call this. Not with a tolerance.
 
     Returns:
         The statistics, on the CPU.
@@ -73,6 +77,8 @@ def collect_gram(
     Raises:
         StatisticsError: see `GramAccumulator`.
     """
+    if tolerance is not None and across_processes:
+        raise StatisticsError("tolerance: collection with a stop rule is not divided among processes")
     accumulator = GramAccumulator(
         model, layers, count_padding=count_padding, extra_rows=extra_rows, dtype=dtype, rows_dtype=rows_dtype
     )
@@ -85,6 +91,8 @@ def collect_gram(
                 forward(model, moved)
             if rule is not None and rule.converged(accumulator):
                 break
+    if across_processes:
+        accumulator.add_up()
     statistics = accumulator.compute(release=True)
     return statistics if rule is None else replace(statistics, relative_change=rule.change)
 
@@ -98,6 +106,7 @@ def collect_fisher(
     forward: Forward = default_forward,
     batch_mean_labels: Literal["true", "pseudo"] = "true",
     dtype: torch.dtype = torch.float32,
+    across_processes: bool = False,
 ) -> FisherStatistics:
     """The Fisher diagonal of a model's trainable parameters.
 
@@ -113,6 +122,8 @@ def collect_fisher(
             "labels".
         batch_mean_labels: the labels of the variant "batch_mean": "true" or "pseudo".
         dtype: of the sums of squares: ``torch.float32`` or ``torch.float64``.
+        across_processes: the batches are this process's share, and the statistics are of the shares of all processes of
+            PyTorch's default process group, which must all call this.
 
     Returns:
         The statistics, on the CPU.
@@ -126,6 +137,8 @@ def collect_fisher(
     with evaluation_mode(model):
         for batch in batches:
             accumulator.add(batch, batch.get(LABELS))
+    if across_processes:
+        accumulator.add_up()
     return accumulator.compute()
 
 
@@ -141,6 +154,7 @@ def collect_gradient_gram(
     count_padding: bool = False,
     extra_rows: bool = False,
     dtype: torch.dtype = torch.float32,
+    across_processes: bool = False,
 ) -> GradientGramStatistics:
     """Gram matrices of the gradients at the outputs of a model's linear layers.
 
@@ -159,6 +173,8 @@ def collect_gradient_gram(
         count_padding: count the rows of padding tokens too.
         extra_rows: count also outputs that do not come from the examples, see `RowSelection`.
         dtype: of the sums: ``torch.float32`` or ``torch.float64``.
+        across_processes: the batches are this process's share, and the statistics are of the shares of all processes of
+            PyTorch's default process group, which must all call this.
 
     Returns:
         The statistics, on the CPU.
@@ -181,4 +197,6 @@ def collect_gradient_gram(
         for batch in batches:
             moved = move_batch(batch, device)
             accumulator.add(moved, moved.get(LABELS), mask(moved))
+    if across_processes:
+        accumulator.add_up()
     return accumulator.compute()

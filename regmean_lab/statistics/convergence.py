@@ -14,9 +14,14 @@ FIRST_COMPARISON = 64
 """Number of examples after which matrices are kept for the first time, to be compared with those of twice as many."""
 
 
-def doubling_rounds(examples: int) -> Iterator[tuple[int, int]]:
-    """The first and the last (exclusive) of the examples that come between comparisons: 0–64, 64–128, 128–256."""
-    start, end = 0, FIRST_COMPARISON
+def doubling_rounds(examples: int, passes: int = 1) -> Iterator[tuple[int, int]]:
+    """The first and the last (exclusive) of the examples that come between comparisons: 0–64, 64–128, 128–256.
+
+    Args:
+        examples: number of examples in all.
+        passes: how often each of them is counted.
+    """
+    start, end = 0, FIRST_COMPARISON // passes
     while start < examples:
         yield start, min(end, examples)
         start, end = end, 2 * end

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .batches import LABELS, Batch, Forward, count_examples, default_forward, device_of, move_batch, select_example
 from .calls import Call, CallRecorder, gradients_at, known_modules, obstacles, shape_obstacles
+from .distributed import add_up_, check_sound, gather
 from .errors import StatisticsError, name_list
 from .finite import all_finite
 from .likelihood import LabelSource, Likelihood, count_terms, output_factors
@@ -179,7 +180,8 @@ class FisherAccumulator:
         self._reasons: tuple[str, ...] = ()
         self._examples = 0
         self._batches = 0
-        self._broken = False
+        self._broken = ""
+        self._added_up = False
 
     @property
     def mode(self) -> Mode:
@@ -201,9 +203,11 @@ class FisherAccumulator:
                 annotated.
 
         Raises:
-            StatisticsError: if the model is in training mode or was made under inference mode, or if the labels do not
-                fit the logits.
+            StatisticsError: if the model is in training mode or was made under inference mode, if the labels do not
+                fit the logits, or if `add_up` was called.
         """
+        if self._added_up:
+            raise StatisticsError("add was called after the sums of all processes were added up")
         self._check_model()
         examples = count_examples(batch)
         if labels is not None and len(labels) != examples:
@@ -221,10 +225,26 @@ class FisherAccumulator:
                 elif self._reasons or not self._add_products(batch, labels, examples):
                     self._add_one_at_a_time(batch, labels, examples)
         except BaseException:
-            self._broken = True
+            self._broken = "a batch failed half-way and may be counted in part"
             raise
         self._examples += examples
         self._batches += 1
+
+    def add_up(self) -> None:
+        """Add up the sums of all processes, which have each seen a share of the examples; ends the collection.
+
+        Every process of the default process group must call this, once, also one that saw no batch. Afterwards
+        `compute` gives the statistics of all examples in each.
+
+        Raises:
+            StatisticsError: in every process, if one has nothing sound to add.
+        """
+        check_sound(self._broken)
+        counts = gather((self._examples, self._batches))
+        self._examples, self._batches = (sum(column) for column in zip(*counts, strict=True))
+        for total in self._sums.values():
+            add_up_(total)
+        self._added_up = True
 
     def compute(self, device: torch.device | str = "cpu") -> FisherStatistics:
         """The statistics of all batches so far; collecting may go on afterwards.
@@ -237,7 +257,7 @@ class FisherAccumulator:
                 parameters are named.
         """
         if self._broken:
-            raise StatisticsError("a batch failed half-way and may be counted in part; collect again")
+            raise StatisticsError(f"{self._broken}; collect again")
         if self._batches == 0:
             raise StatisticsError("no batch was added")
         count = self._batches if self._labels_from == "batch_mean" else self._examples

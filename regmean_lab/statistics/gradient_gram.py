@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from .batches import LABELS, Batch, Forward, count_examples, default_forward, device_of, move_batch
+from .distributed import add_up_, check_sound, gather
 from .errors import StatisticsError, name_list
+from .finite import all_finite
 from .layers import is_conv1d, select_layers
 from .likelihood import LabelSource, Likelihood, output_factors
 from .products import add_gram_, mirror_upper_
@@ -128,7 +130,8 @@ class GradientGramAccumulator:
         self._rows = dict.fromkeys(self._layers, 0)
         self._examples = 0
         self._batches = 0
-        self._broken = False
+        self._broken = ""
+        self._added_up = False
 
     def add(self, batch: Batch, labels: Tensor | None = None, mask: Mask = None) -> None:
         """Add the examples of a batch.
@@ -140,9 +143,11 @@ class GradientGramAccumulator:
             mask: which tokens are real, see `Mask`; None if all rows count.
 
         Raises:
-            StatisticsError: if the model is in training mode, if its logits carry no gradient, or if the labels do not
-                fit them.
+            StatisticsError: if the model is in training mode, if its logits carry no gradient, if the labels do not
+                fit them, or if `add_up` was called.
         """
+        if self._added_up:
+            raise StatisticsError("add was called after the sums of all processes were added up")
         if training := [name or type(part).__name__ for name, part in self._model.named_modules() if part.training]:
             raise StatisticsError(f"the model is in training mode ({name_list(training, 3)}); call model.eval() first")
         torch.clear_autocast_cache()  # may hold weights that were cast in a pass without gradients
@@ -154,10 +159,36 @@ class GradientGramAccumulator:
                     labels = move_batch({LABELS: labels}, device)[LABELS]
                 self._add(moved, labels, mask)
         except BaseException:
-            self._broken = True
+            self._broken = "a batch failed half-way and its rows are counted in part"
             raise
         self._examples += count_examples(batch)
         self._batches += 1
+
+    def add_up(self) -> None:
+        """Add up the sums of all processes, which have each seen a share of the examples; ends the collection.
+
+        Every process of the default process group must call this, once, also one that saw no batch. Afterwards
+        `compute` gives the statistics of all examples in each.
+
+        Raises:
+            StatisticsError: in every process, if one has nothing sound to add.
+        """
+        check_sound(self._broken)
+        widths = {layer: len(total) for layer, total in self._sums.items()}
+        every = gather((self._rows, widths, self._examples, self._batches))
+        self._rows = {layer: sum(rows[layer] for rows, _, _, _ in every) for layer in self._layers}
+        self._examples = sum(examples for _, _, examples, _ in every)
+        self._batches = sum(batches for _, _, _, batches in every)
+        device = device_of(self._model)
+        for layer in self._layers:
+            if self._rows[layer] == 0:
+                continue
+            width = next(widths[layer] for _, widths, _, _ in every if layer in widths)
+            with torch.inference_mode(False):
+                if layer not in self._sums:
+                    self._sums[layer] = torch.zeros(width, width, dtype=self._dtype, device=device)
+                add_up_(self._sums[layer])
+        self._added_up = True
 
     def compute(self, device: torch.device | str = "cpu") -> GradientGramStatistics:
         """The statistics of all batches so far; collecting may go on afterwards.
@@ -170,7 +201,7 @@ class GradientGramAccumulator:
                 or infinity; the layers are named.
         """
         if self._broken:
-            raise StatisticsError("a batch failed half-way and its rows are counted in part; collect again")
+            raise StatisticsError(f"{self._broken}; collect again")
         if self._batches == 0:
             raise StatisticsError("no batch was added")
         if empty := [layer for layer, rows in self._rows.items() if rows == 0]:
@@ -182,7 +213,7 @@ class GradientGramAccumulator:
             matrices = {
                 layer: mirror_upper_(self._sums[layer] / self._rows[layer]).to(device) for layer in self._layers
             }
-        if broken := [layer for layer, matrix in matrices.items() if not bool(matrix.isfinite().all())]:
+        if broken := [layer for layer, matrix in matrices.items() if not all_finite(matrix)]:
             raise StatisticsError(
                 f"NaN or infinity in the gradient Gram matrix of {name_list(broken)}; the model's gradients overflow "
                 "or its weights are not finite: check the weights and labels, or collect without reduced precision"

@@ -15,12 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .batches import device_of
+from .distributed import add_up_, check_sound, gather
 from .errors import StatisticsError, name_list
 from .finite import all_finite
 from .layers import select_layers
 from .products import mirror_upper_
 from .rows import Mask, RowSelection
-from .sharing import InputGroup
+from .sharing import InputGroup, common_groups
 
 
 @dataclass(frozen=True)
@@ -72,17 +74,15 @@ class GramStatistics:
         matrices: dict[str, Tensor] = {}
         rows: dict[str, int] = {}
         shared: dict[str, str] = {}
-        leaders: dict[tuple[str, str], str] = {}
-        for layer in self.shared:
-            pair = (self.shared[layer], other.shared[layer])
-            shared[layer] = leaders.setdefault(pair, layer)
-            if shared[layer] != layer:
-                continue
-            ours, theirs = self.matrices[pair[0]], other.matrices[pair[1]]
-            rows[layer] = self.rows[pair[0]] + other.rows[pair[1]]
-            share = other.rows[pair[1]] / rows[layer]
-            mean = torch.lerp(ours.double(), theirs.to(ours.device, torch.float64), share)
-            matrices[layer] = mean.to(ours.dtype)
+        for layers in common_groups(self.shared, [self.shared, other.shared]):
+            leader = layers[0]
+            shared.update(dict.fromkeys(layers, leader))
+            ours, theirs = self.matrix(leader), other.matrix(leader)
+            counts = self.rows[self.shared[leader]], other.rows[other.shared[leader]]
+            rows[leader] = sum(counts)
+            mean = torch.lerp(ours.double(), theirs.to(ours.device, torch.float64), counts[1] / rows[leader])
+            matrices[leader] = mean.to(ours.dtype)
+        shared = {layer: shared[layer] for layer in self.shared}
         return GramStatistics(
             matrices=matrices,
             shared=shared,
@@ -141,6 +141,7 @@ class GramAccumulator:
         if rows_dtype not in (None, dtype, torch.bfloat16):
             raise StatisticsError(f"rows_dtype={rows_dtype}: rows are multiplied in {dtype} or torch.bfloat16")
         self._layers = select_layers(model, layers)
+        self._device = device_of(model)
         self._count_padding = count_padding
         self._extra_rows = extra_rows
         self._dtype = dtype
@@ -152,6 +153,7 @@ class GramAccumulator:
         self._selection: RowSelection | None = None
         self._batch_examples: int | None = None
         self._broken = ""
+        self._added_up = False
 
     @property
     def examples(self) -> int:
@@ -206,10 +208,12 @@ class GramAccumulator:
                 first mask), or else that of the first input of a layer.
 
         Raises:
-            StatisticsError: if the last batch was not ended, or the hooks are not attached.
+            StatisticsError: if the last batch was not ended, the hooks are not attached, or `add_up` was called.
         """
         if self._selection is not None:
             raise StatisticsError("begin_batch was called twice without end_batch")
+        if self._added_up:
+            raise StatisticsError("begin_batch was called after the sums of all processes were added up")
         if not self._handles:
             raise StatisticsError(
                 "begin_batch was called while detached; call attach first, or use `with accumulator:`"
@@ -236,6 +240,40 @@ class GramAccumulator:
                 self._groups.update(dict.fromkeys(part.members, part))
         self._examples += self._batch_examples or 0
         self._batches += 1
+
+    def add_up(self) -> None:
+        """Add up the sums of all processes, which have each seen a share of the examples; ends the collection.
+
+        Every process of the default process group must call this, once, also one that saw no batch. Afterwards
+        `compute` gives the statistics of all examples in each. Layers share a matrix where they shared it everywhere.
+
+        Raises:
+            StatisticsError: in every process, if one has nothing sound to add.
+        """
+        check_sound(self._broken)
+        own = {layer: (group.members[0], group.rows, group.width) for layer, group in self._groups.items()}
+        every = gather((own, self._examples, self._batches))
+        # A process without a batch knows nothing of sharing.
+        leaders = [{layer: known[0] for layer, known in seen.items()} for seen, _, batches in every if batches]
+        added: dict[str, InputGroup] = {}
+        used: set[int] = set()
+        for layers in common_groups(self._layers, leaders):
+            known = [seen[layers[0]] for seen, _, _ in every if layers[0] in seen]
+            rows, width = sum(count for _, count, _ in known), max((width for _, _, width in known), default=0)
+            if rows == 0:
+                continue
+            group = self._groups.get(layers[0])
+            with _plain_arithmetic(self._device):
+                if group is None or group.rows == 0:
+                    total = torch.zeros(width, width, dtype=self._dtype, device=self._device)
+                else:
+                    total = group.total().clone() if id(group) in used else group.total()
+                    used.add(id(group))
+                added.update(dict.fromkeys(layers, InputGroup.with_total(layers, add_up_(total), rows)))
+        self._groups = added
+        self._examples = sum(examples for _, examples, _ in every)
+        self._batches = sum(batches for _, _, batches in every)
+        self._added_up = True
 
     def compute(self, device: torch.device | str = "cpu", *, release: bool = False) -> GramStatistics:
         """The statistics of all batches so far; collecting may go on afterwards.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -40,6 +40,19 @@ def _version(tensor: Tensor) -> int | None:
     return None if tensor.is_inference() else tensor._version
 
 
+def common_groups(layers: Iterable[str], leaders: Sequence[Mapping[str, str]]) -> list[list[str]]:
+    """Groups of layers that share a leader in each mapping; those that a mapping lacks share their absence.
+
+    Args:
+        layers: the layers, in the order in which they come in the groups.
+        leaders: from layers to what is the same for those that share.
+    """
+    groups: dict[tuple[str | None, ...], list[str]] = {}
+    for layer in layers:
+        groups.setdefault(tuple(mapping.get(layer) for mapping in leaders), []).append(layer)
+    return list(groups.values())
+
+
 class InputGroup:
     """Layers that have received the same inputs so far, and one sum of products for all of them.
 
@@ -70,6 +83,20 @@ class InputGroup:
         self._counted = 0
         # How many of the batch's inputs each member has received.
         self._received = dict.fromkeys(members, 0)
+
+    @classmethod
+    def with_total(cls, members: Iterable[str], total: Tensor, rows: int) -> InputGroup:
+        """A group whose sum ``[in, in]`` over ``rows`` rows is known."""
+        group = cls(members, total.device, total.dtype)
+        group._total, group.rows = total, rows
+        return group
+
+    @property
+    def width(self) -> int:
+        """The width of the sum; 0 if there was no input yet."""
+        if self._total is not None:
+            return self._total.shape[1]
+        return self._packed[0].shape[1] if self._packed else 0
 
     @property
     def members(self) -> list[str]:

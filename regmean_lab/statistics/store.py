@@ -1,8 +1,9 @@
 """Statistics files: one safetensors file each, with what is needed to understand it in the metadata.
 
 A Gram file holds a float32 tensor ``[in, in]`` for each leading layer, a gradient Gram file one ``[out, out]`` for each
-layer, a Fisher file a float32 tensor for each trainable parameter. Metadata values are strings, JSON where they are
-structured:
+layer, a Fisher file a float32 tensor for each trainable parameter. Gram matrices of both kinds may be stored in a
+smaller form instead (see `regmean_lab.statistics.forms`), and are read as matrices whatever their form. Metadata values
+are strings, JSON where they are structured:
 
 - ``format``: "regmean_lab.statistics"; ``version``: "1"; ``kind``: "gram", "gradient_gram" or "fisher";
 - ``examples``, ``batches``: how many were seen;
@@ -10,6 +11,7 @@ structured:
 - ``shared``: JSON, by layer or parameter, the name of the tensor that holds its statistics;
 - ``data_fingerprint``: what tells the data, as given; ``settings``: JSON, as given;
 - Fisher and gradient Gram: ``labels_from`` and ``likelihood``;
+- ``form``: "packed", "diagonal" or "low_rank", and of the last ``rank``; absent where matrices are stored whole;
 - anything else given: JSON.
 
 Layers with the same inputs share a matrix, which is stored once.
@@ -34,6 +36,7 @@ from regmean_lab.files import share
 from .errors import StatisticsError, name_list
 from .finite import all_finite
 from .fisher import FisherStatistics
+from .forms import FORMS, Form, check_form, from_form, packed_width, shape_fault, tensor_names, to_form
 from .gradient_gram import GradientGramStatistics
 from .gram import GramStatistics
 
@@ -45,11 +48,18 @@ Json: TypeAlias = bool | int | float | str | list[Any] | dict[str, Any] | None
 _File = TypeVar("_File", bound="StatisticsFile")
 
 _KINDS = ("gram", "gradient_gram", "fisher")
-_PLAIN = ("format", "version", "kind", "data_fingerprint", "labels_from", "likelihood")
+_PLAIN = ("format", "version", "kind", "form", "data_fingerprint", "labels_from", "likelihood")
 _REQUIRED = ("rows", "shared", "examples", "batches", "data_fingerprint", "settings")
 
 
-def save_gram(path: str | os.PathLike[str], statistics: GramStatistics, metadata: Mapping[str, Json]) -> None:
+def save_gram(
+    path: str | os.PathLike[str],
+    statistics: GramStatistics,
+    metadata: Mapping[str, Json],
+    *,
+    form: Form = "full",
+    rank: int | None = None,
+) -> None:
     """Write Gram matrices to ``path``, atomically.
 
     Args:
@@ -57,9 +67,12 @@ def save_gram(path: str | os.PathLike[str], statistics: GramStatistics, metadata
         statistics: what to write.
         metadata: ``data_fingerprint`` (a string, empty by default), ``settings`` (by default empty) and anything else
             worth keeping.
+        form: in which form, see `regmean_lab.statistics.forms`: "full", "packed", "diagonal" or "low_rank".
+        rank: of "low_rank".
 
     Raises:
-        StatisticsError: if ``metadata`` uses a name of the format, or holds something that JSON does not.
+        StatisticsError: if ``metadata`` uses a name of the format, or holds something that JSON does not; for another
+            form, or a rank where there is none.
     """
     header: dict[str, object] = {
         "kind": "gram",
@@ -68,7 +81,7 @@ def save_gram(path: str | os.PathLike[str], statistics: GramStatistics, metadata
         "examples": statistics.examples,
         "batches": statistics.batches,
     }
-    _save(Path(path), statistics.matrices, header, metadata)
+    _save_matrices(Path(path), statistics.matrices, header, metadata, form, rank)
 
 
 def save_fisher(path: str | os.PathLike[str], statistics: FisherStatistics, metadata: Mapping[str, Json]) -> None:
@@ -86,7 +99,12 @@ def save_fisher(path: str | os.PathLike[str], statistics: FisherStatistics, meta
 
 
 def save_gradient_gram(
-    path: str | os.PathLike[str], statistics: GradientGramStatistics, metadata: Mapping[str, Json]
+    path: str | os.PathLike[str],
+    statistics: GradientGramStatistics,
+    metadata: Mapping[str, Json],
+    *,
+    form: Form = "full",
+    rank: int | None = None,
 ) -> None:
     """Write gradient Gram matrices to ``path``, atomically; arguments and errors as for `save_gram`."""
     header: dict[str, object] = {
@@ -98,7 +116,7 @@ def save_gradient_gram(
         "labels_from": statistics.labels_from,
         "likelihood": statistics.likelihood,
     }
-    _save(Path(path), statistics.matrices, header, metadata)
+    _save_matrices(Path(path), statistics.matrices, header, metadata, form, rank)
 
 
 class StatisticsFile:
@@ -137,6 +155,12 @@ class StatisticsFile:
         self._file = None
 
     @property
+    def form(self) -> Form:
+        """How matrices are stored; "full" for a Fisher diagonal."""
+        form: Form = self.metadata.get("form", "full")
+        return form
+
+    @property
     def examples(self) -> int:
         """Number of examples seen."""
         return int(self.metadata["examples"])
@@ -147,7 +171,7 @@ class StatisticsFile:
         return int(self.metadata["batches"])
 
     def read(self, name: str) -> Tensor:
-        """The float32 tensor that holds the statistics of layer or parameter ``name``.
+        """The statistics of layer or parameter ``name``, float32: of a Gram matrix in any form, the matrix.
 
         Raises:
             StatisticsError: if the file has none for it, or was closed.
@@ -156,8 +180,7 @@ class StatisticsFile:
             raise StatisticsError(f"{self.path}: nothing for '{name}'; it has {name_list(self.shared)}")
         if self._file is None:
             raise StatisticsError(f"{self.path}: read after it was closed")
-        tensor: Tensor = self._file.get_tensor(self.shared[name])
-        return tensor
+        return from_form(self.shared[name], self.form, self._file.get_tensor)
 
     def check_finite(self) -> None:
         """Read all tensors and raise if one holds NaN or infinity.
@@ -165,7 +188,7 @@ class StatisticsFile:
         Raises:
             StatisticsError: naming the tensors.
         """
-        broken = [name for name in self._tensors if not all_finite(self.read(name))]
+        broken = [name for name in dict.fromkeys(self.shared.values()) if not all_finite(self.read(name))]
         if broken:
             raise self._fault(f"NaN or infinity in {name_list(broken)}")
 
@@ -207,24 +230,28 @@ class StatisticsFile:
 
     def _check_tensors(self) -> None:
         """Raise if tensors and metadata do not fit together."""
-        self._tensors = sorted(self._file.keys())
-        absent = sorted({str(leader) for leader in self.shared.values()} - set(self._tensors))
-        if absent:
+        if self.form not in FORMS or (self.form != "full" and self.metadata["kind"] == "fisher"):
+            raise self._fault(f"its matrices have the form {self.form!r}, this program reads {', '.join(FORMS)}")
+        tensors = set(self._file.keys())
+        leaders = sorted({str(leader) for leader in self.shared.values()})
+        expected = {tensor for leader in leaders for tensor in tensor_names(leader, self.form)}
+        if absent := sorted(expected - tensors):
             raise self._fault(f"tensor {name_list(absent)} missing")
-        unknown = [name for name in self._tensors if self.shared.get(name) != name]
+        unknown = sorted(tensors - expected) + [leader for leader in leaders if self.shared.get(leader) != leader]
         if unknown:
             raise self._fault(f"tensor {name_list(unknown)} not in metadata 'shared'")
-        for name in self._tensors:
-            described = self._file.get_slice(name)
-            if described.get_dtype() != "F32":
-                raise self._fault(f"tensor '{name}' is {described.get_dtype()}, expected F32")
-            if self.metadata["kind"] in ("gram", "gradient_gram"):
-                self._check_matrix(name, list(described.get_shape()))
+        for name in sorted(tensors):
+            if (dtype := self._file.get_slice(name).get_dtype()) != "F32":
+                raise self._fault(f"tensor '{name}' is {dtype}, expected F32")
+        if self.metadata["kind"] in ("gram", "gradient_gram"):
+            for name in leaders:
+                self._check_matrix(name)
 
-    def _check_matrix(self, name: str, shape: list[int]) -> None:
+    def _check_matrix(self, name: str) -> None:
         """Raise for a Gram matrix that is not square, or whose number of rows is not told."""
-        if len(shape) != 2 or shape[0] != shape[1]:
-            raise self._fault(f"matrix '{name}' has shape {shape}, expected a square")
+        fault = shape_fault(name, self.form, lambda tensor: list(self._file.get_slice(tensor).get_shape()))
+        if fault is not None:
+            raise self._fault(fault)
         rows = self.metadata["rows"].get(name)
         if not isinstance(rows, int) or rows < 1:
             raise self._fault(f"metadata 'rows' has {rows!r} for '{name}', expected a positive number")
@@ -244,6 +271,17 @@ class GramFile(StatisticsFile):
     def rows(self) -> dict[str, int]:
         """By leading layer, the number of rows that its matrix is the mean of."""
         return dict(self.metadata["rows"])
+
+    def width(self, layer: str) -> int:
+        """The width of the Gram matrix of ``layer``, without reading it.
+
+        Raises:
+            StatisticsError: if the file has none for this layer.
+        """
+        if layer not in self.shared:
+            raise StatisticsError(f"{self.path}: nothing for '{layer}'; it has {name_list(self.shared)}")
+        size: int = self._file.get_slice(self.shared[layer]).get_shape()[0]
+        return (packed_width(size) or 0) if self.form == "packed" else size
 
     def matrix(self, layer: str) -> Tensor:
         """The Gram matrix of ``layer``: float32 ``[in, in]``, symmetric, the mean over rows.
@@ -278,6 +316,16 @@ class FisherFile(StatisticsFile):
         """
         return self.read(parameter)
 
+    def shape(self, parameter: str) -> tuple[int, ...]:
+        """The shape of the Fisher diagonal of ``parameter``, without reading it.
+
+        Raises:
+            StatisticsError: if the file has none for this parameter.
+        """
+        if parameter not in self.shared:
+            raise StatisticsError(f"{self.path}: nothing for '{parameter}'; it has {name_list(self.shared)}")
+        return tuple(self._file.get_slice(self.shared[parameter]).get_shape())
+
 
 def check_finite(path: str | os.PathLike[str]) -> None:
     """Read all tensors of a statistics file of any kind and raise if one holds NaN or infinity.
@@ -289,11 +337,31 @@ def check_finite(path: str | os.PathLike[str]) -> None:
         file.check_finite()
 
 
+def _save_matrices(
+    path: Path,
+    matrices: Mapping[str, Tensor],
+    header: dict[str, object],
+    metadata: Mapping[str, Json],
+    form: Form,
+    rank: int | None,
+) -> None:
+    """Write symmetric matrices in a form."""
+    check_form(form, rank)
+    if form != "full":
+        header["form"] = form
+    if rank is not None:
+        header["rank"] = rank
+    tensors: dict[str, Tensor] = {}
+    for name, matrix in matrices.items():
+        tensors.update(to_form(name, matrix.detach(), form, rank))
+    _save(path, tensors, header, metadata)
+
+
 def _save(
     path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, object], metadata: Mapping[str, Json]
 ) -> None:
     """Write tensors and metadata to a temporary name beside ``path``, then rename."""
-    reserved = {"format", "version", *header}
+    reserved = {"format", "version", "form", "rank", *header}
     clash = sorted(reserved & set(metadata))
     if clash:
         raise StatisticsError(f"metadata {name_list(clash)}: the name belongs to the format, use another")

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
-TaskKind = Literal["multi_label", "single_label", "regression", "token_labels", "answers"]
-"""Form of a task: labels of a whole text (any number, one, a real value), labels of its words, or generated answers."""
+TaskKind = Literal["multi_label", "single_label", "regression", "token_labels", "answers", "text"]
+"""Form of a task: labels of a whole text (any number, one, a real value), labels of its words, generated answers to
+questions, or text as it is, which a language model writes."""
 
 Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")

@@ -13,10 +13,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 from transformers import PreTrainedTokenizerBase
 
+from regmean_lab.statistics import rank, world_size
 from regmean_lab.suites.base import DataError, Example, Split, Suite, Task
 from regmean_lab.suites.encoded import encode_once
 from regmean_lab.suites.encoding import Encoded, encoding_of
 from regmean_lab.suites.sampling import (
+    BatchShares,
     LengthGroupedBatchSampler,
     TokenBudgetBatchSampler,
     seeded_permutation,
@@ -74,6 +76,11 @@ def example_order(loader: Batches) -> list[int]:
     return sampler.order
 
 
+def own_share(sampler: Sampler[list[int]]) -> Sampler[list[int]]:
+    """This process's share of all batches, in a process group; otherwise the sampler itself."""
+    return BatchShares(sampler, rank(), world_size()) if world_size() > 1 else sampler
+
+
 class CorpusDataModule(pl.LightningDataModule):
     """Loaders over one suite.
 
@@ -123,12 +130,15 @@ class CorpusDataModule(pl.LightningDataModule):
         self._evaluations: dict[tuple[int, Task], list[Encoded]] = {}
 
     def train_dataloader(self) -> Batches:
-        """Training splits of ``train_corpora``: grouped by length, another order every epoch."""
+        """Training splits of ``train_corpora``: grouped by length, another order every epoch.
+
+        In a process group, each process gets its share of every batch.
+        """
         corpora = self._require_train_corpora()
         examples = [example for corpus in corpora for example in self._split(corpus, "train")]
         sampler = self._sampler(examples, self.batch_size, shuffle=True)
         sampler.set_epoch(self._first_epoch())
-        return self._loader(examples, self.suite.task(corpora[0]), sampler)
+        return self._loader(examples, self.suite.task(corpora[0]), own_share(sampler))
 
     def val_dataloader(self) -> list[Batches]:
         """Dev splits of ``train_corpora``, one loader each."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from regmean_lab.suites.data_module import CorpusDataModule
+from regmean_lab.suites.data_module import CorpusDataModule, own_share
 from regmean_lab.suites.encoding import encoding_of
 from regmean_lab.suites.sampling import LengthGroupedBatchSampler
 
@@ -96,7 +96,7 @@ class MultiTaskDataModule(CorpusDataModule):
         examples = [(number, example) for number, split in enumerate(splits) for example in split]
         return DataLoader(
             examples,  # type: ignore[arg-type]  # a list is a map-style dataset
-            batch_sampler=sampler,
+            batch_sampler=own_share(sampler),
             collate_fn=TaskCollator(collators),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,

@@ -42,8 +42,7 @@ class LengthGroupedBatchSampler(Sampler[list[int]]):
     :attr:`order` tells which example each row of the output belongs to.
 
     Pass it to ``DataLoader(batch_sampler=...)``. Lightning calls :meth:`set_epoch` before each epoch (it looks for it
-    on ``batch_sampler.sampler``, hence :attr:`sampler`). Batches are not divided among processes: with several devices
-    use ``Trainer(use_distributed_sampler=False)`` and expect every device to see every example.
+    on ``batch_sampler.sampler``, hence :attr:`sampler`). `BatchShares` divides the batches among processes.
 
     Args:
         lengths: length of each example, for instance in tokens.
@@ -110,6 +109,43 @@ class LengthGroupedBatchSampler(Sampler[list[int]]):
             start += size
         places = [generator.random() for _ in batches]
         return [batches[index] for index in sorted(range(len(batches)), key=places.__getitem__)]
+
+
+class BatchShares(Sampler[list[int]]):
+    """One process's share of every batch: every so-manieth example, so that shares are alike in number and length.
+
+    There are as many shares as batches, none of them empty: a process for which a small batch leaves nothing takes the
+    batch's first example as well. Use ``Trainer(use_distributed_sampler=False)``.
+
+    Args:
+        batches: the sampler of whole batches; its ``set_epoch`` is called where it has one.
+        rank: number of the process, from 0.
+        processes: number of all processes.
+    """
+
+    def __init__(self, batches: Sampler[list[int]], rank: int, processes: int) -> None:
+        self.batches = batches
+        self.rank = rank
+        self.processes = processes
+
+    @property
+    def sampler(self) -> BatchShares:
+        """This object: where Lightning looks for :meth:`set_epoch`."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order the next iteration follows."""
+        if (set_epoch := getattr(self.batches, "set_epoch", None)) is not None:
+            set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Lists of indices, one a batch."""
+        for batch in self.batches:
+            yield batch[self.rank :: self.processes] or batch[:1]
+
+    def __len__(self) -> int:
+        """Number of batches in an epoch."""
+        return len(self.batches)  # type: ignore[arg-type]  # batch samplers have a length
 
 
 class TokenBudgetBatchSampler(Sampler[list[int]]):

@@ -114,6 +114,22 @@ def test_gradients_at_outputs_are_those_of_the_members_training_data(
     assert set(statistics.layers) == set(linear_layers(module.model))
 
 
+@pytest.mark.parametrize("request_", [GRAM, FISHER, GRADIENT_GRAM], ids=["gram", "fisher", "gradient_gram"])
+def test_weights_in_bfloat16_give_sums_in_float32(
+    trainer: pl.Trainer, members: list[Member], request_: StatisticsRequest
+) -> None:
+    member, name = members[0], "bert.encoder.layer.1.output.dense"
+    rough_request = replace(request_, precision="bf16-true")
+    assert collect(trainer, member, request_)
+    config = TrainerConfig(accelerator="cpu", progress_bar=False, precision="bf16-true")
+    assert collect(make_trainer(config), member, rough_request)
+    name += ".weight" if request_.kind == "fisher" else ""
+    exact, rough = (
+        open_statistics(member.entry, request, member.fingerprint).read(name) for request in (request_, rough_request)
+    )
+    assert 1e-5 < float((rough - exact).norm() / exact.norm()) < 0.2
+
+
 def test_statistics_are_collected_once(trainer: pl.Trainer, members: list[Member]) -> None:
     assert collect(trainer, members[0], GRAM)
     path = GRAM.path(members[0].entry, members[0].fingerprint)

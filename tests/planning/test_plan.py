@@ -12,6 +12,7 @@ from transformers import AutoModel
 from regmean_lab.command.resolvers import job_folder
 from regmean_lab.experiment import run
 from regmean_lab.planning import Plan, make_plan, plan_text
+from regmean_lab.planning import estimate as estimates
 from regmean_lab.planning.estimate import estimate, size_of
 from regmean_lab.planning.text import disk, duration
 
@@ -155,6 +156,20 @@ class TestEstimate:
         assert size.parameters == sum(parameter.numel() for parameter in model.parameters())
         assert size.multiplied == sum(module.weight.numel() for module in linear)
         assert size.gram_entries == sum(module.in_features**2 for module in linear)
+        assert size.gradient_gram_entries == sum(module.out_features**2 for module in linear)
+
+    def test_gradient_gram_costs_no_products_of_weights(self, workspace: Workspace) -> None:
+        settings = ["statistics.gram.examples=8", "statistics.gradient_gram.examples=8"]
+        gram, both = (workspace.plan([f"method={method}", *settings]) for method in ("regmean", "mats"))
+        gram_cost, both_cost = estimate(gram).statistics.seconds, estimate(both).statistics.seconds
+        assert gram_cost is not None
+        assert both_cost is not None
+        member = both.members[0]
+        assert member.checkpoint is not None
+        size, labels = size_of(member.checkpoint), len(member.settings.suite.task(member.training.corpora[0]).labels)
+        forward = 2 * size.multiplied
+        expected = (forward + labels * (forward + size.gradient_gram_entries)) / (forward + size.gram_entries)
+        assert (both_cost - gram_cost) / gram_cost == pytest.approx(expected, rel=0.5)  # the machine's own speed varies
 
     def test_time_grows_with_the_work(self, workspace: Workspace) -> None:
         short = estimate(workspace.plan(["method=regmean"]))
@@ -162,6 +177,21 @@ class TestEstimate:
         assert short.training.seconds is not None
         assert long.training.seconds is not None
         assert long.training.seconds > 10 * short.training.seconds
+
+    def test_merges_that_read_text_take_longer(self, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(estimates, "matrix_speed", lambda device: 1e6)  # the machine's own varies
+        seconds = {}
+        for method in ("simple", "regmean_plusplus", "regmean_sequential"):
+            for examples in (2, 20):
+                settings = [] if method == "simple" else [f"method.examples={examples}"]
+                cost = estimate(workspace.plan([f"method={method}", *settings])).evaluation
+                assert cost.seconds is not None
+                seconds[method, examples] = cost.seconds
+        plain = seconds["simple", 2]
+        assert seconds["simple", 20] == plain
+        for method in ("regmean_plusplus", "regmean_sequential"):
+            assert seconds[method, 20] - plain == pytest.approx(10 * (seconds[method, 2] - plain))
+        assert plain < seconds["regmean_plusplus", 20] < seconds["regmean_sequential", 20]
 
     def test_nothing_left_costs_nothing(self, workspace: Workspace) -> None:
         workspace.run("method=simple")

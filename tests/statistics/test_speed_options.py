@@ -206,6 +206,8 @@ def test_rounds_double_and_cover_every_example_once() -> None:
     assert list(doubling_rounds(64)) == [(0, 64)]
     assert list(doubling_rounds(10)) == [(0, 10)]
     assert list(doubling_rounds(0)) == []
+    # Each example counted twice, comparisons come after half as many of them.
+    assert list(doubling_rounds(150, passes=2)) == [(0, 32), (32, 64), (64, 128), (128, 150)]
 
 
 def test_comparisons_are_made_when_the_examples_have_doubled() -> None:

@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regmean_lab.suites.sampling import LengthGroupedBatchSampler, seeded_permutation, seeded_subset
+from regmean_lab.suites.sampling import (
+    BatchShares,
+    LengthGroupedBatchSampler,
+    TokenBudgetBatchSampler,
+    seeded_permutation,
+    seeded_subset,
+)
 
 _generator = random.Random(3)
 LENGTHS = [1 + int(_generator.lognormvariate(3, 0.7)) for _ in range(503)]
@@ -127,3 +133,40 @@ def test_sorted_order_does_not_depend_on_the_epoch() -> None:
 def test_batch_size_below_one_is_refused() -> None:
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         LengthGroupedBatchSampler([1], 0)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 5])
+def test_shares_of_batches_hold_every_example_once(processes: int) -> None:
+    lengths = list(range(1, 23))
+    whole = LengthGroupedBatchSampler(lengths, 5, seed=3)
+    shares = [BatchShares(LengthGroupedBatchSampler(lengths, 5, seed=3), rank, processes) for rank in range(processes)]
+    for epoch in range(2):
+        whole.set_epoch(epoch)
+        for share in shares:
+            share.sampler.set_epoch(epoch)  # as Lightning does
+        assert {len(share) for share in shares} == {len(whole)}
+        for batch, *parts in zip(whole, *shares, strict=True):
+            assert all(parts)
+            assert max(map(len, parts)) - min(map(len, parts)) <= 1
+            if len(batch) >= processes:
+                assert sorted(index for part in parts for index in part) == sorted(batch)
+            else:  # what is left over goes to several
+                assert {index for part in parts for index in part} == set(batch)
+
+
+@given(st.lists(st.integers(1, 60), max_size=60), st.integers(1, 100))
+def test_batches_of_tokens_keep_to_their_budget(lengths: list[int], budget: int) -> None:
+    batches = list(TokenBudgetBatchSampler(lengths, budget))
+    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
+    ordered = [lengths[index] for batch in batches for index in batch]
+    assert ordered == sorted(lengths, reverse=True)
+    for batch, following in itertools.zip_longest(batches, batches[1:]):
+        padded = lengths[batch[0]] * len(batch)
+        assert padded <= budget or len(batch) == 1
+        if following is not None:  # it was full
+            assert padded + lengths[batch[0]] > budget
+
+
+def test_a_budget_of_no_tokens_is_refused() -> None:
+    with pytest.raises(ValueError, match="max_tokens"):
+        TokenBudgetBatchSampler([1], 0)

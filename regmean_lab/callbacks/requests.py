@@ -1,0 +1,144 @@
+"""What statistics a job asks for, and where they are kept beside a member."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from regmean_lab.schema_groups import (
+    FisherConfig,
+    GradientGramConfig,
+    GramConfig,
+    StatisticsConfig,
+    TrainerConfig,
+    TrainingConfig,
+)
+from regmean_lab.statistics import FisherFile, Form, GradientGramFile, GramFile, StatisticsError
+from regmean_lab.zoo import ZooEntry, statistics_key
+
+LIGHTNING_NAMES = {"float32": "32-true"}
+"""What `StatisticsRequest.precision` calls settings of a precision of its own, where Lightning has a name for them."""
+
+
+@dataclass(frozen=True)
+class StatisticsRequest:
+    """Which statistics to collect, and how.
+
+    Attributes:
+        kind: ``gram``, ``fisher`` or ``gradient_gram``.
+        settings: the kind's own settings.
+        batch_size: examples a batch.
+        seed: which examples are drawn.
+        precision: the trainer's precision.
+        batch_tokens: tokens a batch, where batches do not matter; None chooses for the device.
+        layers: of Gram matrices of both kinds, the only linear layers that are needed; None for all.
+        storage: form in which Gram matrices are stored where they are collected; files in any form are found.
+        devices: the trainer's settings, if several devices collect together, in a process each.
+    """
+
+    kind: str
+    settings: GramConfig | FisherConfig | GradientGramConfig
+    batch_size: int
+    seed: int
+    precision: str
+    batch_tokens: int | None = None
+    layers: tuple[str, ...] | None = None
+    storage: Form = "full"
+    devices: TrainerConfig | None = None
+
+    @property
+    def examples(self) -> int | None:
+        """Number of examples, None for all."""
+        batches = self.settings.batches
+        return self.settings.examples if batches is None else batches * self.batch_size
+
+    def describe(self, data_fingerprint: str) -> dict[str, Any]:
+        """Everything that determines the statistics of a given member: what their file's name is a hash of."""
+        description = {
+            "kind": self.kind,
+            **asdict(self.settings),
+            "examples": self.examples,
+            "seed": self.seed,
+            "precision": self.precision,
+            "data_fingerprint": data_fingerprint,
+        }
+        del description["batches"]
+        if isinstance(self.settings, GramConfig):
+            if (own := self.settings.precision) is not None:
+                description["precision"] = LIGHTNING_NAMES.get(own, own)
+            # What is not asked for is left out, so that files keep the names that they had before there was the choice.
+            for name in ("tokens", "tolerance"):
+                if description[name] is None:
+                    del description[name]
+        if self.layers is not None:
+            description["layers"] = list(self.layers)
+        if self.groups_matter:
+            description["batch_size"] = self.batch_size
+        return description
+
+    @property
+    def can_be_shared(self) -> bool:
+        """Whether batches can be divided among processes: with a stop rule each batch depends on those before it."""
+        return not isinstance(self.settings, GramConfig) or self.settings.tolerance is None
+
+    @property
+    def groups_matter(self) -> bool:
+        """Whether the result depends on how examples are grouped into batches."""
+        return isinstance(self.settings, FisherConfig) and self.settings.labels_from == "batch_mean"
+
+    def path(self, entry: ZooEntry, data_fingerprint: str) -> Path:
+        """Where the statistics of a member lie, if they are collected for this request."""
+        return entry.statistics_path(self.kind, statistics_key(self.describe(data_fingerprint)))
+
+    def find(self, entry: ZooEntry, data_fingerprint: str) -> Path | None:
+        """A file that serves this request: its own, or one that differs only in having more layers."""
+        path = self.path(entry, data_fingerprint)
+        if path.exists():
+            return path
+        if self.layers is None:
+            return None
+        complete = replace(self, layers=None)
+        description = complete.describe(data_fingerprint)
+        others = [other for other in entry.statistics_files() if other.name.startswith(f"{self.kind}-")]
+        for other in (complete.path(entry, data_fingerprint), *others):
+            try:
+                with GramFile(other) as file:
+                    settings = {key: value for key, value in file.metadata["settings"].items() if key != "layers"}
+                    if settings == description and set(self.layers) <= set(file.layers):
+                        return other
+            except StatisticsError:
+                continue  # absent, damaged, or of a format that this program does not read: no use here
+        return None
+
+
+def requests_of(
+    statistics: StatisticsConfig, training: TrainingConfig, trainer: TrainerConfig
+) -> list[StatisticsRequest]:
+    """All kinds of statistics, as configured."""
+    storage: Any = statistics.storage  # checked by the schema
+    return [
+        StatisticsRequest(
+            kind,
+            settings,
+            training.batch_size,
+            statistics.seed,
+            trainer.precision,
+            statistics.batch_tokens,
+            storage=storage,
+            devices=trainer if trainer.devices > 1 else None,
+        )
+        for kind, settings in (
+            ("gram", statistics.gram),
+            ("fisher", statistics.fisher),
+            ("gradient_gram", statistics.gradient_gram),
+        )
+    ]
+
+
+def open_statistics(entry: ZooEntry, request: StatisticsRequest, data_fingerprint: str) -> GramFile | FisherFile:
+    """Statistics of a member, read layer by layer."""
+    path = request.find(entry, data_fingerprint) or request.path(entry, data_fingerprint)
+    if request.kind == "fisher":
+        return FisherFile(path)
+    return GramFile(path) if request.kind == "gram" else GradientGramFile(path)

@@ -1,0 +1,99 @@
+"""From texts to batches for language models: each token is predicted from those before it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from regmean_lab.suites.base import IGNORED
+from regmean_lab.suites.encoding import Collator, register_encoding
+
+
+@dataclass(frozen=True)
+class TextExample:
+    """A text that a decoder writes; or one that an encoder reads, and the ``target`` that its decoder writes."""
+
+    text: str
+    target: str | None = None
+
+
+@dataclass(frozen=True)
+class EncodedText:
+    """One tokenised example.
+
+    Attributes:
+        tokens: what the model reads.
+        target: the tokens that it writes: of a decoder, for each token read the one that follows.
+        has_encoder: whether the target has a length of its own.
+    """
+
+    tokens: tuple[int, ...]
+    target: tuple[int, ...]
+    has_encoder: bool
+
+    @property
+    def length(self) -> int:
+        """Number of tokens that the model computes with."""
+        return len(self.tokens) + (len(self.target) if self.has_encoder else 0)
+
+
+def encode_texts(
+    examples: Sequence[TextExample], tokenizer: PreTrainedTokenizerBase, max_length: int | None
+) -> list[EncodedText]:
+    """Tokenise texts, in order.
+
+    Args:
+        examples: texts; of all of them, or of none, the target is given.
+        tokenizer: a Hugging Face tokenizer.
+        max_length: texts, and targets, are cut to this many tokens; None cuts nothing.
+
+    Returns:
+        The encoded examples; those without any token are left out.
+    """
+    if not examples:
+        return []
+    cut: dict[str, Any] = {"truncation": max_length is not None, "max_length": max_length}
+    read = tokenizer([example.text for example in examples], **cut)["input_ids"]
+    targets = [example.target for example in examples if example.target is not None]
+    if targets:
+        written = tokenizer(text_target=targets, **cut)["input_ids"]
+        encoded = [EncodedText(tuple(one), tuple(other), True) for one, other in zip(read, written, strict=True)]
+    else:
+        # Nothing is predicted from the last token, unless it is the only one that there is to read.
+        following = [tuple(tokens[1:]) or (IGNORED,) * len(tokens) for tokens in read]
+        encoded = [EncodedText(tuple(one[: len(two)]), two, False) for one, two in zip(read, following, strict=True)]
+    return [example for example in encoded if example.tokens and example.target]
+
+
+class TextCollator(Collator):
+    """Joins tokenised texts into one batch, padded on the right to its longest one.
+
+    The batch holds ``input_ids`` and ``attention_mask`` [batch, tokens], and ``labels``, the tokens that are written,
+    [batch, written] with ``IGNORED`` after their end: all int64. For the arguments see
+    :class:`~regmean_lab.suites.encoding.Collator`.
+    """
+
+    def __call__(self, batch: Sequence[EncodedText]) -> dict[str, Tensor]:  # type: ignore[override]
+        """Pad and stack a batch."""
+        step = self.pad_to_multiple_of or 1
+        read = [example.tokens for example in batch]
+        width = -(-max(map(len, read)) // step) * step
+        written = [example.target for example in batch]
+        longest = max(map(len, written)) if batch[0].has_encoder else width
+        return {
+            "input_ids": _padded(read, width, int(self.tokenizer.pad_token_id)),
+            "attention_mask": _padded([(1,) * len(tokens) for tokens in read], width, 0),
+            "labels": _padded(written, longest, IGNORED),
+        }
+
+
+def _padded(rows: Sequence[Sequence[int]], width: int, fill: int) -> Tensor:
+    return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows], dtype=torch.long)
+
+
+register_encoding(("text",), encode_texts, TextCollator)
