@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from typing import NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -13,9 +15,10 @@ from regmean_lab.command.locations import configuration_root, register_sweeps
 from regmean_lab.command.overrides import output_folder, override_problems
 from regmean_lab.command.plan import show_plan, wants_plan
 from regmean_lab.command.resolvers import register_resolvers
+from regmean_lab.command.roots import RootError, register_root, split_root
 from regmean_lab.command.sweep import SWEEPS_FOLDER, summarise
 from regmean_lab.command.sweep_name import begin_sweep
-from regmean_lab.command.task_function import job
+from regmean_lab.command.task_function import job, root_job
 from regmean_lab.schema import register_schemas
 
 EXIT_CONFIGURATION, EXIT_INTERRUPTED = 2, 130
@@ -33,21 +36,25 @@ def main() -> None:
     # argparse takes overrides on one side of a flag only; people write them on both.
     arguments = sorted(sys.argv[1:], key=lambda argument: argument not in MULTIRUN_FLAGS)
     sys.argv[1:] = arguments
+    sweep = begin_sweep()
+    try:
+        root, arguments = split_root(arguments)
+    except RootError as error:
+        refuse([str(error)])
+    if root is not None:
+        register_root(root)
+    sys.argv[1:] = arguments
     overrides = get_args_parser().parse_args(arguments).overrides
     runs = all(argument in MULTIRUN_FLAGS for argument in arguments if argument.startswith("-"))
-    planned = runs and wants_plan(overrides)
-    if problems := override_problems(overrides, jobs_too=runs and not planned):
-        print(f"{len(problems)} thing{'s' if len(problems) > 1 else ''} to correct:", file=sys.stderr)
-        for problem in problems:
-            print(f"  - {problem}", file=sys.stderr)
-        sys.exit(EXIT_CONFIGURATION)
+    planned = runs and root is None and wants_plan(overrides)
+    if problems := override_problems(overrides, jobs_too=runs and not planned, root=root):
+        refuse(problems)
     if planned:
         sys.exit(0 if show_plan(overrides) else EXIT_CONFIGURATION)
-    output = output_folder(overrides) if runs else None
-    sweep = begin_sweep()
-    command = hydra.main(version_base="1.3", config_path=str(configuration_root() / "conf"), config_name=CONFIG_NAME)(
-        job
-    )
+    output = output_folder(overrides) if runs and root is None else None
+    command = hydra.main(
+        version_base="1.3", config_path=str(configuration_root() / "conf"), config_name=root or CONFIG_NAME
+    )(job if root is None else root_job)
     try:
         command()
     except (KeyboardInterrupt, SystemExit) as error:
@@ -61,6 +68,14 @@ def main() -> None:
     finally:
         if output is not None:
             summarise(output / SWEEPS_FOLDER / sweep)
+
+
+def refuse(problems: Sequence[str]) -> NoReturn:
+    """Say what is wrong with the command line, and end with the status of a wrong configuration."""
+    print(f"{len(problems)} thing{'s' if len(problems) > 1 else ''} to correct:", file=sys.stderr)
+    for problem in problems:
+        print(f"  - {problem}", file=sys.stderr)
+    sys.exit(EXIT_CONFIGURATION)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,18 @@ import os
 from pathlib import Path
 
 
+def name_problem(key: str, name: str) -> str | None:
+    """Why a name cannot be that of a folder of its own, inside the one where it is made; None if it can.
+
+    Args:
+        key: the configuration's key, for the message.
+        name: the name.
+    """
+    if name and not name.startswith(".") and name.isprintable() and not any(mark in name for mark in "/\\:"):
+        return None
+    return f"{key}: {name!r} names a folder; expected a name without '/', '\\' and ':' that does not begin with '.'"
+
+
 def share(path: Path) -> None:
     """Give a file the permissions that the umask asks for: safetensors makes files that only their owner can read."""
     mask = os.umask(0)

@@ -20,6 +20,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from regmean_lab.checkpoints.folders import check_weights
+from regmean_lab.checkpoints.headers import CheckpointError
 from regmean_lab.hub import find_on_hub
 from regmean_lab.pico import ARCHITECTURES, pico_folder
 from regmean_lab.schema_groups import ModelConfig
@@ -80,7 +82,9 @@ class Checkpoint:
         so too.
         """
         with quiet_transformers():
-            tokenizer = AutoTokenizer.from_pretrained(self.source, revision=self.revision or "main")
+            tokenizer = AutoTokenizer.from_pretrained(
+                self.source, revision=self.revision or "main", trust_remote_code=False
+            )
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         return tokenizer
@@ -89,7 +93,7 @@ class Checkpoint:
         """The model's configuration, with what ``settings`` changes in it, and the tokenizer's padding token."""
         with quiet_transformers():
             config: PreTrainedConfig = AutoConfig.from_pretrained(
-                self.source, revision=self.revision or "main", **settings
+                self.source, revision=self.revision or "main", trust_remote_code=False, **settings
             )
         if getattr(config, "pad_token_id", None) is None:
             config.pad_token_id = self.tokenizer().pad_token_id
@@ -123,6 +127,7 @@ class Checkpoint:
                     revision=self.revision or "main",
                     dtype="float32",
                     use_safetensors=True,  # never a pickle
+                    trust_remote_code=False,
                     output_loading_info=True,
                 )
         except OSError as error:
@@ -148,7 +153,12 @@ def label_names(task: Task) -> dict[str, Any]:
 
 
 def load_model(auto_class: Any, folder: Path) -> PreTrainedModel:
-    """A fine-tuned model from a folder, float32, in evaluation mode."""
+    """A fine-tuned model from a folder, float32, in evaluation mode.
+
+    Raises:
+        ModelError: when a header of its weights is not sound.
+    """
+    _check_weights(folder)
     with quiet_transformers():
         model: PreTrainedModel = auto_class.from_pretrained(folder, dtype="float32", use_safetensors=True)
         return model.eval()
@@ -174,7 +184,7 @@ def head_parameters(model: PreTrainedModel) -> list[str]:
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a model folder."""
     with quiet_transformers():
-        return AutoTokenizer.from_pretrained(folder)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
 def find_checkpoint(config: ModelConfig, cache_dir: Path) -> Checkpoint:
@@ -208,7 +218,16 @@ def find_checkpoint(config: ModelConfig, cache_dir: Path) -> Checkpoint:
             f"model.checkpoint: {folder} has no *.safetensors; convert other formats with "
             "model.save_pretrained(folder) of transformers (pickled weights are never loaded)"
         )
+    _check_weights(folder, "model.checkpoint: ")
     return Checkpoint(config.name, str(folder), None, _hash_files(folder, tuple(weights)), config.dropout)
+
+
+def _check_weights(folder: Path, key: str = "") -> None:
+    """Check the headers of a folder's weights; cheap, reads none of them."""
+    try:
+        check_weights(folder)
+    except CheckpointError as error:
+        raise ModelError(key + "; ".join(error.problems)) from None
 
 
 def _package_folder(package: str) -> Path:

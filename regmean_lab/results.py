@@ -21,7 +21,9 @@ SCHEMA = 1
 NOT_FINGERPRINTED = ("paths", "logger", "force", "save_merged", "plan", "stage", "stage_members")
 """Configuration that does not change what is measured."""
 
-NOT_FINGERPRINTED_TRAINER = ("progress_bar", "workers", "threads")
+NOT_FINGERPRINTED_TRAINER = ("progress_bar", "workers", "threads", "strategy")
+
+NOT_FINGERPRINTED_STATISTICS = ("storage",)
 
 
 @dataclass
@@ -140,8 +142,9 @@ def write_json(path: Path, content: Mapping[str, Any]) -> Path:
 def fingerprint(resolved: Mapping[str, Any]) -> str:
     """Hash (SHA-256, hexadecimal) of a resolved configuration, without paths and what else changes no number."""
     relevant = {key: value for key, value in resolved.items() if key not in NOT_FINGERPRINTED and key != "hydra"}
-    if isinstance(trainer := relevant.get("trainer"), Mapping):
-        relevant["trainer"] = {key: value for key, value in trainer.items() if key not in NOT_FINGERPRINTED_TRAINER}
+    for part, left_out in (("trainer", NOT_FINGERPRINTED_TRAINER), ("statistics", NOT_FINGERPRINTED_STATISTICS)):
+        if isinstance(settings := relevant.get(part), Mapping):
+            relevant[part] = {key: value for key, value in settings.items() if key not in left_out}
     return hashlib.sha256(json.dumps(relevant, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 

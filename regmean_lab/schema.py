@@ -19,6 +19,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from regmean_lab.comparators import comparator_types
+from regmean_lab.files import name_problem
 from regmean_lab.merging import MergeMethod, method_types
 from regmean_lab.merging.base import one_of
 from regmean_lab.schema_groups import (
@@ -166,6 +167,9 @@ def settings_of(config: DictConfig) -> Settings:
     if not 0 <= plain.seed <= LAST_SEED:
         found.append(f"seed: expected 0 to {LAST_SEED}, got {plain.seed}")
     found += [f"trainer.{problem}" for problem in plain.trainer.problems()]
+    names = [("experiment", plain.experiment), ("model.name", plain.model.name)]
+    names += [("stage_members", name) for name in plain.stage_members or []]
+    found += [problem for key, name in names if (problem := name_problem(key, name)) is not None]
     if plain.model.dropout is not None and not 0 <= plain.model.dropout < 1:
         found.append(f"model.dropout: expected a share from 0 to below 1 or null, got {plain.model.dropout}")
     coefficients, merged = getattr(method, "coefficients", None), plain.first or len(members)

@@ -15,6 +15,8 @@ LABEL_SOURCES = ("expectation", "true", "pseudo", "batch_mean")
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
 GRAM_PRECISIONS = ("float32", "tf32", "bf16")
+STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true")
+STORAGES = ("full", "packed")
 
 
 @dataclass
@@ -168,6 +170,8 @@ class StatisticsConfig:
         gradient_gram: Gram matrices of the gradients at layers' outputs.
         batch_tokens: tokens in a batch, padding included, wherever the result does not depend on batches; None chooses
             for the device.
+        storage: ``packed`` stores only the upper triangles of Gram matrices: half the bytes, nothing lost, a little
+            time to read. Files that are there already are used whichever way they were stored.
     """
 
     gram: GramConfig = field(default_factory=GramConfig)
@@ -175,6 +179,7 @@ class StatisticsConfig:
     seed: int = 0
     gradient_gram: GradientGramConfig = field(default_factory=GradientGramConfig)
     batch_tokens: int | None = None
+    storage: str = "full"
 
     def problems(self) -> list[str]:
         """What is wrong with the settings."""
@@ -191,6 +196,7 @@ class StatisticsConfig:
             found.append(f"gram.tolerance: expected a positive number or null, got {self.gram.tolerance}")
         if self.gram.precision is not None:
             one_of("gram.precision", self.gram.precision, GRAM_PRECISIONS, found)
+        one_of("storage", self.storage, STORAGES, found)
         one_of("fisher.labels_from", self.fisher.labels_from, LABEL_SOURCES, found)
         exact = tuple(source for source in LABEL_SOURCES if source != "batch_mean")
         one_of("gradient_gram.labels_from", self.gradient_gram.labels_from, exact, found)
@@ -203,7 +209,11 @@ class TrainerConfig:
 
     Attributes:
         accelerator: ``auto``, ``cpu``, ``gpu`` or ``mps``.
-        devices: number of devices; sweeps parallelise over jobs instead.
+        devices: number of devices among which the examples of a batch (in training) and of a member's statistics are
+            divided, a process each; merging and evaluation use one. Sweeps parallelise over jobs instead.
+        strategy: how several devices train together, one of Lightning's: ``ddp``, ``ddp_find_unused_parameters_true``
+            (for models of which a step leaves parameters out), or ``auto``: the latter for joint training with a head
+            for each task, else ``ddp``. One device needs none.
         precision: of statistics, merging and evaluation; members are trained in ``training.precision``.
         progress_bar: show Lightning's progress bars.
         deterministic: use deterministic algorithms only.
@@ -214,6 +224,7 @@ class TrainerConfig:
 
     accelerator: str = "auto"
     devices: int = 1
+    strategy: str = "auto"
     precision: str = "32-true"
     progress_bar: bool = True
     deterministic: bool = False
@@ -229,6 +240,14 @@ class TrainerConfig:
             value = getattr(self, name)
             if value is not None and value < least:
                 found.append(f"{name}: expected at least {least}, got {value}")
+        if self.strategy not in STRATEGIES:
+            found.append(
+                f"strategy: expected one of {', '.join(STRATEGIES)}, got {self.strategy}; each device holds a whole "
+                "model, which strategies that divide the model (fsdp, deepspeed) or start processes themselves "
+                "(ddp_spawn, ddp_notebook) do not fit"
+            )
+        if self.devices > 1 and self.accelerator == "mps":
+            found.append(f"devices: expected 1 with accelerator mps, got {self.devices}")
         return found
 
 

@@ -31,13 +31,14 @@ def config_loader() -> ConfigLoaderImpl:
     return loader
 
 
-def grids_of(arguments: Sequence[str]) -> list[Grid]:
+def grids_of(arguments: Sequence[str], config_name: str = CONFIG_NAME) -> list[Grid]:
     """The grids of a command line: what the arguments, the experiment and the sweep's own YAML vary.
 
     Hydra must be initialised with the folder ``conf``.
 
     Args:
         arguments: overrides, as on a command line; those of Hydra itself (``hydra.…``) vary nothing.
+        config_name: the root configuration.
 
     Raises:
         HydraException: for overrides that cannot be parsed or composed.
@@ -45,7 +46,7 @@ def grids_of(arguments: Sequence[str]) -> list[Grid]:
     parsed = OverridesParser.create(config_loader=config_loader()).parse_overrides(list(arguments))
     # What has several values is no choice that the whole sweep could be composed with.
     fixed = [str(override.input_line) for override in parsed if not override.is_sweep_override()]
-    sweeper = OmegaConf.select(compose(CONFIG_NAME, fixed, return_hydra_config=True), "hydra.sweeper")
+    sweeper = OmegaConf.select(compose(config_name, fixed, return_hydra_config=True), "hydra.sweeper")
     given = [override for override in parsed if not override.key_or_group.startswith("hydra")]
     return grids(_plain(sweeper.get("params")) or {}, _plain(sweeper.get("grids")) or [], given)
 
@@ -88,9 +89,13 @@ class Composer:
 
     Hydra takes an eighth of a second to compose one. So it composes each choice of groups once, and overrides that only
     set a value are set in copies.
+
+    Args:
+        config_name: the root configuration.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, config_name: str = CONFIG_NAME) -> None:
+        self._config_name = config_name
         self._parser = OverridesParser.create(config_loader=config_loader())
         self._parsed: dict[str, Override] = {}
         self._bases: dict[tuple[str, ...], DictConfig] = {}
@@ -105,11 +110,11 @@ class Composer:
         parsed = [(text, self._parse(text)) for text in overrides]
         chosen = tuple(text for text, override in parsed if not _sets_value(override))
         if chosen not in self._bases:
-            self._bases[chosen] = compose(CONFIG_NAME, list(chosen))
+            self._bases[chosen] = compose(self._config_name, list(chosen))
         base = self._bases[chosen]
         values = [override for _, override in parsed if _sets_value(override)]
         if any(_is_part(base, override.key_or_group) for override in values):
-            return compose(CONFIG_NAME, list(overrides))
+            return compose(self._config_name, list(overrides))
         config = copy.deepcopy(base)
         for override in values:
             OmegaConf.update(config, override.key_or_group, override.value(), merge=False)

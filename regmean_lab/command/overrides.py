@@ -19,15 +19,22 @@ from omegaconf.errors import OmegaConfBaseException
 from regmean_lab.command.jobs import CONFIG_NAME, Composer, config_loader, grids_of, values_of
 from regmean_lab.command.launchers import LAUNCHER_GROUP, launcher_problems
 from regmean_lab.command.locations import configuration_root
+from regmean_lab.command.roots import EXPERIMENT_KEY, ROOTS, root_module
 
 
-def override_problems(arguments: Sequence[str], *, jobs_too: bool = True) -> list[str]:
+def override_problems(arguments: Sequence[str], *, jobs_too: bool = True, root: str | None = None) -> list[str]:
     """What is wrong with the overrides of a command line: one message each.
 
     Unknown groups, options and keys get the nearest valid names. With ``jobs_too``, every value of a sweep, the
     experiment's own too, is tried once (with the first value of every other), so that a wrong one shows before the
     first job runs.
+
+    Args:
+        arguments: overrides.
+        jobs_too: try the jobs as well.
+        root: the experiment with a root configuration of its own that they belong to, whose schema is registered.
     """
+    config_name = root or CONFIG_NAME
     with initialize_config_dir(str(configuration_root() / "conf"), version_base="1.3"):
         loader = config_loader()
         parser, parsed = OverridesParser.create(config_loader=loader), []
@@ -48,13 +55,13 @@ def override_problems(arguments: Sequence[str], *, jobs_too: bool = True) -> lis
         if problems:
             return problems
         try:
-            base = compose_first_job([_first(override) for override in groups])
+            base = compose_first_job([_first(override) for override in groups], config_name)
         except (HydraException, OmegaConfBaseException) as error:
             return [_first_line(error)]
         problems = _key_problems(base, values)
         if problems or not jobs_too:
             return problems
-        return _job_problems(arguments)
+        return _job_problems(arguments, root)
 
 
 def output_folder(arguments: Sequence[str]) -> Path:
@@ -85,6 +92,7 @@ def _option_problems(loader: ConfigLoaderImpl, override: Override) -> list[str]:
     if override.is_delete():
         return []
     options = [option for option in loader.get_group_options(group, ObjectType.CONFIG) if option != "schema"]
+    options += ROOTS if group == EXPERIMENT_KEY else ()
     wanted = [text.partition("=")[2] for text in values_of(override)]
     return [
         f"{group}={option}: there is no such option; {nearest(option, options)}"
@@ -110,20 +118,21 @@ def _key_problems(base: DictConfig, values: Sequence[Override]) -> list[str]:
     return problems
 
 
-def _job_problems(arguments: Sequence[str]) -> list[str]:
+def _job_problems(arguments: Sequence[str], root: str | None) -> list[str]:
     """Problems of composed jobs: each value of each sweep, the experiment's own too, with the others' first values."""
-    from regmean_lab.experiment import check_files
-    from regmean_lab.schema import ConfigurationError, settings_of
+    from regmean_lab.schema import ConfigurationError
 
+    check = _check_suite_job if root is None else root_module(root).check
+    config_name = root or CONFIG_NAME
     problems: dict[str, None] = {}
     try:
-        jobs = list(_jobs(arguments))
+        jobs = list(_jobs(arguments, config_name))
     except (HydraException, OmegaConfBaseException) as error:
         return [_first_line(error)]
-    composer = Composer()
+    composer = Composer(config_name)
     for overrides in jobs:
         try:
-            check_files(settings_of(composer.compose(overrides)))
+            check(composer.compose(overrides))
         except ConfigurationError as error:
             problems.update(dict.fromkeys(error.problems))
         except (HydraException, OmegaConfBaseException) as error:
@@ -131,10 +140,17 @@ def _job_problems(arguments: Sequence[str]) -> list[str]:
     return list(problems)
 
 
-def _jobs(arguments: Sequence[str]) -> Iterator[list[str]]:
+def _check_suite_job(config: DictConfig) -> None:
+    from regmean_lab.experiment import check_files
+    from regmean_lab.schema import settings_of
+
+    check_files(settings_of(config))
+
+
+def _jobs(arguments: Sequence[str], config_name: str) -> Iterator[list[str]]:
     """The overrides of each job that is checked: of every grid all first values, then each other value in turn."""
     seen = set()
-    for grid in grids_of(arguments):
+    for grid in grids_of(arguments, config_name):
         values = [values_of(parameter) for parameter in grid]
         first = [texts[0] for texts in values]
         for number, texts in enumerate(values):
@@ -147,9 +163,9 @@ def _jobs(arguments: Sequence[str]) -> Iterator[list[str]]:
             yield []
 
 
-def compose_first_job(arguments: Sequence[str]) -> DictConfig:
+def compose_first_job(arguments: Sequence[str], config_name: str = CONFIG_NAME) -> DictConfig:
     """Configuration of the first of a command line's jobs."""
-    return compose(CONFIG_NAME, [values_of(parameter)[0] for parameter in grids_of(arguments)[0]])
+    return compose(config_name, [values_of(parameter)[0] for parameter in grids_of(arguments, config_name)[0]])
 
 
 def _first(override: Override) -> str:

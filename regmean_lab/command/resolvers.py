@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from regmean_lab.files import name_problem
 from regmean_lab.results import fingerprint
 from regmean_lab.suites import suite_types
 
@@ -19,6 +21,7 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("coefficient_grid", coefficient_grid, replace=True)
     OmegaConf.register_new_resolver("coefficient_samples", coefficient_samples, replace=True)
     OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
+    OmegaConf.register_new_resolver("root_folder", root_folder, replace=True)
 
 
 def pairs(suite: str) -> str:
@@ -50,8 +53,17 @@ def coefficient_samples(members: int, count: int, seed: int) -> str:
 
 
 def job_folder(_root_: DictConfig) -> str:
-    """``${job_folder:}``: folder of a job below the output folder; the same configuration has the same folder."""
+    """``${job_folder:}``: folder of a job below the output folder; the same configuration has the same folder.
+
+    Raises:
+        ValueError: for a name that would lead out of it.
+    """
     resolved = _without_hydra(_root_)
+    named = [("experiment", resolved["experiment"]), ("model.name", resolved["model"]["name"])]
+    for key in ("members", "stage_members"):
+        named += [(key, name) for name in resolved.get(key) or []]
+    if problems := [problem for key, name in named if (problem := name_problem(key, str(name))) is not None]:
+        raise ValueError("; ".join(problems))
     members, first = resolved.get("members"), resolved.get("first")
     if resolved.get("order") == "greedy":
         corpora = f"greedy{first or ''}"
@@ -63,6 +75,16 @@ def job_folder(_root_: DictConfig) -> str:
         only = "+".join(resolved.get("stage_members") or ["all"])
         return f"{resolved['experiment']}/stages/{corpora}/{name}/{stage}-{only}"
     return f"{resolved['experiment']}/{corpora}/{name}"
+
+
+def root_folder(label: str, _root_: DictConfig) -> str:
+    """``${root_folder:LABEL}``: folder of a job of an experiment with a root configuration of its own.
+
+    ``LABEL`` is there for people: the last part of a path, as far as a file name can have it.
+    """
+    resolved = _without_hydra(_root_)
+    readable = re.sub(r"[^\w.+-]", "_", str(label).rstrip("/").rpartition("/")[2]) or "job"
+    return f"{resolved['experiment']}/{readable}-{fingerprint(resolved)[:10]}"
 
 
 def _without_hydra(root: DictConfig | ListConfig) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from regmean_lab.command.resolvers import register_resolvers
+from regmean_lab.command.roots import root_module
 from regmean_lab.command.sweep import JobRecord, record_job
 from regmean_lab.command.threads import limit_threads
 
@@ -65,6 +66,22 @@ def job(config: DictConfig) -> float | None:
         return None
     record_job(output_dir, number, JobRecord(overrides, str(folder), None, computed))
     return result.mean_in_domain
+
+
+def root_job(config: DictConfig) -> None:
+    """One job of an experiment with a root configuration of its own."""
+    from regmean_lab.errors import EXPECTED_ERRORS  # the libraries behind these take seconds to import
+
+    register_resolvers()
+    quiet_libraries()
+    hydra_config = HydraConfig.get()
+    limit_threads(config.trainer.threads, hydra_config.launcher)
+    try:
+        root_module(config.experiment).run(config, Path(hydra_config.runtime.output_dir))
+    except EXPECTED_ERRORS as error:
+        if hydra_config.mode == RunMode.MULTIRUN:  # Hydra tells only the first error of a sweep, when it has ended
+            log.error("failed: %s: %s", " ".join(hydra_config.overrides.task), error)
+        raise JobError(str(error)) from error
 
 
 def quiet_libraries() -> None:

@@ -15,6 +15,7 @@ from regmean_lab.merging.base import (
     method_types,
     register_method,
 )
+from regmean_lab.merging.layout import layout_of
 from regmean_lab.merging.merge import MergedParameter, differences, merge_members
 
 for _module in pkgutil.iter_modules(__path__):  # every file registers its method, so that a new one is found
@@ -29,6 +30,7 @@ __all__ = [
     "MergedParameter",
     "Parameter",
     "differences",
+    "layout_of",
     "merge_members",
     "method_types",
     "register_method",

@@ -175,6 +175,8 @@ class MergeMethod(ABC):
     """
 
     name: ClassVar[str]
+    elementwise: ClassVar[bool] = False
+    """Whether each element of a parameter is merged by itself: large parameters then go through in parts."""
 
     coefficients: list[float] | None = None
     keep_layers: list[str] = field(default_factory=list)
@@ -189,6 +191,11 @@ class MergeMethod(ABC):
     @property
     def needs_base(self) -> bool:
         """Whether it needs the weights of the model that the members were trained from."""
+        return False
+
+    @property
+    def needs_text(self) -> bool:
+        """Whether it reads members' text while it merges: a merge of weights and statistics alone cannot be its."""
         return False
 
     def count_problems(self, members: int) -> list[str]:
@@ -261,6 +268,12 @@ def positive(setting: str, value: float, found: list[str]) -> None:
     """Append a message to ``found`` unless ``value`` is a positive, finite number."""
     if not (math.isfinite(value) and value > 0):
         found.append(f"{setting}: expected a positive number, got {value}")
+
+
+def at_least_one(setting: str, value: int, found: list[str]) -> None:
+    """Append a message to ``found`` unless ``value`` is at least 1."""
+    if value < 1:
+        found.append(f"{setting}: expected at least 1, got {value}")
 
 
 def fraction(setting: str, value: float, found: list[str], *, zero: bool = True, one: bool = True) -> None:

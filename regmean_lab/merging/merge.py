@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -17,8 +18,11 @@ from regmean_lab.merging.base import (
     Parameter,
 )
 from regmean_lab.merging.partial import covered
-from regmean_lab.merging.weights import tensor_shape
+from regmean_lab.merging.weights import StoredWeights, present_rows, tensor_rows, tensor_shape
 from regmean_lab.statistics import all_finite
+
+BLOCK_ELEMENTS = 1 << 22
+"""Most elements, of all members together, that a method which merges each element by itself is given at a time."""
 
 
 @dataclass(frozen=True)
@@ -91,9 +95,7 @@ def merge_members(
         raise MergeError(found[0])
     if method.needs_base and base is None:
         raise MergeError(f"{method.name} needs the weights of the model that the members were trained from (base)")
-    coefficients = method.coefficients or [1 / len(members)] * len(members)
-    if len(coefficients) != len(members):
-        raise MergeError(f"method.coefficients: {len(coefficients)} numbers for {len(members)} members")
+    coefficients = coefficients_of(method, len(members))
     everything = {name for member in members for name in member.weights}
     for setting, patterns in (("keep_layers", method.keep_layers), ("merge_layers", method.merge_layers or [])):
         if unmatched := [text for text in patterns if not any(covered(name, [text]) for name in everything)]:
@@ -103,38 +105,93 @@ def merge_members(
     given = base if method.needs_base else None
     method.prepare(members, names, layout, given)
     for name in names:
-        stored = [member.weights[name] for member in members]
-        dtype = stored[0].dtype
-        tensors = [_working(*pair, name, torch.device(device)) for pair in zip(members, stored, strict=True)]
-        if not dtype.is_floating_point:
-            if any(not torch.equal(tensors[0], tensor) for tensor in tensors[1:]):
-                raise MergeError(f"{name}: members have different values of dtype {dtype}, which cannot be averaged")
-            yield MergedParameter(name, tensors[0])
+        blocks = _blocks(name, members) if method.elementwise else []
+        if len(blocks) <= 1:
+            yield merge_parameter(method, name, members, coefficients, layout, torch.device(device), given)
             continue
-        layer = layout.linear.get(name)
-        start = base_tensor(given, name, tensors[0])
-        parameter = Parameter(name, tensors, members, coefficients, layer, base=start)
-        if name in layout.label_outputs and any(member.annotated is not None for member in members):
-            value, diagnostics = _merge_label_rows(method, parameter)
-        else:
-            value, diagnostics = method.merge(parameter)
-        if not all_finite(value):
-            raise MergeError(f"{name}: the merged tensor has a NaN or infinity")
-        yield MergedParameter(name, value.to(dtype), diagnostics)
+        whole = None
+        for block in blocks:
+            part = merge_parameter(
+                method, name, members, coefficients, layout, torch.device(device), given, block
+            ).value
+            if whole is None:
+                whole = part.new_empty(tensor_shape(members[0].weights, name))
+            whole[block] = part
+        assert whole is not None
+        yield MergedParameter(name, whole)
 
 
-def base_tensor(base: Mapping[str, Tensor] | None, name: str, like: Tensor) -> Tensor | None:
+def coefficients_of(method: MergeMethod, members: int) -> list[float]:
+    """One weight a member, which add up to 1: the method's own, or equal ones.
+
+    Raises:
+        MergeError: for another number of them than of members.
+    """
+    coefficients = method.coefficients or [1 / members] * members
+    if len(coefficients) != members:
+        raise MergeError(f"method.coefficients: {len(coefficients)} numbers for {members} members")
+    return coefficients
+
+
+def _blocks(name: str, members: Sequence[MergeMember]) -> list[slice]:
+    """Parts of a parameter's rows of which all members' values together have at most ``BLOCK_ELEMENTS`` elements.
+
+    None where it would have to be read whole anyway.
+    """
+    if not all(isinstance(member.weights, StoredWeights) for member in members):
+        return []
+    shape = tensor_shape(members[0].weights, name)
+    if not shape or math.prod(shape) == 0:
+        return []
+    rows = max(1, BLOCK_ELEMENTS // (len(members) * math.prod(shape[1:])))
+    return [slice(start, min(start + rows, shape[0])) for start in range(0, shape[0], rows)]
+
+
+def merge_parameter(
+    method: MergeMethod,
+    name: str,
+    members: Sequence[MergeMember],
+    coefficients: Sequence[float],
+    layout: Layout,
+    device: torch.device,
+    base: Mapping[str, Tensor] | None,
+    block: slice | None = None,
+) -> MergedParameter:
+    """Merge one parameter, or a block of its rows."""
+    stored = [tensor_rows(member.weights, name, block) for member in members]
+    dtype = stored[0].dtype
+    tensors = [_working(*pair, name, device) for pair in zip(members, stored, strict=True)]
+    if not dtype.is_floating_point:
+        if any(not torch.equal(tensors[0], tensor) for tensor in tensors[1:]):
+            raise MergeError(f"{name}: members have different values of dtype {dtype}, which cannot be averaged")
+        return MergedParameter(name, tensors[0])
+    del stored
+    start = base_tensor(base, name, tensors[0], block)
+    parameter = Parameter(name, tensors, members, coefficients, layout.linear.get(name), base=start)
+    groups = _groups_of_rows(name, members, layout, base, len(tensors[0]) if tensors[0].dim() else 0, block)
+    value, diagnostics = method.merge(parameter) if groups is None else _merge_groups(method, parameter, groups)
+    if not all_finite(value):
+        raise MergeError(f"{name}: the merged tensor has a NaN or infinity")
+    return MergedParameter(name, value.to(dtype), diagnostics)
+
+
+def base_tensor(
+    base: Mapping[str, Tensor] | None, name: str, like: Tensor, block: slice | None = None
+) -> Tensor | None:
     """A parameter's value in the model that the members were trained from, or None where it has no such parameter.
 
     Args:
         base: that model's weights, or None.
         name: the parameter's name.
         like: its value in a member: the shape that is expected, and the dtype and device that are wanted.
+        block: the rows that are wanted; None for all of them.
 
     Raises:
         MergeError: for another shape, a NaN or infinity.
     """
-    tensor = None if base is None else base.get(name)
+    if base is None:
+        return None
+    tensor = base.get(name) if block is None else tensor_rows(base, name, block) if name in base else None
     if tensor is None:
         return None
     if tensor.shape != like.shape:
@@ -154,25 +211,75 @@ def _working(member: MergeMember, tensor: Tensor, name: str, device: torch.devic
     return tensor.to(device, torch.promote_types(tensor.dtype, torch.float32))
 
 
-def _merge_label_rows(method: MergeMethod, parameter: Parameter) -> tuple[Tensor, LayerDiagnostics | None]:
-    """Merge each row over the members that annotate its label; rows with the same members are merged together.
+@dataclass(frozen=True)
+class _Rows:
+    """Rows of a parameter that the same members have.
+
+    Attributes:
+        members: indices of those members.
+        rows: indices of the rows.
+        based: whether the model that the members were trained from has them.
+        exact: whether the value of a single member is taken as it is.
+    """
+
+    members: tuple[int, ...]
+    rows: list[int]
+    based: bool = True
+    exact: bool = False
+
+
+def _groups_of_rows(
+    name: str,
+    members: Sequence[MergeMember],
+    layout: Layout,
+    base: Mapping[str, Tensor] | None,
+    count: int,
+    block: slice | None,
+) -> list[_Rows] | None:
+    """A parameter's rows, grouped by the members that they are merged over; None where those are all, for all rows."""
+    masks = [present_rows(member.weights, name) for member in members]
+    base_mask = None if base is None else present_rows(base, name)
+    if any(mask is not None for mask in [*masks, base_mask]):
+        chosen = block or slice(0, count)
+        whole = torch.ones(count, dtype=torch.bool)
+        listed = [(whole if mask is None else mask[chosen]).tolist() for mask in masks]
+        based = (whole if base_mask is None else base_mask[chosen]).tolist()
+        groups: dict[tuple[tuple[int, ...], bool], list[int]] = {}
+        for row, (has_base, *has) in enumerate(zip(based, *listed, strict=True)):
+            indices = tuple(number for number, one in enumerate(has) if one)
+            groups.setdefault((indices, has_base), []).append(row)
+        return [_Rows(indices, rows, has_base, exact=True) for (indices, has_base), rows in groups.items()]
+    if name in layout.label_outputs and any(member.annotated is not None for member in members):
+        return [_Rows(indices, rows) for indices, rows in rows_by_members(members, count).items()]
+    return None
+
+
+def _merge_groups(
+    method: MergeMethod, parameter: Parameter, groups: Sequence[_Rows]
+) -> tuple[Tensor, LayerDiagnostics | None]:
+    """Merge each group of rows over its members.
 
     Returns:
         The merged tensor, and of the groups of rows that were solved the diagnostics of the one posed worst.
     """
     merged = torch.empty_like(parameter.tensors[0])
     solved = []
-    for indices, rows in _rows_by_members(parameter.members, len(merged)).items():
-        index = torch.tensor(rows, device=merged.device)
-        total = sum(parameter.coefficients[i] for i in indices)
+    for group in groups:
+        index = torch.tensor(group.rows, device=merged.device)
+        if group.exact and len(group.members) <= 1:
+            merged[index] = parameter.tensors[group.members[0] if group.members else 0][index]
+            continue
+        total = sum(parameter.coefficients[i] for i in group.members)
         part = replace(
             parameter,
-            tensors=[parameter.tensors[i][index] for i in indices],
-            members=[parameter.members[i] for i in indices],
+            tensors=[parameter.tensors[i][index] for i in group.members],
+            members=[parameter.members[i] for i in group.members],
             # Members that share a label may all have the coefficient 0.
-            coefficients=[parameter.coefficients[i] / total if total > 0 else 1 / len(indices) for i in indices],
+            coefficients=[
+                parameter.coefficients[i] / total if total > 0 else 1 / len(group.members) for i in group.members
+            ],
             rows=index,
-            base=None if parameter.base is None else parameter.base[index],
+            base=None if parameter.base is None or not group.based else parameter.base[index],
         )
         merged[index], diagnostics = method.merge(part)
         if diagnostics is not None:
@@ -180,7 +287,8 @@ def _merge_label_rows(method: MergeMethod, parameter: Parameter) -> tuple[Tensor
     return merged, max(solved, key=lambda row: (row.jitter, row.condition), default=None)
 
 
-def _rows_by_members(members: Sequence[MergeMember], count: int) -> Mapping[tuple[int, ...], list[int]]:
+def rows_by_members(members: Sequence[MergeMember], count: int) -> Mapping[tuple[int, ...], list[int]]:
+    """Rows of a label output by the members that annotate their labels (all members, where none does)."""
     groups: dict[tuple[int, ...], list[int]] = {}
     everyone = tuple(range(len(members)))
     for row in range(count):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -13,6 +14,8 @@ from regmean_lab.merging.base import LayerDiagnostics, MergeMethod, Parameter, r
 @dataclass
 class Simple(MergeMethod):
     """The (weighted) mean of the members' parameters (Wortsman et al., 2022; Jin et al., 2023, section 2)."""
+
+    elementwise: ClassVar[bool] = True
 
     def merge(self, parameter: Parameter) -> tuple[Tensor, LayerDiagnostics | None]:
         """Mean of the members' tensors, weighted by the coefficients."""

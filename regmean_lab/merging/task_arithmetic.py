@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -21,6 +22,8 @@ class TaskArithmetic(ElementwiseMethod):
     Attributes:
         scaling: λ; the published experiments choose it on held-out data.
     """
+
+    elementwise: ClassVar[bool] = True
 
     scaling: float = 0.4
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -15,7 +16,26 @@ SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
 
-class SafetensorsWeights(Mapping[str, Tensor]):
+class StoredWeights(Mapping[str, Tensor]):
+    """Weights that are read when they are asked for: whole tensors, or only some of their rows."""
+
+    @abstractmethod
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor, without reading it."""
+
+    @abstractmethod
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        """Read the rows (indices of the first dimension) from ``start`` to before ``stop`` of one tensor."""
+
+    def present(self, name: str) -> Tensor | None:
+        """Which rows of a tensor the model really has, bool [rows]; None for all of them, or no tensor.
+
+        A model lacks rows where another one has more tokens: what stands there in its tensor means nothing.
+        """
+        return None
+
+
+class SafetensorsWeights(StoredWeights):
     """The weights of a Hugging Face folder, in one file or several; a tensor is read when it is asked for.
 
     Args:
@@ -57,10 +77,27 @@ class SafetensorsWeights(Mapping[str, Tensor]):
         """Shape of a tensor, from the header."""
         return tuple(self._open[self._files[name]].get_slice(name).get_shape())
 
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        """Read some rows of one tensor."""
+        tensor: Tensor = self._open[self._files[name]].get_slice(name)[start:stop]
+        return tensor
+
 
 def tensor_shape(weights: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
     """Shape of one tensor, without reading it where the source can tell."""
-    return weights.shape(name) if isinstance(weights, SafetensorsWeights) else tuple(weights[name].shape)
+    return weights.shape(name) if isinstance(weights, StoredWeights) else tuple(weights[name].shape)
+
+
+def tensor_rows(weights: Mapping[str, Tensor], name: str, rows: slice | None) -> Tensor:
+    """Some rows of one tensor, or all of it; reads no others where the source can do so."""
+    if rows is None:
+        return weights[name]
+    return weights.rows(name, rows.start, rows.stop) if isinstance(weights, StoredWeights) else weights[name][rows]
+
+
+def present_rows(weights: Mapping[str, Tensor], name: str) -> Tensor | None:
+    """Which rows of a tensor a model really has, see `StoredWeights.present`."""
+    return weights.present(name) if isinstance(weights, StoredWeights) else None
 
 
 def _weight_files(folder: Path) -> list[Path]:

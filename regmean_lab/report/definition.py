@@ -95,7 +95,8 @@ class Definition:
             exact = [run for run in own if run.result.fingerprint == job.fingerprint]
             if exact:
                 other += [run for run in own if run not in exact]
-            entries += [_entry(job, run) for run in exact or own or [None]]
+            found: list[Run | None] = [*(exact or own)]
+            entries += [_entry(job, run) for run in found or [None]]
         return entries, other
 
     @staticmethod

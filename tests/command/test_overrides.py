@@ -44,7 +44,7 @@ def test_a_sound_command_line_has_no_problems(sound: list[str]) -> None:
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("method=regmaen", "method=regmaen: there is no such option; did you mean regmean?"),
+        ("method=regmaen", "method=regmaen: there is no such option; did you mean regmean"),
         ("suite=emotions", "suite=emotions: there is no such option; did you mean emotion"),
         ("model=robert_base", "did you mean roberta_base"),
         ("method=simple,fischer", "method=fischer: there is no such option; did you mean fisher"),

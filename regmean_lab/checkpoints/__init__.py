@@ -1,0 +1,1 @@
+"""Checkpoints of any origin: read with suspicion, compared, aligned, and written as they are merged."""

@@ -1,0 +1,45 @@
+"""Merged models whose heads were kept apart: one of them put together with one head."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import transformers
+from transformers import AutoConfig, PreTrainedModel
+
+from regmean_lab.checkpoints.folders import stored_tensors
+from regmean_lab.checkpoints.headers import CheckpointError
+from regmean_lab.checkpoints.weights import FileWeights
+from regmean_lab.models import quiet_transformers
+
+HEADS_FOLDER = "heads"
+
+
+def load_with_head(folder: Path | str, name: str) -> PreTrainedModel:
+    """The merged model in a folder with the head, and whatever else was kept apart, of one of the checkpoints.
+
+    Args:
+        folder: what was written with ``heads=keep``.
+        name: of the checkpoint, as a folder of ``heads`` is called.
+
+    Returns:
+        The model in evaluation mode, float32.
+
+    Raises:
+        CheckpointError: when there is no such head.
+    """
+    own = Path(folder) / HEADS_FOLDER / name
+    if not own.is_dir():
+        there = sorted(path.name for path in own.parent.glob("*")) if own.parent.is_dir() else []
+        raise CheckpointError([f"{own}: no such head; there are {', '.join(there) or 'none'}"])
+    weights = [FileWeights(stored_tensors(part)) for part in (Path(folder), own)]
+    state = {tensor: part[tensor] for part in weights for tensor in part}
+    with quiet_transformers():
+        config = AutoConfig.from_pretrained(own, trust_remote_code=False)
+        model: PreTrainedModel = getattr(transformers, config.architectures[0])(config)
+        missing, unexpected = model.load_state_dict(state, strict=False)
+    tied = set(missing) - set(getattr(model, "all_tied_weights_keys", {}))
+    if tied or unexpected:
+        raise CheckpointError([f"{own}: does not belong to {folder} ({', '.join(sorted({*tied, *unexpected})[:5])})"])
+    model.tie_weights()
+    return model.eval()

@@ -1,0 +1,304 @@
+"""Merging checkpoints: everything is looked at and compared first, then weights are read, merged and written."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from regmean_lab.checkpoints.adapters import adapter_base
+from regmean_lab.checkpoints.alignment import AlignedWeights
+from regmean_lab.checkpoints.architecture import read_architecture
+from regmean_lab.checkpoints.compatibility import Agreement, agree, base_orders
+from regmean_lab.checkpoints.folders import CONFIG_FILE, stored_tensors
+from regmean_lab.checkpoints.headers import CheckpointError
+from regmean_lab.checkpoints.members import Member, read_member, read_tokens
+from regmean_lab.checkpoints.published_statistics import MemberStatistics, open_statistics, other_weights
+from regmean_lab.checkpoints.sources import Source, find_sources
+from regmean_lab.checkpoints.weights import FileWeights
+from regmean_lab.checkpoints.writing import PlannedTensor, Shard, plan_shards, write_shards
+from regmean_lab.merging.base import LayerDiagnostics, MergeError, MergeMember, MergeMethod
+from regmean_lab.merging.merge import merge_members
+from regmean_lab.merging.partial import covered
+
+log = logging.getLogger(__name__)
+
+COMPARED_ROWS = 4096
+"""Rows of tied weights that are compared at a time."""
+
+
+@dataclass(frozen=True)
+class MergeRequest:
+    """What is merged, and how.
+
+    Attributes:
+        checkpoints: folders or names of models on the hub, two or more.
+        method: how they are merged.
+        base: the model that they were trained from, or None.
+        heads: ``merge``, ``keep`` or ``drop``.
+        dtype: of the merged weights; None takes the first checkpoint's.
+        max_shard_size: most bytes in a file.
+    """
+
+    checkpoints: list[str]
+    method: MergeMethod
+    base: str | None = None
+    heads: str = "merge"
+    dtype: torch.dtype | None = None
+    max_shard_size: int = 5 * 10**9
+
+
+@dataclass
+class PreparedMerge:
+    """A merge that can begin: all headers, configurations and statistics belong together.
+
+    Attributes:
+        request: what was asked for.
+        members: the checkpoints, in order.
+        agreement: how they go together.
+        statistics: of each member, where the method needs some.
+        base: the model that they were trained from, under the merged model's names, where the method needs it.
+        shards: the files that will be written.
+        diagnostics: for methods that solve for layers, how well each was posed; filled by the merge.
+    """
+
+    request: MergeRequest
+    members: list[Member]
+    agreement: Agreement
+    statistics: list[MemberStatistics]
+    base: Member | None
+    shards: list[Shard]
+    diagnostics: list[LayerDiagnostics] = field(default_factory=list)
+
+    @property
+    def lead(self) -> Member:
+        """The member whose configuration and tokenizer the merged model has."""
+        return self.agreement.lead
+
+    def source_files(self) -> dict[str, list[Path]]:
+        """All files that the merge reads, by the name of what they belong to."""
+        files = {
+            member.name: [*member.files, *member.tokenizer_files(), *statistics.files]
+            for member, statistics in zip(self.members, self.statistics, strict=True)
+        }
+        if self.base is not None:
+            files["base"] = [*self.base.files, *self.base.tokenizer_files()]
+        return files
+
+
+def prepare_merge(request: MergeRequest) -> PreparedMerge:
+    """Read headers and configurations of all checkpoints and compare them; no weights are read.
+
+    Raises:
+        CheckpointError: with everything that stands against the merge.
+    """
+    sources = find_sources(request.checkpoints)
+    base_source, bases, found = _find_bases(request, sources)
+    if request.method.needs_text:
+        found.append(
+            f"method: {request.method.name} reads the members' text while it merges, and checkpoints come without; "
+            "choose another one, or merge members of a suite"
+        )
+    members: list[Member] = []
+    for source in sources:
+        if source.is_adapter and source.name not in bases:
+            continue  # what its base lacks was told
+        try:
+            members.append(read_member(source, bases.get(source.name)))
+        except CheckpointError as error:
+            found += error.problems
+    if found:
+        raise CheckpointError(found)
+    names = set(members[0].weights)
+    agreement, found = agree(members, request.heads, request.method.kept(names))
+    found += _pattern_problems(request.method, names)
+    if agreement is None or found:
+        raise CheckpointError(found)
+    layout = agreement.lead.architecture.layout
+    statistics = []
+    try:
+        statistics = open_statistics(members, request.method, agreement.names, layout, agreement.orders)
+    except CheckpointError as error:
+        found += error.problems
+    base = None
+    if request.method.needs_base and base_source is not None:
+        try:
+            base = _read_base(base_source, agreement)
+        except CheckpointError as error:
+            found += error.problems
+    if found:
+        raise CheckpointError(found)
+    planned = [
+        PlannedTensor(name, _output_dtype(request, members[0], name), _merged_shape(agreement, name))
+        for name in agreement.names
+    ]
+    shards = plan_shards(planned, request.max_shard_size)
+    return PreparedMerge(request, members, agreement, statistics, base, shards)
+
+
+def statistics_problems(prepared: PreparedMerge, sums: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Which statistics were collected from other weights than those they lie beside.
+
+    Args:
+        prepared: the merge.
+        sums: SHA-256 of the files by name, by source.
+    """
+    return [
+        problem
+        for member, statistics in zip(prepared.members, prepared.statistics, strict=True)
+        for problem in other_weights(member, statistics, sums[member.name])
+    ]
+
+
+def write_merged_weights(prepared: PreparedMerge, folder: Path, device: torch.device | str = "cpu") -> None:
+    """Merge and write the weights, file by file; fills ``prepared.diagnostics``.
+
+    Raises:
+        MergeError: for NaN or infinity in weights, tied weights that differ, and what else a merge can meet.
+    """
+    for member in prepared.members:
+        _check_tied(member)
+    write_shards(folder, prepared.shards, merged_tensors(prepared, device))
+
+
+def merged_tensors(prepared: PreparedMerge, device: torch.device | str = "cpu") -> Iterator[tuple[str, Tensor]]:
+    """Names and values of the merged tensors in the order of the files, each merged when it is asked for."""
+    agreement, lead = prepared.agreement, prepared.lead
+    names = [tensor.name for shard in prepared.shards for tensor in shard.tensors]
+    members = []
+    for member, orders, statistics in zip(prepared.members, agreement.orders, prepared.statistics, strict=True):
+        view = AlignedWeights(member.weights, {name: name for name in names}, orders, filler=lead.weights)
+        members.append(MergeMember(member.name, view, **statistics.sources))
+    base = None
+    if prepared.base is not None:
+        own = {name: name for name in names if name in prepared.base.weights}
+        base = AlignedWeights(prepared.base.weights, own, base_orders(lead, prepared.base), filler=lead.weights)
+    # What stays apart is not among the names any more.
+    method = replace(prepared.request.method, keep_layers=[], merge_layers=None, keep_top=0)
+    prepared.diagnostics.clear()
+    started = time.perf_counter()
+    for parameter in merge_members(method, members, lead.architecture.layout, device=device, base=base):
+        if parameter.diagnostics is not None:
+            prepared.diagnostics.append(parameter.diagnostics)
+        yield parameter.name, parameter.value
+    log.info("merged %d tensors in %.1f s", len(names), time.perf_counter() - started)
+
+
+def _find_bases(request: MergeRequest, sources: Sequence[Source]) -> tuple[Source | None, dict[str, Source], list[str]]:
+    """The base of the merge, the base of each adapter by its name, and what is wrong."""
+    found: list[str] = []
+    references: dict[str, str] = {}
+    for source in sources:
+        if source.is_adapter:
+            try:
+                named = request.base or adapter_base(source.folder)
+            except CheckpointError as error:
+                found += error.problems
+                continue
+            if named is None:
+                found.append(f"{source.name} is an adapter that names no base; give it: base=FOLDER_OR_NAME")
+            else:
+                references[source.name] = named
+    located: dict[str, Source] = {}
+    for reference in dict.fromkeys([*([request.base] if request.base else []), *references.values()]):
+        try:
+            located[reference] = find_sources([reference])[0]
+        except CheckpointError as error:
+            found += [f"base: {problem} (set base=FOLDER_OR_NAME)" for problem in error.problems]
+    bases = {name: located[reference] for name, reference in references.items() if reference in located}
+    chosen = request.base or (next(iter(references.values())) if len(set(references.values())) == 1 else None)
+    if request.method.needs_base and chosen is None:
+        reason = "the adapters have different ones" if references else "none is given"
+        found.append(
+            f"base: method {request.method.name} needs the model that the checkpoints were trained from, and {reason}; "
+            "set base=FOLDER_OR_NAME"
+        )
+    return (located.get(chosen) if chosen is not None else None), bases, found
+
+
+def _read_base(source: Source, agreement: Agreement) -> Member:
+    """The base model's weights under the merged model's names; a new head has no base."""
+    lead = agreement.lead
+    if source.is_adapter:
+        raise CheckpointError([f"base: {source.reference} is an adapter; expected a whole model"])
+    tensors = stored_tensors(source.folder)
+    own = read_architecture(source.folder, len(tensors))
+    if own.config.model_type != lead.architecture.config.model_type:
+        raise CheckpointError(
+            [f"base: a {own.config.model_type} model; the checkpoints are {lead.architecture.config.model_type} models"]
+        )
+    same_head = own.name == lead.architecture.name and own.labels == lead.architecture.labels
+    wanted = set(agreement.names) - (frozenset() if same_head else lead.architecture.head)
+    names: dict[str, str] = {}
+    for stored in tensors:
+        name = lead.architecture.canonical(stored)
+        if name in wanted:
+            names.setdefault(name, stored)
+    if not names:
+        raise CheckpointError([f"base: {source.reference} has none of the checkpoints' parameters"])
+    files = FileWeights({stored: tensors[stored] for stored in names.values()})
+    tokens, folder = read_tokens([source.folder])
+    base = Member(
+        source,
+        lead.architecture,
+        AlignedWeights(files, names),
+        {name: files.dtype(stored) for name, stored in names.items()},
+        tokens,
+        folder,
+        [*dict.fromkeys(tensor.path for tensor in files.tensors.values()), source.folder / CONFIG_FILE],
+    )
+    orders = base_orders(lead, base)
+    found = []
+    for name in names:
+        shape = base.weights.shape(name)
+        if name in orders:
+            shape = (len(orders[name].rows), *shape[1:])
+        if shape != (expected := _merged_shape(agreement, name)):
+            found.append(f"base: {name}: shape {shape}, in the checkpoints {expected}")
+    if found:
+        raise CheckpointError(found)
+    if missing := sorted(set(agreement.names) - set(names)):
+        agreement.notes.append(f"not in the base, and averaged: {', '.join(missing)}")
+    return base
+
+
+def _pattern_problems(method: MergeMethod, names: set[str]) -> list[str]:
+    """Patterns of a method that match nothing."""
+    found = []
+    for setting, patterns in (("keep_layers", method.keep_layers), ("merge_layers", method.merge_layers or [])):
+        if unmatched := [text for text in patterns if not any(covered(name, [text]) for name in names)]:
+            found.append(f"method.{setting}: no module or parameter matches {', '.join(unmatched)}")
+    return found
+
+
+def _merged_shape(agreement: Agreement, name: str) -> tuple[int, ...]:
+    return agreement.lead.weights.shape(name)
+
+
+def _output_dtype(request: MergeRequest, first: Member, name: str) -> torch.dtype:
+    own = first.dtypes[name]
+    return request.dtype if request.dtype is not None and own.is_floating_point else own
+
+
+def _check_tied(member: Member) -> None:
+    """Compare what a member's files hold twice for one tied weight.
+
+    Raises:
+        MergeError: when the two are not equal.
+    """
+    for files, one, other in member.duplicates:
+        shape = files.shape(one)
+        equal = shape == files.shape(other)
+        for start in range(0, shape[0] if equal and shape else 0, COMPARED_ROWS):
+            stop = min(start + COMPARED_ROWS, shape[0])
+            equal = equal and torch.equal(files.rows(one, start, stop), files.rows(other, start, stop))
+        if not equal:
+            raise MergeError(
+                f"{member.name}: its configuration ties {one} and {other}, but its files hold different values for "
+                "them; load and save it with transformers, so that it is clear which ones count"
+            )

@@ -1,0 +1,287 @@
+"""A merged model as a Hugging Face folder: weights, configuration, tokenizer, heads, model card and record."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig
+
+from regmean_lab.checkpoints.folders import check_tokenizer_files, read_json_file, stored_tensors
+from regmean_lab.checkpoints.headers import CheckpointError
+from regmean_lab.checkpoints.members import Member, tokenizer_files
+from regmean_lab.checkpoints.merge import PreparedMerge, write_merged_weights
+from regmean_lab.checkpoints.writing import PlannedTensor, plan_shards, write_shards
+from regmean_lab.environment import command_line, versions
+from regmean_lab.files import share
+from regmean_lab.results import write_json
+
+RECORD_FILE = "merge.json"
+CARD_FILE = "README.md"
+HEADS_FOLDER = "heads"
+TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
+SCHEMA = 1
+
+
+def checksums(prepared: PreparedMerge) -> dict[str, dict[str, str]]:
+    """SHA-256 of every file that a merge reads, by source and file name."""
+    return {
+        name: {_label(path): _sha256(path) for path in sorted(set(paths))}
+        for name, paths in prepared.source_files().items()
+    }
+
+
+def fingerprint(prepared: PreparedMerge, settings: Mapping[str, Any], sums: Mapping[str, Mapping[str, str]]) -> str:
+    """Hash of everything that determines the merged folder's weights.
+
+    Args:
+        prepared: the merge.
+        settings: the method with its settings.
+        sums: checksums of its sources.
+    """
+    request = prepared.request
+    content = {
+        "schema": SCHEMA,
+        "method": settings,
+        "members": [[member.name, sums[member.name]] for member in prepared.members],
+        "base": sums.get("base"),
+        "heads": request.heads,
+        "dtype": str(request.dtype),
+        "shards": [shard.file for shard in prepared.shards],
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def find_merged(folder: Path, wanted: str) -> bool:
+    """Whether a folder holds a finished merge with this fingerprint."""
+    try:
+        record = read_json_file(folder / RECORD_FILE)
+        stored_tensors(folder)
+    except CheckpointError:
+        return False
+    return record.get("fingerprint") == wanted
+
+
+def output_problem(folder: Path) -> str | None:
+    """Why nothing can be written to a folder: it holds something that no merge has made."""
+    if not folder.exists() or (folder.is_dir() and (not any(folder.iterdir()) or (folder / RECORD_FILE).is_file())):
+        return None
+    return f"output: {folder} is there and was not written by a merge; choose another folder, or remove it"
+
+
+def write_output(
+    prepared: PreparedMerge,
+    folder: Path,
+    settings: Mapping[str, Any],
+    device: torch.device | str = "cpu",
+    sums: Mapping[str, Mapping[str, str]] | None = None,
+) -> None:
+    """Merge and write the folder, whole or not at all; replaces an earlier merge.
+
+    Args:
+        prepared: the merge.
+        folder: where the merged model lies afterwards.
+        settings: the method with its settings, for the record.
+        device: where to compute.
+        sums: checksums of the sources, if they are known.
+    """
+    sums = checksums(prepared) if sums is None else sums
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder.parent))
+    try:
+        write_merged_weights(prepared, temporary, device)
+        _write_configuration(prepared, temporary)
+        _copy_tokenizer(prepared.lead, temporary)
+        if prepared.request.heads != "drop" and prepared.agreement.apart:
+            for member in prepared.members:
+                _write_head(prepared, member, temporary / HEADS_FOLDER / member.name)
+        record = _record(prepared, settings, sums)
+        (temporary / CARD_FILE).write_text(_card(prepared, record), encoding="utf-8")
+        write_json(temporary / RECORD_FILE, record)
+        temporary.chmod(0o755)
+        for path in temporary.rglob("*"):
+            if path.is_file():
+                share(path)
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write_configuration(prepared: PreparedMerge, folder: Path) -> None:
+    architecture = prepared.lead.architecture
+    config: PreTrainedConfig = copy.deepcopy(architecture.config)
+    headless = prepared.request.heads != "merge" and architecture.head
+    config.architectures = [type(architecture.model.base_model if headless else architecture.model).__name__]
+    floating = {tensor.dtype for shard in prepared.shards for tensor in shard.tensors if tensor.dtype.is_floating_point}
+    if len(floating) == 1:
+        config.dtype = floating.pop()
+    config.save_pretrained(folder)
+
+
+def _copy_tokenizer(member: Member, folder: Path) -> None:
+    """Copy the files of a member's tokenizer, without what names code."""
+    if member.tokenizer_folder is None:
+        return
+    paths = tokenizer_files(member.tokenizer_folder)
+    check_tokenizer_files(member.tokenizer_folder, paths)
+    for path in paths:
+        if path.name == TOKENIZER_CONFIG_FILE and "auto_map" in (content := read_json_file(path)):
+            del content["auto_map"]
+            write_json(folder / path.name, content)
+        else:
+            shutil.copyfile(path, folder / path.name)
+
+
+def _write_head(prepared: PreparedMerge, member: Member, folder: Path) -> None:
+    """Write what a member keeps to itself: its configuration, and the tensors that were not merged."""
+    folder.mkdir(parents=True)
+    names = set(prepared.agreement.names)
+    own = [
+        PlannedTensor(name, member.dtypes[name], member.weights.shape(name))
+        for name in member.weights
+        if name not in names
+    ]
+    shards = plan_shards(own, 1 << 62)
+    write_shards(folder, shards, ((part.name, member.weights[part.name]) for part in shards[0].tensors))
+    config = copy.deepcopy(member.architecture.config)
+    config.architectures = [member.architecture.name]
+    config.save_pretrained(folder)
+
+
+def _record(
+    prepared: PreparedMerge, settings: Mapping[str, Any], sums: Mapping[str, Mapping[str, str]]
+) -> dict[str, Any]:
+    request = prepared.request
+    sources = [
+        {
+            "name": member.name,
+            "reference": member.source.public_reference,
+            "revision": member.source.revision,
+            "adapter": member.source.is_adapter,
+            "sha256": dict(sums[member.name]),
+        }
+        for member in prepared.members
+    ]
+    base = None
+    if prepared.base is not None:
+        source = prepared.base.source
+        base = {"reference": source.public_reference, "revision": source.revision, "sha256": dict(sums["base"])}
+    return {
+        "schema": SCHEMA,
+        "fingerprint": fingerprint(prepared, settings, sums),
+        "method": dict(settings),
+        "checkpoints": sources,
+        "base": base,
+        "configuration_and_tokenizer": prepared.lead.name,
+        "heads": request.heads,
+        "kept_apart": prepared.agreement.apart,
+        "dtypes": sorted({str(part.dtype) for shard in prepared.shards for part in shard.tensors}),
+        "files": [shard.file for shard in prepared.shards],
+        "notes": prepared.agreement.notes,
+        "diagnostics": [asdict(row) for row in prepared.diagnostics],
+        "versions": versions(),
+        "command": command_line(_public_overrides(prepared, settings)),
+    }
+
+
+def _public_overrides(prepared: PreparedMerge, settings: Mapping[str, Any]) -> list[str]:
+    """Overrides that ask for the merge, with the last part of each path only."""
+    request = prepared.request
+    listed = ",".join(member.source.public_reference for member in prepared.members)
+    overrides = ["experiment=merge_checkpoints", f"checkpoints=[{listed}]", f"method={settings['name']}"]
+    defaults = type(request.method)()
+    for key, value in settings.items():
+        if key != "name" and value != getattr(defaults, key):
+            overrides.append(f"method.{key}={_override(value)}")
+    if prepared.base is not None:
+        overrides.append(f"base={prepared.base.source.public_reference}")
+    if request.heads != "merge":
+        overrides.append(f"heads={request.heads}")
+    if request.dtype is not None:
+        overrides.append(f"dtype={str(request.dtype).removeprefix('torch.')}")
+    return overrides
+
+
+def _override(value: Any) -> str:
+    """A value as Hydra reads it."""
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(_override, value))}]"
+    return {"True": "true", "False": "false", "None": "null"}.get(str(value), str(value))
+
+
+def _card(prepared: PreparedMerge, record: Mapping[str, Any]) -> str:
+    names = [member.name for member in prepared.members]
+    rows = [
+        f"| {source['name']} | `{source['reference']}` | {source['revision'] or ''} | `{file}` | `{digest}` |"
+        for source in [*record["checkpoints"], *([{"name": "base", **record["base"]}] if record["base"] else [])]
+        for file, digest in source["sha256"].items()
+    ]
+    kept = record["kept_apart"]
+    if not kept:
+        heads = "All parameters were merged."
+    elif record["heads"] == "drop":
+        heads = "The encoders were merged; the heads were left out."
+    else:
+        heads = (
+            f"Each checkpoint kept {len(kept)} parameters of its own, in `{HEADS_FOLDER}/NAME`; "
+            "`regmean_lab.checkpoints.heads.load_with_head(folder, NAME)` puts the two together."
+        )
+    notes = "".join(f"- {note}\n" for note in record["notes"])
+    return f"""\
+---
+library_name: transformers
+tags:
+- model-merging
+- regmean_lab
+---
+
+# {" + ".join(names)}, merged by {record["method"]["name"]}
+
+Merged from weights{" and published statistics" if any(part.files for part in prepared.statistics) else ""} alone,
+without data. {heads}
+
+Configuration and tokenizer are those of {record["configuration_and_tokenizer"]}. Method, with its settings:
+
+```json
+{json.dumps(record["method"], indent=2)}
+```
+
+## Sources
+
+| checkpoint | from | commit | file | SHA-256 |
+|---|---|---|---|---|
+{chr(10).join(rows)}
+
+## Made by
+
+```
+{record["command"]}
+```
+
+{", ".join(f"{name} {value}" for name, value in record["versions"].items())}
+
+{notes}"""
+
+
+def _label(path: Path) -> str:
+    """A file's name, with its folder where that is the one of statistics."""
+    return f"{path.parent.name}/{path.name}" if path.parent.name == "statistics" else path.name
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,190 @@
+"""Statistics that lie beside checkpoints, in their folders ``statistics``."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from regmean_lab.checkpoints.alignment import AlignedFisher, AlignedGradientGram, RowOrder
+from regmean_lab.checkpoints.headers import CheckpointError, read_header
+from regmean_lab.checkpoints.members import Member
+from regmean_lab.merging.base import Layout, MergeMethod
+from regmean_lab.statistics import FisherFile, GradientGramFile, GramFile, StatisticsError, StatisticsFile
+
+FOLDER = "statistics"
+_TYPES: dict[str, type[StatisticsFile]] = {"gram": GramFile, "fisher": FisherFile, "gradient_gram": GradientGramFile}
+
+
+@dataclass
+class MemberStatistics:
+    """A member's statistics, as ``MergeMember`` takes them.
+
+    Attributes:
+        sources: by kind, what gives the tensors.
+        files: the files that they come from.
+    """
+
+    sources: dict[str, Any]
+    files: list[Path]
+
+
+def open_statistics(
+    members: Sequence[Member],
+    method: MergeMethod,
+    names: Sequence[str],
+    layout: Layout,
+    orders: Sequence[Mapping[str, RowOrder]],
+) -> list[MemberStatistics]:
+    """Open what a method needs of all members, and check that it belongs to their weights.
+
+    Args:
+        members: the members.
+        method: the method.
+        names: the parameters that are merged.
+        layout: the merged model's layers.
+        orders: of each member, by parameter, the order of its rows.
+
+    Raises:
+        CheckpointError: with everything that is missing or does not belong together, and what brings it.
+    """
+    found: list[str] = []
+    opened = []
+    for member, order in zip(members, orders, strict=True):
+        statistics = MemberStatistics({}, [])
+        lacking = []
+        for kind in method.statistics:
+            paths = _files(member.source.folder / FOLDER, kind)
+            if len(paths) > 1:
+                found.append(
+                    f"{paths[0].parent}: {len(paths)} files of {kind} statistics; keep one, as {kind}.safetensors"
+                )
+            if not paths:
+                lacking.append(kind)
+            if len(paths) != 1:
+                continue
+            path = paths[0]
+            try:
+                read_header(path)
+                file = _TYPES[kind](path)
+            except CheckpointError as error:
+                found += error.problems
+                continue
+            except StatisticsError as error:
+                found.append(str(error))
+                continue
+            layers = method.gram_layers(names, layout)
+            problems = _problems(file, kind, member, layers, names, layout)
+            found += [f"{path}: {problem}" for problem in problems]
+            if not problems:
+                statistics.sources[kind] = _aligned(file, member, order, layout)
+                statistics.files.append(path)
+        if lacking and member.source.is_adapter:
+            found.append(
+                f"{member.name} is an adapter without {' and '.join(lacking)} statistics, which {method.name} needs: "
+                "merge it into its base with PEFT's merge_and_unload(), save that, and collect them there"
+            )
+        elif lacking:
+            found.append(
+                f"{member.name} has no {' and no '.join(lacking)} statistics, which {method.name} needs. Whoever has "
+                f"its data makes them: python -m regmean_lab experiment=collect_statistics "
+                f"checkpoint={member.source.reference} kinds=[{','.join(lacking)}] data=FILE"
+            )
+        opened.append(statistics)
+    if found:
+        raise CheckpointError(found)
+    return opened
+
+
+def _files(folder: Path, kind: str) -> list[Path]:
+    """The file of one kind of statistics; of a member of a zoo, whose files have names of their own, all of a kind."""
+    path = folder / f"{kind}.safetensors"
+    return [path] if path.is_file() else sorted(folder.glob(f"{kind}-*.safetensors"))
+
+
+def _problems(
+    file: StatisticsFile,
+    kind: str,
+    member: Member,
+    layers: Collection[str],
+    names: Sequence[str],
+    layout: Layout,
+) -> list[str]:
+    """Why statistics are not those of a member's weights."""
+    needed: dict[str, tuple[int, ...]] = {}
+    if isinstance(file, FisherFile):
+        own = _names_in(file, member)
+        floating = [name for name in names if member.dtypes[name].is_floating_point]
+        needed = {own[name]: member.weights.shape(name) for name in floating}
+    else:
+        for parameter, layer in layout.linear.items():
+            if layer.name in layers and (kind == "gram" or layer.name in file.shared):  # large outputs have none
+                shape = member.weights.shape(parameter)
+                outputs, inputs = reversed(shape) if layer.transposed else shape
+                needed[layer.name] = (inputs if kind == "gram" else outputs,)
+    lacking = [name for name in needed if name not in file.shared]
+    found = []
+    if lacking:
+        shown = ", ".join(lacking[:3]) + (f" and {len(lacking) - 3} more" if len(lacking) > 3 else "")
+        found.append(f"nothing for {shown}; it is of another model, or these were left out when it was collected")
+    for name, shape in needed.items():
+        if name not in lacking:
+            there: tuple[int, ...] = ()
+            if isinstance(file, GramFile):
+                there = (file.width(name),)
+            elif isinstance(file, FisherFile):
+                there = file.shape(name)
+            if there != shape:
+                found.append(f"{name}: of size {_times(there)}, but the weights need {_times(shape)}")
+    return found
+
+
+def other_weights(member: Member, statistics: MemberStatistics, sums: Mapping[str, str]) -> list[str]:
+    """Which statistics were collected from other weights than the member's, where they say from which.
+
+    Args:
+        member: the member.
+        statistics: its statistics.
+        sums: SHA-256 of its files by name.
+    """
+    found = []
+    weights = {path.name for path in member.files if path.suffix == ".safetensors"}
+    for path in statistics.files:
+        with StatisticsFile(path) as file:
+            collected = file.metadata.get("collected")
+        model = collected.get("model") if isinstance(collected, dict) else None
+        if not isinstance(model, dict):
+            continue
+        hashes, hub = model.get("weights_sha256"), model.get("hub")
+        same = True
+        if isinstance(hashes, dict):
+            same = set(hashes.values()) == {digest for name, digest in sums.items() if name in weights}
+        elif isinstance(hub, str) and member.source.revision is not None:
+            same = hub == f"{member.source.reference}@{member.source.revision}"
+        if not same:
+            found.append(f"{path}: collected from other weights than those of {member.name}; collect it again")
+    return found
+
+
+def _aligned(file: StatisticsFile, member: Member, orders: Mapping[str, RowOrder], layout: Layout) -> Any:
+    if isinstance(file, FisherFile):
+        return AlignedFisher(file, _names_in(file, member), orders)
+    if isinstance(file, GradientGramFile):
+        return AlignedGradientGram(
+            file, {layer.name: orders[name] for name, layer in layout.linear.items() if name in orders}
+        )
+    return file
+
+
+def _names_in(file: FisherFile, member: Member) -> dict[str, str]:
+    """The name that a file has for each of a member's tensors: a tied one may be kept under any of its names."""
+    found = {name: name for name in member.weights}
+    for alias, leader in member.architecture.leaders.items():
+        if leader in found and found[leader] not in file.shared and alias in file.shared:
+            found[leader] = alias
+    return found
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return " × ".join(map(str, shape))

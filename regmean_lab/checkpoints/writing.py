@@ -1,0 +1,151 @@
+"""Writing weights as they are merged: one tensor in memory at a time, whatever the size of the files."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from torch import Tensor
+
+from regmean_lab.checkpoints.folders import INDEX_FILE, WEIGHTS_FILE
+from regmean_lab.checkpoints.headers import DTYPE_BYTES, LENGTH_BYTES
+from regmean_lab.checkpoints.weights import DTYPE_NAMES
+from regmean_lab.files import share
+from regmean_lab.results import write_json
+
+_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
+
+
+@dataclass(frozen=True)
+class PlannedTensor:
+    """A tensor that will be written: its name, dtype and shape."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+        return math.prod(self.shape) * DTYPE_BYTES[DTYPE_NAMES[self.dtype]]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A file of weights that will be written: its name and its tensors, in the order in which they are written."""
+
+    file: str
+    tensors: tuple[PlannedTensor, ...]
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size such as ``5GB``, ``200MiB`` or ``1000000``.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+    if match is None or match[2].upper() not in _UNITS or (size := int(float(match[1]) * _UNITS[match[2].upper()])) < 1:
+        raise ValueError(f"expected a size such as 5GB or 200MiB, got {text!r}")
+    return size
+
+
+def plan_shards(tensors: Sequence[PlannedTensor], limit: int) -> list[Shard]:
+    """Divide tensors into files of at most ``limit`` bytes each (a larger tensor has a file of its own).
+
+    In each file, wide dtypes come first, so that every tensor is aligned.
+    """
+    groups: list[list[PlannedTensor]] = [[]]
+    filled = 0
+    for tensor in tensors:
+        if groups[-1] and filled + tensor.size > limit:
+            groups.append([])
+            filled = 0
+        groups[-1].append(tensor)
+        filled += tensor.size
+    single = len(groups) == 1
+    return [
+        Shard(
+            WEIGHTS_FILE if single else f"model-{number:05}-of-{len(groups):05}.safetensors",
+            tuple(sorted(group, key=lambda tensor: -DTYPE_BYTES[DTYPE_NAMES[tensor.dtype]])),
+        )
+        for number, group in enumerate(groups, start=1)
+    ]
+
+
+def write_shards(folder: Path, shards: Sequence[Shard], tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """Write shards, and last the index that lists them where there are several.
+
+    Args:
+        folder: where they are written.
+        shards: what is written.
+        tensors: name and value of each tensor, in the order of the shards; converted to the planned dtype.
+
+    Raises:
+        ValueError: when tensors are not those that were planned.
+    """
+    values = iter(tensors)
+    for shard in shards:
+        with _ShardWriter(folder / shard.file, shard) as writer:
+            for planned in shard.tensors:
+                name, value = next(values, ("", torch.empty(0)))
+                if (name, tuple(value.shape)) != (planned.name, planned.shape):
+                    raise ValueError(f"expected {planned.name} {planned.shape}, got {name} {tuple(value.shape)}")
+                writer.write(value.detach().to("cpu", planned.dtype).contiguous())
+                del value
+    if next(values, None) is not None:
+        raise ValueError("more tensors came than were planned")
+    if len(shards) > 1:
+        total = sum(tensor.size for shard in shards for tensor in shard.tensors)
+        names = {tensor.name: shard.file for shard in shards for tensor in shard.tensors}
+        write_json(folder / INDEX_FILE, {"metadata": {"total_size": total}, "weight_map": dict(sorted(names.items()))})
+
+
+class _ShardWriter:
+    """A safetensors file whose header is known beforehand; appears under its name when it is complete."""
+
+    def __init__(self, path: Path, shard: Shard) -> None:
+        self.path = path
+        self._temporary = path.with_name(f".{path.name}.tmp")
+        self._header = _header(shard.tensors)
+
+    def __enter__(self) -> _ShardWriter:
+        self._file: BinaryIO = self._temporary.open("wb")
+        self._file.write(self._header)
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._file.close()
+        if kind is None:
+            share(self._temporary)
+            self._temporary.replace(self.path)
+        else:
+            with suppress(FileNotFoundError):
+                self._temporary.unlink()
+
+    def write(self, tensor: Tensor) -> None:
+        """Append the next tensor."""
+        if tensor.numel():
+            self._file.write(tensor.flatten().view(torch.uint8).numpy().data)
+
+
+def _header(tensors: Sequence[PlannedTensor]) -> bytes:
+    entries: dict[str, Mapping[str, object]] = {"__metadata__": {"format": "pt"}}
+    place = 0
+    for tensor in tensors:
+        entries[tensor.name] = {
+            "dtype": DTYPE_NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [place, place + tensor.size],
+        }
+        place += tensor.size
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % LENGTH_BYTES)
+    return len(text).to_bytes(LENGTH_BYTES, "little") + text

@@ -1,0 +1,90 @@
+"""A guard against Gram matrices of so few rows that they give the rows themselves away.
+
+G = XᵀX / n of n rows has at most rank n. While n is below the width of the rows, the range of G is exactly the span of
+the rows: whether any candidate (the embedding of a token, the features of a text) is among the inputs can be tested
+against it. With more rows than columns the range is the whole space, and G determines the rows only up to an unknown
+rotation. See docs/publishing.md for what remains.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from regmean_lab.statistics import GradientGramStatistics, GramStatistics, StatisticsError
+
+SHOWN_LAYERS = 8
+
+
+@dataclass(frozen=True)
+class Shortage:
+    """A layer of which too few rows were seen, or can be.
+
+    Attributes:
+        layer: its name.
+        rows: how many rows, or at most so many.
+        width: how many columns its matrix has.
+    """
+
+    layer: str
+    rows: int
+    width: int
+
+
+def shortages(rows: Mapping[str, int], widths: Mapping[str, int], minimum: float) -> list[Shortage]:
+    """The layers with fewer than ``minimum`` rows for each column.
+
+    Args:
+        rows: by layer, the number of rows.
+        widths: by layer, the number of columns.
+        minimum: rows for each column that are required.
+    """
+    return [Shortage(layer, rows[layer], widths[layer]) for layer in rows if rows[layer] < minimum * widths[layer]]
+
+
+def refuse(found: Sequence[Shortage], minimum: float, *, before: bool) -> None:
+    """Raise for layers with too few rows.
+
+    Args:
+        found: the layers.
+        minimum: rows for each column that are required.
+        before: whether nothing was measured yet, and the rows are the most that there can be.
+
+    Raises:
+        StatisticsError: naming layers, rows and widths, and what to do.
+    """
+    if not found:
+        return
+    lines = [
+        f"  - {part.layer}: {'at most ' if before else ''}{part.rows} rows for {part.width} columns, "
+        f"required {math.ceil(minimum * part.width)}"
+        for part in found[:SHOWN_LAYERS]
+    ]
+    if len(found) > SHOWN_LAYERS:
+        lines.append(f"  - and {len(found) - SHOWN_LAYERS} more layers")
+    happened = "nothing was measured" if before else "nothing was written"
+    raise StatisticsError(
+        f"too few rows, {happened}: matrices of so few rows can give away the inputs\n"
+        + "\n".join(lines)
+        + "\nUse more examples (data, statistics.gram.examples), leave these layers out (exclude_layers=[pattern]; who "
+        "merges averages them: method.exclude_layers), or, where the data are no secret, set allow_few_rows=true"
+    )
+
+
+def widths_of(statistics: GramStatistics | GradientGramStatistics) -> dict[str, int]:
+    """By leading layer, the number of columns of its matrix."""
+    return {layer: len(matrix) for layer, matrix in statistics.matrices.items()}
+
+
+def most_rows(probe: GramStatistics, tokens: int, lengths: Sequence[int]) -> dict[str, int]:
+    """By layer, the most rows that all examples together can have.
+
+    Args:
+        probe: Gram statistics of one batch of a few examples.
+        tokens: number of tokens in that batch.
+        lengths: tokens of each example.
+    """
+    # A layer that got one row an example, of examples of more tokens, reads the examples' summaries, as a head does.
+    summarises = {layer: rows == probe.examples < tokens for layer, rows in probe.rows.items()}
+    return {layer: len(lengths) if once else sum(lengths) for layer, once in summarises.items()}

@@ -1,0 +1,231 @@
+"""Adapters: against W + s B A in float64, and against PEFT where it is installed."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from checkpoint_folders import merge_into, randomise, save_classifier, save_decoder, tensors_of
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification, GPT2LMHeadModel
+
+from regmean_lab.checkpoints.headers import CheckpointError
+from regmean_lab.checkpoints.members import read_member
+from regmean_lab.checkpoints.merge import MergeRequest, prepare_merge
+from regmean_lab.checkpoints.sources import find_sources
+from regmean_lab.merging.simple import Simple
+from regmean_lab.merging.task_arithmetic import TaskArithmetic
+
+QUERY = "bert.encoder.layer.0.attention.self.query"
+VALUE = "bert.encoder.layer.1.attention.self.value"
+
+
+def save_adapter(folder: Path, base: Path | str, tensors: dict[str, Tensor], **settings: Any) -> Path:
+    """An adapter's folder as PEFT lays it out."""
+    folder.mkdir(parents=True)
+    content = {"peft_type": "LORA", "r": 2, "lora_alpha": 6, "base_model_name_or_path": str(base), **settings}
+    (folder / "adapter_config.json").write_text(json.dumps(content))
+    named = {f"base_model.model.{name}": tensor for name, tensor in tensors.items()}
+    save_file(named, folder / "adapter_model.safetensors")
+    return folder
+
+
+def factors(module: str, outputs: int, inputs: int, rank: int, seed: int = 0) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        f"{module}.lora_A.weight": torch.randn(rank, inputs, generator=generator),
+        f"{module}.lora_B.weight": torch.randn(outputs, rank, generator=generator),
+    }
+
+
+def product(tensors: dict[str, Tensor], module: str) -> Tensor:
+    return tensors[f"{module}.lora_B.weight"].double() @ tensors[f"{module}.lora_A.weight"].double()
+
+
+def weights_of(adapter: Path) -> dict[str, Tensor]:
+    """The adapted model's weights as a merge reads them, and by rows."""
+    content = json.loads((adapter / "adapter_config.json").read_text())
+    (base,) = find_sources([content["base_model_name_or_path"]])
+    member = read_member(find_sources([str(adapter)])[0], base)
+    whole = {name: member.weights[name] for name in member.weights}
+    for name, value in whole.items():
+        if value.dim():
+            assert torch.equal(member.weights.rows(name, 1, len(value)), value[1:]), name
+    return whole
+
+
+def refused(adapter: Path) -> list[str]:
+    with pytest.raises(CheckpointError) as caught:
+        prepare_merge(MergeRequest([str(adapter), str(adapter)], Simple()))
+    return sorted(set(caught.value.problems))
+
+
+@pytest.mark.parametrize("stabilised", [False, True])
+def test_adds_the_scaled_product_and_takes_what_was_saved_whole(
+    tmp_path: Path, pico_cache: Path, stabilised: bool
+) -> None:
+    base = save_classifier(tmp_path / "base", pico_cache, 0).state_dict()
+    tensors = {**factors(QUERY, 16, 16, 2), **factors(VALUE, 16, 16, 4, seed=1)}
+    tensors["classifier.weight"] = torch.ones(3, 16)
+    tensors["classifier.modules_to_save.default.bias"] = torch.full((3,), 2.0)
+    adapter = save_adapter(
+        tmp_path / "adapter",
+        tmp_path / "base",
+        tensors,
+        use_rslora=stabilised,
+        rank_pattern={"layer.1.attention.self.value": 4},
+        alpha_pattern={"value": 3},
+    )
+    adapted = weights_of(adapter)
+    assert set(adapted) == set(base) - {"bert.embeddings.position_ids"}
+    root = math.sqrt if stabilised else float
+    expected = {name: value.double() for name, value in base.items()}
+    expected[f"{QUERY}.weight"] += 6 / root(2) * product(tensors, QUERY)
+    expected[f"{VALUE}.weight"] += 3 / root(4) * product(tensors, VALUE)
+    expected["classifier.weight"] = torch.ones(3, 16).double()
+    expected["classifier.bias"] = torch.full((3,), 2.0).double()
+    for name, value in adapted.items():
+        assert torch.allclose(value.double(), expected[name], rtol=1e-5, atol=1e-5), name
+
+
+def test_layers_that_are_stored_the_other_way_round(tmp_path: Path, pico_cache: Path) -> None:
+    base = save_decoder(tmp_path / "base", pico_cache, 0).state_dict()
+    module = "transformer.h.0.attn.c_attn"
+    tensors = {**factors(module, 48, 16, 2)}
+    table = {
+        "transformer.wte.lora_embedding_A": torch.randn(2, len(base["transformer.wte.weight"])),
+        "transformer.wte.lora_embedding_B": torch.randn(16, 2),
+    }
+    adapter = save_adapter(tmp_path / "adapter", tmp_path / "base", {**tensors, **table}, fan_in_fan_out=True)
+    adapted = weights_of(adapter)
+    expected = base[f"{module}.weight"].double() + 3 * product(tensors, module).T
+    assert torch.allclose(adapted[f"{module}.weight"].double(), expected, atol=1e-5)
+    a, b = table.values()
+    expected = base["transformer.wte.weight"].double() + 3 * (b.double() @ a.double()).T
+    assert torch.allclose(adapted["transformer.wte.weight"].double(), expected, atol=1e-5)
+
+
+def test_task_vectors_of_adapters_take_their_base(tmp_path: Path, pico_cache: Path) -> None:
+    base = save_classifier(tmp_path / "base", pico_cache, 0).state_dict()
+    two = [factors(QUERY, 16, 16, 2, seed) for seed in (0, 1)]
+    adapters = [save_adapter(tmp_path / f"adapter{n}", tmp_path / "base", part) for n, part in enumerate(two)]
+    merged = tensors_of(merge_into(tmp_path / "out", adapters, TaskArithmetic(scaling=0.5)))
+    expected = base[f"{QUERY}.weight"].double() + 0.5 * 3 * sum(product(part, QUERY) for part in two)
+    assert torch.allclose(merged[f"{QUERY}.weight"].double(), expected, atol=1e-5)
+    assert torch.equal(merged[f"{VALUE}.weight"], base[f"{VALUE}.weight"])
+
+
+def test_adapter_of_an_encoder_brings_its_own_head(tmp_path: Path, pico_cache: Path) -> None:
+    save_classifier(tmp_path / "whole", pico_cache, 0)
+    AutoModel.from_pretrained(tmp_path / "whole").save_pretrained(tmp_path / "base")
+    tensors = {
+        **factors(QUERY, 16, 16, 2),
+        "classifier.weight": torch.ones(5, 16),
+        "classifier.bias": torch.zeros(5),
+    }
+    adapters = [
+        save_adapter(tmp_path / name, tmp_path / "base", tensors, task_type="SEQ_CLS") for name in ("one", "two")
+    ]
+    merged = AutoModelForSequenceClassification.from_pretrained(merge_into(tmp_path / "out", adapters, Simple()))
+    assert merged.num_labels == 5
+    assert torch.equal(merged.classifier.weight, torch.ones(5, 16))
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"peft_type": "LOHA"}, "peft_type 'LOHA' is not understood"),
+        ({"use_dora": True}, "use_dora is not understood"),
+        ({"init_lora_weights": "pissa"}, "changes the base before training"),
+        ({"r": 0}, "r: expected a positive number"),
+        ({"r": 3}, "are not those of rank 3"),
+        ({"lora_alpha": "big"}, "lora_alpha: expected a positive number"),
+        ({"rank_pattern": {"a": -1}}, "rank_pattern: expected positive numbers"),
+        ({"alpha_pattern": {"(a+)+b": 1}}, "alpha_pattern: pattern"),
+        ({"alpha_pattern": {"(a": 1}}, "alpha_pattern: pattern"),
+    ],
+)
+def test_what_is_not_understood_is_refused(
+    tmp_path: Path, pico_cache: Path, settings: dict[str, Any], expected: str
+) -> None:
+    save_classifier(tmp_path / "base", pico_cache, 0)
+    adapter = save_adapter(tmp_path / "adapter", tmp_path / "base", factors(QUERY, 16, 16, 2), **settings)
+    (problem,) = refused(adapter)
+    assert expected in problem
+
+
+def test_all_tensors_that_do_not_belong_are_told(tmp_path: Path, pico_cache: Path) -> None:
+    save_classifier(tmp_path / "base", pico_cache, 0)
+    tensors = {
+        **factors(QUERY, 16, 8, 2),
+        **factors("bert.encoder.layer.7.attention.self.query", 16, 16, 2),
+        f"{VALUE}.lora_A.weight": torch.zeros(2, 16),
+        f"{VALUE}.lora_magnitude_vector": torch.zeros(16),
+        "something.else": torch.zeros(1),
+    }
+    found = refused(save_adapter(tmp_path / "adapter", tmp_path / "base", tensors))
+    assert len(found) == 5
+    assert any("one of A and B is missing" in problem for problem in found)
+
+
+def test_bases_that_are_missing_and_pickled_adapters(tmp_path: Path, pico_cache: Path) -> None:
+    adapter = save_adapter(tmp_path / "adapter", tmp_path / "nowhere", factors(QUERY, 16, 16, 2))
+    assert "set base=FOLDER_OR_NAME" in refused(adapter)[0]
+    nameless = save_adapter(tmp_path / "nameless", "", factors(QUERY, 16, 16, 2))
+    assert "names no base" in refused(nameless)[0]
+    save_classifier(tmp_path / "base", pico_cache, 0)
+    pickled = save_adapter(tmp_path / "pickled", tmp_path / "base", {})
+    (pickled / "adapter_model.safetensors").rename(pickled / "adapter_model.bin")
+    (problem,) = refused(pickled)
+    assert "adapter_model.bin, which is not read" in problem
+    assert "weights_only=True" in problem
+
+
+class TestAgainstPeft:
+    """The same merge by PEFT itself."""
+
+    def check(self, tmp_path: Path, model: Any, settings: dict[str, Any], auto_class: Any) -> None:
+        peft = pytest.importorskip("peft")
+        model.save_pretrained(tmp_path / "base")
+        torch.manual_seed(0)
+        adapted = peft.get_peft_model(
+            auto_class.from_pretrained(tmp_path / "base"), peft.LoraConfig(r=4, lora_alpha=6, **settings)
+        )
+        with torch.no_grad():
+            for name, parameter in adapted.named_parameters():
+                if parameter.requires_grad:
+                    assert "lora" in name or "modules_to_save" in name
+                    parameter.copy_(torch.randn_like(parameter))
+        adapted.save_pretrained(tmp_path / "adapter")
+        expected = adapted.merge_and_unload().state_dict()
+        ours = weights_of(tmp_path / "adapter")
+        for name, value in ours.items():
+            assert torch.allclose(value, expected[name], rtol=1e-5, atol=1e-5), name
+        assert any(not torch.equal(value, model.state_dict()[name]) for name, value in ours.items())
+
+    @pytest.mark.parametrize(
+        "settings",
+        [
+            {"target_modules": ["query", "value"], "modules_to_save": ["classifier"]},
+            {"target_modules": "all-linear", "use_rslora": True},
+            {
+                "target_modules": ["query", "key"],
+                "rank_pattern": {"layer.1.attention.self.key": 2},
+                "alpha_pattern": {"query": 3},
+            },
+            {"target_modules": ["word_embeddings", "dense"], "init_lora_weights": "gaussian"},
+        ],
+    )
+    def test_classifier(self, tmp_path: Path, pico_cache: Path, settings: dict[str, Any]) -> None:
+        model = save_classifier(tmp_path / "model", pico_cache, 0)
+        self.check(tmp_path, model, {"task_type": "SEQ_CLS", **settings}, AutoModelForSequenceClassification)
+
+    def test_decoder(self, tmp_path: Path, pico_cache: Path) -> None:
+        model = randomise(GPT2LMHeadModel(save_decoder(tmp_path / "model", pico_cache, 0).config), 1)
+        settings = {"task_type": "CAUSAL_LM", "target_modules": ["c_attn", "c_fc"], "fan_in_fan_out": True}
+        self.check(tmp_path, model, settings, AutoModelForCausalLM)
