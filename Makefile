@@ -88,9 +88,11 @@ test: development ## run the tests
 	$(BIN)/python -m pytest -n 2
 
 bench: setup ## measure speed and memory against plain baselines, on the processor: benchmarks/RESULTS.md
+	@$(PIP) accelerate # what the Trainer of transformers needs, which training is compared with
 	$(BIN)/python -m benchmarks
 
 bench-gpu: setup ## the same on a GPU: benchmarks/RESULTS-GPU.md
+	@$(PIP) accelerate
 	$(BIN)/python -m benchmarks --device cuda
 
 lint: development ## check style, formatting and types

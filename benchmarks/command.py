@@ -14,6 +14,7 @@ import torch
 
 from benchmarks.families import FAMILIES
 from benchmarks.figure import Figure, Setting
+from benchmarks.measure import use_processor_time
 from benchmarks.report import table, write_report
 
 RESULTS = {"cpu": Path("benchmarks/RESULTS.md"), "cuda": Path("benchmarks/RESULTS-GPU.md")}
@@ -31,8 +32,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     if options.threads:
         torch.set_num_threads(options.threads)
+    if options.processor_time:
+        use_processor_time()
     setting = Setting(
-        device, options.repeats, options.sentences, options.pico, Path(options.data), options.emotion_data
+        device,
+        options.repeats,
+        options.sentences,
+        options.pico,
+        Path(options.data),
+        options.emotion_data,
+        options.merge_parameters,
+        options.scratch,
     )
     _quiet()
     started = time.perf_counter()
@@ -60,10 +70,22 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--repeats", type=int, default=3, help="rounds (default: %(default)s)")
     parser.add_argument("--sentences", type=int, default=384, help="of the main workload (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="threads of the processor; by default PyTorch's choice")
+    parser.add_argument(
+        "--processor-time",
+        action="store_true",
+        help="gram, fisher and merge: seconds of the processor, for a machine with other work; best with --threads 1",
+    )
     parser.add_argument("--data", default="data", help="folder of the sentiment data (default: %(default)s)")
     parser.add_argument(
         "--emotion-data", type=Path, help="folder that holds emotion_splits, to measure with it as well"
     )
+    parser.add_argument(
+        "--merge-parameters",
+        type=int,
+        default=50_000_000,
+        help="of the checkpoints that merge-memory writes, 2 bytes each, three of them (default: %(default)s)",
+    )
+    parser.add_argument("--scratch", type=Path, help="folder for those checkpoints; by default the system's")
     parser.add_argument("--output", type=Path, help="the page that is written")
     parser.add_argument("--pico", action="store_true", help="tiny models: does it run at all?")
     return parser

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from benchmarks import fisher, gram, jobs, merge, training
+from benchmarks import fisher, gram, jobs, merge, merge_memory, scores, training
 from benchmarks.figure import Figure, Setting
 
 FAMILIES: dict[str, Callable[[Setting], list[Figure]]] = {
     "gram": gram.figures,
     "fisher": fisher.figures,
     "merge": merge.figures,
+    "merge-memory": merge_memory.figures,
+    "scores": scores.figures,
     "training": training.figures,
     "jobs": jobs.figures,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,8 @@ class Setting:
         pico: models of a few parameters and made-up sentences: tells whether the code runs, not how fast.
         data_dir: where the sentiment suite's data lies, or is brought to.
         emotion_dir: where prepared emotion corpora lie (the folder that holds ``emotion_splits``); None without.
+        merge_parameters: parameters of the checkpoints whose merge's memory is measured.
+        scratch: where those checkpoints are written for the while; None is the system's folder.
     """
 
     device: torch.device
@@ -27,6 +30,8 @@ class Setting:
     pico: bool = False
     data_dir: Path = Path("data")
     emotion_dir: Path | None = None
+    merge_parameters: int = 50_000_000
+    scratch: Path | None = None
 
     @property
     def on_gpu(self) -> bool:
@@ -40,7 +45,7 @@ class Figure:
 
     Attributes:
         name: what was measured.
-        value: the median over the rounds.
+        value: the median over the rounds; NaN where it could not be measured.
         low: the least of the rounds.
         high: the greatest.
         goal: what it should be at most (at least, if ``more_is_better``); None without a goal.
@@ -59,6 +64,11 @@ class Figure:
     @property
     def met(self) -> bool | None:
         """Whether the goal is met; None without a goal."""
-        if self.goal is None:
+        if self.goal is None or math.isnan(self.value):
             return None
         return self.value >= self.goal if self.more_is_better else self.value <= self.goal
+
+
+def unmeasured(name: str, goal: float | None, why: str) -> Figure:
+    """A figure that could not be measured here."""
+    return Figure(name, math.nan, math.nan, math.nan, goal, note=f"not measured: {why}")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import time
-
 import torch
 
-from benchmarks.measure import synchronize
+from benchmarks.measure import now, synchronize
 from regmean_lab.statistics import GramStatistics
 
 PROBE_ROWS, PROBE_WIDTH = 2048, 1536
@@ -24,8 +22,8 @@ def matrix_speed(device: torch.device, dtype: torch.dtype = torch.float32) -> fl
     best = 0.0
     for _ in range(4):
         synchronize(device)
-        started = time.perf_counter()
+        started = now()
         rows.T @ rows
         synchronize(device)
-        best = max(best, 2 * PROBE_ROWS * PROBE_WIDTH**2 / (time.perf_counter() - started))
+        best = max(best, 2 * PROBE_ROWS * PROBE_WIDTH**2 / (now() - started))
     return best

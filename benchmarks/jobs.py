@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
-import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from benchmarks.command_line import common_overrides, run_sweep
 from benchmarks.figure import Figure, Setting
 from benchmarks.measure import seconds
 
@@ -34,27 +33,15 @@ class Sweep:
     @property
     def common(self) -> list[str]:
         """Overrides of all runs: what the members have learned does not matter here."""
-        pico = ["debug=fast"] if self.setting.pico else []
         return [
-            *("+multirun_sweeps=table2-mini", *pico, "seed=1", "head_init=same"),
+            *("+multirun_sweeps=table2-mini", *common_overrides(self.setting, self.folder), "seed=1", "head_init=same"),
             *("suite.train_examples=64", "suite.dev_examples=32", "training.epochs=1"),
             *("statistics.gram.examples=64", "statistics.fisher.examples=64"),
-            *("trainer.progress_bar=false", "logger=none", f"paths.data_dir={self.setting.data_dir.resolve()}"),
-            *(f"paths.zoo_dir={self.folder / 'zoo'}", f"paths.output_dir={self.folder / 'outputs'}"),
-            f"trainer={'gpu' if self.setting.on_gpu else 'cpu'}",
         ]
 
     def run(self, pairs: str, methods: str, *more: str) -> None:
-        """One process: ``python -m regmean_lab``.
-
-        Raises:
-            RuntimeError: when it fails, with the end of what it wrote.
-        """
-        command = [sys.executable, "-m", "regmean_lab", "-m", *self.common]
-        command += [f"members={pairs}", f"method={methods}", *more]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise RuntimeError(f"{' '.join(command)}: {(done.stdout + done.stderr)[-2000:]}")
+        """One process: ``python -m regmean_lab``."""
+        run_sweep([*self.common, f"members={pairs}", f"method={methods}", *more])
 
     def overheads(self) -> list[float]:
         """Seconds from the result before to the result of each merge, without its evaluation."""

@@ -57,7 +57,8 @@ def table(figures: Sequence[Figure]) -> list[str]:
     for figure in figures:
         goal = "" if figure.goal is None else f"{'≥' if figure.more_is_better else '≤'} {figure.goal:g}"
         met = {None: "", True: "yes", False: "no"}[figure.met]
-        cells = [figure.name, _number(figure.value), f"{_number(figure.low)} – {_number(figure.high)}"]
+        rounds = "" if math.isnan(figure.low) else f"{_number(figure.low)} – {_number(figure.high)}"
+        cells = [figure.name, _number(figure.value), rounds]
         lines.append("| " + " | ".join([*cells, goal, met, figure.note]) + " |")
     return lines
 

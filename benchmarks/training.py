@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import math
 import tempfile
 import time
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from benchmarks.figure import Figure, Setting
+from benchmarks.figure import Figure, Setting, unmeasured
 from benchmarks.measure import synchronize
 from benchmarks.workload import Batch, Workload, minilm
 from regmean_lab.modules import Optimization, module_type
@@ -34,7 +33,7 @@ def figures(setting: Setting) -> list[Figure]:
     """All figures of the family; none, with a note, without the package accelerate."""
     name = "training steps a second / Trainer of transformers"
     if importlib.util.find_spec("accelerate") is None:
-        return [Figure(name, math.nan, math.nan, math.nan, note="not measured; needs: pip install accelerate")]
+        return [unmeasured(name, 1.0, "needs the package accelerate: pip install accelerate")]
     work = minilm(setting)
     batches = work.random_batches(BATCH)[:STEPS]
     rounds: list[tuple[float, float]] = []

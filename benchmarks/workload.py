@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from benchmarks.figure import Setting
+from regmean_lab.callbacks.statistics import BATCH_TOKENS_CPU
 from regmean_lab.models import find_checkpoint
 from regmean_lab.modules import TaskModule, module_type
 from regmean_lab.schema_groups import ModelConfig
@@ -30,9 +31,6 @@ from regmean_lab.suites.sentiment import SentimentSettings, SentimentSuite
 
 BASELINE_BATCH = 32
 """Sentences in a batch of the baseline, in random order."""
-
-BATCH_TOKENS = 512
-"""Tokens in a batch of ours on a CPU, as `regmean_lab.callbacks.statistics.BATCH_TOKENS_CPU`."""
 
 MAX_LENGTH = 128
 CLASSES = Task("single_label", ("negative", "positive"), "macro_f1")
@@ -81,7 +79,7 @@ class Workload:
         """Batches in random order, padded to their longest sentences."""
         return [self.batch(self.sentences[start : start + size]) for start in range(0, len(self.sentences), size)]
 
-    def sorted_batches(self, tokens: int = BATCH_TOKENS) -> list[Batch]:
+    def sorted_batches(self, tokens: int = BATCH_TOKENS_CPU) -> list[Batch]:
         """Batches sorted by length, of at most so many tokens."""
         sampler = TokenBudgetBatchSampler([len(sentence) for sentence in self.sentences], tokens)
         return [self.batch([self.sentences[index] for index in chosen]) for chosen in sampler]

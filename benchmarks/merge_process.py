@@ -1,0 +1,44 @@
+"""One merge of folders in a process of its own, which prints how long it took and how much memory it needed.
+
+``python -m benchmarks.merge_process METHOD OUTPUT BASE CHECKPOINT...``
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+
+from regmean_lab.checkpoints.merge import MergeRequest, prepare_merge
+from regmean_lab.checkpoints.output import write_output
+from regmean_lab.merging import method_types
+
+
+def peak_bytes() -> int:
+    """Most resident memory of this process so far: its own and that of mapped files; the system's cache is not.
+
+    From ``VmHWM`` where there is one: what ``getrusage`` tells begins with the memory of the process that started this
+    one.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+
+
+def main() -> None:
+    """Merge what the command line names."""
+    method, output, base, *checkpoints = sys.argv[1:]
+    before, started = peak_bytes(), time.perf_counter()
+    prepared = prepare_merge(MergeRequest(checkpoints, method_types()[method](), base=base))
+    write_output(prepared, Path(output), {"name": method})
+    seconds = time.perf_counter() - started
+    print(json.dumps({"seconds": seconds, "before": before, "peak": peak_bytes()}))
+
+
+if __name__ == "__main__":
+    main()

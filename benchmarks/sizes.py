@@ -1,0 +1,191 @@
+"""What the statistics of published architectures take, computed from their shapes: ``python -m benchmarks.sizes``.
+
+Models are made without weights (on the device "meta"), so that no size is too large. Nothing is measured here; times
+follow from a speed that is given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoModel,
+    DebertaV2Config,
+    LlamaConfig,
+    PreTrainedConfig,
+    RobertaConfig,
+    T5Config,
+)
+
+from regmean_lab.statistics import linear_layers
+from regmean_lab.statistics.gradient_gram import WIDEST_OUTPUT
+
+FLOAT_BYTES = 4
+TOKENS = 7
+"""Of the sentence that is looked at."""
+
+WIDE = 16384
+"""Inputs wider than this are worth leaving out: their matrices take more than a GB each."""
+
+EXAMPLES, LENGTH = 1000, 128
+"""What times are computed for: examples of a member, and real tokens of each."""
+
+CONFIGURATIONS: dict[str, PreTrainedConfig] = {
+    "RoBERTa-base": RobertaConfig(vocab_size=50265, max_position_embeddings=514, type_vocab_size=1),
+    "DeBERTa-v3-large": DebertaV2Config(
+        vocab_size=128100,
+        hidden_size=1024,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        intermediate_size=4096,
+        type_vocab_size=0,
+        relative_attention=True,
+        position_buckets=256,
+        norm_rel_ebd="layer_norm",
+        share_att_key=True,
+        pos_att_type="p2c|c2p",
+        position_biased_input=False,
+    ),
+    "T5-11B": T5Config(vocab_size=32128, d_model=1024, d_kv=128, d_ff=65536, num_layers=24, num_heads=128),
+    "a decoder of 7B (Llama 2)": LlamaConfig(
+        vocab_size=32000, hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of an architecture without its head.
+
+    Attributes:
+        parameters: number of parameters.
+        multiplied: number of those in linear layers.
+        widths: of the distinct inputs of linear layers.
+        shapes: inputs and outputs of the linear layers.
+    """
+
+    parameters: int
+    multiplied: int
+    widths: list[int]
+    shapes: list[tuple[int, int]]
+
+    @property
+    def gram_bytes(self) -> int:
+        """Gram matrices of distinct inputs, whole, float32."""
+        return FLOAT_BYTES * sum(width * width for width in self.widths)
+
+    @property
+    def gradient_gram_bytes(self) -> int:
+        """Gram matrices of the gradients at outputs, without the widest, which are left out by default."""
+        return FLOAT_BYTES * sum(outputs * outputs for _, outputs in self.shapes if outputs <= WIDEST_OUTPUT)
+
+    @property
+    def gram_operations(self) -> int:
+        """Floating-point operations a token: the forward pass, and the upper triangles of the products."""
+        return 2 * self.multiplied + sum(width * (width + 1) for width in self.widths)
+
+    @property
+    def solve_operations(self) -> float:
+        """Operations of a RegMean merge of two members: a Cholesky factor an input width, products and solutions.
+
+        A layer with inputs n and outputs m takes n³ / 3 for the factor, 2 n² m for the product of one member (the other
+        one's is its negative, as differences from the mean) and 2 n² m to solve.
+        """
+        return sum(n**3 / 3 + 4 * n * n * m for n, m in self.shapes)
+
+
+def sizes_of(config: PreTrainedConfig) -> Sizes:
+    """Sizes of an architecture: which layers share their inputs is seen in a forward pass without values."""
+    with torch.device("meta"):
+        model = AutoModel.from_config(config)
+    model.config.pad_token_id = None  # models would look for padding in the input, which has no values
+    layers = linear_layers(model)
+    inputs: dict[int, tuple[Tensor, int]] = {}
+
+    ids = torch.ones(1, TOKENS, dtype=torch.long, device="meta")
+
+    def keep(_: nn.Module, arguments: tuple[Any, ...]) -> None:
+        if arguments[0].shape[:-1] in ((1, TOKENS), (1,)):  # not the relative positions of DeBERTa
+            inputs[id(arguments[0])] = (arguments[0], arguments[0].shape[-1])  # kept alive, so that ids stay distinct
+
+    handles = [layer.register_forward_pre_hook(keep) for layer in layers.values()]
+    decoder = {"decoder_input_ids": ids} if config.is_encoder_decoder else {}
+    with torch.no_grad():
+        model.eval()(input_ids=ids, **decoder)
+    for handle in handles:
+        handle.remove()
+    weights = [layer.get_parameter("weight") for layer in layers.values()]
+    return Sizes(
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        multiplied=sum(weight.numel() for weight in weights),
+        widths=[width for _, width in inputs.values()],
+        shapes=[(weight.shape[1], weight.shape[0]) for weight in weights],
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print two tables; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.sizes", description=__doc__)
+    parser.add_argument("--speed", type=float, default=100.0, help="floating-point operations a second, in 10⁹")
+    speed = parser.parse_args(arguments).speed * 1e9
+    print("| model | parameters | distinct inputs | Gram, full | packed | gradient Gram | Fisher | widest matrix |")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|")
+    lines = []
+    for name, config in CONFIGURATIONS.items():
+        sizes = sizes_of(config)
+        lines += [(name, sizes)]
+        if max(sizes.widths) > WIDE:
+            lines += [(f"{name} without inputs wider than {WIDE}", without_wide(sizes))]
+    for name, sizes in lines:
+        cells = [
+            f"{sizes.parameters / 1e9:.3g} · 10⁹",
+            str(len(sizes.widths)),
+            _gigabytes(sizes.gram_bytes),
+            _gigabytes(sizes.gram_bytes / 2),
+            _gigabytes(sizes.gradient_gram_bytes),
+            _gigabytes(FLOAT_BYTES * sizes.parameters),
+            _gigabytes(FLOAT_BYTES * max(sizes.widths) ** 2),
+        ]
+        print(f"| {name} | {' | '.join(cells)} |")
+    print(f"\nOperations, and times at {speed / 1e9:g} GF/s; {EXAMPLES} examples of {LENGTH} tokens:\n")
+    print("| model | forward pass | Gram | Gram / forward | RegMean of two members |")
+    print("|---|---:|---:|---:|---:|")
+    for name, sizes in lines:
+        tokens = EXAMPLES * LENGTH
+        forward, gram = 2 * sizes.multiplied * tokens, sizes.gram_operations * tokens
+        cells = [_work(forward, speed), _work(gram, speed), f"{gram / forward:.2f}"]
+        print(f"| {name} | {' | '.join([*cells, _work(sizes.solve_operations, speed)])} |")
+    return 0
+
+
+def without_wide(sizes: Sizes) -> Sizes:
+    """The same, where layers with inputs wider than `WIDE` are averaged and need no Gram matrix."""
+    return replace(
+        sizes,
+        widths=[width for width in sizes.widths if width <= WIDE],
+        shapes=[shape for shape in sizes.shapes if shape[0] <= WIDE],
+    )
+
+
+def _work(operations: float, speed: float) -> str:
+    return f"{operations / 1e15:.3g} · 10¹⁵, {_seconds(operations / speed)}"
+
+
+def _gigabytes(count: float) -> str:
+    return f"{count / 1e9:.3g} GB"
+
+
+def _seconds(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.2g} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

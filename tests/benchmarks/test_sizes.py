@@ -1,0 +1,51 @@
+"""Sizes computed without weights are those of the model that is made, and of the statistics that are collected."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import AutoModel, BertConfig, T5Config
+
+from benchmarks.sizes import FLOAT_BYTES, WIDE, Sizes, main, sizes_of, without_wide
+from regmean_lab.statistics import collect_gradient_gram, collect_gram
+
+COMMON = {"vocab_size": 20, "num_hidden_layers": 2, "num_attention_heads": 2}
+BERT = BertConfig(hidden_size=8, intermediate_size=12, **COMMON)
+
+
+def test_sizes_are_those_of_what_is_collected() -> None:
+    sizes = sizes_of(BERT)
+    model = AutoModel.from_config(BERT).eval()
+    assert sizes.parameters == sum(parameter.numel() for parameter in model.parameters())
+    batch = {"input_ids": torch.ones(2, 3, dtype=torch.long), "attention_mask": torch.ones(2, 3)}
+    gram = collect_gram(model, [batch])
+    assert sorted(sizes.widths) == sorted(len(matrix) for matrix in gram.matrices.values())
+    assert sizes.gram_bytes == sum(matrix.numel() for matrix in gram.matrices.values()) * FLOAT_BYTES
+    gradients = collect_gradient_gram(
+        model, [batch], forward=lambda model, batch: model(**batch).pooler_output, labels_from="pseudo"
+    )
+    assert sizes.gradient_gram_bytes == sum(matrix.numel() for matrix in gradients.matrices.values()) * FLOAT_BYTES
+    # Two layers of four distinct inputs, and the pooler's: multiplications and additions of a token.
+    assert sizes.gram_operations == 2 * sizes.multiplied + 2 * (3 * 8 * 9 + 12 * 13) + 8 * 9
+
+
+def test_keys_and_values_of_all_cross_attentions_share_the_encoders_output() -> None:
+    config = T5Config(vocab_size=20, d_model=8, d_kv=4, d_ff=12, num_layers=2, num_heads=2, decoder_start_token_id=0)
+    # Encoder: q k v, o, wi, wo; decoder: q k v, o, q, o, wi, wo; and the encoder's output.
+    assert len(sizes_of(config).widths) == 2 * 4 + 2 * 6 + 1
+
+
+def test_wide_layers_are_left_out() -> None:
+    sizes = Sizes(10, 10, [WIDE, 2 * WIDE], [(WIDE, 4), (2 * WIDE, 4)])
+    left = without_wide(sizes)
+    assert (left.widths, left.shapes) == ([WIDE], [(WIDE, 4)])
+    assert left.gram_bytes == FLOAT_BYTES * WIDE**2
+    assert left.solve_operations == pytest.approx(WIDE**3 / 3 + 16 * WIDE**2)
+
+
+def test_tables_are_printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.sizes.CONFIGURATIONS", {"small": BERT})
+    assert main(["--speed", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.startswith("| small |")] != []
+    assert "1 GF/s" in "\n".join(lines)
