@@ -46,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     _quiet()
     started = time.perf_counter()
+    output = options.output or RESULTS[device.type]
     found: dict[str, list[Figure]] = {}
     failures: dict[str, str] = {}
     for family in options.families or FAMILIES:
@@ -57,7 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             logging.exception("%s failed", family)
             continue
         print(f"\n{family} ({time.perf_counter() - begun:.0f} s)\n", *table(found[family]), sep="\n", flush=True)
-    output = options.output or RESULTS[device.type]
+        # After each family, so that a run that is interrupted leaves what it has measured.
+        write_report(output, found, failures, setting, time.perf_counter() - started)
     write_report(output, found, failures, setting, time.perf_counter() - started)
     print(f"\nwritten to {output}")
     return 1 if failures else 0
