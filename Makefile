@@ -85,7 +85,7 @@ reproduce-%: setup
 
 test: export OMP_NUM_THREADS := $(OMP_NUM_THREADS)
 test: development ## run the tests
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2
 
 bench: setup ## measure speed and memory against plain baselines, on the processor: benchmarks/RESULTS.md
 	@$(PIP) accelerate # what the Trainer of transformers needs, which training is compared with

@@ -553,7 +553,7 @@ class TestCommand:
     def test_a_job_that_is_stopped_while_it_trains_goes_on_where_it_was(
         self, own: Workspace, trained: list[tuple[str, ...]], number: signal.Signals
     ) -> None:
-        job = ("method=simple", "training.epochs=30")
+        job = ("method=simple", "training.epochs=60")
         process = self.start(*own.overrides(*job))
         try:
             self.wait_until(lambda: len(own.zoo.entries()) == 1 and list(own.zoo_dir.glob(".tmp-*")), process)

@@ -79,6 +79,7 @@ def test_the_notebook_measures_what_the_command_measures(
         "suite.dev_examples=100",
         "suite.test_examples=30",
         "statistics.gram.examples=20",
+        "training.batch_size=8",
         f"paths.data_dir={data_dir}",
         f"paths.zoo_dir={tmp_path / 'zoo'}",
         "trainer.progress_bar=false",
