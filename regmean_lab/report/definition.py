@@ -101,7 +101,8 @@ class Definition:
 
     @staticmethod
     def _key(experiment: str, settings: Mapping[str, str], keys: Sequence[str]) -> tuple[str | None, ...]:
-        return (experiment, *(settings.get(key) for key in keys))
+        # A method may lack a setting that another one's jobs vary.
+        return (experiment, *(settings.get(key, setting_text(None)) for key in keys))
 
 
 def read_definition(name: str, overrides: Sequence[str] = ()) -> Definition:

@@ -115,6 +115,15 @@ def test_results_of_a_sweep_find_its_jobs() -> None:
     assert left_out == [exact[0]]
 
 
+def test_a_setting_that_only_another_method_has_is_none_of_a_result() -> None:
+    definition = read_definition("glue_tasks-mini", ["seed=1", "members=[tweets,nyt]"])
+    configuration = {"suite": {"out_of_domain": []}}
+    same = {"experiment": "glue_tasks-mini", "suite": "sentiment", "model": "minilm", "configuration": configuration}
+    (run,) = runs_of([make_result("individual", ("tweets", "nyt"), 1, **same)])
+
+    assert [entry.run for entry in definition.entries([run])[0] if entry.run] == [run]
+
+
 def test_results_that_do_not_record_order_and_number_are_taken_to_have_the_default(pairs: Definition) -> None:
     result = make_result("simple", EMOTION[:2], 1)
     del result.configuration["order"], result.configuration["first"]
