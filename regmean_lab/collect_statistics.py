@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from regmean_lab.callbacks.statistics import StatisticsRequest
 from regmean_lab.checkpoints.folders import stored_tensors
 from regmean_lab.evaluate import test_trainer
+from regmean_lab.files import file_sha256
 from regmean_lab.merging.base import matches
 from regmean_lab.models import MODELS_FOLDER, Checkpoint, ModelError, find_checkpoint
 from regmean_lab.modules import TaskModule
@@ -37,7 +38,6 @@ from regmean_lab.schema_groups import ModelConfig, PathsConfig, StatisticsConfig
 from regmean_lab.statistics import FORMS, StatisticsError, linear_layers
 from regmean_lab.suites.base import Task
 from regmean_lab.suites.data_module import CorpusDataModule
-from regmean_lab.zoo.entry import file_sha256
 
 KINDS = ("gram", "fisher", "gradient_gram")
 RECORD_FILE = "collection.json"

@@ -40,11 +40,6 @@ class SourceDistribution:
         return f"{self.project}-{self.version}.tar.gz"
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, hexadecimal."""
-    return _sha256(path.read_bytes())
-
-
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that it is either absent (or as before) or complete: to a temporary name, then rename."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")

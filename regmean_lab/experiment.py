@@ -26,7 +26,7 @@ from regmean_lab.merged_model import model_card, write_merged_model
 from regmean_lab.merging import MergeMethod
 from regmean_lab.models import MODELS_FOLDER, Checkpoint, ModelError, find_checkpoint
 from regmean_lab.modules import module_type
-from regmean_lab.processes import device_problems, uses_cuda
+from regmean_lab.processes import device_problems, first_device
 from regmean_lab.results import (
     MERGED_FOLDER,
     RESULT_FILE,
@@ -229,7 +229,7 @@ def find_or_train_members(job: Job, names: list[str] | None = None) -> None:
 def result_of(job: Job, outcome: Outcome, overrides: list[str]) -> Result:
     """Everything that was measured, ready to be written."""
     settings, config = job.settings, job.settings.config
-    device = torch.device("cuda", 0) if uses_cuda(config.trainer.accelerator) else torch.device("cpu")
+    device = first_device(config.trainer.accelerator)
     mean_in_domain = mean(outcome.scores["in_domain"].values())
     assert mean_in_domain is not None
     return Result(

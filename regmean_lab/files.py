@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -16,6 +17,15 @@ def name_problem(key: str, name: str) -> str | None:
     if name and not name.startswith(".") and name.isprintable() and not any(mark in name for mark in "/\\:"):
         return None
     return f"{key}: {name!r} names a folder; expected a name without '/', '\\' and ':' that does not begin with '.'"
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content, hexadecimal; read piece by piece."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def share(path: Path) -> None:

@@ -19,6 +19,7 @@ from regmean_lab.checkpoints.sources import find_sources
 from regmean_lab.checkpoints.writing import parse_size
 from regmean_lab.merging import MergeMethod
 from regmean_lab.merging.base import one_of
+from regmean_lab.processes import device_problems, first_device
 from regmean_lab.results import MERGED_FOLDER
 from regmean_lab.schema import ConfigurationError, all_methods
 from regmean_lab.schema_groups import PathsConfig, TrainerConfig
@@ -97,7 +98,7 @@ def run(config: DictConfig, folder: Path) -> None:
     if not config.force and find_merged(output, fingerprint(prepared, settings, sums)):
         log.info("found the finished merge %s", output)
         return
-    write_output(prepared, output, settings, _device(config.trainer.accelerator), sums)
+    write_output(prepared, output, settings, first_device(config.trainer.accelerator), sums)
     log.info("written to %s", output)
 
 
@@ -125,8 +126,7 @@ def request_of(config: DictConfig) -> MergeRequest:
         found.append(f"max_shard_size: {error}")
     if plain.output is not None and (problem := output_problem(Path(plain.output).expanduser())) is not None:
         found.append(problem)
-    if plain.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
-        found.append("trainer.accelerator: no CUDA GPU is available here; use trainer=cpu or trainer=auto")
+    found += device_problems(plain.trainer)
     method = _method(plain.method, len(plain.checkpoints), plain.heads, found)
     try:
         find_sources([*plain.checkpoints, *([plain.base] if plain.base is not None else [])])
@@ -163,9 +163,3 @@ def _prepared(request: MergeRequest) -> PreparedMerge:
 
 def _settings(method: MergeMethod) -> dict[str, Any]:
     return {part.name: getattr(method, part.name) for part in fields(method) if part.init}
-
-
-def _device(accelerator: str) -> torch.device:
-    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        return torch.device("cuda", 0)
-    return torch.device("mps" if accelerator == "mps" else "cpu")

@@ -16,6 +16,15 @@ from regmean_lab.files import share
 from regmean_lab.models import quiet_transformers
 from regmean_lab.results import Result
 
+CARD_FRONT_MATTER = """\
+---
+library_name: transformers
+tags:
+- model-merging
+- regmean_lab
+---
+"""
+
 
 def write_merged_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, card: str, folder: Path) -> None:
     """Write model, tokenizer and card (``README.md``) into a folder, whole or not at all; replaces an earlier one."""
@@ -55,13 +64,7 @@ def model_card(result: Result, settings: Mapping[str, Any], checkpoint: str) -> 
         rows.append(f"| **mean** | out of domain | {result.mean_out_of_domain:.2f} |")
     versions = ", ".join(f"{name} {value}" for name, value in result.environment["versions"].items())
     return f"""\
----
-library_name: transformers
-tags:
-- model-merging
-- regmean_lab
----
-
+{CARD_FRONT_MATTER}
 # {"+".join(result.members)}, merged by {result.method}
 
 Merged from models that were fine-tuned from `{checkpoint}` on one corpus each, seed {result.seed}, with the same head

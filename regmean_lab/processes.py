@@ -45,6 +45,13 @@ def uses_cuda(accelerator: str) -> bool:
     return accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
 
 
+def first_device(accelerator: str) -> torch.device:
+    """The device on which a trainer with this accelerator and one device computes."""
+    if uses_cuda(accelerator):
+        return torch.device("cuda", 0)
+    return torch.device("mps" if accelerator == "mps" else "cpu")
+
+
 def device_problems(trainer: TrainerConfig) -> list[str]:
     """What stands in the way of the configured devices here: one message each, beginning with the setting's name."""
     if trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
@@ -165,6 +172,7 @@ def _run_one(number: int, trainer: TrainerConfig, store: Path, sender: Connectio
 
 def _portable(error: BaseException) -> BaseException:
     """The error, or one that says the same if it would not arrive as it is in another process."""
+    # Pickled in memory only, and what is read was written one line above.
     try:
         copy = pickle.loads(pickle.dumps(error))
     except Exception:

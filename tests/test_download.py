@@ -17,7 +17,6 @@ from regmean_lab.download import (
     archive_member,
     checked,
     download_source_distribution,
-    file_sha256,
     read_source_distribution,
     write_atomically,
 )
@@ -51,12 +50,6 @@ def pip(monkeypatch: pytest.MonkeyPatch, act: Callable[[Path], tuple[int, str]])
 
     monkeypatch.setattr(download.subprocess, "run", run)
     return commands
-
-
-def test_sha256_of_a_file(tmp_path: Path) -> None:
-    (tmp_path / "abc").write_bytes(b"abc")
-    # The test vector of FIPS 180-4.
-    assert file_sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
 def test_written_file_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:

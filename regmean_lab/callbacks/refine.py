@@ -8,7 +8,7 @@ from typing import Protocol
 
 import torch
 
-from regmean_lab.callbacks.statistics import BATCH_TOKENS_CPU, BATCH_TOKENS_DEVICE, MakeBatches
+from regmean_lab.callbacks.statistics import MakeBatches, tokens_in_batch
 from regmean_lab.merging.refining import MemberText
 from regmean_lab.modules import TaskModule
 
@@ -51,9 +51,7 @@ def member_texts(
         reading: how they are read.
         device: where to.
     """
-    budget = reading.batch_tokens
-    if budget is None:
-        budget = BATCH_TOKENS_CPU if device.type == "cpu" else BATCH_TOKENS_DEVICE["gram"]
+    budget = tokens_in_batch(reading.batch_tokens, "gram", device)
     for source in sources:
         module = source.load().to(device)
         loader = source.batches(examples, reading.batch_size, reading.seed, batch_tokens=budget)

@@ -42,7 +42,6 @@ from regmean_lab.zoo import ZooEntry, statistics_key
 
 __all__ = [
     "BATCH_TOKENS_CPU",
-    "BATCH_TOKENS_DEVICE",
     "MakeBatches",
     "Statistics",
     "StatisticsCallback",
@@ -275,15 +274,20 @@ def save_statistics(
         save_fisher(path, statistics, metadata)
 
 
+def tokens_in_batch(configured: int | None, kind: str, device: torch.device) -> int:
+    """Tokens in a batch, padding included: as configured, or what suits a kind of statistics and a device."""
+    if configured is not None:
+        return configured
+    return BATCH_TOKENS_CPU if device.type == "cpu" else BATCH_TOKENS_DEVICE[kind]
+
+
 def _batches(
     request: StatisticsRequest, batches: MakeBatches, device: torch.device
 ) -> Iterable[dict[str, torch.Tensor]]:
     """The batches of a request; with a tolerance in rounds, each as large as all before it."""
     if request.groups_matter:
         return batches(request.examples, request.batch_size, request.seed)
-    budget = request.batch_tokens
-    if budget is None:
-        budget = BATCH_TOKENS_CPU if device.type == "cpu" else BATCH_TOKENS_DEVICE[request.kind]
+    budget = tokens_in_batch(request.batch_tokens, request.kind, device)
     size, seed, settings = request.batch_size, request.seed, request.settings
     tokens = settings.tokens if isinstance(settings, GramConfig) else None
     if not isinstance(settings, GramConfig) or settings.tolerance is None:

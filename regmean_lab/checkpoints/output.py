@@ -22,7 +22,8 @@ from regmean_lab.checkpoints.members import Member, tokenizer_files
 from regmean_lab.checkpoints.merge import PreparedMerge, write_merged_weights
 from regmean_lab.checkpoints.writing import PlannedTensor, plan_shards, write_shards
 from regmean_lab.environment import command_line, versions
-from regmean_lab.files import share
+from regmean_lab.files import file_sha256, share
+from regmean_lab.merged_model import CARD_FRONT_MATTER
 from regmean_lab.results import write_json
 
 RECORD_FILE = "merge.json"
@@ -35,7 +36,7 @@ SCHEMA = 1
 def checksums(prepared: PreparedMerge) -> dict[str, dict[str, str]]:
     """SHA-256 of every file that a merge reads, by source and file name."""
     return {
-        name: {_label(path): _sha256(path) for path in sorted(set(paths))}
+        name: {_label(path): file_sha256(path) for path in sorted(set(paths))}
         for name, paths in prepared.source_files().items()
     }
 
@@ -239,13 +240,7 @@ def _card(prepared: PreparedMerge, record: Mapping[str, Any]) -> str:
         )
     notes = "".join(f"- {note}\n" for note in record["notes"])
     return f"""\
----
-library_name: transformers
-tags:
-- model-merging
-- regmean_lab
----
-
+{CARD_FRONT_MATTER}
 # {" + ".join(names)}, merged by {record["method"]["name"]}
 
 Merged from weights{" and published statistics" if any(part.files for part in prepared.statistics) else ""} alone,
@@ -277,11 +272,3 @@ Configuration and tokenizer are those of {record["configuration_and_tokenizer"]}
 def _label(path: Path) -> str:
     """A file's name, with its folder where that is the one of statistics."""
     return f"{path.parent.name}/{path.name}" if path.parent.name == "statistics" else path.name
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from regmean_lab.download import file_sha256
+from regmean_lab.files import file_sha256
 from regmean_lab.suites.base import (
     IGNORED,
     SPLITS,

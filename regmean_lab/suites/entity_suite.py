@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from regmean_lab.download import file_sha256
+from regmean_lab.files import file_sha256
 from regmean_lab.suites.base import SPLITS, DataError, MissingDataError, Split, Suite, Task
 from regmean_lab.suites.conll import LABELS, TokenExample, read_columns, read_json_lines
 from regmean_lab.suites.reading import limit_problems

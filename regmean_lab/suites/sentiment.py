@@ -25,10 +25,10 @@ from regmean_lab.download import (
     archive_member,
     checked,
     download_source_distribution,
-    file_sha256,
     read_source_distribution,
     write_atomically,
 )
+from regmean_lab.files import file_sha256
 from regmean_lab.suites.base import DataError, Example, MissingDataError, Split, Suite, Task, register_suite
 from regmean_lab.suites.reading import limit_problems, parse_lines
 from regmean_lab.suites.sampling import seeded_permutation, seeded_subset

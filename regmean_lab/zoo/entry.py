@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from contextlib import AbstractContextManager, suppress
@@ -12,6 +11,7 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import Any
 
+from regmean_lab.files import file_sha256
 from regmean_lab.zoo.address import ADDRESS_LENGTH, member_address
 from regmean_lab.zoo.locks import hold
 
@@ -158,15 +158,6 @@ class ZooEntry:
     @property
     def _advice(self) -> str:
         return f"Remove the entry, and it is trained again: python -m regmean_lab.zoo prune {self.name}"
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's content, hexadecimal; read piece by piece."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def _statistics_name(kind: str, key: str) -> str:
