@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from regmean_lab.command.locations import register_sweeps
+from regmean_lab.command import overrides
+from regmean_lab.command.locations import configuration_root, register_sweeps
 from regmean_lab.command.overrides import nearest, override_problems
 from regmean_lab.command.resolvers import register_resolvers
-from regmean_lab.schema import register_schemas
+from regmean_lab.schema import register_schemas, settings_of
 
 
 @pytest.fixture(autouse=True)
@@ -112,3 +113,11 @@ def test_a_wrong_type_is_told(sound: list[str]) -> None:
     (problem,) = override_problems([*sound, "seed=first"])
     assert "seed" in problem
     assert "first" in problem
+
+
+@pytest.mark.parametrize(
+    "name", sorted(path.stem for path in (configuration_root() / "multirun_sweeps").glob("*.yaml"))
+)
+def test_no_job_of_a_sweep_is_wrongly_configured(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overrides, "_check_suite_job", settings_of)  # data and models need not be here
+    assert override_problems([f"+multirun_sweeps={name}", "seed=1"]) == []
