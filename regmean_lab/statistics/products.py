@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .rank_k import has_rank_k_update, rank_k_update_
+
 # Widest block that is multiplied whole, unless an eighth of the matrix is wider. Small blocks save more of the lower
 # triangle; a GPU wants larger products, and narrow types take so little time that calls count.
 _BLOCK_WIDTH_CPU = 128
@@ -34,8 +36,9 @@ def packed_rows(rows: Tensor) -> int:
 def add_gram_(total: Tensor, rows: Tensor, *, block_width: int | None = None) -> Tensor:
     """Add the upper triangle of ``rowsᵀ rows`` to ``total``, in place.
 
-    Wide products are halved recursively and only the blocks on and above the diagonal are computed, which saves up to
-    half of the work. What lies below the diagonal of ``total`` is undefined until `mirror_upper_` is called.
+    In one thread of the CPU this is a rank-k update of BLAS, which costs half of the product. Elsewhere wide products
+    are halved recursively and only the blocks on and above the diagonal are computed, which saves up to half. What lies
+    below the diagonal of ``total`` is undefined until `mirror_upper_` is called.
 
     Args:
         total: ``[in, in]``, changed in place.
@@ -43,13 +46,15 @@ def add_gram_(total: Tensor, rows: Tensor, *, block_width: int | None = None) ->
             precise as PyTorch's settings ask for (on CUDA, ``torch.set_float32_matmul_precision``). Products of
             bfloat16 and float16 are added up in float32; on CUDA they stay so (given PyTorch 2.8 or newer), elsewhere
             each block of the product is rounded to the dtype of the rows before it is added.
-        block_width: width of the widest block that is computed whole; by default chosen for the device.
+        block_width: compute blocks, whole if they are at most so wide; by default chosen for the device.
 
     Returns:
         ``total``.
     """
     width = rows.shape[1]
     if block_width is None:
+        if has_rank_k_update(total, rows):
+            return rank_k_update_(total, rows)
         block_width = max(_least_block_width(rows), width // 8)
     if width <= block_width:
         return _add_product_(total, rows, rows)

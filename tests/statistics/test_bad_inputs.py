@@ -79,7 +79,7 @@ def test_a_layer_that_one_member_never_uses_becomes_the_others(off_diagonal: flo
     torch.testing.assert_close(parameter.value, WEIGHTS[0], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(("off_diagonal", "tolerance"), [(1.0, 1e-2), (0.9, 1e-5), (0.5, 1e-5)])
+@pytest.mark.parametrize(("off_diagonal", "tolerance"), [(1.0, 2e-2), (0.9, 1e-5), (0.5, 1e-5)])
 def test_fewer_rows_than_columns(off_diagonal: float, tolerance: float) -> None:
     """Rank-deficient matrices: as by a pseudo-inverse, to what float32 statistics tell of open directions."""
     inputs = [drawn(2, WIDTH, seed=1), drawn(3, WIDTH, seed=2)]
