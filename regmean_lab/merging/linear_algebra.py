@@ -53,8 +53,8 @@ def scale_off_diagonal(matrix: Tensor, factor: float) -> Tensor:
 
 def off_diagonal_share(matrix: Tensor) -> float:
     """Share of the squared Frobenius norm of a square matrix that lies off its diagonal; 0 for a zero matrix."""
-    total = float(matrix.square().sum())
-    return 1.0 - float(matrix.diagonal().square().sum()) / total if total > 0 else 0.0
+    total = float(torch.linalg.vector_norm(matrix)) ** 2
+    return max(0.0, 1.0 - float(matrix.diagonal().square().sum()) / total) if total > 0 else 0.0
 
 
 def solve_positive(matrix: Tensor, right: Tensor, entries: torch.dtype | None = None) -> Solution:
@@ -103,7 +103,13 @@ def _solve_factored(factor: Tensor, rows: Tensor) -> Tensor:
 
 def _smallest_eigenvalue(factor: Tensor) -> float:
     """Upper bound, nearly always close, of the smallest eigenvalue of a Cholesky factor's matrix: inverse iteration."""
-    return 1 / _growth(_start(factor), lambda vector: torch.cholesky_solve(vector, factor))
+
+    def step(vector: Tensor) -> Tensor:
+        # Several times faster than torch.cholesky_solve, which copies the factor.
+        half = torch.linalg.solve_triangular(factor, vector, upper=False)
+        return torch.linalg.solve_triangular(factor.mT, half, upper=True)
+
+    return 1 / _growth(_start(factor), step)
 
 
 def _largest_eigenvalue(matrix: Tensor) -> float:

@@ -136,15 +136,18 @@ class RegMean(MergeMethod):
             if stored.dtype != torch.float64:
                 entries = torch.float32  # in float64 they are as rough as they were
             gram = stored.to(mean.device, dtype)
-            if factor != 1:
-                gram = scale_off_diagonal(gram, factor)
             total.add_(gram, alpha=weight)
             if first is None:
                 first = gram
                 continue
             # The weighted differences from the mean add up to 0, so that the first member's is minus all others'.
-            difference = tensor.to(dtype) - mean.to(dtype)
-            right.addmm_(oriented(difference, parameter.layer), gram - first, alpha=weight)
+            difference = oriented(tensor.to(dtype) - mean.to(dtype), parameter.layer)
+            right.addmm_(difference, gram - first, alpha=weight * factor)
+            if factor != 1:  # what the factor takes from the diagonal too much
+                right.addcmul_(difference, gram.diagonal() - first.diagonal(), value=weight * (1 - factor))
+        # A factor on every matrix is one on their sum.
+        if factor != 1:
+            total = scale_off_diagonal(total, factor)
         share = off_diagonal_share(total)
         if self.regularization == "ridge":
             strength = self.ridge * float(total.diagonal().mean())
