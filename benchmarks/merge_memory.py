@@ -27,6 +27,8 @@ FULL_WIDTH, FULL_VOCABULARY, FULL_PARAMETERS = 2048, 32000, 1.1e9
 FEW, MANY = 2, 16
 MANY_PARAMETERS = 50_000_000
 """Most parameters of the model of which many are merged."""
+MEMORY_ROUNDS = 2
+"""Peak memory hardly differs between rounds."""
 PICO_PARAMETERS = 200_000
 NOISE = 1 << 22
 PIECE = 1 << 24
@@ -94,7 +96,7 @@ def _many(folder: Path, parameters: int, setting: Setting) -> list[Figure]:
     found = []
     for method in METHODS:
         ratios, notes = [], []
-        for _ in range(setting.repeats):
+        for _ in range(min(setting.repeats, MEMORY_ROUNDS)):
             few, many = (
                 run_merge(method, folder / "merged", folders[0], folders[1 : count + 1]) for count in (FEW, MANY)
             )

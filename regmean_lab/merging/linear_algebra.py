@@ -200,14 +200,28 @@ def singular_values(matrix: Tensor, rounded_from: Tensor | None = None) -> Singu
     Raises:
         ValueError: when the decomposition does not converge.
     """
-    try:
-        left, values, right = torch.linalg.svd(matrix, full_matrices=False)
-    except torch.linalg.LinAlgError:
-        raise ValueError("its singular value decomposition does not converge") from None
+    left, values, right = _decomposed(matrix)
     size = values[:1] if rounded_from is None else rounded_from.norm()
     smallest = size * max(matrix.shape) * torch.finfo(matrix.dtype).eps
     rank = int((values > smallest).sum())
     return SingularValues(left, values, right).first(rank)
+
+
+def _decomposed(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The thin singular value decomposition in the matrix's dtype.
+
+    LAPACK's divide and conquer fails now and then on a sound float32 matrix; that is then decomposed in float64 on the
+    CPU.
+    """
+    try:
+        left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+    except torch.linalg.LinAlgError:
+        try:
+            wide = torch.linalg.svd(matrix.cpu().double(), full_matrices=False)
+        except torch.linalg.LinAlgError:
+            raise ValueError("its singular value decomposition does not converge") from None
+        left, values, right = (part.to(matrix) for part in wide)
+    return left, values, right
 
 
 def nearest_orthonormal(matrix: Tensor) -> Tensor:

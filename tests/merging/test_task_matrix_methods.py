@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -238,3 +239,20 @@ def test_nearest_orthonormal(shape: tuple[int, int]) -> None:
     found = nearest_orthonormal(matrix).numpy()
     expected = orthonormal(matrix.numpy()) if shape[0] > shape[1] else orthonormal(matrix.T.numpy()).T
     np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_a_decomposition_that_fails_in_float32_is_made_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix = normal(0, 7, 5).float()
+    expected = np.linalg.svd(matrix.double().numpy(), compute_uv=False)
+    decompose = torch.linalg.svd
+
+    def fails_in_float32(given: Tensor, **options: Any) -> Any:
+        if given.dtype == torch.float32:
+            raise torch.linalg.LinAlgError("no convergence")
+        return decompose(given, **options)
+
+    monkeypatch.setattr(torch.linalg, "svd", fails_in_float32)
+    parts = singular_values(matrix)
+    assert parts.left.dtype == parts.values.dtype == parts.right.dtype == torch.float32
+    np.testing.assert_allclose(parts.values.numpy(), expected, rtol=1e-6)
+    torch.testing.assert_close(parts.left * parts.values @ parts.right, matrix, rtol=1e-5, atol=1e-6)
