@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 
 def name_problem(key: str, name: str) -> str | None:
@@ -26,6 +29,11 @@ def file_sha256(path: Path) -> str:
         while piece := file.read(1 << 20):
             digest.update(piece)
     return digest.hexdigest()
+
+
+def json_sha256(content: Mapping[str, Any]) -> str:
+    """SHA-256 of JSON with sorted keys, hexadecimal: the same for equal content."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def share(path: Path) -> None:

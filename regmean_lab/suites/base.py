@@ -141,9 +141,13 @@ class Suite(ABC):
         They have the form that the encoding of the task's kind takes: :class:`Example`, for whole texts.
         """
 
-    @abstractmethod
     def out_of_domain_examples(self, corpus: str) -> list[Any]:
-        """Examples on which a corpus is evaluated when it is out of domain."""
+        """Examples on which a corpus is evaluated when it is out of domain.
+
+        Raises:
+            DataError: by a suite in which nothing ever is.
+        """
+        raise DataError(f"{self.name}: {corpus} is never out of domain")
 
     @abstractmethod
     def fingerprint(self, corpus: str) -> str:

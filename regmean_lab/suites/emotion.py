@@ -7,7 +7,6 @@ Language Models", ICLR 2023.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
@@ -16,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from regmean_lab.files import file_sha256
+from regmean_lab.files import file_sha256, json_sha256
 from regmean_lab.suites.base import (
     IGNORED,
     SPLITS,
@@ -217,7 +216,7 @@ class EmotionCorpora(Suite):
             "train_examples": settings.train_examples,
             "dev_examples": settings.dev_examples,
         }
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return json_sha256(content)
 
     def annotated_labels(self, corpus: str) -> tuple[bool, ...]:
         """For each label, whether any training sentence (after the limits) annotates it."""

@@ -6,14 +6,13 @@ corpora are those of :mod:`regmean_lab.suites.emotion`.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal, cast
 
+from regmean_lab.files import json_sha256
 from regmean_lab.suites.answers import FORMS, AnswerExample, Wording
 from regmean_lab.suites.base import IGNORED, Example, Split, Task, register_suite
 from regmean_lab.suites.emotion import LABELS, EmotionCorpora, EmotionDataSettings
@@ -88,7 +87,7 @@ class EmotionTextSuite(EmotionCorpora):
     def fingerprint(self, corpus: str) -> str:
         """Hash of the sentences' fingerprint (which holds the seed that chooses negatives) and of the wording."""
         content = {"sentences": super().fingerprint(corpus), "wordings": [asdict(part) for part in self._wordings]}
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return json_sha256(content)
 
     @property
     def _wordings(self) -> tuple[Wording, ...]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from regmean_lab.files import file_sha256
+from regmean_lab.files import file_sha256, json_sha256
 from regmean_lab.suites.base import SPLITS, DataError, MissingDataError, Split, Suite, Task
 from regmean_lab.suites.conll import LABELS, TokenExample, read_columns, read_json_lines
 from regmean_lab.suites.reading import limit_problems
@@ -95,7 +93,7 @@ class EntitySuite(Suite):
             "train_examples": settings.train_examples,
             "dev_examples": settings.dev_examples,
         }
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return json_sha256(content)
 
     def _path(self, corpus: str, split: Split) -> Path:
         if corpus not in self.candidates:

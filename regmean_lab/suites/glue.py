@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from regmean_lab.suites.base import DataError, Example, Split, Suite, Task, register_suite
+from regmean_lab.files import json_sha256
+from regmean_lab.suites.base import Example, Split, Suite, Task, register_suite
 from regmean_lab.suites.glue_data import TASKS, GlueData
 from regmean_lab.suites.reading import limit_problems
 from regmean_lab.suites.sampling import seeded_subset
@@ -75,14 +74,6 @@ class GlueSuite(Suite):
         limit: int | None = getattr(self.settings, f"{split}_examples")
         return [everything[index] for index in seeded_subset(len(everything), limit, self.settings.sample_seed)]
 
-    def out_of_domain_examples(self, corpus: str) -> list[Example]:
-        """There are none.
-
-        Raises:
-            DataError: always.
-        """
-        raise DataError(f"glue: {corpus} is never out of domain")
-
     def fingerprint(self, corpus: str) -> str:
         """Hash of the task's examples and of the settings that choose training and dev examples.
 
@@ -97,4 +88,4 @@ class GlueSuite(Suite):
             "train_examples": settings.train_examples,
             "dev_examples": settings.dev_examples,
         }
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return json_sha256(content)

@@ -7,12 +7,11 @@ Merging Weights of Language Models", ICLR 2023.
 from __future__ import annotations
 
 import difflib
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from regmean_lab.files import json_sha256
 from regmean_lab.suites.base import DataError, Example, Split, Suite, Task, register_suite
 from regmean_lab.suites.glue_data import TASKS, GlueData
 from regmean_lab.suites.partition import PARTITIONS, partition_problems, parts_of
@@ -114,14 +113,6 @@ class GluePartitionSuite(Suite):
             self._examples[key] = [everything[index] for index in chosen]
         return self._examples[key]
 
-    def out_of_domain_examples(self, corpus: str) -> list[Example]:
-        """There are none.
-
-        Raises:
-            DataError: always.
-        """
-        raise DataError(f"glue_partition: {corpus} is never out of domain")
-
     def fingerprint(self, corpus: str) -> str:
         """Hash of the task's examples and of the settings that choose training and dev examples.
 
@@ -140,7 +131,7 @@ class GluePartitionSuite(Suite):
             "train_examples": settings.train_examples,
             "dev_examples": settings.dev_examples,
         }
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return json_sha256(content)
 
     def _part(self, corpus: str) -> list[Example]:
         settings = self.settings

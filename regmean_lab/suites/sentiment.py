@@ -8,9 +8,7 @@ Python package vaderSentiment 3.3.2, from which :meth:`SentimentSuite.prepare` b
 
 from __future__ import annotations
 
-import hashlib
 import html
-import json
 import logging
 import math
 from collections.abc import Sequence
@@ -28,7 +26,7 @@ from regmean_lab.download import (
     read_source_distribution,
     write_atomically,
 )
-from regmean_lab.files import file_sha256
+from regmean_lab.files import file_sha256, json_sha256
 from regmean_lab.suites.base import DataError, Example, MissingDataError, Split, Suite, Task, register_suite
 from regmean_lab.suites.reading import limit_problems, parse_lines
 from regmean_lab.suites.sampling import seeded_permutation, seeded_subset
@@ -295,7 +293,7 @@ class SentimentSuite(Suite):
             "train_examples": settings.train_examples,
             "dev_examples": settings.dev_examples,
         }
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return json_sha256(content)
 
     def _path(self, corpus: str) -> Path:
         if corpus not in DOMAINS:

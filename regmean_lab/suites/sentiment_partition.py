@@ -5,12 +5,11 @@ What the suite ``glue_partition`` is for GLUE tasks, on data that come by themse
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from regmean_lab.files import json_sha256
 from regmean_lab.suites.base import Example, Split, Task, register_suite
 from regmean_lab.suites.partition import PARTITIONS, partition_problems, parts_of
 from regmean_lab.suites.sampling import seeded_subset
@@ -110,4 +109,4 @@ class SentimentPartitionSuite(SentimentSuite):
             "majority_share": settings.majority_share if settings.partition == "non_iid" else None,
             "partition_seed": settings.partition_seed,
         }
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return json_sha256(content)
