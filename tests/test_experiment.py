@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -471,6 +472,8 @@ class TestCommand:
             text=True,
             env=environment,
             start_new_session=True,
+            # A shell without job control has its background commands ignore it, and so would this one.
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         )
 
     def fail(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
@@ -562,7 +565,7 @@ class TestCommand:
             _, errors = process.communicate(timeout=WAIT_SECONDS)
         finally:
             process.kill()
-        assert own.zoo.entries() == [first]
+        assert own.zoo.entries() == [first], errors
         assert first.verify() == []
         assert not own.folder(*job).joinpath("result.json").exists()
         if number == signal.SIGINT:
