@@ -7,6 +7,7 @@ import importlib.util
 import json
 import struct
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -195,7 +196,13 @@ class TestWandb:
 
     def test_the_run_says_what_it_is(self, run_folder: Path) -> None:
         (path,) = run_folder.glob("*.wandb")
-        records = list(records_of(path))
+        # W&B's own process writes the file, and may be a moment behind.
+        deadline = time.monotonic() + 60
+        records: list[Any] = []
+        while not any(record.WhichOneof("record_type") == "exit" for record in records):
+            assert time.monotonic() < deadline, "W&B has not ended its file"
+            time.sleep(0.1)
+            records = list(records_of(path))
         run = next(record.run for record in records if record.WhichOneof("record_type") == "run")
         assert (run.project, run.run_group, run.job_type) == ("the project", "sweep 7", "merge")
         assert run.display_name == "tec+isear regmean seed 1"
@@ -231,6 +238,8 @@ def records_of(path: Path) -> Iterator[Any]:
             position += left
             continue
         _, length, kind = struct.unpack("<IHB", data[position : position + 7])
+        if position + 7 + length > len(data):  # not written to its end yet
+            return
         parts.append(data[position + 7 : position + 7 + length])
         position += 7 + length
         if kind in (1, 4):  # a whole record, or the last part of one
