@@ -79,13 +79,15 @@ def test_a_layer_that_one_member_never_uses_becomes_the_others(off_diagonal: flo
     torch.testing.assert_close(parameter.value, WEIGHTS[0], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(("off_diagonal", "tolerance"), [(1.0, 2e-2), (0.9, 1e-5), (0.5, 1e-5)])
+@pytest.mark.parametrize(("off_diagonal", "tolerance"), [(1.0, 1e-2), (0.9, 1e-5), (0.5, 1e-5)])
 def test_fewer_rows_than_columns(off_diagonal: float, tolerance: float) -> None:
     """Rank-deficient matrices: as by a pseudo-inverse, to what float32 statistics tell of open directions."""
-    inputs = [drawn(2, WIDTH, seed=1), drawn(3, WIDTH, seed=2)]
-    parameter = merged(inputs, WEIGHTS, off_diagonal)
-    expected = by_pseudo_inverse(inputs, WEIGHTS, off_diagonal)
-    np.testing.assert_allclose(parameter.value.double().numpy(), expected, rtol=0, atol=tolerance)
+    errors = []
+    for seed in range(0, 100, 2):  # a single draw may be nearly singular, or lucky
+        inputs = [drawn(2, WIDTH, seed=seed), drawn(3, WIDTH, seed=seed + 1)]
+        parameter = merged(inputs, WEIGHTS, off_diagonal)
+        errors.append(np.abs(parameter.value.double().numpy() - by_pseudo_inverse(inputs, WEIGHTS, off_diagonal)).max())
+    assert np.median(errors) < tolerance
     assert parameter.diagnostics is not None
     assert (parameter.diagnostics.jitter > 0) == (off_diagonal == 1)
 
