@@ -209,7 +209,7 @@ def test_labels_change_what_needs_them_and_nothing_else(
     make: Make, compose: Callable[..., DictConfig], labelled: Path, tmp_path: Path
 ) -> None:
     folder = make("distilbert", "sequence")
-    shared = [f"checkpoint={folder}", f"data={labelled}", "kinds=[fisher]", "card=false"]
+    shared = [f"checkpoint={folder}", f"data={labelled}", "kinds=[fisher]", "card=false", "allow_few_rows=true"]
     diagonals = []
     for source, label in (("'true'", "neg"), ("'true'", "pos"), ("expectation", "pos"), ("expectation", "neg")):
         rows = [{"text": text, "label": label} for text in sentences(20)]
@@ -293,6 +293,20 @@ def test_too_few_rows_are_refused_before_the_pass_and_after_it(
     assert "classifier" in GramFile(folder / "statistics" / "gram.safetensors").layers
     with pytest.raises(ConfigurationError, match="exclude_layers: no linear layer matches head"):
         run(compose(*shared, "exclude_layers=[head]"), tmp_path / "job")
+
+
+def test_fisher_information_of_few_rows_is_refused_before_it_is_measured(
+    make: Make, compose: Callable[..., DictConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, data = make("bert", "sequence"), tmp_path / "texts.txt"
+    data.write_text("\n".join(sentences(40)), encoding="utf-8")
+    shared = [f"checkpoint={folder}", f"data={data}", "kinds=[fisher]", "card=false"]
+    with monkeypatch.context() as context:
+        context.setattr("regmean_lab.publishing.collect.measure", None)
+        with pytest.raises(StatisticsError, match=r"^fisher: (.|\n)*classifier: at most 31 rows for 16 columns"):
+            run(compose(*shared, "statistics.fisher.examples=31"), tmp_path / "job")
+    run(compose(*shared, "statistics.fisher.examples=32"), tmp_path / "job")
+    assert FisherFile(folder / "statistics" / "fisher.safetensors").examples == 32
 
 
 def test_a_model_that_is_no_folder_gets_its_statistics_in_the_jobs_folder(

@@ -38,6 +38,8 @@ FILES: dict[str, type[StatisticsFile]] = {"gram": GramFile, "fisher": FisherFile
 """What reads each kind."""
 
 LOSSLESS = ("full", "packed")
+FORESEEN = ("gram", "fisher")
+"""Kinds whose rows are those of a pass forward (files of Fisher information do not count any)."""
 PROBED = 2
 """Examples in the batch from which it is learned which layers get one row an example."""
 
@@ -112,14 +114,16 @@ def collect(
         statistics = _read(found)
         done = "written again"
     else:
-        if publication.minimum is not None and request.kind == "gram":
-            refuse(_foreseen(request, module, data, publication.minimum), publication.minimum, before=True)
+        if publication.minimum is not None and request.kind in FORESEEN:
+            short = _foreseen(request, module, data, publication.minimum)
+            refuse(short, publication.minimum, before=True, kind=request.kind)
         batches = partial(data.statistics_dataloader, CORPUS)
         statistics = measure(trainer, request, module, batches, f"{request.kind} of {publication.folder.name}")
         done = "collected"
     widths = {} if isinstance(statistics, FisherStatistics) else widths_of(statistics)
     if publication.minimum is not None and not isinstance(statistics, FisherStatistics):
-        refuse(shortages(statistics.rows, widths, publication.minimum), publication.minimum, before=False)
+        short = shortages(statistics.rows, widths, publication.minimum)
+        refuse(short, publication.minimum, before=False, kind=request.kind)
     metadata = {
         "data_fingerprint": fingerprint,
         "settings": settings,
@@ -167,8 +171,7 @@ def _read(file: GramFile) -> GramStatistics | GradientGramStatistics:
 
 def _foreseen(request: StatisticsRequest, module: TaskModule, data: CorpusDataModule, minimum: float) -> list[Shortage]:
     """Layers of which the examples cannot bring rows enough, as two of them tell; none where padding counts too."""
-    settings = request.settings
-    assert isinstance(settings, GramConfig)
+    settings = request.settings if isinstance(request.settings, GramConfig) else GramConfig()
     if settings.count_padding:
         return []
     loader = data.statistics_dataloader(

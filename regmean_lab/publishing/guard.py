@@ -1,9 +1,11 @@
-"""A guard against Gram matrices of so few rows that they give the rows themselves away.
+"""A guard against statistics of so few rows that they give the rows themselves away.
 
 G = XᵀX / n of n rows has at most rank n. While n is below the width of the rows, the range of G is exactly the span of
 the rows: whether any candidate (the embedding of a token, the features of a text) is among the inputs can be tested
 against it. With more rows than columns the range is the whole space, and G determines the rows only up to an unknown
-rotation. See docs/publishing.md for what remains.
+rotation. The Fisher information of a layer's weight is a sum of outer products as well, of squared gradients and squared
+inputs (where an example has one row), and the same holds for the span of the squared inputs. See docs/publishing.md
+for what remains.
 """
 
 from __future__ import annotations
@@ -43,13 +45,14 @@ def shortages(rows: Mapping[str, int], widths: Mapping[str, int], minimum: float
     return [Shortage(layer, rows[layer], widths[layer]) for layer in rows if rows[layer] < minimum * widths[layer]]
 
 
-def refuse(found: Sequence[Shortage], minimum: float, *, before: bool) -> None:
+def refuse(found: Sequence[Shortage], minimum: float, *, before: bool, kind: str = "gram") -> None:
     """Raise for layers with too few rows.
 
     Args:
         found: the layers.
         minimum: rows for each column that are required.
         before: whether nothing was measured yet, and the rows are the most that there can be.
+        kind: of the statistics.
 
     Raises:
         StatisticsError: naming layers, rows and widths, and what to do.
@@ -64,11 +67,16 @@ def refuse(found: Sequence[Shortage], minimum: float, *, before: bool) -> None:
     if len(found) > SHOWN_LAYERS:
         lines.append(f"  - and {len(found) - SHOWN_LAYERS} more layers")
     happened = "nothing was measured" if before else "nothing was written"
+    without = (
+        "do without them (kinds)"
+        if kind == "fisher"
+        else "leave these layers out (exclude_layers=[pattern]; who merges averages them: method.exclude_layers)"
+    )
     raise StatisticsError(
-        f"too few rows, {happened}: matrices of so few rows can give away the inputs\n"
+        f"{kind}: too few rows, {happened}: statistics of so few rows can give away the inputs\n"
         + "\n".join(lines)
-        + "\nUse more examples (data, statistics.gram.examples), leave these layers out (exclude_layers=[pattern]; who "
-        "merges averages them: method.exclude_layers), or, where the data are no secret, set allow_few_rows=true"
+        + f"\nUse more examples (data, statistics.{kind}.examples), {without}, or, where the data are no secret, set "
+        "allow_few_rows=true"
     )
 
 

@@ -26,6 +26,20 @@ def test_the_reason_holds_for_gram_matrices() -> None:
         assert (float((outside @ stranger).norm()) > 0.5) == tells
 
 
+def test_the_reason_holds_for_fisher_information() -> None:
+    """The Fisher information of a weight [out, in] is the mean of outer products of squared gradients and inputs."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(60, 20, generator=generator, dtype=torch.float64)
+    gradients = torch.randn(60, 30, generator=generator, dtype=torch.float64)
+    stranger = torch.randn(20, generator=generator, dtype=torch.float64)
+    for count, tells in ((15, True), (40, False)):
+        examples = zip(rows[:count], gradients[:count], strict=True)
+        fisher = torch.stack([torch.outer(gradient, row).square() for row, gradient in examples]).mean(0)
+        outside = torch.eye(20, dtype=torch.float64) - torch.linalg.pinv(fisher) @ fisher
+        assert float((outside @ rows[3].square()).norm()) < 1e-6
+        assert (float((outside @ stranger.square()).norm()) > 0.3) == tells
+
+
 def test_the_message_names_layers_rows_widths_and_remedies() -> None:
     found = [Shortage(f"layer{number}", 10 + number, 100) for number in range(12)]
     with pytest.raises(StatisticsError) as raised:
@@ -39,6 +53,11 @@ def test_the_message_names_layers_rows_widths_and_remedies() -> None:
     with pytest.raises(StatisticsError, match=r"nothing was measured(.|\n)*layer0: at most 10 rows"):
         refuse(found, 1.5, before=True)
     refuse([], 2.0, before=True)
+    with pytest.raises(StatisticsError) as raised:
+        refuse(found, 1.5, before=True, kind="fisher")
+    text = str(raised.value)
+    assert text.startswith("fisher: too few rows")
+    assert "statistics.fisher.examples" in text and "do without them (kinds)" in text and "exclude_layers" not in text
 
 
 def test_rows_are_foreseen_from_two_examples() -> None:
