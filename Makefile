@@ -85,7 +85,7 @@ reproduce-%: setup
 
 test: export OMP_NUM_THREADS := $(OMP_NUM_THREADS)
 test: development ## run the tests
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal # modules, and what their tests share, stay together at first
 
 test-decoder: export OMP_NUM_THREADS := $(OMP_NUM_THREADS)
 test-decoder: development ## fine-tune, measure and merge a real decoder, SmolLM2-135M (93 MB, installed for it)

