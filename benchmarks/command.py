@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.sentences,
         options.pico,
         Path(options.data),
-        options.emotion_data,
+        options.emotion_data or _with_emotions(Path(options.data)),
         options.merge_parameters,
         options.scratch,
     )
@@ -65,6 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if failures else 0
 
 
+def _with_emotions(data: Path) -> Path | None:
+    return data if (data / "emotion_splits" / "tec").is_dir() else None
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("families", nargs="*", metavar="family", help=f"of {', '.join(FAMILIES)}; all by default")
@@ -79,7 +83,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--data", default="data", help="folder of the sentiment data (default: %(default)s)")
     parser.add_argument(
-        "--emotion-data", type=Path, help="folder that holds emotion_splits, to measure with it as well"
+        "--emotion-data",
+        type=Path,
+        help="folder that holds emotion_splits, to measure with it as well; by default that of --data, if it does",
     )
     parser.add_argument(
         "--merge-parameters",

@@ -19,9 +19,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.figure import Figure, Setting
 from benchmarks.measure import interleaved, ratio
+from regmean_lab.callbacks.statistics import save_statistics
 from regmean_lab.checkpoints.writing import PlannedTensor, plan_shards, write_shards
+from regmean_lab.statistics import GramStatistics
 
 METHODS = ("simple", "task_arithmetic")
+MANY_METHODS = (*METHODS, "regmean")
 LAYERS = 22
 FULL_WIDTH, FULL_VOCABULARY, FULL_PARAMETERS = 2048, 32000, 1.1e9
 FEW, MANY = 2, 16
@@ -86,15 +89,16 @@ def _many(folder: Path, parameters: int, setting: Setting) -> list[Figure]:
     """Peak memory for many members against few."""
     config = decoder_config(parameters)
     folders = [write_decoder(folder / name, config, seed) for seed, name in enumerate(("base", "one"))]
+    statistics = write_statistics(folders[1])
     for number in range(MANY - 1):  # other folders, the same bytes on the disk
         copied = folder / f"member{number}"
-        copied.mkdir()
-        for path in folders[1].iterdir():
-            os.link(path, copied / path.name)
+        (copied / statistics.parent.name).mkdir(parents=True)
+        for path in (statistics, *folders[1].glob("*.*")):
+            os.link(path, copied / path.relative_to(folders[1]))
         folders.append(copied)
     size = sum(path.stat().st_size for path in folders[0].glob("*.safetensors"))
     found = []
-    for method in METHODS:
+    for method in MANY_METHODS:
         ratios, notes = [], []
         for _ in range(min(setting.repeats, MEMORY_ROUNDS)):
             few, many = (
@@ -165,6 +169,25 @@ def write_decoder(folder: Path, config: LlamaConfig, seed: int) -> Path:
     shards = plan_shards([PlannedTensor(name, torch.bfloat16, shape) for name, shape in shapes.items()], 5 * 10**9)
     write_shards(folder, shards, _random(shards, torch.Generator().manual_seed(seed)))
     return folder
+
+
+def write_statistics(folder: Path) -> Path:
+    """Gram matrices beside a decoder: of random rows, as many as columns, and one matrix for all layers of a width."""
+    with torch.device("meta"):
+        model = LlamaForCausalLM(LlamaConfig.from_pretrained(folder))
+    widths = {name: part.in_features for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)}
+    generator = torch.Generator().manual_seed(0)
+    leaders = {width: name for name, width in widths.items()}
+    matrices = {}
+    for width, name in leaders.items():
+        rows = torch.randn(width, width, generator=generator)
+        matrices[name] = rows.T @ rows / width
+    shared = {name: leaders[width] for name, width in widths.items()}
+    rows_of = {name: width for width, name in leaders.items()}
+    statistics = GramStatistics(matrices, shared, rows_of, examples=1, batches=1)
+    path = folder / "statistics" / "gram.safetensors"
+    save_statistics(path, statistics, {"settings": {}, "data_fingerprint": ""})
+    return path
 
 
 def _random(shards: Sequence[Any], generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:

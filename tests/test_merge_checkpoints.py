@@ -10,15 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from hydra import initialize_config_dir
 from omegaconf import DictConfig
+from round_trip import compose_root, publish_and_merge
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from regmean_lab import experiment
-from regmean_lab.command.locations import configuration_root
-from regmean_lab.command.overrides import compose_first_job
-from regmean_lab.command.roots import register_root
 from regmean_lab.merge_checkpoints import check, run
 from regmean_lab.schema import ConfigurationError
 from regmean_lab.zoo import Zoo
@@ -29,12 +26,9 @@ MEMBERS = ("tec", "isear")
 @pytest.fixture
 def compose(compose_job: Callable[..., Any], tmp_path: Path) -> Callable[..., DictConfig]:
     compose_job()  # registers resolvers
-    register_root("merge_checkpoints")
 
     def compose_merge(*overrides: str) -> DictConfig:
-        settings = [*overrides, "trainer=cpu", f"paths.output_dir={tmp_path / 'outputs'}"]
-        with initialize_config_dir(str(configuration_root() / "conf"), version_base="1.3"):
-            return compose_first_job(settings, "merge_checkpoints")
+        return compose_root("merge_checkpoints", *overrides, f"paths.output_dir={tmp_path / 'outputs'}")
 
     return compose_merge
 
@@ -43,13 +37,17 @@ def compose(compose_job: Callable[..., Any], tmp_path: Path) -> Callable[..., Di
 def workspace(tmp_path_factory: pytest.TempPathFactory, write_emotions: Callable[[Path], Path]) -> Path:
     """Emotion data whose members annotate every emotion, and a zoo."""
     root = tmp_path_factory.mktemp("merge")
-    write_emotions(root / "data")
-    for path in (root / "data").rglob("*.jsonl"):
+    fully_annotated(write_emotions(root / "data"))
+    return root
+
+
+def fully_annotated(data: Path) -> Path:
+    for path in data.rglob("*.jsonl"):
         rows = [json.loads(line) for line in path.read_text().splitlines()]
         for row in rows:
             row["emotions"] = {name: value or 0.0 for name, value in row["emotions"].items()}
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return root
+    return data
 
 
 @pytest.mark.parametrize(("method", "kind"), [("regmean", "gram"), ("fisher", "fisher"), ("task_arithmetic", None)])
@@ -150,3 +148,22 @@ def test_methods_that_make_no_folder(
 
 def test_checkpoints_are_required(compose: Callable[..., DictConfig]) -> None:
     assert problems(compose("method=simple")) == ["checkpoints: required, but not given"]
+
+
+@pytest.mark.parametrize(("method", "kind"), [("regmean", "gram"), ("fisher", "fisher")])
+def test_owners_publish_delete_their_data_and_a_stranger_merges(
+    made_up_sentiment: Path, compose_job: Callable[..., DictConfig], method: str, kind: str
+) -> None:
+    """What owners measured on their texts merges to the very bits of the experiment that had all data."""
+    overrides = ["suite=sentiment", "model=pico_bert", "suite.train_examples=40", "suite.dev_examples=100"]
+    overrides += ["suite.test_examples=30", "training.epochs=1", f"method={method}"]
+    _, ours, theirs = publish_and_merge(
+        made_up_sentiment.parent,
+        ("tweets", "nyt"),
+        compose_job,
+        overrides,
+        kind,
+        collecting=["minimum_rows_per_column=1"],
+    )
+    assert set(theirs) == set(ours)
+    assert [name for name in ours if not torch.equal(theirs[name], ours[name])] == []

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import random
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +12,8 @@ import pytest
 from nbclient import NotebookClient
 
 from regmean_lab.experiment import run
-from regmean_lab.suites import sentiment
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "demo.ipynb"
-WORDS = {"-": ("terrible", "boredom", "worse", "angry"), "": ("happy", "wonderful", "best", "loved")}
 PARAMETERS = """
 model, members, seed = "pico_bert", ["tweets", "nyt"], 1
 train_examples, test_examples, statistics_examples = 40, 30, 20
@@ -35,29 +30,8 @@ for name, domain in sentiment.DOMAINS.items():
 """
 
 
-@pytest.fixture
-def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Four domains, of which every sentence has a word that tells its sign."""
-    folder = tmp_path / "data" / "sentiment"
-    folder.mkdir(parents=True)
-    for domain in ("tweets", "movie", "amazon", "nyt"):
-        generator, lines = random.Random(domain), []
-        for number in range(240):
-            sign = generator.choice(list(WORDS))
-            filler = generator.choices(("the", "film", "was", "music", "people", "food"), k=generator.randint(2, 8))
-            name = f"{number // 4}_{number % 4}" if domain in ("amazon", "nyt") else str(number)
-            lines.append(
-                f"{name}\t{sign}{generator.uniform(1, 4):.2f}\t{' '.join(filler)} {generator.choice(WORDS[sign])}\n"
-            )
-        content = "".join(lines).encode()
-        (folder / f"{domain}.tsv").write_bytes(content)
-        made_up = replace(sentiment.DOMAINS[domain], sha256=hashlib.sha256(content).hexdigest())
-        monkeypatch.setitem(sentiment.DOMAINS, domain, made_up)
-    return folder.parent
-
-
 def test_the_notebook_measures_what_the_command_measures(
-    data_dir: Path, tmp_path: Path, compose_job: Callable[..., Any]
+    made_up_sentiment: Path, tmp_path: Path, compose_job: Callable[..., Any]
 ) -> None:
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     (parameters,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
@@ -80,7 +54,7 @@ def test_the_notebook_measures_what_the_command_measures(
         "suite.test_examples=30",
         "statistics.gram.examples=20",
         "training.batch_size=8",
-        f"paths.data_dir={data_dir}",
+        f"paths.data_dir={made_up_sentiment}",
         f"paths.zoo_dir={tmp_path / 'zoo'}",
         "trainer.progress_bar=false",
         "logger=none",

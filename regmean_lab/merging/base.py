@@ -108,7 +108,8 @@ class Parameter:
 
     Attributes:
         name: the parameter's name.
-        tensors: its value in each member, equal shapes, floating point, on the device that merges.
+        tensors: its value in each member, equal shapes, floating point, on the device that merges. Read one at a time
+            for methods that say so (``MergeMethod.one_at_a_time``).
         members: the members, in the same order.
         coefficients: one positive weight a member; they add up to 1.
         layer: the linear layer whose weight it is, or None for any other parameter.
@@ -136,8 +137,8 @@ class Parameter:
         if len(self.tensors) == 1:
             return first.clone()
         result = torch.lerp(first, self.tensors[1], self.coefficients[1])
-        for coefficient, tensor in zip(self.coefficients[2:], self.tensors[2:], strict=True):
-            result.add_(tensor - first, alpha=coefficient)
+        for number in range(2, len(self.tensors)):
+            result.add_(self.tensors[number] - first, alpha=self.coefficients[number])
         return result
 
 
@@ -177,6 +178,10 @@ class MergeMethod(ABC):
     name: ClassVar[str]
     elementwise: ClassVar[bool] = False
     """Whether each element of a parameter is merged by itself: large parameters then go through in parts."""
+
+    one_at_a_time: ClassVar[bool] = False
+    """Whether it goes over the members' tensors and keeps none: then they are read when it comes to them, again each
+    time, and memory does not grow with the number of members."""
 
     coefficients: list[float] | None = None
     keep_layers: list[str] = field(default_factory=list)

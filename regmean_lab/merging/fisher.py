@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -32,6 +33,8 @@ class Fisher(MergeMethod):
         normalization: divide Fᵢ by its Euclidean norm, of each ``parameter`` or over the whole ``model``, or ``none``.
         epsilon: added to every Fᵢ, so that a parameter that no member's data moves becomes the members' mean.
     """
+
+    one_at_a_time: ClassVar[bool] = True
 
     normalization: str = "none"
     epsilon: float = 1e-10

@@ -17,6 +17,7 @@ from regmean_lab.merging.base import (
     MergeMethod,
     Parameter,
 )
+from regmean_lab.merging.member_tensors import MemberTensors, rows_of
 from regmean_lab.merging.partial import covered
 from regmean_lab.merging.weights import StoredWeights, present_rows, tensor_rows, tensor_shape
 from regmean_lab.statistics import all_finite
@@ -158,17 +159,24 @@ def merge_parameter(
     block: slice | None = None,
 ) -> MergedParameter:
     """Merge one parameter, or a block of its rows."""
-    stored = [tensor_rows(member.weights, name, block) for member in members]
-    dtype = stored[0].dtype
-    tensors = [_working(*pair, name, device) for pair in zip(members, stored, strict=True)]
-    if not dtype.is_floating_point:
-        if any(not torch.equal(tensors[0], tensor) for tensor in tensors[1:]):
-            raise MergeError(f"{name}: members have different values of dtype {dtype}, which cannot be averaged")
-        return MergedParameter(name, tensors[0])
+
+    def read(number: int) -> Tensor:
+        member = members[number]
+        return _working(member, tensor_rows(member.weights, name, block), name, device)
+
+    stored = tensor_rows(members[0].weights, name, block)
+    dtype, first = stored.dtype, _working(members[0], stored, name, device)
     del stored
-    start = base_tensor(base, name, tensors[0], block)
+    tensors: Sequence[Tensor] = MemberTensors(first, read, len(members))
+    if not dtype.is_floating_point:
+        if any(not torch.equal(first, tensor) for tensor in tensors):
+            raise MergeError(f"{name}: members have different values of dtype {dtype}, which cannot be averaged")
+        return MergedParameter(name, first)
+    if not method.one_at_a_time:
+        tensors = list(tensors)
+    start = base_tensor(base, name, first, block)
     parameter = Parameter(name, tensors, members, coefficients, layout.linear.get(name), base=start)
-    groups = _groups_of_rows(name, members, layout, base, len(tensors[0]) if tensors[0].dim() else 0, block)
+    groups = _groups_of_rows(name, members, layout, base, len(first) if first.dim() else 0, block)
     value, diagnostics = method.merge(parameter) if groups is None else _merge_groups(method, parameter, groups)
     if not all_finite(value):
         raise MergeError(f"{name}: the merged tensor has a NaN or infinity")
@@ -272,7 +280,7 @@ def _merge_groups(
         total = sum(parameter.coefficients[i] for i in group.members)
         part = replace(
             parameter,
-            tensors=[parameter.tensors[i][index] for i in group.members],
+            tensors=rows_of(parameter.tensors, group.members, index),
             members=[parameter.members[i] for i in group.members],
             # Members that share a label may all have the coefficient 0.
             coefficients=[

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -65,6 +66,8 @@ class RegMean(MergeMethod):
         ridge: ρ, for ``ridge``.
         ridge_towards: ``mean`` or ``base``, for ``ridge``.
     """
+
+    one_at_a_time: ClassVar[bool] = True
 
     off_diagonal: float = 0.9
     diagonal: bool = False

@@ -58,7 +58,8 @@ class SafetensorsWeights(StoredWeights):
 
     def __getitem__(self, name: str) -> Tensor:
         """Read one tensor, shape and dtype as stored, on the CPU."""
-        tensor: Tensor = self._open[self._files[name]].get_tensor(name)
+        # What was read of a mapped file stays resident until the mapping goes: so each tensor has a mapping of its own.
+        tensor: Tensor = safe_open(self._files[name], framework="pt").get_tensor(name)
         return tensor
 
     def __contains__(self, name: object) -> bool:
@@ -79,7 +80,7 @@ class SafetensorsWeights(StoredWeights):
 
     def rows(self, name: str, start: int, stop: int) -> Tensor:
         """Read some rows of one tensor."""
-        tensor: Tensor = self._open[self._files[name]].get_slice(name)[start:stop]
+        tensor: Tensor = safe_open(self._files[name], framework="pt").get_slice(name)[start:stop]
         return tensor
 
 

