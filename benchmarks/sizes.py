@@ -33,6 +33,9 @@ TOKENS = 7
 WIDE = 16384
 """Inputs wider than this are worth leaving out: their matrices take more than a GB each."""
 
+FISHER_PASSES = 4
+"""Fisher information of two classes in units of a forward pass: that, the backward pass, and products by example."""
+
 EXAMPLES, LENGTH = 1000, 128
 """What times are computed for: examples of a member, and real tokens of each."""
 
@@ -68,12 +71,23 @@ class Sizes:
         multiplied: number of those in linear layers.
         widths: of the distinct inputs of linear layers.
         shapes: inputs and outputs of the linear layers.
+        largest: number of elements of the largest parameter.
     """
 
     parameters: int
     multiplied: int
     widths: list[int]
     shapes: list[tuple[int, int]]
+    largest: int = 0
+
+    @property
+    def merge_bytes(self) -> int:
+        """Most memory of a RegMean merge beside the merged model: six matrices, or four tensors of a parameter."""
+        return FLOAT_BYTES * max(6 * max(self.widths) ** 2 + 4 * self._widest_weight, 4 * self.largest)
+
+    @property
+    def _widest_weight(self) -> int:
+        return max(n * m for n, m in self.shapes if n == max(self.widths))
 
     @property
     def gram_bytes(self) -> int:
@@ -126,11 +140,12 @@ def sizes_of(config: PreTrainedConfig) -> Sizes:
         multiplied=sum(weight.numel() for weight in weights),
         widths=[width for _, width in inputs.values()],
         shapes=[(weight.shape[1], weight.shape[0]) for weight in weights],
+        largest=max(parameter.numel() for parameter in model.parameters()),
     )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print two tables; returns the exit status."""
+    """Print three tables; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sizes", description=__doc__)
     parser.add_argument("--speed", type=float, default=100.0, help="floating-point operations a second, in 10⁹")
     speed = parser.parse_args(arguments).speed * 1e9
@@ -154,13 +169,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ]
         print(f"| {name} | {' | '.join(cells)} |")
     print(f"\nOperations, and times at {speed / 1e9:g} GF/s; {EXAMPLES} examples of {LENGTH} tokens:\n")
-    print("| model | forward pass | Gram | Gram / forward | RegMean of two members |")
-    print("|---|---:|---:|---:|---:|")
+    print("| model | forward pass | Gram | Gram / forward | Fisher, two classes | RegMean of two members |")
+    print("|---|---:|---:|---:|---:|---:|")
     for name, sizes in lines:
         tokens = EXAMPLES * LENGTH
         forward, gram = 2 * sizes.multiplied * tokens, sizes.gram_operations * tokens
         cells = [_work(forward, speed), _work(gram, speed), f"{gram / forward:.2f}"]
-        print(f"| {name} | {' | '.join([*cells, _work(sizes.solve_operations, speed)])} |")
+        cells += [_work(FISHER_PASSES * forward, speed), _work(sizes.solve_operations, speed)]
+        print(f"| {name} | {' | '.join(cells)} |")
+    print("\nMemory of a device, without activations, and what a merge of two reads and writes in bfloat16:\n")
+    print("| model | collecting Gram matrices | collecting Fisher information | merging by RegMean | `simple` of two |")
+    print("|---|---:|---:|---:|---:|")
+    for name, sizes in lines:
+        weights = FLOAT_BYTES * sizes.parameters
+        parts = (weights + sizes.gram_bytes, 2 * weights, weights + sizes.merge_bytes, 3 * weights / 2)
+        print(f"| {name} | {' | '.join(_gigabytes(part) for part in parts)} |")
     return 0
 
 

@@ -25,6 +25,8 @@ def test_sizes_are_those_of_what_is_collected() -> None:
         model, [batch], forward=lambda model, batch: model(**batch).pooler_output, labels_from="pseudo"
     )
     assert sizes.gradient_gram_bytes == sum(matrix.numel() for matrix in gradients.matrices.values()) * FLOAT_BYTES
+    assert sizes.largest == max(parameter.numel() for parameter in model.parameters())
+    assert sizes.merge_bytes == FLOAT_BYTES * 4 * 512 * 8  # of so small a model positions take most
     # Two layers of four distinct inputs, and the pooler's: multiplications and additions of a token.
     assert sizes.gram_operations == 2 * sizes.multiplied + 2 * (3 * 8 * 9 + 12 * 13) + 8 * 9
 
@@ -40,6 +42,7 @@ def test_wide_layers_are_left_out() -> None:
     left = without_wide(sizes)
     assert (left.widths, left.shapes) == ([WIDE], [(WIDE, 4)])
     assert left.gram_bytes == FLOAT_BYTES * WIDE**2
+    assert left.merge_bytes == FLOAT_BYTES * (6 * WIDE**2 + 4 * 4 * WIDE)
     assert left.solve_operations == pytest.approx(WIDE**3 / 3 + 16 * WIDE**2)
 
 
