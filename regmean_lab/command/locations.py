@@ -25,17 +25,21 @@ def configuration_root() -> Path:
 
 
 def register_sweeps() -> None:
-    """Make ``multirun_sweeps``, which lies beside ``conf``, a configuration group of its own (idempotent).
-
-    Besides, Hydra no longer copies its store with all that was registered, schemas too, before every composition and
-    for every group of its help (146 times): it only reads it there, and copies each entry that it takes out.
-    """
-    ConfigStore.__deepcopy__ = _itself  # type: ignore[attr-defined]
+    """Make ``multirun_sweeps``, which lies beside ``conf``, a configuration group of its own (idempotent)."""
+    _share_store()
     for path in sorted((configuration_root() / "multirun_sweeps").glob("*.yaml")):
         ConfigStore.instance().store(
             group="multirun_sweeps", name=path.stem, node=OmegaConf.load(path), package="_global_", provider=str(path)
         )
 
 
-def _itself(store: ConfigStore, _: dict[int, object]) -> ConfigStore:
-    return store
+def _share_store() -> None:
+    """Keep Hydra from copying all that was registered for every composition, and 146 times for the page of ``--help``.
+
+    It only reads the store there, and copies each entry that it takes out.
+    """
+
+    def itself(store: ConfigStore, _: dict[int, object]) -> ConfigStore:
+        return store
+
+    ConfigStore.__deepcopy__ = itself  # type: ignore[attr-defined]
