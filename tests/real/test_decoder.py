@@ -12,16 +12,13 @@ from typing import Any
 
 import pytest
 import torch
-from hydra import initialize_config_dir
 from omegaconf import DictConfig
+from round_trip import compose_root
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from regmean_lab import collect_statistics, merge_checkpoints
-from regmean_lab.command.locations import configuration_root
-from regmean_lab.command.overrides import compose_first_job
-from regmean_lab.command.roots import register_root
 
 SENTENCES = {
     "pirate": (
@@ -84,14 +81,7 @@ def answer(folder: Path, question: str) -> str:
 @pytest.fixture
 def compose(compose_job: Callable[..., Any], tmp_path: Path) -> Callable[..., DictConfig]:
     compose_job()  # registers resolvers
-
-    def compose_root(root: str, *overrides: str) -> DictConfig:
-        register_root(root)
-        settings = [*overrides, "trainer=cpu", f"paths.output_dir={tmp_path / 'outputs'}"]
-        with initialize_config_dir(str(configuration_root() / "conf"), version_base="1.3"):
-            return compose_first_job(settings, root)
-
-    return compose_root
+    return lambda root, *overrides: compose_root(root, *overrides, f"paths.output_dir={tmp_path / 'outputs'}")
 
 
 def test_the_copies_have_learnt_what_they_were_shown(folders: Mapping[str, Path]) -> None:
