@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from regmean_lab.later_settings import without_later_settings
+
 log = logging.getLogger(__name__)
 
 RESULT_FILE = "result.json"
@@ -145,6 +147,7 @@ def fingerprint(resolved: Mapping[str, Any]) -> str:
     for part, left_out in (("trainer", NOT_FINGERPRINTED_TRAINER), ("statistics", NOT_FINGERPRINTED_STATISTICS)):
         if isinstance(settings := relevant.get(part), Mapping):
             relevant[part] = {key: value for key, value in settings.items() if key not in left_out}
+    relevant = without_later_settings(relevant)
     return hashlib.sha256(json.dumps(relevant, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 

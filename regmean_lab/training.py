@@ -17,6 +17,7 @@ from pytorch_lightning.loggers import Logger
 from regmean_lab.callbacks.best_weights import BestWeights
 from regmean_lab.comparators import Multitask
 from regmean_lab.environment import versions
+from regmean_lab.later_settings import without_later_settings
 from regmean_lab.models import Checkpoint, ModelError
 from regmean_lab.modules import Optimization, module_type
 from regmean_lab.modules.base import TrainableModule
@@ -80,7 +81,7 @@ def describe(
     """Everything that determines the weights of a member: what its address in the zoo is a hash of."""
     tasks = [suite.task(corpus) for corpus in corpora]
     settings = {name: value for name, value in vars(training).items() if name not in EVALUATION_ONLY}
-    return {
+    description = {
         "format": DESCRIPTION_FORMAT,
         "model": {"name": checkpoint.name, "fingerprint": checkpoint.fingerprint, "dropout": checkpoint.dropout},
         "suite": suite.name,
@@ -90,6 +91,7 @@ def describe(
         "training": settings,
         "seed": seed,
     }
+    return without_later_settings(description)
 
 
 def multi_task(suite: Suite, corpora: Sequence[str]) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from regmean_lab.later_settings import without_later_settings
 from regmean_lab.schema_groups import (
     FisherConfig,
     GradientGramConfig,
@@ -57,7 +58,7 @@ class StatisticsRequest:
         """Everything that determines the statistics of a given member: what their file's name is a hash of."""
         description = {
             "kind": self.kind,
-            **asdict(self.settings),
+            **without_later_settings(asdict(self.settings), f"statistics.{self.kind}."),
             "examples": self.examples,
             "seed": self.seed,
             "precision": self.precision,
