@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-LATER_SETTINGS: dict[str, Any] = {}
+LATER_SETTINGS: dict[str, Any] = {
+    "method.epsilon_added": "after",
+}
 """By dotted key of the configuration, the value that means what version 0.1 did."""
 
 

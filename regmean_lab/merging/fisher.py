@@ -17,11 +17,13 @@ from regmean_lab.merging.base import (
     MergeMember,
     MergeMethod,
     Parameter,
+    one_of,
     positive,
     register_method,
 )
 
 NORMALIZATIONS = ("none", "parameter", "model")
+EPSILON_PLACES = ("after", "before")
 
 
 @register_method("fisher")
@@ -32,12 +34,16 @@ class Fisher(MergeMethod):
     Attributes:
         normalization: divide Fᵢ by its Euclidean norm, of each ``parameter`` or over the whole ``model``, or ``none``.
         epsilon: added to every Fᵢ, so that a parameter that no member's data moves becomes the members' mean.
+        epsilon_added: ``after`` the division by the norm, Fᵢ / ‖Fᵢ‖ + ε, or ``before`` it, as Jin et al. (ICLR 2023)
+            did: (Fᵢ + ε) / (‖Fᵢ‖ + ε). Most elements of Fᵢ are so small that this decides their weight. Without
+            normalization it makes no difference.
     """
 
     one_at_a_time: ClassVar[bool] = True
 
     normalization: str = "none"
     epsilon: float = 1e-10
+    epsilon_added: str = "after"
     _scales: dict[str, float] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -48,9 +54,9 @@ class Fisher(MergeMethod):
     def problems(self) -> list[str]:
         """What is wrong with the settings."""
         found = super().problems()
-        if self.normalization not in NORMALIZATIONS:
-            found.append(f"normalization: expected one of {', '.join(NORMALIZATIONS)}, got {self.normalization!r}")
+        one_of("normalization", self.normalization, NORMALIZATIONS, found)
         positive("epsilon", self.epsilon, found)
+        one_of("epsilon_added", self.epsilon_added, EPSILON_PLACES, found)
         return found
 
     def prepare(
@@ -65,7 +71,7 @@ class Fisher(MergeMethod):
         if self.normalization == "model":
             for member in members:
                 squares = sum(float(_diagonal(member, name).double().square().sum()) for name in names)
-                self._scales[member.name] = _reciprocal(math.sqrt(squares))
+                self._scales[member.name] = self._reciprocal(math.sqrt(squares))
 
     def merge(self, parameter: Parameter) -> tuple[Tensor, LayerDiagnostics | None]:
         """Mean of the members' tensors, each element weighted by its Fisher information."""
@@ -83,15 +89,24 @@ class Fisher(MergeMethod):
                     f"Fisher information of {member.name} for {parameter.name}: expected shape {tuple(tensor.shape)}, "
                     f"found {tuple(diagonal.shape)}"
                 )
-            weight = (diagonal.to(tensor) * scale).add_(self.epsilon).mul_(coefficient)
+            if self.epsilon_added == "before":
+                weight = (diagonal.to(tensor) + self.epsilon).mul_(scale * coefficient)
+            else:
+                weight = (diagonal.to(tensor) * scale).add_(self.epsilon).mul_(coefficient)
             denominator.add_(weight)
             numerator.addcmul_(weight, tensor)
         return numerator.div_(denominator), None
 
     def _scale(self, member: MergeMember, diagonal: Tensor) -> float:
         if self.normalization == "parameter":
-            return _reciprocal(float(diagonal.double().norm()))
+            return self._reciprocal(float(diagonal.double().norm()))
         return self._scales.get(member.name, 1.0)
+
+    def _reciprocal(self, norm: float) -> float:
+        """What Fisher information is multiplied by, given its norm."""
+        if self.epsilon_added == "before":
+            return 1.0 / (norm + self.epsilon)
+        return 1.0 / norm if norm > 0 else 1.0
 
 
 def _diagonal(member: MergeMember, name: str) -> Tensor:
@@ -101,7 +116,3 @@ def _diagonal(member: MergeMember, name: str) -> Tensor:
     if not torch.isfinite(diagonal).all():
         raise MergeError(f"Fisher information of {member.name} for {name}: NaN or infinity")
     return diagonal
-
-
-def _reciprocal(norm: float) -> float:
-    return 1.0 / norm if norm > 0 else 1.0

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Literal
 
 import pytest
@@ -18,21 +19,26 @@ def naive(
     coefficients: list[float],
     normalization: Literal["none", "parameter", "model"] = "none",
     epsilon: float = 1e-10,
+    before: bool = False,
 ) -> Tensor:
-    """Σ cᵢ (Fᵢ + ε) θᵢ / Σ cᵢ (Fᵢ + ε), element by element in Python's floats."""
+    """Σ cᵢ wᵢ θᵢ / Σ cᵢ wᵢ, element by element in Python's floats.
+
+    With wᵢ = Fᵢ / ‖Fᵢ‖ + ε, or (Fᵢ + ε) / (‖Fᵢ‖ + ε) where ε is added before.
+    """
     norms = []
     for member in members:
         assert member.fisher is not None
         names = list(member.weights) if normalization == "model" else [name]
         squares = sum(float(value) ** 2 for key in names for value in member.fisher.diagonal(key).flatten())
-        norms.append(1.0 if normalization == "none" else math.sqrt(squares))
+        norms.append(1.0 if normalization == "none" else math.sqrt(squares) + (epsilon if before else 0.0))
     shape = members[0].weights[name].shape
     result = []
     for position in range(shape.numel()):
         above = below = 0.0
         for member, coefficient, norm in zip(members, coefficients, norms, strict=True):
             assert member.fisher is not None
-            weight = coefficient * (float(member.fisher.diagonal(name).flatten()[position]) / norm + epsilon)
+            information = float(member.fisher.diagonal(name).flatten()[position])
+            weight = coefficient * ((information + epsilon) / norm if before else information / norm + epsilon)
             above += weight * float(member.weights[name].flatten()[position])
             below += weight
         result.append(above / below)
@@ -49,6 +55,39 @@ def test_weights_every_element_by_its_information(
     for name, value in result.items():
         expected = naive(members, name, coefficients or [1 / 3] * 3, normalization)
         torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("normalization", ["none", "parameter", "model"])
+@pytest.mark.parametrize("epsilon", [1e-10, 1e-3])
+@pytest.mark.parametrize("coefficients", [None, [0.1, 0.6, 0.3]])
+def test_epsilon_can_be_added_before_the_division(
+    normalization: Literal["none", "parameter", "model"], epsilon: float, coefficients: list[float] | None
+) -> None:
+    members = [tiny(random_member(seed), scale) for seed, scale in enumerate((1e-9, 1e-6, 1e-11))]
+    method = Fisher(normalization=normalization, epsilon=epsilon, epsilon_added="before", coefficients=coefficients)
+    after = merged(replace(method, epsilon_added="after"), members)
+    for name, value in merged(method, members).items():
+        expected = naive(members, name, coefficients or [1 / 3] * 3, normalization, epsilon, before=True)
+        torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-12)
+        # Information of a size as in real models: where it is divided by a norm, the place decides.
+        different = float((value - after[name]).norm() / value.norm()) > 1e-3
+        assert different == (normalization != "none"), name
+
+
+def tiny(member: MergeMember, scale: float) -> MergeMember:
+    """The member with its information times ``scale``."""
+    assert isinstance(member.fisher, Fishers)
+    return replace(member, fisher=Fishers({name: scale * value for name, value in member.fisher.diagonals.items()}))
+
+
+def test_a_member_without_any_information_weighs_1_where_epsilon_is_added_before() -> None:
+    """(0 + ε) / (0 + ε), the published formula taken at its word."""
+    members = [
+        MergeMember("a", {"w": torch.tensor([1.0, 1.0])}, fisher=Fishers({"w": torch.zeros(2)})),
+        MergeMember("b", {"w": torch.tensor([3.0, 3.0])}, fisher=Fishers({"w": torch.tensor([3.0, 4.0])})),
+    ]
+    result = merged(Fisher(normalization="parameter", epsilon_added="before"), members)["w"]
+    torch.testing.assert_close(result, torch.tensor([(1 + 0.6 * 3) / 1.6, (1 + 0.8 * 3) / 1.8]))
 
 
 def test_normalization_is_of_the_whole_parameter_where_labels_are_merged_apart() -> None:
@@ -105,9 +144,11 @@ def test_information_with_nan_is_an_error_that_names_parameter_and_member(normal
 
 
 def test_wrong_settings_are_told() -> None:
-    problems = Fisher(normalization="layer", epsilon=0.0, keep_top=-1).problems()
-    assert [problem.partition(":")[0] for problem in problems] == ["keep_top", "normalization", "epsilon"]
+    problems = Fisher(normalization="layer", epsilon=0.0, epsilon_added="never", keep_top=-1).problems()
+    settings = [problem.partition(":")[0] for problem in problems]
+    assert settings == ["keep_top", "normalization", "epsilon", "epsilon_added"]
     assert "none, parameter, model" in problems[1]
+    assert "after, before" in problems[3]
     assert Fisher(epsilon=math.nan).problems()
     assert Fisher().problems() == []
     assert Fisher().statistics == ("fisher",)
