@@ -11,6 +11,7 @@ from typing import Any
 
 LATER_SETTINGS: dict[str, Any] = {
     "method.epsilon_added": "after",
+    "method.label_head": "merged",
 }
 """By dotted key of the configuration, the value that means what version 0.1 did."""
 

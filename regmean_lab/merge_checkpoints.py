@@ -149,6 +149,8 @@ def _method(node: Any, count: int, heads: str, found: list[str]) -> MergeMethod 
     found += [problem.replace("members:", "checkpoints:", 1) for problem in method.count_problems(count)]
     if method.coefficients is not None and len(method.coefficients) != count:
         found.append(f"method.coefficients: {len(method.coefficients)} numbers for {count} checkpoints")
+    if method.label_head != "merged":
+        found.append("method.label_head: checkpoints do not say which labels their data annotated; expected merged")
     if method.is_partial and heads != "keep":
         found.append("heads: the method leaves parameters to the checkpoints, and only heads=keep has a place for them")
     return method

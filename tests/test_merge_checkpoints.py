@@ -122,12 +122,14 @@ def test_all_values_that_make_no_sense_are_told_at_once(compose: Callable[..., D
             f"checkpoints=[{tmp_path / 'nowhere'}]",
             "method=simple",
             "method.coefficients=[0.5,0.5]",
+            "method.label_head=row_mean",
             *("heads=both", "dtype=int8", "max_shard_size=large", f"output={tmp_path / 'there'}"),
             "trainer.precision=8",
         )
     )
     keys = [problem.split(":")[0] for problem in found]
     assert {"heads", "dtype", "max_shard_size", "output", "trainer.precision", "method.coefficients"} <= set(keys)
+    assert "method.label_head" in keys
     assert "checkpoints: simple merges two or more, got 1" in found
     assert any("nowhere" in problem for problem in found)
 

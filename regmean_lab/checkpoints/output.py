@@ -23,6 +23,7 @@ from regmean_lab.checkpoints.merge import PreparedMerge, write_merged_weights
 from regmean_lab.checkpoints.writing import PlannedTensor, plan_shards, write_shards
 from regmean_lab.environment import command_line, versions
 from regmean_lab.files import file_sha256, share
+from regmean_lab.later_settings import without_later_settings
 from regmean_lab.merged_model import CARD_FRONT_MATTER
 from regmean_lab.results import write_json
 
@@ -52,7 +53,7 @@ def fingerprint(prepared: PreparedMerge, settings: Mapping[str, Any], sums: Mapp
     request = prepared.request
     content = {
         "schema": SCHEMA,
-        "method": settings,
+        "method": without_later_settings(settings, "method."),
         "members": [[member.name, sums[member.name]] for member in prepared.members],
         "base": sums.get("base"),
         "heads": request.heads,

@@ -19,6 +19,8 @@ from torch import Tensor
 
 from regmean_lab.merging.partial import covered, top_blocks
 
+LABEL_HEADS = ("merged", "row_mean")
+
 
 class MergeError(Exception):
     """Members that cannot be merged, or a merge that went wrong; the message names the tensor and the member."""
@@ -173,6 +175,11 @@ class MergeMethod(ABC):
             for example ``classifier``.
         merge_layers: patterns of the only modules or parameters that are merged; None is all.
         keep_top: so many blocks at the top of the model, and the head, stay each member's own.
+        label_head: what becomes of the output layer of a multi-label classifier. ``merged``: the method merges each
+            row, over the members whose training data annotates its label (all members, where none does). ``row_mean``,
+            as Jin et al. (ICLR 2023) did: a row of the weight is the plain mean over the members that annotate its
+            label, zero where none does, and the bias the plain mean over all members, whatever the method;
+            coefficients and statistics have no part in it.
     """
 
     name: ClassVar[str]
@@ -187,6 +194,7 @@ class MergeMethod(ABC):
     keep_layers: list[str] = field(default_factory=list)
     merge_layers: list[str] | None = None
     keep_top: int = 0
+    label_head: str = "merged"
 
     @property
     def statistics(self) -> tuple[str, ...]:
@@ -237,6 +245,7 @@ class MergeMethod(ABC):
                 found.append(f"coefficients: expected a sum of 1, got {sum(self.coefficients):g}")
         if self.keep_top < 0:
             found.append(f"keep_top: expected at least 0, got {self.keep_top}")
+        one_of("label_head", self.label_head, LABEL_HEADS, found)
         return found
 
     def prepare(  # noqa: B027

@@ -73,7 +73,8 @@ def merge_members(
     """Merge members, one parameter after the other.
 
     Arithmetic is float32 (float64 where members are), whatever the members' dtype. A row of a label output is merged
-    over the members whose data annotates that label (over all of them, if none does).
+    over the members whose data annotates that label (over all of them, if none does), or averaged, as
+    ``method.label_head`` says.
 
     Args:
         method: how to merge.
@@ -176,8 +177,13 @@ def merge_parameter(
         tensors = list(tensors)
     start = base_tensor(base, name, first, block)
     parameter = Parameter(name, tensors, members, coefficients, layout.linear.get(name), base=start)
-    groups = _groups_of_rows(name, members, layout, base, len(first) if first.dim() else 0, block)
-    value, diagnostics = method.merge(parameter) if groups is None else _merge_groups(method, parameter, groups)
+    diagnostics = None
+    if has_averaged_rows(method, name, members, layout):
+        value = _average_rows(parameter, 0 if block is None else block.start)
+    elif (groups := _groups_of_rows(name, members, layout, base, len(first) if first.dim() else 0, block)) is None:
+        value, diagnostics = method.merge(parameter)
+    else:
+        value, diagnostics = _merge_groups(method, parameter, groups)
     if not all_finite(value):
         raise MergeError(f"{name}: the merged tensor has a NaN or infinity")
     return MergedParameter(name, value.to(dtype), diagnostics)
@@ -257,8 +263,9 @@ def _groups_of_rows(
             indices = tuple(number for number, one in enumerate(has) if one)
             groups.setdefault((indices, has_base), []).append(row)
         return [_Rows(indices, rows, has_base, exact=True) for (indices, has_base), rows in groups.items()]
-    if name in layout.label_outputs and any(member.annotated is not None for member in members):
-        return [_Rows(indices, rows) for indices, rows in rows_by_members(members, count).items()]
+    if is_label_output(name, members, layout):
+        start = 0 if block is None else block.start
+        return [_Rows(indices, rows) for indices, rows in rows_by_members(members, count, start).items()]
     return None
 
 
@@ -295,11 +302,58 @@ def _merge_groups(
     return merged, max(solved, key=lambda row: (row.jitter, row.condition), default=None)
 
 
-def rows_by_members(members: Sequence[MergeMember], count: int) -> Mapping[tuple[int, ...], list[int]]:
-    """Rows of a label output by the members that annotate their labels (all members, where none does)."""
-    groups: dict[tuple[int, ...], list[int]] = {}
+def is_label_output(name: str, members: Sequence[MergeMember], layout: Layout) -> bool:
+    """Whether a parameter has a row for each label, and members differ in which labels their data annotates."""
+    return name in layout.label_outputs and any(member.annotated is not None for member in members)
+
+
+def has_averaged_rows(method: MergeMethod, name: str, members: Sequence[MergeMember], layout: Layout) -> bool:
+    """Whether a parameter is averaged row by row whatever the method (``label_head="row_mean"``)."""
+    return method.label_head == "row_mean" and is_label_output(name, members, layout)
+
+
+def rows_by_members(members: Sequence[MergeMember], count: int, start: int = 0) -> Mapping[tuple[int, ...], list[int]]:
+    """Rows of a label output by the members that annotate their labels (all members, where none does).
+
+    Args:
+        members: the members.
+        count: number of rows.
+        start: the label of the first of them.
+    """
     everyone = tuple(range(len(members)))
+    groups: dict[tuple[int, ...], list[int]] = {}
     for row in range(count):
-        indices = tuple(i for i, member in enumerate(members) if member.annotated is None or member.annotated[row])
-        groups.setdefault(indices or everyone, []).append(row)
+        groups.setdefault(_annotating(members, start + row) or everyone, []).append(row)
     return groups
+
+
+def _annotating(members: Sequence[MergeMember], label: int) -> tuple[int, ...]:
+    """Indices of the members whose data annotates a label."""
+    return tuple(i for i, member in enumerate(members) if member.annotated is None or member.annotated[label])
+
+
+def _average_rows(parameter: Parameter, start: int) -> Tensor:
+    """A label output without the method, without coefficients: see ``MergeMethod.label_head``.
+
+    Args:
+        parameter: the weight of the output layer, of which each row is averaged over the members that annotate its
+            label, or its bias, which is averaged over all members.
+        start: the label of the first row.
+    """
+    if parameter.layer is None:
+        return _plain_mean(parameter)
+    merged = torch.zeros_like(parameter.tensors[0])
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for row in range(len(merged)):
+        groups.setdefault(_annotating(parameter.members, start + row), []).append(row)
+    for indices, rows in groups.items():
+        if indices:
+            index = torch.tensor(rows, device=merged.device)
+            merged[index] = _plain_mean(replace(parameter, tensors=rows_of(parameter.tensors, indices, index)))
+    return merged
+
+
+def _plain_mean(parameter: Parameter) -> Tensor:
+    """The mean of a parameter's tensors, all with the same weight."""
+    count = len(parameter.tensors)
+    return replace(parameter, coefficients=[1 / count] * count).mean()

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from regmean_lab.merging.base import LayerDiagnostics, Layout, LinearLayer, MergeError, MergeMember, MergeMethod
 from regmean_lab.merging.forward_pass import ForwardPass, stopping_at
-from regmean_lab.merging.merge import coefficients_of
+from regmean_lab.merging.merge import coefficients_of, has_averaged_rows
 from regmean_lab.statistics import Mask, RowSelection, all_finite
 from regmean_lab.statistics.batches import device_of, evaluation_mode
 
@@ -149,7 +149,11 @@ def refine_(
             its new parameters, or a layer that cannot be solved. Names the layer.
     """
     assert isinstance(method, RefiningMethod)
-    layers = {layer.name: layer for name, layer in layout.linear.items() if name in merged and method.refines(layer)}
+    layers = {
+        layer.name: layer
+        for name, layer in layout.linear.items()
+        if name in merged and method.refines(layer) and not has_averaged_rows(method, name, members, layout)
+    }
     coefficients, diagnostics = coefficients_of(method, len(members)), []
     with ExitStack() as stack:
         readers: list[_Reader] = []

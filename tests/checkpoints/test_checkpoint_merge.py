@@ -417,6 +417,8 @@ class TestOutput:
         merged = merge_into(tmp_path / "out", [tmp_path / "a", tmp_path / "b"], Simple())
         prepared = prepare_merge(MergeRequest(folders, Simple()))
         wanted = fingerprint(prepared, {"name": "simple"}, checksums(prepared))
+        later = {"name": "simple", "label_head": "merged"}  # a setting that 0.1 did not have
+        assert fingerprint(prepared, later, checksums(prepared)) == wanted
         assert find_merged(merged, wanted)
         other = prepare_merge(MergeRequest(folders, Simple(), dtype=torch.float16))
         assert not find_merged(merged, fingerprint(other, {"name": "simple"}, checksums(other)))

@@ -199,6 +199,62 @@ class TestLabelRows:
         assert parts["head.weight"].jitter == 1e-10  # of row 4, which only those two annotate
 
 
+class TestAveragedLabelRows:
+    """``label_head="row_mean"``: the output layer is averaged row by row, whatever the method."""
+
+    ANNOTATED = (
+        (True, True, False, False, True, False),
+        (True, False, True, False, True, False),
+        (True, True, True, False, False, False),
+    )
+    SETTINGS: dict[str, Any] = {"label_head": "row_mean", "coefficients": [0.6, 0.3, 0.1]}  # noqa: RUF012
+
+    def members(self, dtype: torch.dtype = torch.float64) -> list[MergeMember]:
+        return [random_member(seed, annotated=labels, dtype=dtype) for seed, labels in enumerate(self.ANNOTATED)]
+
+    def expected(self, members: list[MergeMember]) -> dict[str, list[Any]]:
+        """Element by element, in Python's floats."""
+        weights = [member.weights["head.weight"].tolist() for member in members]
+        biases = [member.weights["head.bias"].tolist() for member in members]
+        rows = []
+        for row in range(6):
+            knowing = [weight[row] for weight, known in zip(weights, self.ANNOTATED, strict=True) if known[row]]
+            rows.append([sum(values) / len(values) for values in zip(*knowing, strict=True)] if knowing else [0.0] * 5)
+        return {"head.weight": rows, "head.bias": [sum(values) / 3 for values in zip(*biases, strict=True)]}
+
+    @pytest.mark.parametrize("method", METHODS, ids=describe)
+    def test_are_plain_means_over_the_members_that_annotate_them(self, method: MergeMethod) -> None:
+        members = self.members()
+        settings = self.SETTINGS if not isinstance(method, Slerp) else {"label_head": "row_mean"}
+        value = merged(replace(method, **settings), members)
+        for name, rows in self.expected(members).items():
+            torch.testing.assert_close(value[name], torch.tensor(rows, dtype=torch.float64), rtol=1e-12, atol=1e-12)
+        assert torch.equal(value["head.weight"][[3, 5]], torch.zeros(2, 5, dtype=torch.float64))
+
+    @pytest.mark.parametrize("method", [Simple(), RegMean(), Fisher()], ids=describe)
+    def test_nothing_else_changes(self, method: MergeMethod) -> None:
+        one, other = merged(replace(method, label_head="row_mean"), self.members()), merged(method, self.members())
+        assert {name for name in one if not torch.equal(one[name], other[name])} == LAYOUT.label_outputs
+
+    def test_have_no_diagnostics(self) -> None:
+        parts = merge_members(RegMean(label_head="row_mean"), self.members(), LAYOUT)
+        assert [part.name for part in parts if part.diagnostics is not None] == ["block.0.dense.weight"]
+
+    def test_keep_the_members_dtype(self) -> None:
+        value = merged(Simple(label_head="row_mean"), self.members(torch.bfloat16))
+        assert value["head.weight"].dtype == value["head.bias"].dtype == torch.bfloat16
+
+    def test_where_labels_are_the_same_for_all_members_the_method_merges_them(self) -> None:
+        members = [random_member(seed) for seed in range(3)]
+        value, plain = merged(RegMean(label_head="row_mean"), members), merged(RegMean(), members)
+        assert torch.equal(value["head.weight"], plain["head.weight"])
+
+    def test_another_value_is_told(self) -> None:
+        assert RegMean(label_head="published").problems() == [
+            "label_head: expected one of merged, row_mean, got 'published'"
+        ]
+
+
 class TestBase:
     """The model that members were trained from."""
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from regmean_lab.merging import Layout, MergeMember, MergeMethod, merge, merge_members
+from regmean_lab.merging import Layout, LinearLayer, MergeMember, MergeMethod, merge, merge_members
 from regmean_lab.merging.simple import Simple
 from regmean_lab.merging.task_arithmetic import TaskArithmetic
 from regmean_lab.merging.ties import Ties
@@ -112,3 +112,29 @@ def test_rows_are_merged_over_the_members_that_have_them(monkeypatch: pytest.Mon
             expected = zero + 0.5 * sum(vector - zero for vector in own)
         assert torch.allclose(value[row].double(), torch.as_tensor(expected), atol=1e-5)
     assert kinds == {(count, has) for count in (1, 2, 3) for has in (False, True)}
+
+
+@pytest.mark.parametrize("label_head", ["merged", "row_mean"])
+def test_label_rows_in_blocks_are_those_of_their_labels(monkeypatch: pytest.MonkeyPatch, label_head: str) -> None:
+    layout = Layout({"head.weight": LinearLayer("head")}, frozenset({"head.weight", "head.bias"}))
+    generator = torch.Generator().manual_seed(0)
+    states = [
+        {"head.weight": torch.randn(30, 4, generator=generator), "head.bias": torch.randn(30, generator=generator)}
+        for _ in range(2)
+    ]
+    known = [tuple(label % 3 != number for label in range(30)) for number in (0, 1)]
+    members = [
+        MergeMember(f"m{number}", Rows(state), annotated=labels)
+        for number, (state, labels) in enumerate(zip(states, known, strict=True))
+    ]
+    monkeypatch.setattr(merge, "BLOCK_ELEMENTS", 56)  # seven rows of both weights
+    parts = merge_members(Simple(label_head=label_head), members, layout)
+    value = {part.name: part.value for part in parts}
+    for name in layout.label_outputs:
+        first, second = (state[name] for state in states)
+        mean = (first + second) / 2
+        by_label = [second, first, mean]  # who annotates labels 0, 1, 2, 3, …
+        if name == "head.bias" and label_head == "row_mean":
+            by_label = [mean, mean, mean]
+        expected = torch.stack([by_label[label % 3][label] for label in range(30)])
+        torch.testing.assert_close(value[name], expected)

@@ -399,6 +399,21 @@ def test_label_rows_are_fitted_to_the_members_that_annotate_them(
 
 
 @named
+def test_averaged_label_rows_are_not_replaced(method: Any, models: list[Network], texts: list[list[Batch]]) -> None:
+    layout = replace(layout_of(models[0]), label_outputs=frozenset({"head.weight", "head.bias"}))
+    annotated = [(True, True, False), (False, True, False)]
+    members = [
+        replace(member, annotated=known) for member, known in zip(plain_members(models, texts), annotated, strict=True)
+    ]
+    merged, diagnostics = merge(replace(method, label_head="row_mean"), models, texts, layout, members)
+    first, second = (model.head.weight.detach() for model in models)
+    expected = torch.stack([first[0], (first[1] + second[1]) / 2, torch.zeros_like(first[2])])
+    torch.testing.assert_close(merged["head.weight"], expected)
+    torch.testing.assert_close(merged["head.bias"], (models[0].head.bias + models[1].head.bias).detach() / 2)
+    assert [row.layer for row in diagnostics] == [name for name in ORDER if name != "head"]
+
+
+@named
 def test_excluded_layers_are_averaged(method: Any, models: list[Network], texts: list[list[Batch]]) -> None:
     merged, diagnostics = merge(replace(method, exclude_layers=["mid*"]), models, texts)
     assert [row.layer for row in diagnostics] == [name for name in ORDER if name != "middle"]
