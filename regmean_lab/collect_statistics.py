@@ -34,7 +34,13 @@ from regmean_lab.publishing.models import (
 from regmean_lab.publishing.tables import missing_file, read_table
 from regmean_lab.results import write_json
 from regmean_lab.schema import ConfigurationError
-from regmean_lab.schema_groups import ModelConfig, PathsConfig, StatisticsConfig, TrainerConfig
+from regmean_lab.schema_groups import (
+    ModelConfig,
+    PathsConfig,
+    StatisticsConfig,
+    TrainerConfig,
+    label_source_problem,
+)
 from regmean_lab.statistics import FORMS, StatisticsError, linear_layers
 from regmean_lab.suites.base import Task
 from regmean_lab.suites.data_module import CorpusDataModule
@@ -158,7 +164,7 @@ def run(config: DictConfig, folder: Path) -> None:
         target=plain.target,
         label=plain.label,
         has_encoder=bool(model_config.is_encoder_decoder),
-        needs_label=_needs_label(plain),
+        needs_label=_needs_label(plain, task),
     )
     corpus = OneCorpus(examples_of(table, columns, task), task)
     max_length = longest_text(model_config, tokenizer, plain.max_length)
@@ -250,13 +256,12 @@ def _problems(plain: CollectConfig) -> list[str]:
 
 
 def _label_problems(plain: CollectConfig, task: Task) -> list[str]:
-    if task.kind not in ("token_labels", "text"):
-        return []
-    return [
-        f"statistics.{kind}.labels_from: expectation costs a pass for each token and label; use 'true' or pseudo"
+    problems = {
+        kind: label_source_problem(getattr(plain.statistics, kind).labels_from, task.kind)
         for kind in ("fisher", "gradient_gram")
-        if kind in plain.kinds and getattr(plain.statistics, kind).labels_from == "expectation"
-    ]
+        if kind in plain.kinds
+    }
+    return [f"statistics.{kind}.labels_from: {problem}" for kind, problem in problems.items() if problem]
 
 
 def _texts(text: Any) -> list[str] | None:
@@ -268,10 +273,13 @@ def _texts(text: Any) -> list[str] | None:
     return listed if sound else []
 
 
-def _needs_label(plain: CollectConfig) -> bool:
-    """Whether a kind of statistics needs true labels; of texts that are written, they are the texts themselves."""
+def _needs_label(plain: CollectConfig, task: Task) -> bool:
+    """Whether a kind of statistics needs a column of true labels; a language model's are its texts themselves."""
+    if task.kind == "text":
+        return False
     sources = [getattr(plain.statistics, kind).labels_from for kind in plain.kinds if kind != "gram"]
-    return any(source in ("true", "batch_mean") for source in sources)
+    needing = {"true", "batch_mean", "batch_loss"} | ({"batch_hard"} if task.kind == "regression" else set())
+    return any(source in needing for source in sources)
 
 
 def _checkpoint(plain: CollectConfig) -> Checkpoint:

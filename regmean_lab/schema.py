@@ -29,6 +29,7 @@ from regmean_lab.schema_groups import (
     StatisticsConfig,
     TrainerConfig,
     TrainingConfig,
+    label_source_problem,
 )
 from regmean_lab.suites import Suite, suite_types
 
@@ -189,10 +190,13 @@ def settings_of(config: DictConfig) -> Settings:
         ("fisher", plain.statistics.fisher.labels_from),
         ("gradient_gram", plain.statistics.gradient_gram.labels_from),
     ):
-        expected = kind in getattr(method, "statistics", ()) and labels_from == "expectation"
-        if expected and sound and suite.task(members[0]).kind == "token_labels":
+        if sound and kind in getattr(method, "statistics", ()):
+            problems = {label_source_problem(labels_from, suite.task(member).kind): member for member in members}
             key = f"statistics.{kind}.labels_from"
-            found.append(f"{key}: expectation costs a pass a word and tag; use 'true' or pseudo")
+            found += [f"{key}: {problem} ({member})" for problem, member in problems.items() if problem]
+    label_head = getattr(method, "label_head", "merged")
+    if label_head == "row_mean" and sound and all(suite.task(member).kind != "multi_label" for member in members):
+        found.append(f"method.label_head: models of suite {suite.name} have no multi-label head; expected merged")
     if plain.statistics.gram.generation and sound and suite.task(members[0]).kind != "answers":
         found.append(f"statistics.gram.generation: models of suite {suite.name} write nothing; expected false")
     if found:

@@ -11,7 +11,9 @@ from regmean_lab.merging.base import one_of
 
 SCHEDULES = ("polynomial", "linear", "constant")
 SELECTIONS = ("best", "last")
-LABEL_SOURCES = ("expectation", "true", "pseudo", "batch_mean")
+LABEL_SOURCES = ("expectation", "true", "pseudo")
+BATCH_LABEL_SOURCES = ("batch_mean", "batch_hard", "batch_loss")
+"""Sources of labels for Fisher information that squares gradients of batches, not of examples."""
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
 GRAM_PRECISIONS = ("float32", "tf32", "bf16")
@@ -130,8 +132,12 @@ class FisherConfig:
     Attributes:
         examples: number of training examples of each member; None is all of them.
         batches: the same counted in batches of ``training.batch_size``; overrides ``examples``.
-        labels_from: ``expectation`` over the model's own labels (exact), the ``true`` labels, ``pseudo`` labels (the
-            model's most likely ones), or ``batch_mean`` (square of the gradient of a batch's mean loss, as published).
+        labels_from: ``expectation`` over the model's own labels (exact), the ``true`` labels, or ``pseudo`` labels (the
+            model's most likely ones): squares of the gradients of single examples. Or the square of the gradient of a
+            mean over ``training.batch_size`` examples: ``batch_mean`` of the log-likelihood of the true labels;
+            ``batch_hard``, as published for emotion and GLUE, of that of the largest of all outputs under a softmax
+            (of a regression: the squared error); ``batch_loss``, as published for NER, T5 and GPT-2, of the model's own
+            loss.
     """
 
     examples: int | None = 16000
@@ -157,6 +163,22 @@ class GradientGramConfig:
     labels_from: str = "expectation"
     count_padding: bool = False
     extra_rows: bool = False
+
+
+def label_source_problem(source: str, task: str) -> str | None:
+    """Why labels for a kind of statistics cannot come from a source; None if they can.
+
+    Args:
+        source: one of ``LABEL_SOURCES`` and ``BATCH_LABEL_SOURCES``.
+        task: kind of the model's task.
+    """
+    if source == "expectation" and task in ("token_labels", "text"):
+        return "expectation costs a pass for each token and label; use 'true' or pseudo"
+    if source == "pseudo" and task == "regression":
+        return "a regression has no most probable value but its output, where the gradient is zero; use 'true'"
+    if source == "batch_hard" and task in ("token_labels", "answers", "text"):
+        return "batch_hard takes one label for each text, not one for each word or an answer in words; use batch_loss"
+    return None
 
 
 @dataclass
@@ -197,9 +219,8 @@ class StatisticsConfig:
         if self.gram.precision is not None:
             one_of("gram.precision", self.gram.precision, GRAM_PRECISIONS, found)
         one_of("storage", self.storage, STORAGES, found)
-        one_of("fisher.labels_from", self.fisher.labels_from, LABEL_SOURCES, found)
-        exact = tuple(source for source in LABEL_SOURCES if source != "batch_mean")
-        one_of("gradient_gram.labels_from", self.gradient_gram.labels_from, exact, found)
+        one_of("fisher.labels_from", self.fisher.labels_from, (*LABEL_SOURCES, *BATCH_LABEL_SOURCES), found)
+        one_of("gradient_gram.labels_from", self.gradient_gram.labels_from, LABEL_SOURCES, found)
         return found
 
 

@@ -211,17 +211,38 @@ def test_labels_change_what_needs_them_and_nothing_else(
     folder = make("distilbert", "sequence")
     shared = [f"checkpoint={folder}", f"data={labelled}", "kinds=[fisher]", "card=false", "allow_few_rows=true"]
     diagonals = []
-    for source, label in (("'true'", "neg"), ("'true'", "pos"), ("expectation", "pos"), ("expectation", "neg")):
+    for source, label in (
+        *(("'true'", "neg"), ("'true'", "pos"), ("expectation", "pos"), ("expectation", "neg")),
+        *(("batch_hard", "pos"), ("batch_hard", "neg"), ("batch_loss", "pos"), ("batch_loss", "neg")),
+    ):
         rows = [{"text": text, "label": label} for text in sentences(20)]
         labelled.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         run(compose(*shared, f"statistics.fisher.labels_from={source}", "force=true"), tmp_path / "job")
         diagonals.append(FisherFile(folder / "statistics" / "fisher.safetensors").diagonal("classifier.weight"))
-    neg, pos, expectation, again = diagonals
+    neg, pos, expectation, again, hard, hard_again, one, other = diagonals
     assert not torch.allclose(neg, pos)
     assert torch.equal(expectation, again)
+    assert torch.equal(hard, hard_again)
+    assert not torch.allclose(one, other)
     labelled.write_text('{"text": "the sun"}\n')
-    with pytest.raises(DataError, match="label: which column holds the labels"):
-        run(compose(*shared, "statistics.fisher.labels_from='true'"), tmp_path / "job")
+    for source in ("'true'", "batch_loss"):
+        with pytest.raises(DataError, match="label: which column holds the labels"):
+            run(compose(*shared, f"statistics.fisher.labels_from={source}"), tmp_path / "job")
+    run(compose(*shared, "statistics.fisher.labels_from=batch_hard"), tmp_path / "job")
+
+
+def test_a_language_model_has_the_same_loss_in_batches_under_both_names(
+    make: Make, compose: Callable[..., DictConfig], texts: Path, tmp_path: Path
+) -> None:
+    folder, diagonals = make("gpt2", "causal"), []
+    shared = [f"checkpoint={folder}", f"data={texts}", "kinds=[fisher]", "card=false", "allow_few_rows=true"]
+    for source in ("batch_mean", "batch_loss"):
+        run(compose(*shared, f"statistics.fisher.labels_from={source}", "batch_size=100"), tmp_path / "job")
+        diagonals.append(FisherFile(folder / "statistics" / "fisher.safetensors").diagonal("transformer.wte.weight"))
+    torch.testing.assert_close(*diagonals, rtol=1e-4, atol=1e-12)
+    assert float(diagonals[0].max()) > 0
+    with pytest.raises(ConfigurationError, match="batch_hard takes one label for each text"):
+        check(compose(*shared, "statistics.fisher.labels_from=batch_hard"))
 
 
 def test_what_is_there_is_found_and_another_form_is_made_of_it(

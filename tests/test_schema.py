@@ -116,6 +116,8 @@ class TestProblems:
             (["method=ensemble", "method.vote=mean"], "method.vote: expected one of soft, majority"),
             (["method=ensemble", "save_merged=true"], "save_merged: method ensemble makes no single model"),
             (["method.keep_layers=[classifier]", "save_merged=true"], "save_merged: members keep parameters"),
+            (["method.label_head=zero"], "method.label_head: expected one of merged, row_mean"),
+            (["method=fisher", "method.epsilon_added=never"], "method.epsilon_added: expected one of after, before"),
             (["method=fisher", "method.epsilon=0"], "method.epsilon: expected a positive number"),
             (["statistics.gram.batches=0"], "statistics.gram.batches: expected at least 1 or null"),
             (["statistics.gram.tokens=0"], "statistics.gram.tokens: expected at least 1 or null"),
@@ -134,6 +136,43 @@ class TestProblems:
     def test_one_by_one(self, compose_job: Compose, overrides: list[str], expected: str) -> None:
         (problem,) = problems(compose_job, *overrides)
         assert problem.startswith(expected)
+
+    @pytest.mark.parametrize(
+        ("suite", "members", "source", "expected"),
+        [
+            ("emotion", "tec,isear", "batch_hard", None),
+            ("glue", "rte,stsb", "batch_hard", None),
+            ("glue", "rte,stsb", "batch_loss", None),
+            ("glue", "rte,stsb", "pseudo", "a regression has no most probable value"),
+            ("glue", "rte,sst2", "pseudo", None),
+            ("ner", "bc,nw", "batch_loss", None),
+            ("ner", "bc,nw", "batch_hard", "batch_hard takes one label for each text"),
+            ("ner", "bc,nw", "expectation", "expectation costs a pass for each token and label"),
+            ("emotion_text", "tec,isear", "batch_loss", None),
+            ("emotion_text", "tec,isear", "batch_hard", "batch_hard takes one label for each text"),
+        ],
+    )
+    def test_labels_that_a_task_cannot_give(
+        self, compose_job: Compose, suite: str, members: str, source: str, expected: str | None
+    ) -> None:
+        overrides = [f"suite={suite}", "model=pico_bert", f"members=[{members}]", "method=fisher"]
+        config = compose_job(*overrides, f"statistics.fisher.labels_from='{source}'")
+        if expected is None:
+            settings_of(config)
+            return
+        with pytest.raises(ConfigurationError) as caught:
+            settings_of(config)
+        (problem,) = caught.value.problems
+        assert problem.startswith(f"statistics.fisher.labels_from: {expected}")
+        assert "stsb" in problem or suite != "glue"
+
+    def test_only_multi_label_heads_can_be_averaged_row_by_row(self, compose_job: Compose) -> None:
+        settings_of(compose_job(*EMOTION, "method.label_head=row_mean"))
+        config = compose_job("suite=emotion_text", "model=pico_t5", "members=[tec,isear]", "method.label_head=row_mean")
+        with pytest.raises(
+            ConfigurationError, match=r"method\.label_head: models of suite emotion_text have no multi-"
+        ):
+            settings_of(config)
 
     def test_a_missing_value_is_told(self, compose_job: Compose) -> None:
         config = compose_job(*EMOTION)

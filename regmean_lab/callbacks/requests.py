@@ -8,6 +8,7 @@ from typing import Any
 
 from regmean_lab.later_settings import without_later_settings
 from regmean_lab.schema_groups import (
+    BATCH_LABEL_SOURCES,
     FisherConfig,
     GradientGramConfig,
     GramConfig,
@@ -86,7 +87,12 @@ class StatisticsRequest:
     @property
     def groups_matter(self) -> bool:
         """Whether the result depends on how examples are grouped into batches."""
-        return isinstance(self.settings, FisherConfig) and self.settings.labels_from == "batch_mean"
+        return isinstance(self.settings, FisherConfig) and self.settings.labels_from in BATCH_LABEL_SOURCES
+
+    @property
+    def as_drawn(self) -> bool:
+        """Whether batches hold examples in the order in which they were drawn, as published, not of like length."""
+        return isinstance(self.settings, FisherConfig) and self.settings.labels_from in ("batch_hard", "batch_loss")
 
     def path(self, entry: ZooEntry, data_fingerprint: str) -> Path:
         """Where the statistics of a member lie, if they are collected for this request."""

@@ -77,6 +77,7 @@ class MakeBatches(Protocol):
         tokens: int | None = None,
         batch_tokens: int | None = None,
         part: tuple[int, int] | None = None,
+        as_drawn: bool = False,
     ) -> Batches:
         """The loader."""
 
@@ -239,13 +240,14 @@ def measure(
                 across_processes=shared,
             )
         else:
-            labels_from: Any = request.settings.labels_from  # checked by the schema
+            objective = module.fisher_objective(request.settings.labels_from)
             statistics = collect_fisher(
                 module.model,
-                ({**batch, "labels": module.fisher_labels(batch)} for batch in moved),
-                kind=module.likelihood,
-                forward=_logits(module),
-                labels_from=labels_from,
+                (objective.with_labels(batch) for batch in moved),
+                kind=objective.likelihood,
+                forward=lambda model, batch: objective.outputs(batch),
+                labels_from=objective.labels_from,
+                batch_mean_labels=objective.batch_mean_labels,
                 across_processes=shared,
             )
     module.to(previous)
@@ -286,7 +288,7 @@ def _batches(
 ) -> Iterable[dict[str, torch.Tensor]]:
     """The batches of a request; with a tolerance in rounds, each as large as all before it."""
     if request.groups_matter:
-        return batches(request.examples, request.batch_size, request.seed)
+        return batches(request.examples, request.batch_size, request.seed, as_drawn=request.as_drawn)
     budget = tokens_in_batch(request.batch_tokens, request.kind, device)
     size, seed, settings = request.batch_size, request.seed, request.settings
     tokens = settings.tokens if isinstance(settings, GramConfig) else None

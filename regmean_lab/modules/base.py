@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import pytorch_lightning as pl
 import torch
@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from regmean_lab.evaluation.metrics import build_metrics, percentages, predictions
 from regmean_lab.models import Checkpoint, quiet_transformers
 from regmean_lab.modules.optimization import Optimization
-from regmean_lab.statistics import Likelihood, Mask
+from regmean_lab.statistics import FisherLabels, Likelihood, Mask, StatisticsError
 from regmean_lab.suites.base import Task, TaskKind
 
 Batch = Mapping[str, Tensor]
@@ -40,6 +40,30 @@ class Predictions:
 
     logits: Tensor
     labels: Tensor
+
+
+@dataclass(frozen=True)
+class FisherObjective:
+    """What a module's Fisher information is of: arguments of :func:`regmean_lab.statistics.collect_fisher`.
+
+    Attributes:
+        likelihood: the distribution of the labels.
+        outputs: the model's outputs for a batch, which give that distribution; with gradients.
+        labels: the labels of a batch, or None where none are needed and none is left out.
+        labels_from: the variant.
+        batch_mean_labels: the labels of the variant "batch_mean".
+    """
+
+    likelihood: Likelihood
+    outputs: Callable[[Batch], Tensor]
+    labels: Callable[[Batch], Tensor] | None
+    labels_from: FisherLabels
+    batch_mean_labels: Literal["true", "pseudo"] = "true"
+
+    def with_labels(self, batch: Batch) -> dict[str, Tensor]:
+        """The batch with these labels in place of its own."""
+        others = {name: value for name, value in batch.items() if name != "labels"}
+        return others if self.labels is None else {**others, "labels": self.labels(batch)}
 
 
 _MODULES: dict[TaskKind, type[TaskModule]] = {}
@@ -171,6 +195,23 @@ class TaskModule(TrainableModule):
     def fisher_labels(self, batch: Batch) -> Tensor:
         """Labels of which :attr:`likelihood` is the distribution."""
         return batch["labels"]
+
+    def fisher_objective(self, labels_from: str) -> FisherObjective:
+        """What Fisher information is of.
+
+        Args:
+            labels_from: a value of ``statistics.fisher.labels_from``.
+
+        Raises:
+            StatisticsError: for "batch_hard", unless one label for each text is what the module predicts.
+        """
+        if labels_from == "batch_hard":
+            raise StatisticsError(
+                f"labels_from=batch_hard: takes one label for each text, which {type(self).__name__} does not predict"
+            )
+        # The likelihood of the labels is the loss, but for modules that say otherwise.
+        source: Any = "batch_mean" if labels_from == "batch_loss" else labels_from
+        return FisherObjective(self.likelihood, self, self.fisher_labels, source)
 
     @abstractmethod
     def forward(self, batch: Batch) -> Tensor:

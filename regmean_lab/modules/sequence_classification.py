@@ -9,7 +9,7 @@ from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from regmean_lab.models import Checkpoint, label_names, load_model
-from regmean_lab.modules.base import Batch, TaskModule, register_module
+from regmean_lab.modules.base import Batch, FisherObjective, TaskModule, register_module
 from regmean_lab.statistics import Likelihood
 from regmean_lab.suites.base import IGNORED, Task, TaskKind
 
@@ -52,6 +52,14 @@ class SequenceClassificationModule(TaskModule):
     def likelihood(self) -> Likelihood:
         """Bernoulli for each label, categorical, or Gaussian with variance 1."""
         return LIKELIHOODS[self.task.kind]
+
+    def fisher_objective(self, labels_from: str) -> FisherObjective:
+        """See :class:`TaskModule`; for "batch_hard" one label out of all outputs, whatever is annotated."""
+        if self.task.kind == "regression" and labels_from in ("batch_hard", "batch_loss"):
+            return FisherObjective("squared_error", self, self.fisher_labels, "batch_mean")
+        if labels_from == "batch_hard":
+            return FisherObjective("categorical", self, None, "batch_mean", "pseudo")
+        return super().fisher_objective(labels_from)
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits, shape [batch, labels]."""

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from regmean_lab.models import Checkpoint, load_model
-from regmean_lab.modules.base import Batch, TaskModule, register_module
+from regmean_lab.modules.base import Batch, FisherObjective, TaskModule, register_module
 from regmean_lab.statistics import Likelihood, Mask
 from regmean_lab.suites.base import IGNORED, Task
 
@@ -115,7 +115,7 @@ class TextGenerationModule(TaskModule):
 
     def batch_loss(self, batch: Batch) -> Tensor:
         """Mean cross-entropy of the right answers' tokens, each given those before it."""
-        return self.loss(self._token_logits(self._question(batch), batch["target"]), batch["target"])
+        return self.loss(self._target_logits(batch), batch["target"])
 
     def gram_batches(self, batch: Batch, generation: bool) -> Iterator[Batch]:
         """The batch; with ``generation`` also the batch with what the model itself writes in place of the answers.
@@ -131,7 +131,7 @@ class TextGenerationModule(TaskModule):
 
     def gram_pass(self, batch: Batch) -> None:
         """One teacher-forced pass over questions and right answers."""
-        self._token_logits(self._question(batch), batch["target"])
+        self._target_logits(batch)
 
     def gram_mask(self, batch: Batch) -> Mask:
         """Real tokens: of the question in an encoder and in cross-attention's keys and values, of the answer elsewhere.
@@ -161,6 +161,12 @@ class TextGenerationModule(TaskModule):
         """The right answers, shape [batch]."""
         return batch["labels"][:, 0]
 
+    def fisher_objective(self, labels_from: str) -> FisherObjective:
+        """See :class:`TaskModule`; for "batch_loss" all tokens of the right answers, out of the whole vocabulary."""
+        if labels_from == "batch_loss":
+            return FisherObjective("categorical", self._target_logits, lambda batch: batch["target"], "batch_mean")
+        return super().fisher_objective(labels_from)
+
     @property
     def _has_encoder(self) -> bool:
         return bool(self.model.config.is_encoder_decoder)
@@ -173,6 +179,10 @@ class TextGenerationModule(TaskModule):
         width = mask.shape[1]
         column = torch.arange(width, device=mask.device) - (width - mask.sum(1, keepdim=True))
         return {"input_ids": ids.gather(1, column % width), "attention_mask": mask.gather(1, column % width)}
+
+    def _target_logits(self, batch: Batch) -> Tensor:
+        """Logits of the right answers' tokens, each given those before it: shape [batch, tokens, vocabulary]."""
+        return self._token_logits(self._question(batch), batch["target"])
 
     def _token_logits(self, question: dict[str, Any], tokens: Tensor) -> Tensor:
         """Logits of each of the tokens that follow the questions, given those before it.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from regmean_lab.modules.base import Batch
+from regmean_lab.modules.base import Batch, FisherObjective, TaskModule
 from regmean_lab.modules.text_generation import TextGenerationModule
 from regmean_lab.statistics import Mask
 
@@ -42,3 +42,7 @@ class LanguageModule(TextGenerationModule):
     def fisher_labels(self, batch: Batch) -> Tensor:
         """The tokens that are written, shape [batch, written]."""
         return batch["labels"]
+
+    def fisher_objective(self, labels_from: str) -> FisherObjective:
+        """See :class:`TaskModule`: the labels are all tokens that are written, in the loss as well."""
+        return TaskModule.fisher_objective(self, labels_from)

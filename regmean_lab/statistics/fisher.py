@@ -49,6 +49,7 @@ class FisherStatistics:
         batches: number of batches seen.
         labels_from: the variant.
         likelihood: the distribution of the labels.
+        batch_mean_labels: the labels of "batch_mean".
     """
 
     diagonals: dict[str, Tensor]
@@ -57,6 +58,13 @@ class FisherStatistics:
     batches: int
     labels_from: FisherLabels
     likelihood: Likelihood
+    batch_mean_labels: Literal["true", "pseudo"] = "true"
+
+    @property
+    def variant(self) -> str:
+        """The variant and the distribution of the labels, for messages."""
+        labels = f", {self.batch_mean_labels} labels" if self.labels_from == "batch_mean" else ""
+        return f"'{self.labels_from}' ({self.likelihood}{labels})"
 
     def diagonal(self, parameter: str) -> Tensor:
         """The diagonal for ``parameter``, of its shape.
@@ -81,11 +89,8 @@ class FisherStatistics:
             raise StatisticsError(
                 f"cannot combine Fisher diagonals of different parameters: {name_list(sorted(different))}"
             )
-        if (self.labels_from, self.likelihood) != (other.labels_from, other.likelihood):
-            raise StatisticsError(
-                f"cannot combine Fisher diagonals of the variants '{self.labels_from}' ({self.likelihood}) and "
-                f"'{other.labels_from}' ({other.likelihood})"
-            )
+        if self.variant != other.variant:
+            raise StatisticsError(f"cannot combine Fisher diagonals of the variants {self.variant} and {other.variant}")
         ours, theirs = (
             (self.batches, other.batches) if self.labels_from == "batch_mean" else (self.examples, other.examples)
         )
@@ -101,6 +106,7 @@ class FisherStatistics:
             batches=self.batches + other.batches,
             labels_from=self.labels_from,
             likelihood=self.likelihood,
+            batch_mean_labels=self.batch_mean_labels,
         )
 
 
@@ -163,6 +169,7 @@ class FisherAccumulator:
         self._labels_from = labels_from
         self._kind = kind
         self._forward = forward
+        self._batch_mean_labels = batch_mean_labels
         self._label_source: LabelSource = batch_mean_labels if labels_from == "batch_mean" else labels_from
         self._dtype = dtype
         self._chunk_bytes = chunk_bytes
@@ -276,7 +283,13 @@ class FisherAccumulator:
             if id(parameter) in kept
         }
         return FisherStatistics(
-            diagonals, shared, self._examples, self._batches, labels_from=self._labels_from, likelihood=self._kind
+            diagonals,
+            shared,
+            self._examples,
+            self._batches,
+            labels_from=self._labels_from,
+            likelihood=self._kind,
+            batch_mean_labels=self._batch_mean_labels if self._labels_from == "batch_mean" else "true",
         )
 
     def _check_model(self) -> None:

@@ -15,14 +15,18 @@ from torch import Tensor
 
 from .errors import StatisticsError
 
-Likelihood: TypeAlias = Literal["categorical", "bernoulli", "gaussian"]
+Likelihood: TypeAlias = Literal["categorical", "bernoulli", "gaussian", "squared_error"]
 """The distribution of the labels.
 
 - categorical: one label of C; logits ``[batch, C]`` or, a label a token, ``[batch, tokens, C]``; labels are class
   indices of shape ``logits.shape[:-1]``.
 - bernoulli: any number of L labels; logits and labels ``[batch, L]``, labels 0 or 1.
 - gaussian: real values with variance 1; outputs and labels ``[batch]`` or ``[batch, values]``.
+- squared_error: the same with variance 1/2, whose negative log-likelihood is the squared error (and a constant).
 """
+
+VARIANCES: dict[str, float] = {"gaussian": 1.0, "squared_error": 0.5}
+"""Of likelihoods of real values, the variance."""
 
 LabelSource: TypeAlias = Literal["expectation", "true", "pseudo"]
 """Where the labels come from: the model's own distribution, the data, or the model's most probable label."""
@@ -71,9 +75,11 @@ def _expectation(values: Tensor, kind: Likelihood) -> Tensor:
     """Columns ``[K, *values.shape]`` of a factor of the covariance of the score under the model's distribution."""
     if kind == "categorical":
         return _categorical_factor(values.log_softmax(-1)).permute(2, 0, 1)
-    # Otherwise the labels are independent, and their covariance is diagonal: p (1 - p), or the variance of 1.
-    variances = values.sigmoid() * (-values).sigmoid() if kind == "bernoulli" else torch.ones_like(values)
-    deviations = variances.sqrt()
+    # Otherwise the labels are independent, and their score's covariance is diagonal: p (1 - p), or 1 / variance.
+    if kind == "bernoulli":
+        deviations = (values.sigmoid() * (-values).sigmoid()).sqrt()
+    else:
+        deviations = torch.full_like(values, VARIANCES[kind] ** -0.5)
     if values.dim() == 1:
         return deviations.unsqueeze(0)
     return torch.diag_embed(deviations).movedim(-1, 0)
@@ -114,13 +120,13 @@ def _score(values: Tensor, targets: Tensor, kind: Likelihood) -> Tensor:
         return indicators - values.softmax(-1)
     if kind == "bernoulli":
         return targets - values.sigmoid()
-    return targets - values
+    return (targets - values) / VARIANCES[kind]
 
 
 def _true_labels(values: Tensor, labels: Tensor | None, kind: Likelihood) -> Tensor:
     """The labels in the form that `_score` takes; ignored ones are replaced by a valid one."""
     assert labels is not None
-    if kind == "gaussian":
+    if kind in VARIANCES:
         return labels.reshape(values.shape).to(values.dtype)
     annotated = labels.masked_fill(labels == IGNORED, 0)
     return annotated.long() if kind == "categorical" else annotated.to(values.dtype)
@@ -133,7 +139,7 @@ def _pseudo_labels(values: Tensor, kind: Likelihood) -> Tensor:
 
 def _annotated_outputs(values: Tensor, labels: Tensor | None, kind: Likelihood) -> Tensor:
     """Booleans that broadcast to the outputs' shape: which outputs belong to an annotated label."""
-    if labels is None or kind == "gaussian":
+    if labels is None or kind in VARIANCES:
         return torch.ones_like(values, dtype=torch.bool)
     annotated = labels != IGNORED
     return annotated.unsqueeze(-1).expand(values.shape) if kind == "categorical" else annotated
@@ -147,7 +153,7 @@ def _check(logits: Tensor, labels: Tensor | None, kind: Likelihood, labels_from:
         raise StatisticsError(f"labels_from='{labels_from}': expected one of {', '.join(get_args(LabelSource))}")
     shape = tuple(logits.shape)
     most = 3 if kind == "categorical" else 2
-    least = 1 if kind == "gaussian" else 2
+    least = 1 if kind in VARIANCES else 2
     if not least <= logits.dim() <= most:
         raise StatisticsError(f"kind='{kind}': logits of shape {shape}; expected {least} to {most} dimensions")
     if kind == "categorical" and shape[-1] < 2:
@@ -157,7 +163,7 @@ def _check(logits: Tensor, labels: Tensor | None, kind: Likelihood, labels_from:
             f"labels_from='expectation': logits of shape {shape} hold a label for each token, and the expectation over "
             "all of them would cost a pass for each token and class; use labels_from='true' or 'pseudo'"
         )
-    if labels_from == "pseudo" and kind == "gaussian":
+    if labels_from == "pseudo" and kind in VARIANCES:
         raise StatisticsError(
             "labels_from='pseudo': the most probable value of a regression is its output, where the gradient is zero; "
             "use labels_from='expectation' or 'true'"
@@ -174,7 +180,7 @@ def _check_labels(logits: Tensor, labels: Tensor, kind: Likelihood) -> None:
     expected = tuple(logits.shape[:-1] if kind == "categorical" else logits.shape)
     # A regression's only output may come as [batch, 1] with labels [batch], or the other way round.
     fits = tuple(labels.shape) == expected or (
-        kind == "gaussian" and len(labels) == len(logits) and labels.numel() == logits.numel()
+        kind in VARIANCES and len(labels) == len(logits) and labels.numel() == logits.numel()
     )
     if not fits:
         raise StatisticsError(

@@ -10,7 +10,8 @@ are strings, JSON where they are structured:
 - ``rows``: JSON, by leading layer, the number of rows that the matrix is the mean of (Fisher: empty);
 - ``shared``: JSON, by layer or parameter, the name of the tensor that holds its statistics;
 - ``data_fingerprint``: what tells the data, as given; ``settings``: JSON, as given;
-- Fisher and gradient Gram: ``labels_from`` and ``likelihood``;
+- Fisher and gradient Gram: ``labels_from`` and ``likelihood``; ``batch_mean_labels`` of a Fisher diagonal of batch
+  means at pseudo labels;
 - ``form``: "packed", "diagonal" or "low_rank", and of the last ``rank``; absent where matrices are stored whole;
 - anything else given: JSON.
 
@@ -48,7 +49,7 @@ Json: TypeAlias = bool | int | float | str | list[Any] | dict[str, Any] | None
 _File = TypeVar("_File", bound="StatisticsFile")
 
 _KINDS = ("gram", "gradient_gram", "fisher")
-_PLAIN = ("format", "version", "kind", "form", "data_fingerprint", "labels_from", "likelihood")
+_PLAIN = ("format", "version", "kind", "form", "data_fingerprint", "labels_from", "likelihood", "batch_mean_labels")
 _REQUIRED = ("rows", "shared", "examples", "batches", "data_fingerprint", "settings")
 
 
@@ -95,6 +96,8 @@ def save_fisher(path: str | os.PathLike[str], statistics: FisherStatistics, meta
         "labels_from": statistics.labels_from,
         "likelihood": statistics.likelihood,
     }
+    if statistics.batch_mean_labels != "true":
+        header["batch_mean_labels"] = statistics.batch_mean_labels
     _save(Path(path), statistics.diagonals, header, metadata)
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import BatchSampler, DataLoader, Sampler, SequentialSampler
 from transformers import PreTrainedTokenizerBase
 
 from regmean_lab.statistics import rank, world_size
@@ -173,6 +173,7 @@ class CorpusDataModule(pl.LightningDataModule):
         tokens: int | None = None,
         batch_tokens: int | None = None,
         part: tuple[int, int] | None = None,
+        as_drawn: bool = False,
     ) -> Batches:
         """Training examples from which a member's statistics are collected.
 
@@ -186,10 +187,12 @@ class CorpusDataModule(pl.LightningDataModule):
             batch_tokens: make batches of at most so many tokens, padding included, in place of ``batch_size``.
             part: of the examples chosen so far, in the order of the permutation, only those from the first number to
                 below the second.
+            as_drawn: make batches of ``batch_size`` in the order of the permutation; otherwise they are sorted by
+                length.
         """
         encoded = self._split(corpus, "train")
         seed = self.seed if seed is None else seed
-        if tokens is None and part is None:
+        if tokens is None and part is None and not as_drawn:
             chosen = seeded_subset(len(encoded), examples, seed)
         else:
             order = seeded_permutation(len(encoded), seed)[:examples]
@@ -198,11 +201,13 @@ class CorpusDataModule(pl.LightningDataModule):
                 order = [index for index, count in zip(order, before, strict=False) if count < tokens]
             chosen = order if part is None else order[slice(*part)]
         sample = [encoded[index] for index in chosen]
-        sampler: Sampler[list[int]] = (
-            self._sampler(sample, batch_size)
-            if batch_tokens is None
-            else TokenBudgetBatchSampler([example.length for example in sample], batch_tokens)
-        )
+        sampler: Sampler[list[int]] | BatchSampler
+        if as_drawn:
+            sampler = BatchSampler(SequentialSampler(sample), batch_size, drop_last=False)
+        elif batch_tokens is None:
+            sampler = self._sampler(sample, batch_size)
+        else:
+            sampler = TokenBudgetBatchSampler([example.length for example in sample], batch_tokens)
         return self._loader(sample, self.suite.task(corpus), sampler)
 
     def _first_epoch(self) -> int:

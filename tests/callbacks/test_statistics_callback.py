@@ -160,7 +160,21 @@ def test_batches_count_only_where_they_change_the_result(members: list[Member]) 
     assert replace(FISHER, batch_size=4).path(entry, "data") == FISHER.path(entry, "data")
     batch_mean = replace(FISHER, settings=FisherConfig(examples=6, labels_from="batch_mean"))
     assert replace(batch_mean, batch_size=4).path(entry, "data") != batch_mean.path(entry, "data")
+    published = [
+        replace(FISHER, settings=FisherConfig(examples=6, labels_from=source), batch_size=size)
+        for source in ("batch_mean", "batch_hard", "batch_loss")
+        for size in (3, 4)
+    ]
+    assert len({one.path(entry, "data") for one in published}) == 6
+    assert [one.as_drawn for one in published] == [False, False, True, True, True, True]
     assert GRAM.path(entry, "other data") != GRAM.path(entry, "data")
+
+
+def test_names_of_files_of_version_0_1_are_hashes_of_these_settings() -> None:
+    common = {"kind": "fisher", "examples": 6, "seed": 0, "precision": "32-true", "data_fingerprint": "data"}
+    assert FISHER.describe("data") == {**common, "labels_from": "expectation"}
+    batch_mean = replace(FISHER, settings=FisherConfig(examples=6, labels_from="batch_mean"))
+    assert batch_mean.describe("data") == {**common, "labels_from": "batch_mean", "batch_size": 3}
 
 
 def test_examples_can_be_counted_in_batches(members: list[Member]) -> None:

@@ -479,6 +479,16 @@ def test_batch_mean_of_annotated_labels() -> None:
     assert_equal(statistics.diagonals, squared_gradients(model, loss))
 
 
+def test_batch_mean_of_a_squared_error() -> None:
+    """Without the half of a Gaussian with variance 1: four times its squares of gradients."""
+    model = classifier("bert", 1)
+    statistics, _ = accumulate(model, VALUES[:1], kind="squared_error", labels_from="batch_mean")
+    batch, labels = VALUES[0]
+    assert labels is not None
+    expected = squared_gradients(model, functional.mse_loss(logits_of(model, batch).squeeze(1), labels))
+    assert_equal(statistics.diagonals, expected)
+
+
 def test_batch_mean_of_a_regression_and_sparse_embedding_gradients() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Embedding(6, 3, sparse=True), nn.Flatten(1), nn.Linear(6, 1)).double().eval()
@@ -642,6 +652,15 @@ def test_combine_equals_adding_everything(labels_from: Any) -> None:
     both = first.combine(second)
     assert_equal(both.diagonals, whole.diagonals)
     assert (both.examples, both.batches) == (5, 2)
+
+
+def test_combine_keeps_apart_the_labels_of_batch_means() -> None:
+    model = classifier("bert")
+    true, _ = accumulate(model, CLASSES, labels_from="batch_mean")
+    pseudo, _ = accumulate(model, CLASSES, labels_from="batch_mean", batch_mean_labels="pseudo")
+    with pytest.raises(StatisticsError, match=r"\(categorical, true labels\) and 'batch_mean' \(categorical, pseudo"):
+        true.combine(pseudo)
+    assert pseudo.combine(pseudo).batch_mean_labels == "pseudo"
 
 
 def test_combine_refuses_what_differs() -> None:

@@ -54,6 +54,15 @@ def test_gaussian_columns_factor_the_covariance() -> None:
         torch.testing.assert_close(columns.T @ columns, second_moment(logits[example], "gaussian"))
 
 
+def test_columns_of_a_squared_error_factor_the_covariance() -> None:
+    """Of a Gaussian with variance 1/2, whose score 2 (y − z) has the variance 2."""
+    logits = torch.tensor([[0.3, -2.0], [4.0, 1.0]], dtype=torch.float64)
+    factors = output_factors(logits, None, "squared_error", "expectation")
+    for example in range(2):
+        columns = factors[:, example]
+        torch.testing.assert_close(columns.T @ columns, 2 * torch.eye(2, dtype=torch.float64))
+
+
 def test_two_classes_need_one_column() -> None:
     probabilities = torch.tensor([[0.2, 0.8], [0.5, 0.5]], dtype=torch.float64)
     (column,) = output_factors(probabilities.log(), None, "categorical", "expectation")

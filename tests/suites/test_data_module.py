@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -220,6 +221,19 @@ def test_statistics_use_a_seeded_sample_of_the_training_split(
     assert len(set(few)) == 8
     assert set(few) < set(more) < set(range(37))
     assert set(few) != set(other)
+
+
+@pytest.mark.parametrize("count", [None, 10])
+def test_statistics_can_keep_the_order_in_which_examples_were_drawn(
+    suite: Letters, tokenizer: PreTrainedTokenizerFast, count: int | None
+) -> None:
+    generator = random.Random(5)
+    keys = [generator.random() for _ in range(37)]
+    expected = sorted(range(37), key=keys.__getitem__)[:count]
+    loader = module(suite, tokenizer).statistics_dataloader("one", count, batch_size=4, seed=5, as_drawn=True)
+    assert labels(loader) == expected
+    sizes = [len(batch["labels"]) for batch in loader]
+    assert sizes == [4] * (len(expected) // 4) + [len(expected) % 4]
 
 
 @pytest.mark.parametrize("count", [None, 1000])
