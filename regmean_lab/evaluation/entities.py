@@ -21,7 +21,7 @@ class EntityScores(Metric):
     Takes predictions and targets of shape [sentences, tokens], int64; tokens whose target is ``IGNORED`` are left out,
     and each row is a sentence of its own. Entities are read from tags as the CoNLL evaluation script does (seqeval's
     default): an ``I-`` that continues no entity of its type begins one. In the strict score only what follows the IOB2
-    scheme is an entity: it begins with ``B-``.
+    scheme is an entity: it begins with ``B-``. In the published score they are read by :func:`published_spans`.
 
     A score is 0 where there is nothing to count: precision without predicted entities, recall without true ones.
 
@@ -49,9 +49,9 @@ class EntityScores(Metric):
         self.lengths.append(labelled.sum(1))
 
     def compute(self) -> dict[str, Tensor]:
-        """``entity_f1``, ``entity_precision``, ``entity_recall``, ``entity_f1_strict`` and ``token_accuracy``.
+        """All scores by name: those of the CoNLL reading, F1 of the two others, and ``token_accuracy``.
 
-        All are between 0 and 1, float64, on the CPU.
+        They are between 0 and 1, float64, on the CPU.
         """
         # After a sum over processes a state is one tensor instead of a list.
         predicted, targets, lengths = (
@@ -65,6 +65,7 @@ class EntityScores(Metric):
             "entity_precision": precision,
             "entity_recall": recall,
             "entity_f1_strict": f1_score(true, found, average="micro", mode="strict", scheme=IOB2, zero_division=0),
+            "entity_f1_published": _published_f1(true, found),
             "token_accuracy": (predicted == targets).double().mean(),
         }
         return {name: torch.as_tensor(value, dtype=torch.float64) for name, value in values.items()}
@@ -73,6 +74,41 @@ class EntityScores(Metric):
         """Tags of each sentence."""
         names = iter([self.labels[number] for number in ids.tolist()])
         return [[next(names) for _ in range(length)] for length in lengths.tolist()]
+
+
+def published_spans(tags: Sequence[str]) -> set[tuple[int, int, str]]:
+    """Entities of one sentence, read as the code of Jin et al., ICLR 2023 (RegMean), reads them.
+
+    ``B-`` begins an entity, and every ``I-`` directly after it goes on with it, whatever its type; the entity has the
+    type of its last tag. An ``I-`` that continues nothing is an entity of one word, and does not begin a longer one.
+    Where tags follow the IOB2 scheme, these are the entities of the CoNLL evaluation script.
+
+    Returns:
+        First word, last word and type of each entity.
+    """
+    spans = set()
+    start = None  # of the entity that the next I- would continue
+    for place, tag in enumerate(tags):
+        if start is not None and not tag.startswith("I-"):
+            spans.add((start, place - 1, tags[place - 1][2:]))
+            start = None
+        if tag.startswith("B-"):
+            start = place
+        elif tag.startswith("I-") and start is None:
+            spans.add((place, place, tag[2:]))
+    if start is not None:
+        spans.add((start, len(tags) - 1, tags[-1][2:]))
+    return spans
+
+
+def _published_f1(true: Sequence[Sequence[str]], found: Sequence[Sequence[str]]) -> float:
+    """Micro-averaged F1 of the entities that :func:`published_spans` reads; 0 where there are none."""
+    right = total = 0
+    for sentence, predicted in zip(true, found, strict=True):
+        spans, predicted_spans = published_spans(sentence), published_spans(predicted)
+        right += len(spans & predicted_spans)
+        total += len(spans) + len(predicted_spans)
+    return 2 * right / total if total else 0.0
 
 
 def _token_labels(task: Task) -> MetricCollection:

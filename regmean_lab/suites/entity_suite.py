@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import ClassVar
 
 from regmean_lab.files import file_sha256, json_sha256
+from regmean_lab.merging.base import one_of
 from regmean_lab.suites.base import SPLITS, DataError, MissingDataError, Split, Suite, Task
 from regmean_lab.suites.conll import LABELS, TokenExample, read_columns, read_json_lines
 from regmean_lab.suites.reading import limit_problems
 from regmean_lab.suites.sampling import seeded_subset
+
+KEY_SCORES = ("entity_f1", "entity_f1_published")
 
 
 @dataclass
@@ -24,12 +27,16 @@ class EntitySettings:
         dev_examples: the same for the dev split.
         test_examples: the same for the test split, in domain and out of domain.
         sample_seed: determines which sentences the limits choose.
+        key_score: the metric that selects epochs and is reported as the score: ``entity_f1`` (entities as the CoNLL
+            evaluation script reads them) or ``entity_f1_published`` (as the code of the paper reads them). Both are
+            measured.
     """
 
     train_examples: int | None = None
     dev_examples: int | None = None
     test_examples: int | None = None
     sample_seed: int = 0
+    key_score: str = KEY_SCORES[0]
 
 
 class EntitySuite(Suite):
@@ -54,11 +61,13 @@ class EntitySuite(Suite):
 
     def problems(self) -> list[str]:
         """What is wrong with the settings."""
-        return limit_problems(self.settings, "train_examples", "dev_examples", "test_examples")
+        found = limit_problems(self.settings, "train_examples", "dev_examples", "test_examples")
+        one_of("key_score", self.settings.key_score, KEY_SCORES, found)
+        return found
 
     def task(self, corpus: str) -> Task:
         """Seven tags: the same for every corpus."""
-        return Task("token_labels", LABELS, "entity_f1")
+        return Task("token_labels", LABELS, self.settings.key_score)
 
     def missing(self, corpora: Sequence[str]) -> list[str]:
         """One message for each file of ``corpora`` that is not there."""

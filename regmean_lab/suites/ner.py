@@ -28,6 +28,9 @@ class NerSettings(EntitySettings):
         dev_examples: the same for the dev split.
         test_examples: the same for the test split, in domain and out of domain.
         sample_seed: determines which sentences the limits choose.
+        key_score: the metric that selects epochs and is reported as the score: ``entity_f1`` (entities as the CoNLL
+            evaluation script reads them) or ``entity_f1_published`` (as the code of the paper reads them). Both are
+            measured.
         out_of_domain: corpora that every merge is evaluated on, unless they are merged.
     """
 

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import re
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,10 +13,13 @@ from seqeval.scheme import IOB2
 from torch import Tensor
 
 from regmean_lab.evaluation.ensemble import average_logits, majority_vote
-from regmean_lab.evaluation.entities import EntityScores
+from regmean_lab.evaluation.entities import EntityScores, published_spans
 from regmean_lab.evaluation.metrics import build_metrics, percentages, predictions, score, score_predictions
 from regmean_lab.suites.base import IGNORED, Task
 from regmean_lab.suites.conll import LABELS
+from regmean_lab.suites.entity_suite import EntitySettings
+from regmean_lab.suites.ner import NerSettings, NerSuite
+from regmean_lab.suites.ner_open import OpenNerSuite
 
 TASK = Task("token_labels", LABELS, "entity_f1")
 
@@ -41,6 +48,7 @@ def test_the_key_score_is_measured() -> None:
         "entity_precision": 100,
         "entity_recall": 100,
         "entity_f1_strict": 100,
+        "entity_f1_published": 100,
         "token_accuracy": 100,
     }
     assert TASK.key_score in measured
@@ -108,6 +116,75 @@ SENTENCES = st.lists(
 )
 
 
+def naive_published(tags: list[str]) -> set[tuple[int, int, str]]:
+    """The published reading by a regular expression over the tags' first letters."""
+    matches = re.finditer("BI*|I", "".join(tag[0] for tag in tags))
+    return {(match.start(), match.end() - 1, tags[match.end() - 1][2:]) for match in matches}
+
+
+def naive_published_f1(true: list[list[str]], found: list[list[str]]) -> float:
+    spans, predicted = (
+        {(number, *span) for number, tags in enumerate(sentences) for span in naive_published(tags)}
+        for sentences in (true, found)
+    )
+    return 2 * len(spans & predicted) / max(len(spans) + len(predicted), 1)
+
+
+@pytest.mark.parametrize(
+    ("tags", "expected"),
+    [
+        ("O I-PER I-PER O", {(1, 1, "PER"), (2, 2, "PER")}),
+        ("I-PER I-LOC", {(0, 0, "PER"), (1, 1, "LOC")}),
+        ("B-PER I-LOC", {(0, 1, "LOC")}),
+        ("B-PER I-LOC I-PER O I-ORG", {(0, 2, "PER"), (4, 4, "ORG")}),
+        ("B-PER B-PER I-PER", {(0, 0, "PER"), (1, 2, "PER")}),
+        ("I-PER B-PER I-PER", {(0, 0, "PER"), (1, 2, "PER")}),
+        ("B-PER O I-PER", {(0, 0, "PER"), (2, 2, "PER")}),
+        ("O O", set()),
+    ],
+)
+def test_entities_as_published(tags: str, expected: set[tuple[int, int, str]]) -> None:
+    assert published_spans(tags.split()) == expected
+
+
+def test_the_published_score_of_a_stray_inside_tag() -> None:
+    true = ids("B-PER I-PER O", "O B-LOC O")
+    found = ids("I-PER I-PER O", "O B-LOC O")
+    # Predicted as published: PER, PER and LOC, of which LOC is one of the two that are right. seqeval finds both.
+    measured = scores(true, found)
+    assert measured["entity_f1"] == 100
+    assert measured["entity_f1_published"] == pytest.approx(100 * 2 * 1 / (2 + 3))
+
+
+VALID = st.lists(st.tuples(st.sampled_from(("O", "PER", "LOC", "ORG")), st.integers(1, 3)), min_size=1, max_size=6)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(VALID, VALID), min_size=1, max_size=5))
+@pytest.mark.filterwarnings("ignore")
+def test_on_valid_tags_the_published_score_is_seqevals(sentences: list[tuple[Any, Any]]) -> None:
+    def tags(spans: list[tuple[str, int]]) -> list[str]:
+        made = (["O"] * n if name == "O" else [f"B-{name}", *[f"I-{name}"] * (n - 1)] for name, n in spans)
+        return [tag for part in made for tag in part]
+
+    pairs = [(tags(true), tags(found)) for true, found in sentences]
+    true, found = ([(one + ["O"] * 18)[:18] for one in side] for side in zip(*pairs, strict=True))
+    true_ids, found_ids = (torch.tensor([[LABELS.index(tag) for tag in row] for row in side]) for side in (true, found))
+    measured = scores(true_ids, found_ids)
+    assert measured["entity_f1_published"] == pytest.approx(100 * f1_score(true, found))
+    assert measured["entity_f1_published"] == pytest.approx(measured["entity_f1"])
+
+
+def test_the_key_score_is_a_setting(tmp_path: Path) -> None:
+    for suite in (NerSuite(tmp_path, NerSettings()), OpenNerSuite(tmp_path, EntitySettings())):
+        assert suite.task("x").key_score == "entity_f1"
+    published = NerSuite(tmp_path, NerSettings(key_score="entity_f1_published"))
+    assert published.task("bn").key_score in scores(ids("B-PER"), ids("B-PER"))
+    assert published.problems() == []
+    (problem,) = NerSuite(tmp_path, NerSettings(key_score="f1")).problems()
+    assert problem == "key_score: expected one of entity_f1, entity_f1_published, got 'f1'"
+
+
 @settings(deadline=None)
 @given(SENTENCES, st.integers(1, 3))
 @pytest.mark.filterwarnings("ignore")
@@ -132,6 +209,7 @@ def test_same_as_seqeval(sentences: list[list[tuple[int, int]]], batch_size: int
         "entity_precision": precision_score(true, found),
         "entity_recall": recall_score(true, found),
         "entity_f1_strict": f1_score(true, found, mode="strict", scheme=IOB2),
+        "entity_f1_published": naive_published_f1(true, found),
         "token_accuracy": accuracy_score(true, found) if any(true) else 0.0,
     }
     assert measured == pytest.approx({name: 100 * value for name, value in expected.items()})
