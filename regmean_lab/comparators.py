@@ -8,7 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from regmean_lab.merging.base import one_of
+from regmean_lab.schema_groups import REWEIGHTINGS
+
 VOTES = ("soft", "majority")
+TIES = ("lowest", "first_member")
 
 
 @dataclass
@@ -36,15 +40,21 @@ class Ensemble(Comparator):
     Attributes:
         vote: ``soft`` averages logits (a label's over the members whose data annotates it), ``majority`` counts
             predictions.
+        ties: what a majority vote chooses of predictions with equally many votes: that with the ``lowest`` id (no, of
+            yes and no), or that of the ``first_member`` who made one of them (as published).
     """
 
     name = "ensemble"
 
     vote: str = "soft"
+    ties: str = "lowest"
 
     def problems(self) -> list[str]:
         """What is wrong with the settings."""
-        return [] if self.vote in VOTES else [f"vote: expected one of {', '.join(VOTES)}, got {self.vote!r}"]
+        found: list[str] = []
+        one_of("vote", self.vote, VOTES, found)
+        one_of("ties", self.ties, TIES, found)
+        return found
 
 
 @dataclass
@@ -56,20 +66,24 @@ class Multitask(Comparator):
     Attributes:
         learning_rate: peak learning rate, where joint training has its own; None is the members'.
         steps: number of optimizer steps, where joint training has its own; None is the members' length of training.
+        reweight: ``training.reweight``, where joint training has its own; None is the members'.
     """
 
     name = "multitask"
 
     learning_rate: float | None = None
     steps: int | None = None
+    reweight: str | None = None
 
     def problems(self) -> list[str]:
         """What is wrong with the settings."""
-        found = []
+        found: list[str] = []
         if self.learning_rate is not None and not self.learning_rate > 0:
             found.append(f"learning_rate: expected a positive number, got {self.learning_rate}")
         if self.steps is not None and self.steps < 1:
             found.append(f"steps: expected at least 1 or null, got {self.steps}")
+        if self.reweight is not None:
+            one_of("reweight", self.reweight, REWEIGHTINGS, found)
         return found
 
 

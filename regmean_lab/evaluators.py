@@ -95,7 +95,7 @@ def evaluate_individual(job: Job) -> Outcome:
 def evaluate_ensemble(job: Job) -> Outcome:
     """Evaluate the members' combined predictions."""
     with job.timed("evaluate"):
-        suite, vote = job.settings.suite, job.settings.method.vote
+        suite, method = job.settings.suite, job.settings.method
         members = job.settings.members
         by_member = [predictions_of(job, member, list(range(len(job.evaluations)))) for member in members]
         metrics: Metrics = {}
@@ -104,7 +104,7 @@ def evaluate_ensemble(job: Job) -> Outcome:
             logits = [predicted[number].logits for predicted in by_member]
             partly = task.kind in ("multi_label", "answers")
             annotated = [suite.annotated_labels(member) for member in members] if partly else None
-            together = ensemble_predictions(task, vote, logits, labels, annotated)
+            together = ensemble_predictions(task, method.vote, logits, labels, annotated, method.ties)
             metrics[evaluation.name] = score_predictions(task, together, labels)
         return Outcome(key_scores(job.evaluations, metrics), dict(metrics))
 

@@ -12,8 +12,15 @@ from typing import Any
 LATER_SETTINGS: dict[str, Any] = {
     "method.epsilon_added": "after",
     "method.label_head": "merged",
+    "method.reweight": None,
+    "method.ties": "lowest",
+    "suite.key_score": "entity_f1",
+    "suite.out_of_domain_labels": "all",
+    "suite.threshold_inclusive": False,
+    "task.threshold_inclusive": False,
+    "training.reweight": "none",
 }
-"""By dotted key of the configuration, the value that means what version 0.1 did."""
+"""By dotted key of the configuration, the value that means what version 0.1 did; those of ``task`` are of a suite's."""
 
 
 def without_later_settings(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -28,5 +35,9 @@ def without_later_settings(content: Mapping[str, Any], prefix: str = "") -> dict
         key = f"{prefix}{name}"
         if key in LATER_SETTINGS and value == LATER_SETTINGS[key]:
             continue
-        kept[name] = without_later_settings(value, f"{key}.") if isinstance(value, Mapping) else value
+        if isinstance(value, Mapping):
+            value = without_later_settings(value, f"{key}.")
+        elif isinstance(value, list):  # of tasks
+            value = [without_later_settings(part, f"{key}.") if isinstance(part, Mapping) else part for part in value]
+        kept[name] = value
     return kept

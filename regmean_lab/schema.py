@@ -197,6 +197,13 @@ def settings_of(config: DictConfig) -> Settings:
     label_head = getattr(method, "label_head", "merged")
     if label_head == "row_mean" and sound and all(suite.task(member).kind != "multi_label" for member in members):
         found.append(f"method.label_head: models of suite {suite.name} have no multi-label head; expected merged")
+    if sound and suite.task(members[0]).kind != "multi_label":
+        reweighted = [("training", plain.training), ("method", method if method.name == "multitask" else None)]
+        for key, part in reweighted:
+            if getattr(part, "reweight", None) not in (None, "none"):
+                found.append(
+                    f"{key}.reweight: weights are of yes/no labels, and suite {suite.name} has none; expected none"
+                )
     if plain.statistics.gram.generation and sound and suite.task(members[0]).kind != "answers":
         found.append(f"statistics.gram.generation: models of suite {suite.name} write nothing; expected false")
     if found:

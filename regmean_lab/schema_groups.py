@@ -14,6 +14,7 @@ SELECTIONS = ("best", "last")
 LABEL_SOURCES = ("expectation", "true", "pseudo")
 BATCH_LABEL_SOURCES = ("batch_mean", "batch_hard", "batch_loss")
 """Sources of labels for Fisher information that squares gradients of batches, not of examples."""
+REWEIGHTINGS = ("none", "sqrt")
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
 GRAM_PRECISIONS = ("float32", "tf32", "bf16")
@@ -39,6 +40,8 @@ class TrainingConfig:
         gradient_clip: largest norm of the gradient; 0 turns clipping off.
         selection: ``best`` keeps the epoch with the best key score on dev, ``last`` the last one.
         precision: Lightning's precision of training, for example ``32-true`` or ``bf16-mixed``.
+        reweight: weights of the loss of yes/no labels: ``none``, or by the square root of the shares of positives and
+            negatives (``sqrt``, as published; see :func:`regmean_lab.modules.reweighting.sqrt_weights`).
     """
 
     learning_rate: float = 1e-5
@@ -54,10 +57,11 @@ class TrainingConfig:
     gradient_clip: float = 1.0
     selection: str = "best"
     precision: str = "32-true"
+    reweight: str = "none"
 
     def problems(self) -> list[str]:
         """What is wrong with the settings: one message each, beginning with the setting's name."""
-        found = []
+        found: list[str] = []
         for name in ("epochs", "batch_size", "eval_batch_size", "max_length"):
             if getattr(self, name) < 1:
                 found.append(f"{name}: expected at least 1, got {getattr(self, name)}")
@@ -74,6 +78,7 @@ class TrainingConfig:
             found.append(f"warmup: expected a share from 0 to below 1, got {self.warmup}")
         one_of("schedule", self.schedule, SCHEDULES, found)
         one_of("selection", self.selection, SELECTIONS, found)
+        one_of("reweight", self.reweight, REWEIGHTINGS, found)
         one_of("precision", self.precision, PRECISIONS, found)
         return found
 

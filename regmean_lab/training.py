@@ -22,6 +22,8 @@ from regmean_lab.models import Checkpoint, ModelError
 from regmean_lab.modules import Optimization, module_type
 from regmean_lab.modules.base import TrainableModule
 from regmean_lab.modules.multi_task import MultiTaskModule
+from regmean_lab.modules.reweighting import sqrt_weights
+from regmean_lab.modules.sequence_classification import SequenceClassificationModule
 from regmean_lab.processes import run_together, trainer_devices
 from regmean_lab.schema import Settings
 from regmean_lab.schema_groups import TrainerConfig, TrainingConfig
@@ -72,6 +74,7 @@ def trainings_of(settings: Settings) -> list[MemberTraining]:
     training = TrainingConfig(**vars(config.training))
     training.learning_rate = settings.method.learning_rate or training.learning_rate
     training.steps = settings.method.steps or training.steps
+    training.reweight = settings.method.reweight or training.reweight
     return [MemberTraining(JOINT, settings.members, training, config.seed)]
 
 
@@ -203,6 +206,11 @@ def train_model(
         task = suite.task(corpora[0])
         module_class = module_type(task)
         module = module_class(module_class.new_model(checkpoint, task), task, optimization)
+        if training.reweight == "sqrt":
+            assert isinstance(module, SequenceClassificationModule)  # the configuration was checked
+            module.label_weights = sqrt_weights(
+                example.label for corpus in corpora for example in suite.examples(corpus, "train")
+            )
         data_class = CorpusDataModule
     data = data_class(
         suite,

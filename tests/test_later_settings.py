@@ -1,8 +1,14 @@
+from types import SimpleNamespace
+
 import pytest
 
 from regmean_lab import later_settings
-from regmean_lab.later_settings import without_later_settings
+from regmean_lab.later_settings import LATER_SETTINGS, without_later_settings
 from regmean_lab.results import fingerprint
+from regmean_lab.schema import settings_of
+from regmean_lab.suites.base import Task
+from regmean_lab.training import describe
+from regmean_lab.zoo import member_address
 
 
 @pytest.fixture(autouse=True)
@@ -23,3 +29,36 @@ def test_another_value_of_a_new_setting_changes_the_fingerprint():
 def test_a_part_is_told_by_its_prefix():
     assert without_later_settings({"new": None, "examples": 1}, "statistics.gram.") == {"examples": 1}
     assert without_later_settings({"new": None, "examples": 1}, "statistics.fisher.") == {"new": None, "examples": 1}
+
+
+# Job, joint model and member with the defaults, as version 0.1 named them (of a model and data with made-up hashes).
+NAMES_OF_0_1 = {
+    ("emotion", "roberta_base", "multitask"): ("a7010f6e43761672", "7078e4c9f313e3df", "5c271a1401e0ded3"),
+    ("emotion_text", "t5_v1_1_base", "ensemble"): ("1c68d34b7c646739", "6b8a54b5c07d7015", "443b82f8c25b0014"),
+    ("ner", "roberta_base", "regmean"): ("8edabfdb7379f22e", "e6d559a143874e0d", "7520841adc214208"),
+    ("glue", "distilbert_base", "multitask"): ("903fbffaa73b71dd", "3a8266fb48e3963c", "88f2f918f8ae5f7d"),
+    ("glue_partition", "roberta_base", "fisher"): ("8dce48cbc39c62b3", "153b2f219e40690d", "6f2d05f302664c5f"),
+    ("sentiment", "minilm", "individual"): ("cec009dc21a4e4b2", "741cb7124ebf721f", "0e873329a2b8aa74"),
+}
+
+
+@pytest.mark.parametrize("choice", NAMES_OF_0_1)
+def test_jobs_and_members_of_0_1_are_found_again(choice, compose_job, monkeypatch):
+    monkeypatch.setattr(later_settings, "LATER_SETTINGS", LATER_SETTINGS)
+    suite, model, method = choice
+    settings = settings_of(compose_job(f"suite={suite}", f"model={model}", f"method={method}"))
+    monkeypatch.setattr(type(settings.suite), "fingerprint", lambda self, corpus: "data")
+    checkpoint = SimpleNamespace(name="x", fingerprint="y", dropout=None)
+    found = [fingerprint(settings.resolved)[:16]]
+    for corpora in (settings.members[:2], settings.members[:1]):
+        found.append(member_address(describe(checkpoint, settings.suite, corpora, settings.config.training, 1)))
+    assert tuple(found) == NAMES_OF_0_1[choice]
+
+
+def test_predictions_of_0_1_are_found_again():
+    """They are kept by a task's representation."""
+    shown = repr(Task("multi_label", ("a",), "macro_f1", threshold_inclusive=True))
+    assert shown == (
+        "Task(kind='multi_label', labels=('a',), key_score='macro_f1', threshold=0.5, "
+        "threshold_on='probability', answer_by='scoring')"
+    )

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,15 @@ def test_dropout_works_in_training(train: Trains) -> None:
     without, _ = train(dropout=0.0, epochs=1)
     half, _ = train(dropout=0.5, epochs=1)
     assert not same(without, half)
+
+
+def test_the_loss_can_be_weighted_by_square_roots_of_shares(train: Trains, suite: EmotionSuite) -> None:
+    """The same seed then gives other weights, and the address in the zoo is another one."""
+    (plain, _), (weighted, _) = train(epochs=1), train(epochs=1, reweight="sqrt")
+    assert not same(plain, weighted)
+    describe_one = partial(describe, train.checkpoint, suite, ("tec",), seed=1)
+    assert "reweight" not in describe_one(training=TRAINING)["training"]
+    assert describe_one(training=replace(TRAINING, reweight="sqrt"))["training"]["reweight"] == "sqrt"
 
 
 def test_gradients_are_clipped(train: Trains) -> None:

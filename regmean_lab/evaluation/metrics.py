@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import (
+    BinaryF1Score,
     MulticlassAccuracy,
     MulticlassConfusionMatrix,
     MulticlassF1Score,
@@ -158,19 +159,19 @@ def _multi_label(task: Task) -> MetricCollection:
 
 def _predict_multi_label(task: Task, logits: Tensor) -> Tensor:
     values = logits.float().sigmoid() if task.threshold_on == "probability" else logits
-    return (values > task.threshold).long()
+    return (values >= task.threshold if task.threshold_inclusive else values > task.threshold).long()
 
 
 def _single_label(task: Task) -> MetricCollection:
     count = len(task.labels)
-    return MetricCollection(
-        {
-            "macro_f1": MulticlassF1Score(count, average="macro"),
-            "accuracy": MulticlassAccuracy(count, average="micro"),
-            "matthews": Matthews(count),
-        },
-        compute_groups=False,
-    )
+    metrics: dict[str, Metric | MetricCollection] = {
+        "macro_f1": MulticlassF1Score(count, average="macro"),
+        "accuracy": MulticlassAccuracy(count, average="micro"),
+        "matthews": Matthews(count),
+    }
+    if count == 2:
+        metrics["binary_f1"] = BinaryF1Score()  # of the second label: what GLUE reports for mrpc and qqp
+    return MetricCollection(metrics, compute_groups=False)
 
 
 def _regression(task: Task) -> MetricCollection:

@@ -10,6 +10,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from regmean_lab.models import Checkpoint, label_names, load_model
 from regmean_lab.modules.base import Batch, FisherObjective, TaskModule, register_module
+from regmean_lab.modules.optimization import Optimization
 from regmean_lab.statistics import Likelihood
 from regmean_lab.suites.base import IGNORED, Task, TaskKind
 
@@ -34,7 +35,17 @@ class SequenceClassificationModule(TaskModule):
     The model is one of ``AutoModelForSequenceClassification``. Labels are int64 of shape [batch] (``single_label``),
     int64 of shape [batch, labels] with ``IGNORED`` where not annotated (``multi_label``), or float32 of shape [batch]
     (``regression``).
+
+    Attributes:
+        label_weights: for ``multi_label``, weights of the loss of negatives and of positives of each label, shape
+            [2, labels]; None weights all alike. Not part of the model.
     """
+
+    label_weights: Tensor | None
+
+    def __init__(self, model: PreTrainedModel, task: Task, optimization: Optimization | None = None) -> None:
+        super().__init__(model, task, optimization)
+        self.register_buffer("label_weights", None, persistent=False)
 
     @classmethod
     def new_model(cls, checkpoint: Checkpoint, task: Task) -> PreTrainedModel:
@@ -67,11 +78,16 @@ class SequenceClassificationModule(TaskModule):
         return logits
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Binary cross-entropy over annotated labels, cross-entropy, or mean squared error: a scalar, float32."""
+        """Binary cross-entropy over annotated labels, cross-entropy, or mean squared error: a scalar, float32.
+
+        Weighted or not, the sum is divided by the number of annotated labels.
+        """
         logits = logits.float()
         if self.task.kind == "multi_label":
             annotated = labels != IGNORED
             losses = functional.binary_cross_entropy_with_logits(logits, labels.clamp(min=0).float(), reduction="none")
+            if self.label_weights is not None:
+                losses = losses * self.label_weights.gather(0, labels.clamp(min=0))
             return (losses * annotated).sum() / annotated.sum().clamp(min=1)
         if self.task.kind == "single_label":
             return functional.cross_entropy(logits, labels)

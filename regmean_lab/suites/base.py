@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -42,6 +42,7 @@ class Task:
         key_score: the metric that selects epochs and is reported as the score (times 100).
         threshold: for ``multi_label``, the value above which a label is predicted.
         threshold_on: whether ``threshold`` applies to the probability (sound) or to the raw logit (as published).
+        threshold_inclusive: whether a label is predicted also at the threshold itself (as published).
         answer_by: for ``answers``, whether an answer is the more probable of those that are possible (``scoring``) or
             what the model writes (``generation``).
     """
@@ -52,6 +53,8 @@ class Task:
     threshold: float = 0.5
     threshold_on: Literal["probability", "logit"] = "probability"
     answer_by: Literal["scoring", "generation"] = "scoring"
+    # Not in the representation, by which predictions are kept: it changes no logit.
+    threshold_inclusive: bool = field(default=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -148,6 +151,10 @@ class Suite(ABC):
             DataError: by a suite in which nothing ever is.
         """
         raise DataError(f"{self.name}: {corpus} is never out of domain")
+
+    def evaluated_out_of_domain(self, corpus: str, merged: Sequence[str]) -> list[Any]:
+        """The :meth:`out_of_domain_examples` on which a merge of ``merged`` is evaluated (all, unless overridden)."""
+        return self.out_of_domain_examples(corpus)
 
     @abstractmethod
     def fingerprint(self, corpus: str) -> str:

@@ -56,7 +56,7 @@ def evaluations_for(suite: Suite, merged: Sequence[str]) -> list[Evaluation]:
     """
     inside = [Evaluation(member, member, "in", suite.examples(member, "test"), suite.task(member)) for member in merged]
     outside = [
-        Evaluation(corpus, corpus, "out", suite.out_of_domain_examples(corpus), suite.task(corpus))
+        Evaluation(corpus, corpus, "out", suite.evaluated_out_of_domain(corpus, merged), suite.task(corpus))
         for corpus in suite.out_of_domain(merged)
     ]
     return inside + outside

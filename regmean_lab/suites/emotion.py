@@ -91,9 +91,11 @@ class EmotionSettings(EmotionDataSettings):
     Attributes:
         threshold_on: whether a label is predicted when its ``probability`` is above 0.5 (sound) or when its ``logit``
             is (as published).
+        threshold_inclusive: predict a label also when that is exactly 0.5 (as published).
     """
 
     threshold_on: str = "probability"
+    threshold_inclusive: bool = False
 
 
 def read_emotions(path: Path, positive_threshold: float) -> list[Example]:
@@ -291,7 +293,14 @@ class EmotionSuite(EmotionCorpora):
     def task(self, corpus: str) -> Task:
         """Sixteen yes/no labels: the same for every corpus."""
         threshold_on = cast(Literal["probability", "logit"], self.settings.threshold_on)
-        return Task("multi_label", LABELS, "macro_f1", threshold=0.5, threshold_on=threshold_on)
+        return Task(
+            "multi_label",
+            LABELS,
+            "macro_f1",
+            threshold=0.5,
+            threshold_on=threshold_on,
+            threshold_inclusive=self.settings.threshold_inclusive,
+        )
 
     def examples(self, corpus: str, split: Split) -> list[Example]:
         """Sentences of one split with all their labels, in the file's order, after the limits."""

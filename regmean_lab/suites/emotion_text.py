@@ -14,10 +14,11 @@ from typing import Literal, cast
 
 from regmean_lab.files import json_sha256
 from regmean_lab.suites.answers import FORMS, AnswerExample, Wording
-from regmean_lab.suites.base import IGNORED, Example, Split, Task, register_suite
+from regmean_lab.suites.base import IGNORED, DataError, Example, Split, Task, register_suite
 from regmean_lab.suites.emotion import LABELS, EmotionCorpora, EmotionDataSettings
 
 ANSWERED_BY = ("scoring", "generation")
+LABELS_ASKED = ("all", "first_member")
 WORDINGS = (
     Wording(
         "text_to_text",
@@ -38,10 +39,13 @@ class EmotionTextSettings(EmotionDataSettings):
             for tokenizers that have the token <extra_id_0> (T5's), causal for all others (GPT-2's).
         answer_by: the answer is the one to which the model gives the higher probability (``scoring``), or the model
             writes it, greedily (``generation``; a pass of the decoder for each token of an answer instead of one).
+        out_of_domain_labels: out of domain ``all`` annotated labels are asked about, or only those that the training
+            data of the ``first_member`` annotates (as published).
     """
 
     form: str | None = None
     answer_by: str = "scoring"
+    out_of_domain_labels: str = "all"
 
 
 @register_suite("emotion_text")
@@ -60,7 +64,11 @@ class EmotionTextSuite(EmotionCorpora):
     def problems(self) -> list[str]:
         """What is wrong with the settings."""
         found = super().problems()
-        for name, allowed in (("form", (*FORMS, None)), ("answer_by", ANSWERED_BY)):
+        for name, allowed in (
+            ("form", (*FORMS, None)),
+            ("answer_by", ANSWERED_BY),
+            ("out_of_domain_labels", LABELS_ASKED),
+        ):
             value = getattr(self.settings, name)
             if value not in allowed:
                 shown = ", ".join("null" if option is None else option for option in allowed)
@@ -83,6 +91,25 @@ class EmotionTextSuite(EmotionCorpora):
     def out_of_domain_examples(self, corpus: str) -> list[AnswerExample]:
         """All questions about the sentences on which a corpus is evaluated when it is out of domain."""
         return self._questions(self.out_of_domain_sentences(corpus))
+
+    def evaluated_out_of_domain(self, corpus: str, merged: Sequence[str]) -> list[AnswerExample]:
+        """All questions about a corpus, or those about labels that the first of ``merged`` was trained on.
+
+        Raises:
+            DataError: if there are none.
+        """
+        questions = self.out_of_domain_examples(corpus)
+        if self.settings.out_of_domain_labels == "all":
+            return questions
+        known = self.annotated_labels(merged[0])
+        asked = [question for question in questions if known[question.label[1]]]
+        if not asked:
+            raise DataError(
+                f"{self.name}: {corpus} annotates none of the labels that {merged[0]}, the first member, was trained "
+                "on, and suite.out_of_domain_labels=first_member asks about no others; leave it out of "
+                "suite.out_of_domain, or set suite.out_of_domain_labels=all"
+            )
+        return asked
 
     def fingerprint(self, corpus: str) -> str:
         """Hash of the sentences' fingerprint (which holds the seed that chooses negatives) and of the wording."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from regmean_lab.evaluation.metrics import AnnotatedMacroF1, build_metrics, percentages, predictions, score
 from regmean_lab.suites.base import IGNORED, Task
+from regmean_lab.suites.glue_data import TASKS
 
 LABELS = ("a", "b", "c", "d")
 MULTI = Task("multi_label", LABELS, "macro_f1")
@@ -143,6 +144,33 @@ def test_a_label_can_be_predicted_above_half_its_logit() -> None:
     logits = torch.tensor([[-0.1, 0.49, 0.5, 0.51]])
     assert predictions(task, logits).tolist() == [[0, 0, 0, 1]]
     assert predictions(Task("multi_label", LABELS, "macro_f1", threshold=0.9), logits + 2).tolist() == [[0, 1, 1, 1]]
+
+
+def test_the_threshold_itself_can_be_enough() -> None:
+    logits = torch.tensor([[0.5, 0.4999, 0.5001, -3.0]])
+    for inclusive, expected in ((False, [0, 0, 1, 0]), (True, [1, 0, 1, 0])):
+        task = Task("multi_label", LABELS, "macro_f1", threshold_on="logit", threshold_inclusive=inclusive)
+        assert predictions(task, logits).tolist() == [expected]
+    task = Task("multi_label", LABELS, "macro_f1", threshold_inclusive=True)
+    assert predictions(task, torch.tensor([[0.0, -1e-3, 1e-3, -9.0]])).tolist() == [[1, 0, 1, 0]]
+
+
+@pytest.mark.parametrize("name", ["mrpc", "qqp"])
+def test_binary_f1_is_scikit_learns(name: str) -> None:
+    task = TASKS[name].task
+    generator = torch.Generator().manual_seed(3)
+    logits, labels = torch.randn(40, 2, generator=generator), torch.randint(2, (40,), generator=generator)
+    measured = score(task, logits, labels)
+    assert task.key_score == "accuracy"
+    assert measured["binary_f1"] == pytest.approx(100 * sklearn_metrics.f1_score(labels, logits.argmax(-1)), abs=1e-4)
+    assert measured["binary_f1"] != pytest.approx(measured["macro_f1"], abs=0.1)
+    # No positives, neither true nor predicted: 0, as scikit-learn has it.
+    nothing = score(task, torch.tensor([[1.0, 0.0]] * 3), torch.zeros(3, dtype=torch.long))
+    assert (nothing["accuracy"], nothing["binary_f1"]) == (100, 0)
+
+
+def test_tasks_of_more_classes_have_no_binary_f1() -> None:
+    assert "binary_f1" not in score(TASKS["mnli"].task, torch.eye(3), torch.arange(3))
 
 
 def test_predictions_of_the_other_kinds() -> None:

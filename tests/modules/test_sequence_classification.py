@@ -9,6 +9,7 @@ from torch import Tensor
 
 from regmean_lab.models import Checkpoint, find_checkpoint
 from regmean_lab.modules import module_type
+from regmean_lab.modules.reweighting import sqrt_weights
 from regmean_lab.modules.sequence_classification import SequenceClassificationModule
 from regmean_lab.schema_groups import ModelConfig
 from regmean_lab.suites.base import IGNORED, Task
@@ -45,6 +46,43 @@ def batch(kind: str) -> dict[str, Tensor]:
         "attention_mask": mask,
         "labels": labels[kind],
     }
+
+
+def naive_reweighted(logits: Tensor, labels: Tensor, counts: list[tuple[int, int]]) -> float:
+    """The published loss, from its inverse square roots of counts (negatives, positives), in Python's floats."""
+    total, annotated = 0.0, 0
+    for row, truth in zip(logits.tolist(), labels.tolist(), strict=True):
+        for logit, label, (negatives, positives) in zip(row, truth, counts, strict=True):
+            if label == IGNORED:
+                continue
+            annotated += 1
+            if not (negatives and positives):
+                continue
+            inverse = (negatives**-0.5, positives**-0.5)
+            probability = 1 / (1 + math.exp(-logit))
+            loss = -math.log(probability if label else 1 - probability)
+            total += sum(inverse) / (2 * inverse[label]) * loss
+    return total / annotated
+
+
+def test_the_loss_weighted_by_square_roots_is_the_published_one(checkpoint: Checkpoint) -> None:
+    generator = torch.Generator().manual_seed(4)
+    train = [(1, 0, IGNORED)] * 2 + [(0, 0, 1)] * 18 + [(IGNORED, 0, 0)] * 6
+    logits = torch.randn(5, 3, generator=generator, dtype=torch.float64)
+    labels = torch.tensor([[1, 0, 1], [0, 1, 0], [IGNORED, 0, 1], [1, IGNORED, IGNORED], [0, 0, 0]])
+    classifier = module(checkpoint, "multi_label")
+    plain = float(classifier.loss(logits, labels))
+    classifier.label_weights = sqrt_weights(train)
+    weighted = float(classifier.loss(logits, labels))
+    assert weighted == pytest.approx(naive_reweighted(logits, labels, [(18, 2), (26, 0), (6, 18)]), rel=1e-6)
+    assert abs(weighted - plain) > 0.05 * plain
+    assert not any("label_weights" in name for name in classifier.state_dict())
+
+
+def test_weights_of_a_balanced_label_are_one() -> None:
+    # 9 negatives for a positive: their weights are 2 and 2/3, as 3 to 1, the ratio of the roots of the shares.
+    weights = sqrt_weights([(0, 0, 0)] * 9 + [(1, 1, 0)] + [(IGNORED, 1, 0)] * 8)
+    torch.testing.assert_close(weights, torch.tensor([[2, 1, 0], [2 / 3, 1, 0]]))
 
 
 def naive_multi_label(logits: Tensor, labels: Tensor) -> float:

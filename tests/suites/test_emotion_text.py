@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from regmean_lab.suites.answers import AnswerExample
-from regmean_lab.suites.base import SPLITS
+from regmean_lab.suites.base import SPLITS, DataError
+from regmean_lab.suites.data_module import evaluations_for
 from regmean_lab.suites.emotion import LABELS, EmotionSettings, EmotionSuite
 from regmean_lab.suites.emotion_text import EmotionTextSettings, EmotionTextSuite
 
@@ -79,6 +80,26 @@ def test_every_annotated_label_is_asked_about(tmp_path: Path) -> None:
     outside = asked(text.out_of_domain_examples("emoint"))
     assert [entry[0] for entry in outside] == [f"{split} {row}" for split in SPLITS for row in (0, 0, 0, 1)]
     assert asked(text.out_of_domain_examples("tec")) == asked(text.examples("tec", "test"))
+
+
+def test_out_of_domain_the_first_member_s_labels_can_be_asked_alone(tmp_path: Path) -> None:
+    write_all(tmp_path, "tec", [{"joy": 1, "anger": 0}])
+    write_all(tmp_path, "isear", [{"fear": 1, "love": 0}])
+    write_all(tmp_path, "emoint", [{"joy": 0, "fear": 1, "guilt": 0}, {"anger": 1}])
+    everything = suite(tmp_path).evaluated_out_of_domain("emoint", ("tec", "isear"))
+    assert everything == suite(tmp_path).out_of_domain_examples("emoint")
+    chosen = suite(tmp_path, out_of_domain_labels="first_member")
+    expected = {("tec", "isear"): {"joy", "anger"}, ("isear", "tec"): {"fear"}}
+    for merged, subjects in expected.items():
+        asked_about = chosen.evaluated_out_of_domain("emoint", merged)
+        assert asked_about == [question for question in everything if question.subject in subjects]
+        limited = suite(tmp_path, out_of_domain_labels="first_member", out_of_domain=["emoint"])
+        assert evaluations_for(limited, merged)[-1].examples == asked_about
+    write_all(tmp_path, "ssec", [{"guilt": 1}])
+    with pytest.raises(DataError, match=r"ssec annotates none of the labels that isear, the first member,.*=all"):
+        chosen.evaluated_out_of_domain("ssec", ("isear", "tec"))
+    (problem,) = suite(tmp_path, out_of_domain_labels="each").problems()
+    assert problem == "out_of_domain_labels: expected one of all, first_member, got 'each'"
 
 
 def test_negatives_of_training_are_kept_by_the_root_of_the_share_of_positives(tmp_path: Path) -> None:
