@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from regmean_lab.models import MODELS_FOLDER, Checkpoint, ModelError, find_check
 from regmean_lab.modules import TaskModule
 from regmean_lab.publishing.card import write_cards
 from regmean_lab.publishing.collect import Publication, collect
-from regmean_lab.publishing.columns import choose_columns, examples_of
+from regmean_lab.publishing.columns import choose_columns, examples_of, public_names
 from regmean_lab.publishing.corpus import OneCorpus
 from regmean_lab.publishing.models import (
     TASKS,
@@ -31,7 +32,7 @@ from regmean_lab.publishing.models import (
     task_name,
     task_of,
 )
-from regmean_lab.publishing.tables import missing_file, read_table
+from regmean_lab.publishing.tables import DELIMITED, is_file_name, missing_file, read_table
 from regmean_lab.results import write_json
 from regmean_lab.schema import ConfigurationError
 from regmean_lab.schema_groups import (
@@ -47,6 +48,8 @@ from regmean_lab.suites.data_module import CorpusDataModule
 
 KINDS = ("gram", "fisher", "gradient_gram")
 RECORD_FILE = "collection.json"
+HEADERS = {"auto": None, True: True, False: False}
+"""What the setting ``header`` may be: whether there is one, or None where the first line tells."""
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +68,8 @@ class CollectConfig:
         subset: configuration of a data set.
         split: split of a data set.
         data_revision: revision of a data set on the hub.
+        header: whether the first line of a .csv or .tsv file holds the names of the columns (``true`` or ``false``);
+            ``auto``: it does if it holds a usual name or those that are given, and is refused if that is not clear.
         text: the column of texts, or two of pairs of texts; None is the obvious one.
         target: for seq2seq, the column of texts that the model writes; None is the obvious one.
         label: the column of labels, for statistics that need true labels; None is the obvious one.
@@ -94,6 +99,7 @@ class CollectConfig:
     subset: str | None = None
     split: str = "train"
     data_revision: str | None = None
+    header: Any = "auto"
     text: Any = None
     target: str | None = None
     label: str | None = None
@@ -156,7 +162,15 @@ def run(config: DictConfig, folder: Path) -> None:
     model_config, tokenizer = read_checkpoint(checkpoint)
     name = task_name(model_config, plain.task)
     task = task_of(model_config, name)
-    table = read_table(plain.data, subset=plain.subset, split=plain.split, revision=plain.data_revision)
+    typed = [*(_texts(plain.text) or ()), *(name for name in (plain.target, plain.label) if name is not None)]
+    table = read_table(
+        plain.data,
+        subset=plain.subset,
+        split=plain.split,
+        revision=plain.data_revision,
+        header=HEADERS[plain.header],
+        typed=typed,
+    )
     columns = choose_columns(
         table,
         task,
@@ -166,6 +180,7 @@ def run(config: DictConfig, folder: Path) -> None:
         has_encoder=bool(model_config.is_encoder_decoder),
         needs_label=_needs_label(plain, task),
     )
+    public = public_names(table, columns, typed)
     corpus = OneCorpus(examples_of(table, columns, task), task)
     max_length = longest_text(model_config, tokenizer, plain.max_length)
     data = CorpusDataModule(
@@ -188,9 +203,10 @@ def run(config: DictConfig, folder: Path) -> None:
         described={
             "task": name,
             "max_length": max_length,
-            **{key: value for key, value in asdict(columns).items() if value},
+            "text": tuple(public[column] for column in columns.text),
+            **{key: public[column] for key, column in (("target", columns.target), ("label", columns.label)) if column},
         },
-        command=_public_command(plain),
+        command=_public_command(plain, public),
         model=_identity(checkpoint),
     )
     done = {}
@@ -238,6 +254,7 @@ def _problems(plain: CollectConfig) -> list[str]:
         found.append("rank: required with form=low_rank; for example rank=64")
     if plain.text is not None and not _texts(plain.text):
         found.append(f"text: expected the name of a column, or of two, got {plain.text!r}")
+    found += _header_problems(plain)
     for name in ("max_length", "batch_size", "rank"):
         number = getattr(plain, name)
         if number is not None and number < 1:
@@ -253,6 +270,15 @@ def _problems(plain: CollectConfig) -> list[str]:
     if plain.statistics.storage != "full":
         found.append("statistics.storage: is for the zoo; the form of what is published is form=packed")
     return found
+
+
+def _header_problems(plain: CollectConfig) -> list[str]:
+    if not isinstance(plain.header, str | bool) or plain.header not in HEADERS:
+        return [f"header: expected auto, true or false, got {plain.header!r}"]
+    suffix = Path(plain.data).suffix.lower() if is_file_name(plain.data) else ""
+    if plain.header == "auto" or suffix in DELIMITED or (plain.header is False and suffix == ".txt"):
+        return []
+    return [f"header: is for files named {' and '.join(DELIMITED)}, not for {plain.data}"]
 
 
 def _label_problems(plain: CollectConfig, task: Task) -> list[str]:
@@ -325,14 +351,15 @@ def _requests(plain: CollectConfig, module: TaskModule) -> list[StatisticsReques
     ]
 
 
-def _public_command(plain: CollectConfig) -> str:
-    """The command with what determines the result, and of paths only their last part."""
+def _public_command(plain: CollectConfig, public: Mapping[str, str]) -> str:
+    """The command with what determines the result: of paths only their last part, of columns their public names."""
     default = CollectConfig(checkpoint=plain.checkpoint, data=plain.data)
     parts = [f"checkpoint={Path(plain.checkpoint).name}", f"data={Path(plain.data).name}"]
     left_out = ("experiment", "checkpoint", "data", "output", "card", "force", "trainer", "paths", "statistics")
     for key, value in asdict(plain).items():
         if key not in left_out and value != getattr(default, key):
-            parts.append(f"{key}={_override(value)}")
+            named = key in ("text", "target", "label")
+            parts.append(f"{key}={_override(_renamed(value, public) if named else value)}")
     before, after = asdict(default.statistics), asdict(plain.statistics)
     for key, value in after.items():
         for part, inner in value.items() if isinstance(value, dict) else ():
@@ -341,6 +368,11 @@ def _public_command(plain: CollectConfig) -> str:
         if not isinstance(value, dict) and value != before[key]:
             parts.append(f"statistics.{key}={_override(value)}")
     return shlex.join(["python", "-m", "regmean_lab", "experiment=collect_statistics", *parts])
+
+
+def _renamed(value: Any, public: Mapping[str, str]) -> Any:
+    """One name of a column, or several, as they are published; one that is not read is not."""
+    return [_renamed(part, public) for part in value] if isinstance(value, list) else public.get(value, "unused")
 
 
 def _override(value: Any) -> str:

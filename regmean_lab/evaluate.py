@@ -53,10 +53,18 @@ def predict(trainer: pl.Trainer, module: TaskModule, loaders: Sequence[Batches])
     return [predicted[loader] for loader in loaders]
 
 
-def metrics_of(evaluations: Sequence[Evaluation], predicted: Sequence[Predictions]) -> Metrics:
-    """All metrics of a model on each evaluation."""
+def metrics_of(
+    evaluations: Sequence[Evaluation], predicted: Sequence[Predictions], known: Sequence[bool] | None = None
+) -> Metrics:
+    """All metrics of a model on each evaluation.
+
+    Args:
+        evaluations: the data sets.
+        predicted: the model's predictions on each.
+        known: for ``multi_label``, for each label whether the model was trained on it; None where it knows all.
+    """
     return {
-        evaluation.name: score(evaluation.task, part.logits, part.labels)
+        evaluation.name: score(evaluation.task, part.logits, part.labels, known)
         for evaluation, part in zip(evaluations, predicted, strict=True)
     }
 

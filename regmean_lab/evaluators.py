@@ -23,13 +23,13 @@ from regmean_lab.evaluate import (
     test_trainer,
 )
 from regmean_lab.evaluation.ensemble import ensemble_predictions
-from regmean_lab.evaluation.metrics import score_predictions
+from regmean_lab.evaluation.metrics import score_predictions, without_unknown
 from regmean_lab.job import Job, Outcome
-from regmean_lab.label_spaces import same_labels
+from regmean_lab.label_spaces import known_labels, same_labels
 from regmean_lab.member_predictions import member_predictions
-from regmean_lab.merging import MergeMethod
+from regmean_lab.merging import MergeMethod, layout_of
 from regmean_lab.models import MODELS_FOLDER
-from regmean_lab.modules import Predictions
+from regmean_lab.modules import Predictions, TaskModule
 from regmean_lab.modules.multi_task import load_part
 from regmean_lab.suites.data_module import CorpusDataModule
 from regmean_lab.training import JOINT, multi_task
@@ -50,15 +50,20 @@ def evaluate_merge(job: Job) -> Outcome:
     started = time.perf_counter()
     if not (method.is_partial or settings.suite.own_heads):
         module = sources[0].load()
-        metrics = metrics_of(job.evaluations, predict(trainer, module, loaders))
+        metrics = metrics_of(
+            job.evaluations, predict(trainer, module, loaders), known_labels(settings.suite, settings.members)
+        )
         outcome = Outcome(key_scores(job.evaluations, metrics), dict(metrics), module)
     else:
         # With each member's own parameters in turn: on its own data, and the mean of all out of domain.
         by_member = {}
         for source in sources:
             chosen = _own_and_outside(job, source.name)
-            predicted = predict(trainer, source.load(), [loaders[i] for i in chosen])
-            by_member[source.name] = metrics_of([job.evaluations[i] for i in chosen], predicted)
+            module = source.load()
+            predicted = predict(trainer, module, [loaders[i] for i in chosen])
+            trained = [source.name] if _keeps_labels(method, module) else settings.members
+            known = known_labels(settings.suite, trained)
+            by_member[source.name] = metrics_of([job.evaluations[i] for i in chosen], predicted, known)
         outcome = _own_scores(job, by_member)
     for stage, seconds in callback.seconds.items():
         job.seconds[stage] += seconds
@@ -88,7 +93,10 @@ def evaluate_individual(job: Job) -> Outcome:
         by_member = {}
         for member in job.settings.members:
             chosen = choose(job, member)
-            by_member[member] = metrics_of([job.evaluations[i] for i in chosen], predictions_of(job, member, chosen))
+            known = known_labels(job.settings.suite, [member])
+            by_member[member] = metrics_of(
+                [job.evaluations[i] for i in chosen], predictions_of(job, member, chosen), known
+            )
         return _own_scores(job, by_member)
 
 
@@ -97,6 +105,7 @@ def evaluate_ensemble(job: Job) -> Outcome:
     with job.timed("evaluate"):
         suite, method = job.settings.suite, job.settings.method
         members = job.settings.members
+        known = known_labels(suite, members)
         by_member = [predictions_of(job, member, list(range(len(job.evaluations)))) for member in members]
         metrics: Metrics = {}
         for number, evaluation in enumerate(job.evaluations):
@@ -105,6 +114,7 @@ def evaluate_ensemble(job: Job) -> Outcome:
             partly = task.kind in ("multi_label", "answers")
             annotated = [suite.annotated_labels(member) for member in members] if partly else None
             together = ensemble_predictions(task, method.vote, logits, labels, annotated, method.ties)
+            together = without_unknown(task, together, known)
             metrics[evaluation.name] = score_predictions(task, together, labels)
         return Outcome(key_scores(job.evaluations, metrics), dict(metrics))
 
@@ -122,7 +132,7 @@ def evaluate_joint(job: Job) -> Outcome:
             return _own_scores(job, by_member)
         module = load_module(path, job.evaluations[0].task)
         predicted = predict(trainer, module, loaders)
-        metrics = metrics_of(job.evaluations, predicted)
+        metrics = metrics_of(job.evaluations, predicted, known_labels(job.settings.suite, job.settings.members))
         return Outcome(key_scores(job.evaluations, metrics), dict(metrics), module)
 
 
@@ -149,6 +159,12 @@ def predictions_of(job: Job, member: str, chosen: list[int]) -> list[Predictions
         config.trainer,
         data.max_length,
     )
+
+
+def _keeps_labels(method: MergeMethod, module: TaskModule) -> bool:
+    """Whether the output of each label stays every member's own."""
+    outputs = layout_of(module.model, len(module.task.labels)).label_outputs
+    return bool(method.keep_top or method.kept(outputs))
 
 
 def _own_and_outside(job: Job, member: str) -> list[int]:

@@ -19,7 +19,7 @@ from regmean_lab.environment import environment, peak_memory_bytes
 from regmean_lab.evaluate import key_scores, metrics_of, test_trainer
 from regmean_lab.evaluators import evaluator_of, member_source, predictions_of
 from regmean_lab.job import Job, Outcome
-from regmean_lab.label_spaces import label_differences
+from regmean_lab.label_spaces import counts_unknown, known_labels, label_differences, unknown_labels
 from regmean_lab.logged_results import log_result, log_statistics
 from regmean_lab.loggers import logger_problems, open_loggers
 from regmean_lab.merged_model import model_card, write_merged_model
@@ -35,6 +35,7 @@ from regmean_lab.results import (
     find_result,
     fingerprint,
     mean,
+    unknown_text,
 )
 from regmean_lab.schema import ConfigurationError, Settings, settings_of
 from regmean_lab.suites.data_module import evaluations_for
@@ -94,7 +95,8 @@ def greedy_order(job: Job) -> tuple[str, ...]:
     scores = {}
     find_or_train_members(job)
     for member in job.settings.members:
-        metrics = metrics_of(evaluations, predictions_of(job, member, outside))
+        known = known_labels(job.settings.suite, [member])
+        metrics = metrics_of(evaluations, predictions_of(job, member, outside), known)
         own = mean(key_scores(evaluations, metrics)["out_of_domain"].values())
         assert own is not None  # the configuration was checked for corpora out of domain
         scores[member] = own
@@ -148,13 +150,17 @@ def finished_result(job: Job) -> Result | None:
     """The job's result, if it was computed before from the same configuration, data and pretrained weights."""
     if job.settings.config.force:
         return None
-    return find_result(
+    found = find_result(
         job.folder,
         job.settings.resolved,
         job.data_fingerprint,
         job.checkpoint.fingerprint,
         merged_too=job.settings.config.save_merged,
     )
+    if found is not None and counts_unknown(found, job.settings, job.evaluations):
+        log.info("%s counts labels as predicted that were not trained, and is computed again", job.folder / RESULT_FILE)
+        return None
+    return found
 
 
 def run_stage(job: Job) -> None:
@@ -231,6 +237,8 @@ def result_of(job: Job, outcome: Outcome, overrides: list[str]) -> Result:
     settings, config = job.settings, job.settings.config
     device = first_device(config.trainer.accelerator)
     mean_in_domain = mean(outcome.scores["in_domain"].values())
+    if unknown := unknown_labels(settings.suite, settings.members, job.evaluations):
+        log.info("no member was trained on these labels, which are not predicted (F1 0): %s", unknown_text(unknown))
     assert mean_in_domain is not None
     return Result(
         fingerprint=fingerprint(settings.resolved),
@@ -253,4 +261,5 @@ def result_of(job: Job, outcome: Outcome, overrides: list[str]) -> Result:
         diagnostics=outcome.diagnostics,
         configuration=settings.resolved,
         model_fingerprint=job.checkpoint.fingerprint,
+        unknown_labels=unknown,
     )

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from regmean_lab.files import share
 from regmean_lab.models import quiet_transformers
-from regmean_lab.results import Result
+from regmean_lab.results import Result, unknown_text
 
 CARD_FRONT_MATTER = """\
 ---
@@ -62,6 +62,9 @@ def model_card(result: Result, settings: Mapping[str, Any], checkpoint: str) -> 
     rows.append(f"| **mean** | in domain | {result.mean_in_domain:.2f} |")
     if result.mean_out_of_domain is not None:
         rows.append(f"| **mean** | out of domain | {result.mean_out_of_domain:.2f} |")
+    unknown = ""
+    if result.unknown_labels:
+        unknown = f"\nNot predicted, as no member was trained on them: {unknown_text(result.unknown_labels)}.\n"
     versions = ", ".join(f"{name} {value}" for name, value in result.environment["versions"].items())
     return f"""\
 {CARD_FRONT_MATTER}
@@ -87,7 +90,7 @@ Key score of each corpus, times 100.
 | corpus | domain | score |
 |---|---|---|
 {chr(10).join(rows)}
-
+{unknown}
 ## Made by
 
 ```

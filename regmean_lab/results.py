@@ -7,7 +7,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,8 @@ class Result:
         diagnostics: for methods that solve for layers, how well each was posed.
         configuration: the resolved configuration.
         model_fingerprint: identifies the pretrained weights that members started from.
+        unknown_labels: by corpus that is evaluated, the labels that it annotates and no member was trained on: they are
+            never predicted. None in results of version 0.1, which did count them as predicted.
         schema: version of this format.
     """
 
@@ -76,6 +78,7 @@ class Result:
     diagnostics: list[dict[str, Any]] = field(default_factory=list)
     configuration: dict[str, Any] = field(default_factory=dict)
     model_fingerprint: str = ""
+    unknown_labels: dict[str, list[str]] | None = None
     schema: int = SCHEMA
 
     def write(self, folder: Path) -> Path:
@@ -130,6 +133,11 @@ def find_result(
     wanted = (fingerprint(resolved), data_fingerprint, model_fingerprint)
     found = (result.fingerprint, result.data_fingerprint, result.model_fingerprint)
     return result if found == wanted else None
+
+
+def unknown_text(unknown: Mapping[str, Sequence[str]]) -> str:
+    """Labels that no member knows, by corpus, in one line."""
+    return "; ".join(f"{corpus}: {', '.join(labels)}" for corpus, labels in unknown.items())
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> Path:

@@ -13,7 +13,7 @@ from rich.console import Console
 from regmean_lab.command.sweep_name import current_sweep
 from regmean_lab.report.figures import score_figure
 from regmean_lab.report.tables import markdown_table, print_table, score_table
-from regmean_lab.results import RESULT_FILE, Result, ResultError, read_result, write_json
+from regmean_lab.results import RESULT_FILE, Result, ResultError, read_result, unknown_text, write_json
 
 SWEEPS_FOLDER = "sweeps"
 TABLE_FILE, FIGURE_FILE = "table.md", "scores.png"
@@ -63,6 +63,8 @@ def summarise(folder: Path) -> None:
         score_figure(results, folder / FIGURE_FILE)
         computed = sum(record.computed for record in records)
         print(f"{len(results)} result{'s' if len(results) > 1 else ''}, {computed} computed now.")
+        if unknown := _unknown(results):
+            print(f"Not predicted, as no member of a job was trained on them (F1 0): {unknown_text(unknown)}")
         print(f"Table and figure: {folder / TABLE_FILE}, {folder / FIGURE_FILE}")
         if len(records) == 1:
             print(f"Result: {Path(records[0].folder) / RESULT_FILE}")
@@ -71,6 +73,15 @@ def summarise(folder: Path) -> None:
         print(f"\nFAILED: {' '.join(record.overrides)}\n  {record.error}\n  log: {record.folder}", file=sys.stderr)
     if failed:
         print(f"\n{len(failed)} of {len(records)} jobs failed; the others' results stay.", file=sys.stderr)
+
+
+def _unknown(results: Sequence[Result]) -> dict[str, list[str]]:
+    """By corpus, the labels that the members of any of the jobs do not know."""
+    found: dict[str, dict[str, None]] = {}
+    for result in results:
+        for corpus, labels in (result.unknown_labels or {}).items():
+            found.setdefault(corpus, {}).update(dict.fromkeys(labels))
+    return {corpus: list(labels) for corpus, labels in found.items()}
 
 
 def _results(records: Sequence[JobRecord]) -> list[Result]:

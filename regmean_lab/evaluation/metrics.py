@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -120,9 +120,25 @@ def predictions(task: Task, logits: Tensor) -> Tensor:
     return _SCORINGS[task.kind].predict(task, logits)
 
 
-def score(task: Task, logits: Tensor, labels: Tensor) -> dict[str, float]:
-    """All metrics of a set of examples, times 100 except for errors."""
-    return score_predictions(task, predictions(task, logits), labels)
+def without_unknown(task: Task, predicted: Tensor, known: Sequence[bool] | None) -> Tensor:
+    """Predictions of ``multi_label`` without the labels that a model was not trained on: these are 0.
+
+    What a model says of such a label comes from values that no training has touched, and is no prediction. Where the
+    label is annotated, its F1 is then 0.
+
+    Args:
+        task: what is predicted; those of other kinds stay as they are.
+        predicted: as :func:`predictions` gives them.
+        known: for each label, whether the model was trained on it; None where it knows all.
+    """
+    if known is None or task.kind != "multi_label":
+        return predicted
+    return predicted * torch.tensor(list(known), dtype=predicted.dtype, device=predicted.device)
+
+
+def score(task: Task, logits: Tensor, labels: Tensor, known: Sequence[bool] | None = None) -> dict[str, float]:
+    """All metrics of a set of examples, times 100 except for errors; ``known`` as in :func:`without_unknown`."""
+    return score_predictions(task, without_unknown(task, predictions(task, logits), known), labels)
 
 
 def score_predictions(task: Task, predicted: Tensor, labels: Tensor) -> dict[str, float]:

@@ -12,12 +12,14 @@ from omegaconf import DictConfig
 from regmean_lab.callbacks.statistics import requests_of
 from regmean_lab.command.resolvers import job_folder
 from regmean_lab.experiment import check_files, corpora_of
+from regmean_lab.label_spaces import counts_unknown
 from regmean_lab.merging import MergeMethod
 from regmean_lab.models import Checkpoint, ModelError, find_checkpoint
 from regmean_lab.results import combine_fingerprints, find_result
 from regmean_lab.schema import ConfigurationError, Settings, settings_of
 from regmean_lab.suites import Suite
 from regmean_lab.suites.base import DataError
+from regmean_lab.suites.data_module import evaluations_for
 from regmean_lab.training import MemberTraining, describe, trainings_of
 from regmean_lab.zoo import Zoo, ZooEntry, member_address
 
@@ -219,7 +221,12 @@ class _Planner:
         combined = combine_fingerprints(part for part in data if part is not None)
         merged = settings.config.save_merged
         found = find_result(folder, settings.resolved, combined, checkpoint.fingerprint, merged_too=merged)
-        return found is not None
+        if found is None or found.unknown_labels is not None:
+            return found is not None
+        try:
+            return not counts_unknown(found, settings, evaluations_for(settings.suite, settings.members))
+        except DataError:
+            return False
 
     def _member(self, job: PlannedJob, checkpoint: Checkpoint | None, training: MemberTraining) -> PlannedMember:
         settings = job.settings

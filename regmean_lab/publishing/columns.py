@@ -3,29 +3,39 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+import logging
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from regmean_lab.publishing.column_names import (
+    LABELS,
+    PAIRS,
+    SOURCES,
+    TARGETS,
+    TEXTS,
+    WORDS,
+    find_column,
+    public_name,
+)
 from regmean_lab.publishing.tables import Table
+from regmean_lab.publishing.written_lists import written_list
 from regmean_lab.suites.base import IGNORED, DataError, Example, Task
 from regmean_lab.suites.conll import TokenExample
+from regmean_lab.suites.reading import gathered
 from regmean_lab.suites.text_encoding import TextExample
 
-PAIRS = (
-    ("premise", "hypothesis"),
-    ("sentence1", "sentence2"),
-    ("question1", "question2"),
-    ("question", "sentence"),
-    ("text", "text_pair"),
-)
-TEXTS = ("text", "sentence", "content", "review", "document", "tweet", "comment", "premise", "question")
-WORDS = ("tokens", "words", "text", "sentence")
-SOURCES = ("text", "source", "input", "document", "article", "dialogue", "question")
-TARGETS = ("target", "summary", "highlights", "answer", "output", "labels", "label")
-LABELS = ("label", "labels", "ner_tags", "tags", "score")
+_log = logging.getLogger(__name__)
 
-SHOWN_ERRORS = 10
+MISSING_MARKS = frozenset(("na", "n/a", "nan", "null", "none", "#n/a"))
+"""What programs write, in small or capital letters, where there is no text."""
+
+SHOWN_LABELS = 20
+
+_WHOLE_NUMBER = re.compile(r"\d{1,18}(?:\.0*)?")
+_FRACTION = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?")
 
 
 @dataclass(frozen=True)
@@ -79,11 +89,11 @@ def choose_columns(
     elif len(chosen) > (2 if task.kind in ("single_label", "multi_label", "regression") else 1):
         found.append(f"text: expected one column for this model, got {', '.join(chosen)}")
     if writes and target is None:
-        target = next((name for name in TARGETS if name in table.columns and name not in chosen), None)
+        target = _guess(table, TARGETS, chosen)
         if target is None:
             found.append("target: which column holds the texts that the model writes is not obvious; name it")
     if needs_label and label is None:
-        label = next((name for name in LABELS if name in table.columns and name not in chosen), None)
+        label = _guess(table, LABELS, chosen)
         if label is None:
             found.append("label: which column holds the labels is not obvious; name it with label=")
     if found:
@@ -91,40 +101,86 @@ def choose_columns(
     return Columns(chosen, target if writes else None, label if needs_label else None)
 
 
+def public_names(table: Table, columns: Columns, typed: Sequence[str]) -> dict[str, str]:
+    """What is published of the names of the columns that are read, by name: never what could be a text of the data.
+
+    Args:
+        table: the data.
+        columns: the columns that are read.
+        typed: names that a person gave.
+    """
+    used = [name for name in (*columns.text, columns.target, columns.label) if name is not None]
+    return {name: public_name(name, table.columns, table.keyed or name in typed) for name in used}
+
+
+def _guess(table: Table, usual: Sequence[str], taken: Sequence[str] = ()) -> str | None:
+    """The first of some usual names that a column has; exact names come before those in other letters."""
+    exact = [name for name in usual if name in table.columns]
+    alike = [found for name in usual if (found := find_column(table.columns, name)) is not None]
+    return next((name for name in (*exact, *alike) if name not in taken), None)
+
+
 def _guess_text(table: Table, task: Task, has_encoder: bool) -> tuple[str, ...]:
-    names = set(table.columns)
     if task.kind in ("single_label", "multi_label", "regression"):
         for pair in PAIRS:
-            if names.issuperset(pair):
-                return pair
+            first, second = (find_column(table.columns, name) for name in pair)
+            if first is not None and second is not None:
+                return (first, second)
     usual = WORDS if task.kind == "token_labels" else SOURCES if task.kind == "text" and has_encoder else TEXTS
-    for name in usual:
-        if name in names:
-            return (name,)
-    texts = [name for name in table.columns if isinstance(table.rows[0][name], str)]
+    if (found := _guess(table, usual)) is not None:
+        return (found,)
+    texts = [name for name in table.columns if isinstance(table.rows[0].get(name), str)]
     return (texts[0],) if len(texts) == 1 else ()
 
 
 def examples_of(table: Table, columns: Columns, task: Task) -> list[Any]:
     """The examples of a table, in the form that the encoding of the task's kind takes.
 
-    Where labels are not needed, examples have placeholders that nothing reads.
+    Where labels are not needed, examples have placeholders that nothing reads. Rows whose text is empty, or a mark of a
+    missing value, are kept and counted in a warning.
 
     Raises:
-        DataError: naming up to ten rows and what is wrong with them.
+        DataError: naming up to ten kinds of rows and what is wrong with them; when all texts are empty.
     """
     make = _MAKERS.get(task.kind, _whole_text)
-    examples, errors = [], []
+    examples: list[Any] = []
+    errors: list[tuple[int, str]] = []
     for number, row in enumerate(table.rows):
         try:
             examples.append(make(row, columns, task))
-        except (KeyError, ValueError) as error:
-            reason = f"has no column {error}" if isinstance(error, KeyError) else str(error)
-            errors.append(f"{table.place(number)}: {reason}")
+        except KeyError as error:
+            errors.append((number, f"has no column {error}"))
+        except ValueError as error:
+            errors.append((number, str(error)))
     if errors:
-        more = [f"... and {len(errors) - SHOWN_ERRORS} more rows"] if len(errors) > SHOWN_ERRORS else []
-        raise DataError("\n".join(errors[:SHOWN_ERRORS] + more))
+        raise DataError(gathered(table.place, errors, what="rows"))
+    empty, marked = [], []
+    for number, row in enumerate(table.rows):
+        texts = [text.strip() for name in columns.text for text in _texts_of(row[name])]
+        if not any(texts):
+            empty.append(number)
+        elif len(texts) == 1 and texts[0].casefold() in MISSING_MARKS:
+            marked.append(number)
+    if len(empty) == len(examples):
+        raise DataError(f"{table.name}: all texts are empty")
+    for numbers, what in ((empty, "are empty"), (marked, "are a mark of a missing value, such as NA or null")):
+        if numbers:
+            _log.warning(
+                "%s: %d of %d texts %s (the first: %s); they are read as they are. Leave such rows out of the data",
+                table.name,
+                len(numbers),
+                len(examples),
+                what,
+                table.place(numbers[0]),
+            )
     return examples
+
+
+def _texts_of(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    else:
+        yield from value
 
 
 def examples_fingerprint(examples: Sequence[Any]) -> str:
@@ -150,17 +206,34 @@ def _whole_text(row: Mapping[str, Any], columns: Columns, task: Task) -> Example
 
 
 def _words(row: Mapping[str, Any], columns: Columns, task: Task) -> TokenExample:
-    value = row[columns.text[0]]
-    words = value.split() if isinstance(value, str) else value
-    if not isinstance(words, Sequence) or not all(isinstance(word, str) for word in words) or not words:
-        raise ValueError(f"{columns.text[0]}: expected words, found {value!r:.60}")
+    name = columns.text[0]
+    words = _list(row[name], name, "words")
+    if words is None:
+        words = row[name].split()
+    if wrong := [position for position, word in enumerate(words) if not isinstance(word, str)]:
+        raise ValueError(f"{name}: expected words, found {_shown(words[wrong[0]])} as word {wrong[0] + 1}")
+    if not words:
+        raise ValueError(f"{name}: expected words, found none")
     if columns.label is None:
         return TokenExample(tuple(words), (task.labels[0],) * len(words))
-    tags = row[columns.label]
-    if not isinstance(tags, Sequence) or isinstance(tags, str) or len(tags) != len(words):
-        raise ValueError(f"{columns.label}: expected a label for each of the {len(words)} words, found {tags!r:.60}")
+    tags = _list(row[columns.label], columns.label, "labels")
+    if tags is None or len(tags) != len(words):
+        found = _shown(row[columns.label]) if tags is None else f"{len(tags)} labels"
+        raise ValueError(f"{columns.label}: expected a label for each of the {len(words)} words, found {found}")
     numbers = [_label_number(tag, columns.label, task.labels) for tag in tags]
     return TokenExample(tuple(words), tuple(task.labels[number] for number in numbers))
+
+
+def _list(value: Any, name: str, what: str) -> list[Any] | None:
+    """A list, also one that is written as text; None of another text."""
+    if isinstance(value, str):
+        try:
+            return written_list(value)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"{name}: expected {what}, found {_shown(value)}")
+    return list(value)
 
 
 def _written(row: Mapping[str, Any], columns: Columns, task: Task) -> TextExample:
@@ -169,37 +242,66 @@ def _written(row: Mapping[str, Any], columns: Columns, task: Task) -> TextExampl
 
 def _text(row: Mapping[str, Any], name: str) -> str:
     if not isinstance(value := row[name], str):
-        raise ValueError(f"{name}: expected a text, found {value!r:.60}")
+        raise ValueError(f"{name}: expected a text, found {_shown(value)}")
     return value
 
 
 def _number(value: Any, name: str) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name}: expected a number, found {value!r:.60}") from None
+    text = value.strip() if isinstance(value, str) else ""
+    # bool is a kind of int in Python, but true is no number.
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (is_number or _FRACTION.fullmatch(text)) or not math.isfinite(number := float(text or value)):
+        raise ValueError(f"{name}: expected a number, found {_shown(value)}")
+    return number
 
 
 def _label_number(value: Any, name: str, labels: Sequence[str]) -> int:
-    """The number of a label that is given by its name or, also as text, by its number."""
-    if isinstance(value, str) and value in labels:
-        return labels.index(value)
-    number = int(value) if isinstance(value, str) and value.isdecimal() else value
-    if isinstance(number, int) and 0 <= number < len(labels):
+    """The number of a label that is given by its name or, also as text or as a float, by its number."""
+    text = value.strip() if isinstance(value, str) else str(value) if isinstance(value, bool) else ""
+    for exact in (value, text):
+        if isinstance(exact, str) and exact in labels:
+            return labels.index(exact)
+    number = float(text) if _WHOLE_NUMBER.fullmatch(text) else value
+    if isinstance(number, int | float) and not isinstance(number, bool) and number in range(len(labels)):
         return int(number)
-    raise ValueError(f"{name}: expected one of {', '.join(labels)}, or its number, found {value!r:.60}")
+    raise ValueError(
+        f"{name}: expected one of {_some(labels)}, or its number from 0, found {_shown(value)}"
+        + _remedy(value, text, labels)
+    )
+
+
+def _remedy(value: Any, text: str, labels: Sequence[str]) -> str:
+    """What to do about a label that is none, where it is plain what happened."""
+    if near := [label for label in labels if text and label.casefold() == text.casefold()]:
+        return f"; did you mean {near[0]}?"
+    if isinstance(value, int | float) and value in (-1, IGNORED) and not isinstance(value, bool):
+        return ": no label is known; leave such rows out of the data"
+    if isinstance(value, bool):
+        return "; write the name or the number of a label"
+    if value is None or text.casefold() in {"", *MISSING_MARKS} or value != value:
+        return "; a row without a label has to be left out of the data"
+    return ""
 
 
 def _label_vector(value: Any, name: str, labels: Sequence[str]) -> tuple[int, ...]:
     """0, 1 or ``IGNORED`` for each label: given as such, or as the names of the labels that are there."""
-    if not isinstance(value, Sequence) or isinstance(value, str):
-        raise ValueError(f"{name}: expected a list of labels, found {value!r:.60}")
-    if all(isinstance(part, str) for part in value):
-        there = {_label_number(part, name, labels) for part in value}
+    parts = _list(value, name, "a list of labels")
+    if parts is None:
+        raise ValueError(f"{name}: expected a list of labels, found {_shown(value)}")
+    if all(isinstance(part, str) for part in parts):
+        there = {_label_number(part, name, labels) for part in parts}
         return tuple(int(number in there) for number in range(len(labels)))
-    if len(value) != len(labels) or any(part not in (0, 1, IGNORED) for part in value):
-        raise ValueError(f"{name}: expected 0, 1 or {IGNORED} for each of {len(labels)} labels, found {value!r:.60}")
-    return tuple(int(part) for part in value)
+    if len(parts) != len(labels) or any(part not in (0, 1, IGNORED) for part in parts):
+        raise ValueError(f"{name}: expected 0, 1 or {IGNORED} for each of {len(labels)} labels, found {_shown(value)}")
+    return tuple(int(part) for part in parts)
+
+
+def _some(labels: Sequence[str]) -> str:
+    return ", ".join([*labels[:SHOWN_LABELS], *(["…"] if len(labels) > SHOWN_LABELS else [])])
+
+
+def _shown(value: Any) -> str:
+    return f"{value!r:.60}"
 
 
 _MAKERS: dict[str, Callable[[Mapping[str, Any], Columns, Task], Any]] = {"token_labels": _words, "text": _written}

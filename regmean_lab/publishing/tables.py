@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from regmean_lab.publishing.delimited import read_delimited
 from regmean_lab.suites.base import DataError, MissingDataError
-from regmean_lab.suites.reading import parse_lines
+from regmean_lab.suites.reading import json_object, parse_json, parse_numbered_lines, read_utf8
 
-SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".txt", ".parquet")
+DELIMITED = (".csv", ".tsv")
+SUFFIXES = (".jsonl", ".json", *DELIMITED, ".txt", ".parquet")
 TEXT_COLUMN = "text"
 """The only column of a file of plain text."""
 
@@ -23,17 +23,21 @@ class Table:
 
     Attributes:
         name: what messages and records call it: the file, or the data set.
-        columns: names of the columns of the first row.
+        columns: names of the columns, in order.
         rows: the rows, in order; where each is, messages tell by :meth:`place`.
+        lines: for each row the line of the file that it begins in; None of what has no lines.
+        keyed: whether the format itself tells names from texts, as a table in which a first line holds names does not.
     """
 
     name: str
     columns: tuple[str, ...]
     rows: Sequence[Mapping[str, Any]]
+    lines: Sequence[int] | None = None
+    keyed: bool = True
 
     def place(self, number: int) -> str:
         """Where a row is, counted from 0."""
-        return f"{self.name}: row {number + 1}"
+        return f"{self.name}: row {number + 1}" if self.lines is None else f"{self.name}:{self.lines[number]}"
 
 
 def is_file_name(data: str) -> bool:
@@ -53,85 +57,95 @@ def missing_file(data: str) -> str | None:
     return None
 
 
-def read_table(data: str, *, subset: str | None = None, split: str = "train", revision: str | None = None) -> Table:
+def read_table(
+    data: str,
+    *,
+    subset: str | None = None,
+    split: str = "train",
+    revision: str | None = None,
+    header: bool | None = None,
+    typed: Collection[str] = (),
+) -> Table:
     """Read a table.
 
     Args:
-        data: a local file (see ``SUFFIXES``; ``.csv`` and ``.tsv`` with a line of column names, ``.txt`` with a text a
-            line, ``.json`` with a list of objects), or what ``datasets.load_dataset`` takes as its first argument.
+        data: a local file (see ``SUFFIXES``; ``.txt`` with a text a line, ``.json`` with a list of objects), or what
+            ``datasets.load_dataset`` takes as its first argument.
         subset: configuration of a data set.
         split: split of a data set.
         revision: revision of a data set on the hub.
+        header: of ``.csv`` and ``.tsv``, whether the first line holds the columns' names; None: it must tell itself.
+        typed: names of columns that a person gave.
 
     Raises:
         DataError: when it cannot be read, naming file and line; when it has no rows.
     """
     if problem := missing_file(data):
         raise MissingDataError(problem)
-    rows = _file_rows(Path(data).expanduser()) if is_file_name(data) else _hub_rows(data, subset, split, revision)
-    if not rows:
+    if is_file_name(data):
+        table = _file_table(data, header, typed)
+    else:
+        rows = _hub_rows(data, subset, split, revision)
+        table = Table(data, tuple(map(str, rows[0])) if rows else (), rows)
+    if not table.rows:
         raise DataError(f"data: {data} has no rows")
-    return Table(data, tuple(str(name) for name in rows[0]), rows)
+    return table
 
 
-def _file_rows(path: Path) -> Sequence[Mapping[str, Any]]:
+def _file_table(data: str, header: bool | None, typed: Collection[str]) -> Table:
+    path = Path(data).expanduser()
     suffix = path.suffix.lower()
-    if suffix == ".jsonl":
-        return parse_lines(path, _json_object)
-    if suffix == ".txt":
-        return parse_lines(path, lambda line: {TEXT_COLUMN: line})
-    if suffix == ".json":
-        return _json_rows(path)
+    if suffix in DELIMITED:
+        columns, rows, lines = read_delimited(path, header=header, typed=typed)
+        return Table(data, columns, rows, lines, keyed=False)
     if suffix == ".parquet":
-        return _parquet_rows(path)
-    return _delimited_rows(path, "," if suffix == ".csv" else "\t")
+        return _parquet_table(data, path)
+    if suffix == ".json":
+        rows = _json_rows(path)
+        return Table(data, _keys(rows), rows)
+    parse = json_object if suffix == ".jsonl" else _plain_text
+    numbered = parse_numbered_lines(path, parse)
+    rows = [row for _, row in numbered]
+    return Table(data, _keys(rows), rows, [number for number, _ in numbered])
 
 
-def _json_object(line: str) -> dict[str, Any]:
-    content = json.loads(line)
-    if not isinstance(content, dict):
-        raise ValueError(f"expected an object with the columns as keys, found {type(content).__name__}")
-    return content
+def _plain_text(line: str) -> dict[str, Any]:
+    return {TEXT_COLUMN: line}
+
+
+def _keys(rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """All keys, in the order in which they come: a first row that lacks one does not hide it."""
+    return tuple(dict.fromkeys(key for row in rows for key in row))
 
 
 def _json_rows(path: Path) -> list[dict[str, Any]]:
+    text = read_utf8(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = parse_json(text)
     except ValueError as error:
-        raise DataError(f"{path}: not JSON ({error}); one object a line is expected in files named .jsonl") from None
+        hint = "; one object a line is expected in files named .jsonl" if "Extra data" in str(error) else ""
+        raise DataError(f"{path}: {error}{hint}") from None
     if not isinstance(content, list) or not all(isinstance(row, dict) for row in content):
-        raise DataError(f"{path}: expected a list of objects with the columns as keys")
+        found = f"an object with the keys {', '.join(content)[:60]}" if isinstance(content, dict) else "something else"
+        raise DataError(f"{path}: expected a list of objects with the columns as keys, found {found}")
     return content
 
 
-def _delimited_rows(path: Path, delimiter: str) -> list[dict[str, Any]]:
-    # Of tab-separated files quotes are usually text.
-    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, delimiter=delimiter, quoting=quoting, strict=True)
-        rows = []
-        try:
-            for row in reader:
-                if None in row or None in row.values():
-                    raise DataError(
-                        f"{path}:{reader.line_num}: {'more' if None in row else 'fewer'} fields than the "
-                        f"{len(reader.fieldnames or ())} columns of the first line"
-                    )
-                rows.append(row)
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise DataError(f"{path}:{reader.line_num}: {error}") from None
-    return rows
-
-
-def _parquet_rows(path: Path) -> list[dict[str, Any]]:
+def _parquet_table(data: str, path: Path) -> Table:
     import pyarrow
     from pyarrow import parquet
 
     try:
-        rows: list[dict[str, Any]] = parquet.read_table(path).to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
+        table = parquet.read_table(path)
+        names = [str(name) for name in table.column_names]
+        if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+            raise DataError(
+                f"{path}: the column name {twice[0]!r} occurs {names.count(twice[0])} times; rename all but one"
+            )
+        rows: list[dict[str, Any]] = table.to_pylist()
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not a readable parquet file ({str(error).splitlines()[0]})") from None
-    return rows
+    return Table(data, tuple(names), rows)
 
 
 def _hub_rows(name: str, subset: str | None, split: str, revision: str | None) -> Sequence[Mapping[str, Any]]:

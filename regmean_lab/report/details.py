@@ -9,6 +9,7 @@ from regmean_lab.report.aggregate import Heading, ReportCell, ReportTable
 from regmean_lab.report.entries import command_of, flat_settings, setting_text
 from regmean_lab.report.grid import count_text
 from regmean_lab.report.read import Run
+from regmean_lab.results import Result, unknown_text
 
 NOT_SETTINGS = ("seed", "members", "paths.", "logger.", "force", "save_merged")
 """Parts of a configuration that change no number, or that are shown elsewhere."""
@@ -69,7 +70,7 @@ class Details:
                 for corpus, score in scores.items()
             ],
             "settings": sorted((key, value) for key, value in settings.items() if self._common.get(key) != value),
-            "measured": [*seconds, ("peak memory", _memory(result.peak_memory_bytes))],
+            "measured": [*seconds, ("peak memory", _memory(result.peak_memory_bytes)), *_unknown(result)],
             "environment": number,
         }
 
@@ -105,6 +106,11 @@ def _summary(cell: ReportCell) -> str:
 
 def _rounded(seconds: Mapping[str, Any]) -> list[tuple[str, float]]:
     return [(name, round(value, 2)) for name, value in seconds.items() if isinstance(value, int | float)]
+
+
+def _unknown(result: Result) -> list[tuple[str, str]]:
+    unknown = result.unknown_labels
+    return [("not predicted, as no member was trained on them", unknown_text(unknown))] if unknown else []
 
 
 def _memory(size: Any) -> str:

@@ -109,6 +109,12 @@ def _form_problems(result: Result) -> Iterable[str]:
     for name in ("configuration", "environment", "seconds"):
         if not isinstance(getattr(result, name), Mapping):
             yield f"{name}: expected an object"
+    unknown = result.unknown_labels
+    if unknown is not None and not (
+        isinstance(unknown, Mapping)
+        and all(isinstance(labels, list) and _all_are(labels, str) for labels in unknown.values())
+    ):
+        yield "unknown_labels: expected lists of labels by corpus, or null"
 
 
 def _all_are(values: Iterable[Any], kind: type) -> bool:
