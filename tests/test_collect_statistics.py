@@ -398,3 +398,79 @@ def test_the_command_writes_nothing_outside_the_places_it_was_given(make: Make, 
     assert text.startswith("---\nlicense: mit\n---\n# Mine\n")
     assert f"checkpoint={folder.name} data=texts.txt`" in text
     assert str(tmp_path) not in text
+
+
+def published(folder: Path) -> bytes:
+    """Everything that is published: cards, and names and metadata of the tensors."""
+    files = [folder / "README.md", *sorted((folder / "statistics").iterdir())]
+    return b"\n".join(path.read_bytes() for path in files)
+
+
+@pytest.mark.parametrize(
+    ("content", "overrides"),
+    [
+        ("{0}\n{1}\n{2}\n", ["header=false"]),
+        ("{0}\n{1}\n{2}\n", ["header=true"]),
+        ("{0},1\n{1},0\n{2},1\n", ["header=false", "text=column_1"]),
+        ("{0},{1}\n{1},{2}\n{2},{0}\n", ["header=true", "text='{0}'"]),
+        ("{0},label\n{1},1\n{2},0\n", ["text='{0}'", "kinds=[fisher]", "label=label"]),
+    ],
+)
+def test_no_text_of_the_data_is_published(
+    make: Make, compose: Callable[..., DictConfig], tmp_path: Path, content: str, overrides: list[str]
+) -> None:
+    folder, data = make("bert", "sequence"), tmp_path / "data.csv"
+    texts = ["zebra crossing ahead", "quick brown fox", "lazy dog sleeps"]
+    data.write_text(content.format(*texts), encoding="utf-8")
+    shared = [f"checkpoint={folder}", f"data={data}", "allow_few_rows=true"]
+    run(compose(*shared, *(part.format(*texts) for part in overrides)), tmp_path / "job")
+    found = published(folder)
+    assert b"column_1" in found
+    for text in texts:
+        for word in text.split():
+            assert word.encode() not in found, word
+
+
+def test_a_first_line_that_may_be_a_text_is_asked_about_and_nothing_written(
+    make: Make, compose: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    folder, data = make("bert", "sequence"), tmp_path / "data.csv"
+    data.write_text("zebra crossing ahead\nquick brown fox\n")
+    with pytest.raises(DataError, match="Say header=true, or header=false"):
+        run(compose(f"checkpoint={folder}", f"data={data}", "allow_few_rows=true"), tmp_path / "job")
+    assert not (folder / "statistics").exists()
+
+
+def test_the_names_that_version_0_1_recorded_stay(
+    make: Make, compose: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    folder, data = make("bert", "sequence"), tmp_path / "data.csv"
+    data.write_text("utterance,intent\n" + "".join(f"{text},1\n" for text in sentences(8)))
+    run(compose(f"checkpoint={folder}", f"data={data}", "allow_few_rows=true", "text=utterance"), tmp_path / "job")
+    metadata = GramFile(folder / "statistics" / "gram.safetensors").metadata
+    assert metadata["settings"]["text"] == ["utterance"]
+    assert metadata["collected"]["command"].endswith("text=utterance allow_few_rows=true")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["header=maybe"], "header: expected auto, true or false, got 'maybe'"),
+        (["header=1"], "header: expected auto, true or false, got 1"),
+        (["header=true", "data={data}.jsonl"], r"header: is for files named \.csv and \.tsv, not for"),
+        (["header=true"], r"header: is for files named \.csv and \.tsv, not for .*txt"),
+    ],
+)
+def test_what_is_wrong_with_header(
+    make: Make,
+    compose: Callable[..., DictConfig],
+    texts: Path,
+    overrides: list[str],
+    message: str,
+) -> None:
+    texts.with_suffix(".txt.jsonl").write_text("{}")
+    folder = make("bert", "sequence")
+    overrides = [part.format(data=texts) for part in overrides]
+    with pytest.raises(ConfigurationError, match=message):
+        check(compose(f"checkpoint={folder}", f"data={texts}", *overrides))
+    check(compose(f"checkpoint={folder}", f"data={texts}", "header=false"))

@@ -21,7 +21,7 @@ import pytest
 import torch
 from hydra import initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from sklearn.metrics import f1_score
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -228,13 +228,16 @@ class TestScores:
         with torch.no_grad():
             return torch.cat([model.eval()(**tokenizer(text, return_tensors="pt")).logits for text in texts])
 
-    def macro_f1(self, logits: Tensor, labels: list[tuple[int, ...]]) -> float:
+    def macro_f1(self, logits: Tensor, labels: list[tuple[int, ...]], trained: Tensor | None = None) -> float:
+        """Labels that the model was not trained on are not predicted."""
         truth = torch.tensor(labels)
         scores = []
         for label in range(truth.shape[1]):
             known = truth[:, label] != IGNORED
             if known.any():
                 guesses = (logits[known, label] > 0).long()
+                if trained is not None and not trained[label]:
+                    guesses = torch.zeros_like(guesses)
                 scores.append(f1_score(truth[known, label], guesses, zero_division=0.0))
         return 100 * statistics.fmean(scores)
 
@@ -253,10 +256,10 @@ class TestScores:
         members = self.members(workspace, result)
         expected: dict[str, list[float]] = {"tec": [], "isear": [], "emoint": []}
         for corpus, examples in self.evaluations(workspace).items():
-            for member, (folder, state, _) in members.items():
+            for member, (folder, state, trained) in members.items():
                 if corpus in (member, "emoint"):
                     logits = self.logits(folder, state, [text for text, _ in examples])
-                    expected[corpus].append(self.macro_f1(logits, [label for _, label in examples]))
+                    expected[corpus].append(self.macro_f1(logits, [label for _, label in examples], trained))
         found = {**result.scores["in_domain"], **result.scores["out_of_domain"]}
         assert found == pytest.approx(
             {corpus: statistics.fmean(scores) for corpus, scores in expected.items()}, abs=1e-3
@@ -267,9 +270,9 @@ class TestScores:
         own, _ = workspace.run("method=individual")
         assert result.scores == own.scores
         examples = self.evaluations(workspace)["isear"]
-        folder, state, _ = self.members(workspace, result)["tec"]
+        folder, state, trained = self.members(workspace, result)["tec"]
         logits = self.logits(folder, state, [text for text, _ in examples])
-        expected = self.macro_f1(logits, [label for _, label in examples])
+        expected = self.macro_f1(logits, [label for _, label in examples], trained)
         assert result.metrics["tec"]["isear"]["macro_f1"] == pytest.approx(expected, abs=1e-3)
 
     def test_of_an_ensemble(self, workspace: Workspace) -> None:
@@ -314,17 +317,83 @@ class TestScores:
         (_, first, _), (_, second, _) = members.values()
         expected: dict[str, list[float]] = {"tec": [], "isear": [], "emoint": []}
         for corpus, examples in self.evaluations(workspace).items():
-            for member, (folder, state, _) in members.items():
+            for member, (folder, state, trained) in members.items():
                 if corpus in (member, "emoint"):
                     mixed = {
                         n: v if n.startswith("classifier") else (first[n] + second[n]) / 2 for n, v in state.items()
                     }
                     logits = self.logits(folder, mixed, [text for text, _ in examples])
-                    expected[corpus].append(self.macro_f1(logits, [label for _, label in examples]))
+                    expected[corpus].append(self.macro_f1(logits, [label for _, label in examples], trained))
         found = {**result.scores["in_domain"], **result.scores["out_of_domain"]}
         assert found == pytest.approx(
             {corpus: statistics.fmean(scores) for corpus, scores in expected.items()}, abs=1e-3
         )
+
+
+class TestLabelsThatNoMemberKnows:
+    """`emoint` annotates trust too, which no member was trained on; its row of every head says yes to all sentences."""
+
+    TRUST = 5
+
+    @pytest.fixture
+    def workspace(self, own: Workspace) -> Workspace:
+        for path in (own.data_dir / "emotion_splits" / "emoint").glob("*.jsonl"):
+            rows = [json.loads(line) for line in path.read_text().splitlines()]
+            for number, row in enumerate(rows):
+                row["emotions"]["trust"] = float(number % 2)
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        for method in ("individual", "multitask"):
+            result, _ = own.run(f"method={method}")
+            for address in result.zoo.values():
+                entry = own.zoo.find(address)
+                assert entry is not None
+                weights = load_file(entry.weights_path)
+                weights["classifier.bias"][self.TRUST] = 9.0
+                save_file(weights, entry.weights_path, {"format": "pt"})
+                shutil.rmtree(entry.path / "predictions", ignore_errors=True)
+        return own
+
+    def test_they_are_not_predicted_and_named(self, workspace: Workspace, caplog: pytest.LogCaptureFixture) -> None:
+        suite = EmotionSuite(workspace.data_dir, EmotionSettings())
+        truth = torch.tensor([example.label for example in suite.out_of_domain_examples("emoint")])
+        for method in ("simple", "ensemble", "individual", "multitask"):
+            with caplog.at_level("INFO"):
+                result, computed = workspace.run(f"method={method}", "force=true")
+            assert computed
+            assert result.unknown_labels == {"emoint": ["trust"]}
+            assert "not predicted (F1 0): emoint: trust" in caplog.text
+            # Of the five labels that are annotated trust counts 0, so that no score can be above four fifths; each of
+            # the accuracy's errors in trust is a sentence with it, every other one.
+            assert 0 <= result.scores["out_of_domain"]["emoint"] <= 80
+        assert truth[:, self.TRUST].float().mean() == pytest.approx(0.5, abs=0.01)
+        result, _ = workspace.run("method=simple", "save_merged=true", "force=true")
+        folder = workspace.folder("method=simple") / "merged"
+        texts = [example.text for example in suite.out_of_domain_examples("emoint")]
+        scores = TestScores()
+        logits = scores.logits(folder, load_file(folder / "model.safetensors"), texts)
+        assert bool((logits[:, self.TRUST] > 0).all())
+        labels = [tuple(row) for row in truth.tolist()]
+        known = torch.arange(truth.shape[1]) != self.TRUST
+        assert result.scores["out_of_domain"]["emoint"] == pytest.approx(
+            scores.macro_f1(logits, labels, known), abs=1e-3
+        )
+        assert result.scores["out_of_domain"]["emoint"] < scores.macro_f1(logits, labels) - 10
+        assert "Not predicted, as no member was trained on them: emoint: trust." in (folder / "README.md").read_text()
+
+    def test_a_result_that_counted_them_is_computed_again(self, own: Workspace) -> None:
+        def without_the_key(*overrides: str) -> bool:
+            """Whether a result as 0.1 wrote it is computed again."""
+            own.run(*overrides)
+            path = own.folder(*overrides) / "result.json"
+            content = json.loads(path.read_text())
+            del content["unknown_labels"]
+            path.write_text(json.dumps(content))
+            assert read_result(path).unknown_labels is None
+            return own.run(*overrides)[1]
+
+        assert not without_the_key("method=simple")  # together the members know all labels of emoint
+        assert without_the_key("method=individual")  # each of them lacks one
+        assert not own.run("method=individual")[1]
 
 
 class TestSavedMerge:

@@ -149,9 +149,9 @@ def examples_of(table: Table, columns: Columns, task: Task) -> list[Any]:
         try:
             examples.append(make(row, columns, task))
         except KeyError as error:
-            errors.append((number, f"has no column {error}"))
+            errors.append((table.number(number), f"has no column {error}"))
         except ValueError as error:
-            errors.append((number, str(error)))
+            errors.append((table.number(number), str(error)))
     if errors:
         raise DataError(gathered(table.place, errors, what="rows"))
     empty, marked = [], []
@@ -171,7 +171,7 @@ def examples_of(table: Table, columns: Columns, task: Task) -> list[Any]:
                 len(numbers),
                 len(examples),
                 what,
-                table.place(numbers[0]),
+                table.place(table.number(numbers[0])),
             )
     return examples
 
@@ -278,7 +278,8 @@ def _remedy(value: Any, text: str, labels: Sequence[str]) -> str:
         return ": no label is known; leave such rows out of the data"
     if isinstance(value, bool):
         return "; write the name or the number of a label"
-    if value is None or text.casefold() in {"", *MISSING_MARKS} or value != value:
+    missing = text.casefold() in {"", *MISSING_MARKS} if isinstance(value, str) else value is None or value != value
+    if missing:
         return "; a row without a label has to be left out of the data"
     return ""
 

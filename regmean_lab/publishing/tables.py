@@ -24,7 +24,7 @@ class Table:
     Attributes:
         name: what messages and records call it: the file, or the data set.
         columns: names of the columns, in order.
-        rows: the rows, in order; where each is, messages tell by :meth:`place`.
+        rows: the rows, in order; where each is, messages tell by :meth:`number` and :meth:`place`.
         lines: for each row the line of the file that it begins in; None of what has no lines.
         keyed: whether the format itself tells names from texts, as a table in which a first line holds names does not.
     """
@@ -35,9 +35,13 @@ class Table:
     lines: Sequence[int] | None = None
     keyed: bool = True
 
+    def number(self, row: int) -> int:
+        """The number by which messages tell a row, which is counted from 0 here: its line, or its place from 1."""
+        return row + 1 if self.lines is None else self.lines[row]
+
     def place(self, number: int) -> str:
-        """Where a row is, counted from 0."""
-        return f"{self.name}: row {number + 1}" if self.lines is None else f"{self.name}:{self.lines[number]}"
+        """Where the row with such a number is."""
+        return f"{self.name}{': row ' if self.lines is None else ':'}{number}"
 
 
 def is_file_name(data: str) -> bool:

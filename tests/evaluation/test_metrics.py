@@ -47,6 +47,21 @@ def annotated_data(draw: st.DrawFn) -> tuple[Tensor, Tensor, list[int]]:
     return predicted, labels, cuts
 
 
+def test_labels_that_a_model_does_not_know_are_not_predicted() -> None:
+    logits = torch.tensor([[3.0, 3.0, -3.0, 3.0], [3.0, -3.0, 3.0, 3.0]])
+    labels = torch.tensor([[1, 1, 0, IGNORED], [0, 1, 1, IGNORED]])
+    # By hand: a 1 of 2 right (F1 2/3), b one of two found (F1 2/3), c all right (F1 1); d is not annotated.
+    assert score(MULTI, logits, labels)["macro_f1"] == pytest.approx(100 * (2 / 3 + 2 / 3 + 1) / 3)
+    unknown = score(MULTI, logits, labels, known=(False, True, True, False))
+    assert unknown["macro_f1"] == pytest.approx(100 * (0 + 2 / 3 + 1) / 3)
+    assert unknown["accuracy"] == pytest.approx(100 * 4 / 6)
+    # Without any positive the label counts 0 as well.
+    labels[:, 0] = 0
+    assert score(MULTI, logits, labels, known=(False, True, True, True))["accuracy"] == pytest.approx(100 * 5 / 6)
+    classes = score(SINGLE, logits, torch.tensor([0, 3]), known=(False, False, False, False))
+    assert classes == score(SINGLE, logits, torch.tensor([0, 3]))
+
+
 @settings(max_examples=60, deadline=None)
 @given(annotated_data())
 def test_macro_f1_over_annotated_labels_is_scikit_learns(data: tuple[Tensor, Tensor, list[int]]) -> None:

@@ -50,10 +50,10 @@ def test_plain_text_has_a_text_a_line(tmp_path: Path) -> None:
         (
             "x.jsonl",
             '{"text": "a"}\n{"text"}\n[1]\n',
-            r"x\.jsonl:2: (.|\n)*x\.jsonl:3: expected an object .* found list",
+            r"x\.jsonl:2: not JSON(.|\n)*x\.jsonl:3: expected a JSON object, found \[1\]",
         ),
-        ("x.json", '{"text": "a"}\n{"text": "b"}', r"x\.json: not JSON .*\.jsonl"),
-        ("x.json", '{"text": ["a"]}', r"x\.json: expected a list of objects"),
+        ("x.json", '{"text": "a"}\n{"text": "b"}', r"x\.json: not JSON: Extra data at line 2.*\.jsonl"),
+        ("x.json", '{"text": ["a"]}', r"x\.json: expected a list of objects .* found an object with the keys text"),
         ("x.json", "[]", r"x\.json has no rows"),
         ("x.csv", "text,label\na,1,2\n", r"x\.csv:2: more fields than the 2 columns"),
         ("x.csv", "text,label\na,1\nb\n", r"x\.csv:3: fewer fields than the 2 columns"),

@@ -151,9 +151,64 @@ def test_a_file_that_names_its_types_otherwise_is_reported(tmp_path: Path, caplo
     with caplog.at_level(logging.WARNING):
         read_columns(write(tmp_path, "a B-PER x\nb B-GPE x\n"))
         assert not caplog.messages
-        read_columns(write(tmp_path, "a B-PERSON x\nb B-GPE x\nc I-GPE x\n"))
+        read_columns(write(tmp_path, "a B-MISC x\nb B-GPE x\nc I-GPE x\n"))
     (message,) = caplog.messages
-    assert "no entity of the types PER, LOC, ORG; its types PERSON, GPE all become O" in message
+    assert "no entity of the types PER, LOC, ORG; its types MISC, GPE all become O" in message
+
+
+@pytest.mark.parametrize(
+    ("lines", "errors"),
+    [
+        (["a B-PER", "b B-PERSON"], {}),
+        (["a B-LOC", "b I-PERSON"], {2: "PERSON, which is called PER"}),
+        (["a O", "b B-geo-loc", "c B-per"], {3: "per, which is called PER", 2: "geo-loc, which is called LOC"}),
+        (["a B-Organisation"], {1: "Organisation, which is called ORG"}),
+    ],
+)
+def test_the_same_type_by_another_name(tmp_path: Path, lines: list[str], errors: dict[int, str]) -> None:
+    as_objects = "".join(object_line([line.split()[0]], [line.split()[1]]) for line in lines)
+    for read, content in ((read_columns, "\n".join(lines)), (read_json_lines, as_objects)):
+        path = write(tmp_path, content)
+        if not errors:
+            assert len(read(path)) >= 1
+            continue
+        with pytest.raises(DataError) as caught:
+            read(path)
+        assert str(caught.value).splitlines() == [
+            f"{path}:{number}: entities of the type {what} here; rename the type" for number, what in errors.items()
+        ]
+
+
+def test_comments_before_sentences_are_left_out(tmp_path: Path) -> None:
+    content = "# id 7\tdomain=en\n# a comment\n#\n# O\na B-PER\n\n# more\nb O\n"
+    assert [example.tokens for example in read_columns(write(tmp_path, content))] == [("#", "a"), ("b",)]
+    path = write(tmp_path, "a O\n# not here\nb O\n")
+    with pytest.raises(DataError, match=r"train\.conll:2: a comment inside a sentence"):
+        read_columns(path)
+    with pytest.raises(DataError, match="holds no example"):
+        read_columns(write(tmp_path, "# nothing\n# else\n"))
+
+
+def test_what_else_is_odd_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for content, message in (
+        ("a O\n" * 41, "the whole file is one sentence of 41 words"),
+        ("a I-PER\nb I-PER\n\nc I-LOC\n", "2 of 2 entities begin with I-, as in the scheme IOB1"),
+        ("a O\n\nb O\n", "no word is part of an entity"),
+    ):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            read_columns(write(tmp_path, content))
+        assert any(message in told for told in caplog.messages), content
+    caplog.clear()
+    read_columns(write(tmp_path, "a B-PER\nb I-PER\n\nc I-LOC\n"))
+    assert not caplog.messages
+
+
+def test_schemes_and_separators_that_are_meant_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"found 'S-PER', of another scheme: in BIO, S- and U- are written as B-"):
+        read_columns(write(tmp_path, "a S-PER\n"))
+    with pytest.raises(DataError, match="found 1 column and no-break spaces, which separate nothing"):
+        read_columns(write(tmp_path, "a\u00a0O\n"))
 
 
 def test_a_tag_for_each_word() -> None:
