@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+<<<<<<< HEAD
 LATER_SETTINGS: dict[str, Any] = {
+    "header": "auto",
     "method.epsilon_added": "after",
     "method.label_head": "merged",
     "method.reweight": None,

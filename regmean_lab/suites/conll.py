@@ -28,7 +28,7 @@ DOCUMENT_START = "-DOCSTART-"
 OTHER_NAMES = {
     "PER": ("PER", "PERS", "PERSON"),
     "LOC": ("LOC", "LOCATION", "GEO-LOC", "GEOLOC"),
-    "ORG": ("ORG", "ORGANIZATION", "ORGANISATION"),
+    "ORG": ("ORG", "ORGANIZATION", "ORGANISATION", "COMPANY", "CORPORATION"),
 }
 """What other corpora call the entity types, in capital letters."""
 

@@ -163,6 +163,7 @@ def test_a_file_that_names_its_types_otherwise_is_reported(tmp_path: Path, caplo
         (["a B-LOC", "b I-PERSON"], {2: "PERSON, which is called PER"}),
         (["a O", "b B-geo-loc", "c B-per"], {3: "per, which is called PER", 2: "geo-loc, which is called LOC"}),
         (["a B-Organisation"], {1: "Organisation, which is called ORG"}),
+        (["a B-PER", "b B-company"], {2: "company, which is called ORG"}),
     ],
 )
 def test_the_same_type_by_another_name(tmp_path: Path, lines: list[str], errors: dict[int, str]) -> None:
