@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeGuard
 
 import torch
@@ -15,7 +16,9 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from regmean_lab.checkpoints.folders import CONFIG_FILE, read_json_file
-from regmean_lab.checkpoints.headers import CheckpointError
+from regmean_lab.checkpoints.headers import CheckpointError, StoredTensor
+from regmean_lab.checkpoints.labels import label_problems
+from regmean_lab.checkpoints.names import read_names, ties
 from regmean_lab.merging.base import Layout
 from regmean_lab.merging.layout import layout_of
 from regmean_lab.models import head_parameters, quiet_transformers
@@ -27,6 +30,19 @@ LABEL_ARCHITECTURES = ("ForSequenceClassification", "ForTokenClassification")
 _LAYER_COUNT = re.compile(r"(^|_)n?_?(hidden_|encoder_|decoder_)*layers?$|^n_layers?$|^num_layers$")
 _NOT_SETTINGS = ("model_type", "transformers_version")
 _CODE_KEYS = ("auto_map", "custom_pipelines")
+_CLASSES = (
+    "AutoModel",
+    "AutoModelForSequenceClassification",
+    "AutoModelForTokenClassification",
+    "AutoModelForQuestionAnswering",
+    "AutoModelForMultipleChoice",
+    "AutoModelForNextSentencePrediction",
+    "AutoModelForMaskedLM",
+    "AutoModelForCausalLM",
+    "AutoModelForSeq2SeqLM",
+    "AutoModelForPreTraining",
+)
+"""Where the class of a model is looked for that its configuration does not name."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +131,54 @@ class Architecture:
         names |= {name for name in self.head if name.endswith("bias") and self.shapes[name] == (rows,)}
         return frozenset(name for name in names if self.shapes[name][0] == rows)
 
+    @property
+    def is_bare(self) -> bool:
+        """Whether it is an encoder (or decoder) without anything on top."""
+        return bool(self.model.base_model is self.model) and self.model.get_output_embeddings() is None
+
+    @property
+    def encoder_prefix(self) -> str:
+        """What the names of its encoder's tensors begin with."""
+        return "" if self.model.base_model is self.model else f"{self.model.base_model_prefix}."
+
+    def encoder_part(self, name: str) -> str:
+        """The part of the encoder (such as its pooler) that a tensor of it belongs to."""
+        return name.removeprefix(self.encoder_prefix).split(".")[0]
+
+    @cached_property
+    def encoder_parts(self) -> frozenset[str]:
+        """All parts of its encoder that have tensors."""
+        return frozenset(name.split(".")[0] for name in self.model.base_model.state_dict(keep_vars=True))
+
+    def groups(self) -> list[tuple[str, ...]]:
+        """Names of its tensors; those of tied ones together, the leader first."""
+        together: dict[str, list[str]] = {}
+        for name, leader in self.leaders.items():
+            together.setdefault(leader, []).append(name)
+        return [tuple(names) for names in together.values()]
+
+    def untie(self, values: Mapping[str, object]) -> None:
+        """Let tied tensors share no more than their values allow.
+
+        Args:
+            values: by name, what identifies the values of a tensor; names that are not there stay with their leader.
+        """
+        changed = False
+        for names in self.groups():
+            first = values.get(names[0])
+            own: dict[object, torch.nn.Parameter] = {}
+            for name in names[1:]:
+                if (value := values.get(name, first)) == first:
+                    continue
+                if value not in own:
+                    own[value] = torch.nn.Parameter(self._state[name].detach().clone())
+                path, _, attribute = name.rpartition(".")
+                setattr(self.model.get_submodule(path), attribute, own[value])
+                changed = True
+        if changed:
+            for key in ("_state", "shapes", "leaders", "layout", "head", "label_outputs", "vocabulary"):
+                self.__dict__.pop(key, None)
+
     def canonical(self, name: str) -> str:
         """The model's own name for a stored tensor, of tied ones the first: files may leave out the model's prefix."""
         prefix = f"{self.model.base_model_prefix}."
@@ -128,13 +192,21 @@ class Architecture:
         return self.model.state_dict(keep_vars=True)
 
 
-def read_architecture(folder: Path, tensors: int, like: Like | None = None) -> Architecture:
+def read_architecture(
+    folder: Path,
+    tensors: int,
+    like: Like | None = None,
+    stored: Mapping[str, StoredTensor] | None = None,
+    lenient: bool = False,
+) -> Architecture:
     """The architecture that a folder's ``config.json`` describes; code that it names is never run.
 
     Args:
         folder: the folder.
         tensors: how many tensors its weights have: a configuration of more layers is refused.
         like: what an adapter makes of the model.
+        stored: its tensors: they tell the class of the model where the configuration names none.
+        lenient: whether an encoder without a head will do where they do not.
 
     Raises:
         CheckpointError: when it cannot be read, or needs code of its own.
@@ -151,11 +223,12 @@ def read_architecture(folder: Path, tensors: int, like: Like | None = None) -> A
         with quiet_transformers():
             settings = {key: value for key, value in content.items() if key not in _NOT_SETTINGS}
             config: PreTrainedConfig = AutoConfig.for_model(content["model_type"], **settings)
-            model = _empty_model(config, like or Like())
+            model, told = _empty_model(config, like or Like(), stored, lenient)
+        notes += [f"{path}: {note}" for note in told]
         architecture = Architecture(model, config, content, notes)
         _ = architecture.labels  # numbers that are not those of the outputs show here
-    except CheckpointError:
-        raise
+    except CheckpointError as error:
+        raise CheckpointError([f"{path}: {problem}" for problem in error.problems]) from None
     except Exception as error:  # whatever a class raises for settings that make no sense
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError([f"{path}: no model can be made of it ({reason[:300]})"]) from None
@@ -177,6 +250,7 @@ def content_problems(content: Mapping[str, Any], tensors: int) -> list[str]:
     for key in ("num_labels", "_num_labels"):
         if _is_count(value := content.get(key)) and value > MAX_LABELS:
             found.append(f"{key} is {value}; at most {MAX_LABELS} labels are read")
+    found += label_problems(content)
     if content.get("quantization_config") is not None:
         found.append("quantization_config: quantized weights cannot be merged; merge what they were quantized from")
     return found
@@ -186,7 +260,10 @@ def _is_count(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _empty_model(config: PreTrainedConfig, like: Like) -> PreTrainedModel:
+def _empty_model(
+    config: PreTrainedConfig, like: Like, stored: Mapping[str, StoredTensor] | None, lenient: bool
+) -> tuple[PreTrainedModel, list[str]]:
+    """The model of a configuration without weights, and what a user should know of how its class was found."""
     if like.labels is not None and like.labels != config.num_labels:
         config.num_labels = like.labels
     if like.tokens is not None:
@@ -199,6 +276,65 @@ def _empty_model(config: PreTrainedConfig, like: Like) -> PreTrainedModel:
         )
     if like.auto_class is not None and cls not in like.auto_class._model_mapping.values():
         cls = like.auto_class._model_mapping[type(config)]
+    if cls is not None:
+        return _on_meta(cls, config), []
+    fitting, tried = _fitting(config, stored) if stored is not None else ([], [])
+    if len(fitting) == 1:
+        return fitting[0], [f"names no architectures; its tensors are those of {type(fitting[0]).__name__}"]
+    if stored is None or lenient:
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            return AutoModel.from_config(config).eval(), []
+    classes = [type(model).__name__ for model in fitting] or tried
+    fit = "several classes" if fitting else "none of the classes that were tried"
+    raise CheckpointError(
+        [
+            f"names no architectures, and the tensors fit {fit} ({', '.join(classes)}): add the class that the model "
+            f'was saved from, such as "architectures": ["{classes[-1]}"]'
+        ]
+    )
+
+
+def _on_meta(cls: Any, config: PreTrainedConfig) -> PreTrainedModel:
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
-        model: PreTrainedModel = AutoModel.from_config(config) if cls is None else cls(config)
+        model: PreTrainedModel = cls(config)
     return model.eval()
+
+
+def _fitting(
+    config: PreTrainedConfig, stored: Mapping[str, StoredTensor]
+) -> tuple[list[PreTrainedModel], Sequence[str]]:
+    """Models of all classes for a configuration that have just the stored tensors, and the names of all classes."""
+    classes: dict[str, Any] = {}
+    for auto_class in _CLASSES:
+        mapped = getattr(transformers, auto_class)._model_mapping.get(type(config), ())
+        for cls in mapped if isinstance(mapped, tuple) else (mapped,):
+            classes.setdefault(cls.__name__, cls)
+    fitting: list[tuple[int, bool, PreTrainedModel]] = []
+    for cls in classes.values():
+        try:
+            model = _on_meta(cls, config)
+        except (ValueError, TypeError, AttributeError):  # a class for other settings of the configuration
+            continue
+        names = read_names(stored, model)
+        state = model.state_dict(keep_vars=True)
+        origin, _ = ties(model, names.found, lambda one, other: True)
+        if names.strangers or names.problems or set(state) - set(origin):
+            continue
+        shaped = all(tuple(state[name].shape) == stored[own].shape for name, own in names.plain.items())
+        fitting.append((len(stored.keys() & state.keys()), shaped, model))
+    # An encoder's tensors are also those of a model around it whose head is tied; stored names tell the two apart.
+    most = max((exact for exact, _, _ in fitting), default=0)
+    models = [(shaped, model) for exact, shaped, model in fitting if exact == most]
+    if len(models) > 1 and any(shaped for shaped, _ in models):
+        models = [(shaped, model) for shaped, model in models if shaped]
+    return [model for _, model in models], list(classes)
+
+
+def lacking(architecture: Architecture, found: Collection[str]) -> list[str]:
+    """Tensors of a model that it needs and that are not among those found, tied ones by their leader.
+
+    Those that transformers fills itself (``_keys_to_ignore_on_load_missing``) are not needed.
+    """
+    info: Any = SimpleNamespace(missing_keys=set(architecture.leaders.values()) - set(found), unexpected_keys=set())
+    architecture.model._adjust_missing_and_unexpected_keys(info)
+    return [name for name in architecture.shapes if name in info.missing_keys]

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from regmean_lab.checkpoints.alignment import RowOrder, order_by_names, order_by_tokens
+from regmean_lab.checkpoints.labels import repeated
 from regmean_lab.checkpoints.members import Member
+from regmean_lab.checkpoints.names import abbreviated
+from regmean_lab.checkpoints.settings import setting_notes, settings_problem
 
 HEADS = ("merge", "keep", "drop")
 
 SHARED_TOKENS = 0.5
 """Least share of the smaller vocabulary that two members must have in common to count as models of one tokenizer."""
-
-_DECISIVE = re.compile(
-    r"act|activation|n?_?heads?$|head_dim|eps|position|rope|rotary|norm|tie_|bias|scale|window|relative|bucket|chunk|"
-    r"layer_types|embedding_size|type_vocab|residual|parallel|softcap"
-)
-_HARMLESS = re.compile(
-    r"drop|^id2label$|^label2id$|^num_labels$|^architectures$|_token_id|^use_cache$|^vocab_size$|^dtype$|^torch_dtype$|"
-    r"^transformers_version$|^_|^problem_type$|^initializer|^output_|^finetuning_task$|^task_specific|^name_or_path$|"
-    r"^pruned_heads$|^gradient_checkpointing$|^return_dict$"
-)
 
 
 @dataclass
@@ -45,13 +37,15 @@ class Agreement:
     notes: list[str] = field(default_factory=list)
 
 
-def agree(members: Sequence[Member], heads: str, kept: set[str]) -> tuple[Agreement | None, list[str]]:
+def agree(
+    members: Sequence[Member], heads: str, kept: Callable[[Collection[str]], Collection[str]]
+) -> tuple[Agreement | None, list[str]]:
     """Compare members with each other.
 
     Args:
         members: the members.
         heads: ``merge``, ``keep`` or ``drop``: what becomes of the parameters on top of the encoder.
-        kept: parameters of the first member that the method leaves to the members.
+        kept: which of the parameters the method leaves to the members.
 
     Returns:
         How they go together (None if they do not), and everything that stands against it.
@@ -60,17 +54,36 @@ def agree(members: Sequence[Member], heads: str, kept: set[str]) -> tuple[Agreem
     found = [problem for other in members[1:] for problem in _kinds(first, other, heads)]
     if found:  # of other architectures, every parameter would be listed
         return None, found
+    _share_ties(members)
     lead, found = _lead(members)
-    apart = set(kept) if heads == "merge" else set(kept).union(*(member.architecture.head for member in members))
-    for other in members:
-        found += _settings(first, other) if other is not first else []
+    for member in members:
+        member.rename(lead.architecture)
+    apart = set(kept({name for member in members for name in member.weights}))
+    notes: list[str] = []
+    if heads != "merge":
+        apart = apart.union(*(member.head for member in members))
+        some = _only_some(members, apart)
+        apart |= set(some)
+        if some:
+            notes.append(f"not in all checkpoints, and not merged: {abbreviated(some)}")
+    for member in members:
+        strangers, notes_on = _strangers(member, heads)
+        found, notes = found + strangers, notes + notes_on
+        if member is not first and (problem := settings_problem(first, member, heads)) is not None:
+            found.append(problem)
     orders: list[dict[str, RowOrder]] = []
     for member in members:
         order = _vocabulary_order(lead, member)
-        orders.append(dict.fromkeys(member.architecture.vocabulary, order) if order is not None else {})
+        orders.append(dict.fromkeys(member.vocabulary, order) if order is not None else {})
     labels = lead.architecture.label_outputs - apart
     if labels:
         wanted = lead.architecture.labels or []
+        found += [
+            f"config.json: id2label of {member.name}: {twice}, and rows of heads are matched by the names of labels; give "
+            "each label a name of its own, or set heads=keep or heads=drop"
+            for member in members
+            if (twice := repeated(member.architecture.labels or [])) is not None
+        ]
         different = [member for member in members if set(member.architecture.labels or []) != set(wanted)]
         found += [_other_labels(lead, member) for member in different]
         if not different:
@@ -92,7 +105,7 @@ def agree(members: Sequence[Member], heads: str, kept: set[str]) -> tuple[Agreem
         [name for name in lead.weights if name not in apart],
         sorted(apart),
         orders,
-        [note for member in members for note in [*member.notes, *_notes(lead, member)]],
+        [*notes, *(note for member in members for note in [*member.notes, *_notes(lead, member)])],
     )
     return agreement, []
 
@@ -100,7 +113,7 @@ def agree(members: Sequence[Member], heads: str, kept: set[str]) -> tuple[Agreem
 def base_orders(lead: Member, base: Member) -> dict[str, RowOrder]:
     """The order of the base model's rows, where it is not the lead's."""
     order = _vocabulary_order(lead, base)
-    return {} if order is None else dict.fromkeys(lead.architecture.vocabulary, order)
+    return {} if order is None else dict.fromkeys(base.vocabulary, order)
 
 
 def _kinds(first: Member, other: Member, heads: str) -> list[str]:
@@ -119,23 +132,55 @@ def _kinds(first: Member, other: Member, heads: str) -> list[str]:
     return []
 
 
-def _settings(first: Member, other: Member) -> list[str]:
-    """Settings of the configuration that change what the same weights compute."""
-    one, two = first.architecture.config.to_dict(), other.architecture.config.to_dict()
-    return [
-        f"config.json: {key} is {two.get(key)!r} in {other.name}, {one.get(key)!r} in {first.name}"
-        for key in sorted({*one, *two})
-        if one.get(key) != two.get(key) and _DECISIVE.search(key) and not _HARMLESS.search(key)
-    ]
+def _share_ties(members: Sequence[Member]) -> None:
+    """Keep tensors apart in all members that one of them does not tie."""
+    every = [member.architecture.groups() for member in members]
+    leaders = [{name: names[0] for names in groups for name in names} for groups in every]
+    names = dict.fromkeys(name for groups in every for group in groups for name in group)
+    shared: dict[tuple[str | None, ...], list[str]] = {}
+    for name in names:
+        # A model without such a tensor says nothing of its ties; the others decide.
+        shared.setdefault(tuple(own.get(name) for own in leaders), []).append(name)
+    if all(groups == every[0] for groups in every):
+        return
+    for member in members:
+        member.untied([tuple(group) for group in shared.values()])
+
+
+def _only_some(members: Sequence[Member], apart: Collection[str]) -> list[str]:
+    """Tensors of parts of the encoder, such as its pooler, that the encoders of some members do not have."""
+    parts = [member.architecture.encoder_parts for member in members]
+    common = frozenset.intersection(*parts)
+    return sorted(
+        {
+            name
+            for member in members
+            for name in set(member.weights) - set(apart)
+            if member.architecture.encoder_part(member.own_names.get(name, name)) not in common
+        }
+    )
+
+
+def _strangers(member: Member, heads: str) -> tuple[list[str], list[str]]:
+    """What is wrong, and what should be known, where a member's files have tensors that its model does not have."""
+    if not member.strangers:
+        return [], []
+    shown, kind = abbreviated(member.strangers), member.architecture.name
+    if member.architecture.is_bare and heads != "drop":
+        own = member.architecture.encoder_parts
+        if any(
+            name.removeprefix(f"{member.architecture.model.base_model_prefix}.").split(".")[0] not in own
+            for name in member.strangers
+        ):
+            return [
+                f"{member.name}: its files have {shown}, which {kind} does not have: name the class with that head in "
+                "architectures of config.json, or set heads=drop to merge the encoders alone"
+            ], []
+    return [], [f"{member.name}: its files have {shown}, which {kind} does not have: left out"]
 
 
 def _notes(lead: Member, member: Member) -> list[str]:
-    one, two = lead.architecture.config.to_dict(), member.architecture.config.to_dict()
-    notes = [
-        f"{member.name}: {key} is {_short(two.get(key))}; the merged model has {_short(one.get(key))} of {lead.name}"
-        for key in sorted({*one, *two})
-        if one.get(key) != two.get(key) and not _DECISIVE.search(key) and not _HARMLESS.search(key)
-    ]
+    notes = setting_notes(lead, member)
     if member.tokens is None:
         notes.append(f"{member.name} has no tokenizer: its rows are taken to be those of {lead.name}")
     return notes
@@ -186,16 +231,22 @@ def _other_labels(lead: Member, member: Member) -> str:
 
 
 def _tensors(lead: Member, member: Member, orders: Mapping[str, RowOrder], apart: set[str]) -> list[str]:
-    """Where names or shapes of tensors differ."""
+    """Where names or shapes of tensors differ, each kind in one line."""
     names, own = set(lead.weights) - apart, set(member.weights) - apart
-    found = [f"{name}: in {lead.name}, not in {member.name}" for name in sorted(names - own)]
-    found += [f"{name}: in {member.name}, not in {lead.name}" for name in sorted(own - names)]
+    found = [
+        f"in {one.name}, not in {two.name}: {abbreviated(sorted(only))}"
+        for one, two, only in ((lead, member, names - own), (member, lead, own - names))
+        if only
+    ]
+    wrong = []
     for name in sorted(names & own):
         one, two = lead.weights.shape(name), member.weights.shape(name)
         if name in orders:
             two = (len(orders[name].rows), *two[1:])
         if one != two:
-            found.append(f"{name}: shape {one} in {lead.name}, {two} in {member.name}")
+            wrong.append(f"{name}: shape {one} in {lead.name}, {two} in {member.name}")
+    if wrong:
+        found.append(wrong[0] + (f"; and {len(wrong) - 1} more tensors" if len(wrong) > 1 else ""))
     return found
 
 

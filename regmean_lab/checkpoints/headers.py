@@ -94,11 +94,8 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     content = parse_json(text, path)
     found: list[str] = []
     tensors: dict[str, StoredTensor] = {}
-    if _is_metadata(content.get(METADATA_KEY, {})):
-        content.pop(METADATA_KEY, None)
-    else:
+    if not _is_metadata(content.pop(METADATA_KEY, None)):
         found.append(f"{path}: metadata that is not text by name")
-        content.pop(METADATA_KEY)
     begin = LENGTH_BYTES + length
     for name, entry in content.items():
         if problem := _problem(name, entry, size - begin):
@@ -138,7 +135,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _is_metadata(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(part, str) for part in value.values())
+    """Whether this is text by name, or nothing: null is read as absent, as the format's library does."""
+    return value is None or isinstance(value, dict) and all(isinstance(part, str) for part in value.values())
 
 
 def _problem(name: str, entry: Any, available: int) -> str | None:

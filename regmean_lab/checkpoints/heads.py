@@ -9,6 +9,7 @@ from transformers import AutoConfig, PreTrainedModel
 
 from regmean_lab.checkpoints.folders import stored_tensors
 from regmean_lab.checkpoints.headers import CheckpointError
+from regmean_lab.checkpoints.names import abbreviated
 from regmean_lab.checkpoints.weights import FileWeights
 from regmean_lab.models import quiet_transformers
 
@@ -36,10 +37,10 @@ def load_with_head(folder: Path | str, name: str) -> PreTrainedModel:
     state = {tensor: part[tensor] for part in weights for tensor in part}
     with quiet_transformers():
         config = AutoConfig.from_pretrained(own, trust_remote_code=False)
-        model: PreTrainedModel = getattr(transformers, config.architectures[0])(config)
-        missing, unexpected = model.load_state_dict(state, strict=False)
-    tied = set(missing) - set(getattr(model, "all_tied_weights_keys", {}))
-    if tied or unexpected:
-        raise CheckpointError([f"{own}: does not belong to {folder} ({', '.join(sorted({*tied, *unexpected})[:5])})"])
-    model.tie_weights()
+        model: PreTrainedModel
+        model, info = getattr(transformers, config.architectures[0]).from_pretrained(
+            None, config=config, state_dict=state, dtype="float32", output_loading_info=True
+        )
+    if strange := sorted({*info["missing_keys"], *info["unexpected_keys"]}):
+        raise CheckpointError([f"{own}: does not belong to {folder} ({abbreviated(strange, 5)})"])
     return model.eval()

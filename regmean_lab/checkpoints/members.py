@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -13,13 +13,18 @@ from transformers import AutoTokenizer
 
 from regmean_lab.checkpoints.adapters import AdaptedWeights, adapted_like, fit_adapter, read_adapter_files
 from regmean_lab.checkpoints.alignment import AlignedWeights
-from regmean_lab.checkpoints.architecture import Architecture, read_architecture
+from regmean_lab.checkpoints.architecture import Architecture, lacking, read_architecture
+from regmean_lab.checkpoints.converted_weights import ConvertedWeights
 from regmean_lab.checkpoints.folders import ADAPTER_CONFIG_FILE, CONFIG_FILE, check_tokenizer_files, stored_tensors
 from regmean_lab.checkpoints.headers import CheckpointError, StoredTensor
+from regmean_lab.checkpoints.names import StoredNames, abbreviated, read_names, ties
 from regmean_lab.checkpoints.sources import Source
-from regmean_lab.checkpoints.weights import DTYPES, FileWeights
+from regmean_lab.checkpoints.weights import FileWeights
 from regmean_lab.merging.weights import StoredWeights
 from regmean_lab.models import TOKENIZER_FILES, quiet_transformers
+
+COMPARED_ROWS = 4096
+"""Rows of tied weights that are compared at a time."""
 
 MORE_TOKENIZER_FILES = ("special_tokens_map.json", "added_tokens.json", "chat_template*", "generation_config.json")
 
@@ -38,6 +43,8 @@ class Member:
         files: all files that its weights come from.
         duplicates: tied weights that its files hold twice: the names of two tensors that must be equal.
         notes: what a user should know of how it was read.
+        strangers: tensors of its files that its model does not have, and that are left out.
+        own_names: by the merged model's names, its own, where they differ.
     """
 
     source: Source
@@ -49,6 +56,8 @@ class Member:
     files: list[Path]
     duplicates: list[tuple[FileWeights, str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    strangers: list[str] = field(default_factory=list)
+    own_names: dict[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -60,10 +69,47 @@ class Member:
         return [] if self.tokenizer_folder is None else tokenizer_files(self.tokenizer_folder)
 
     @property
+    def vocabulary(self) -> list[str]:
+        """Its tensors with a row for each token, by the merged model's names."""
+        return [name for name in self.weights if self.own_names.get(name, name) in self.architecture.vocabulary]
+
+    @property
+    def head(self) -> list[str]:
+        """Its tensors on top of the encoder, by the merged model's names."""
+        return [name for name in self.weights if self.own_names.get(name, name) in self.architecture.head]
+
+    @property
     def rows(self) -> int:
         """Rows of its table of tokens."""
-        embedding = next(iter(sorted(self.architecture.vocabulary & set(self.weights))))
-        return self.weights.shape(embedding)[0]
+        return self.weights.shape(min(self.vocabulary))[0]
+
+    def untied(self, groups: Iterable[tuple[str, ...]]) -> None:
+        """Keep tensors apart that another member does not tie.
+
+        Args:
+            groups: names of tensors that share their values in all members.
+        """
+        leaders = self.architecture.leaders
+        before = {name: leaders[name] for names in groups for name in names if name in leaders}
+        values = {name: names[0] for names in groups for name in names}
+        self.architecture.untie(values)
+        names = {name: before.get(name, name) for name in dict.fromkeys(self.architecture.leaders.values())}
+        names = {name: own for name, own in names.items() if own in self.weights}
+        self.weights = AlignedWeights(self.weights, names)
+        self.dtypes = {name: self.dtypes[own] for name, own in names.items()}
+
+    def rename(self, lead: Architecture) -> None:
+        """Give the tensors of the encoder the names that they have in another architecture on the same encoder."""
+        prefix = self.architecture.encoder_prefix
+        if prefix == lead.encoder_prefix:
+            return
+        encoder = set(self.weights) - self.architecture.head
+        renamed = {
+            lead.encoder_prefix + name.removeprefix(prefix) if name in encoder else name: name for name in self.weights
+        }
+        self.weights = AlignedWeights(self.weights, renamed)
+        self.dtypes = {name: self.dtypes[own] for name, own in renamed.items()}
+        self.own_names = {name: own for name, own in renamed.items() if name != own}
 
 
 def read_member(source: Source, base: Source | None) -> Member:
@@ -80,58 +126,99 @@ def read_member(source: Source, base: Source | None) -> Member:
         assert base is not None
         return _read_adapted(source, base)
     tensors = stored_tensors(source.folder)
-    architecture = read_architecture(source.folder, len(tensors))
-    files = FileWeights(tensors)
-    names, duplicates = named(tensors, architecture)
-    if found := shape_problems(source, architecture, {name: tensors[stored].shape for name, stored in names.items()}):
+    architecture = read_architecture(source.folder, len(tensors), stored=tensors)
+    stored = read_stored(tensors, architecture)
+    if found := stored.problems(source.name, architecture):
         raise CheckpointError(found)
     tokens, folder = read_tokens([source.folder])
     return Member(
         source,
         architecture,
-        AlignedWeights(files, names),
-        {name: files.dtype(stored) for name, stored in names.items()},
+        AlignedWeights(stored.weights, stored.origins),
+        {name: stored.weights.dtype(origin) for name, origin in stored.origins.items()},
         tokens,
         folder,
         _paths(tensors.values(), source.folder / CONFIG_FILE),
-        [(files, first, other) for first, other in duplicates],
+        stored.duplicates,
         architecture.notes,
+        stored.names.strangers,
     )
 
 
-def named(
-    tensors: Mapping[str, StoredTensor], architecture: Architecture
-) -> tuple[dict[str, str], list[tuple[str, str]]]:
-    """The name in the files of each of an architecture's tensors.
+@dataclass
+class Stored:
+    """A folder's tensors as an architecture's.
 
-    Tensors of whole numbers that the model does not have (old files hold positions) are left out.
-
-    Returns:
-        The names, in the architecture's order, and pairs of stored names that stand for one tied weight.
+    Attributes:
+        names: what the stored tensors are for the model.
+        weights: the tensors by the model's names.
+        origins: by the architecture's leading names, in its order, the name that the values are stored for.
+        duplicates: names in the files of two tensors that must be equal.
     """
-    found: dict[str, str] = {}
-    duplicates = []
-    for stored, tensor in tensors.items():
-        name = architecture.canonical(stored)
-        if name not in architecture.shapes and not DTYPES[tensor.dtype].is_floating_point:
-            continue
-        if name in found:
-            duplicates.append((found[name], stored))
-        else:
-            found[name] = stored
-    order = {name: place for place, name in enumerate(architecture.shapes)}
-    return dict(sorted(found.items(), key=lambda item: order.get(item[0], len(order)))), duplicates
+
+    names: StoredNames
+    weights: ConvertedWeights
+    origins: dict[str, str]
+    duplicates: list[tuple[FileWeights, str, str]]
+
+    def problems(self, member: str, architecture: Architecture, adapted: Collection[str] = ()) -> list[str]:
+        """Where a checkpoint's tensors are not those that its configuration describes.
+
+        Args:
+            member: what messages call it.
+            architecture: the model that its configuration describes.
+            adapted: tensors that an adapter brings.
+        """
+        found = [f"{member}: {problem}" for problem in self.names.problems]
+        if missing := lacking(architecture, {*self.origins, *adapted}):
+            there = ""
+            if self.names.strangers:
+                there = f"; they have {abbreviated(self.names.strangers)}, which it does not know"
+            found.append(f"{member}: its files lack {abbreviated(missing)} of {architecture.name}{there}")
+        shapes = {name: self.weights.shape(origin) for name, origin in self.origins.items() if name not in adapted}
+        return found + shape_problems(member, architecture, shapes)
 
 
-def shape_problems(source: Source, architecture: Architecture, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """Where a checkpoint's tensors are not those that its configuration describes."""
-    lacking = sorted(set(architecture.leaders.values()) - set(shapes))
-    found = [f"{source.name}: its files lack {name}, which {architecture.name} has" for name in lacking]
-    for name, shape in shapes.items():
-        expected = architecture.shapes.get(name)
-        if expected is not None and expected != shape:
-            found.append(f"{source.name}: {name}: shape {shape}, but its configuration says {expected}")
-    return found
+def read_stored(tensors: Mapping[str, StoredTensor], architecture: Architecture) -> Stored:
+    """Find out what a folder's tensors are for an architecture, which is untied where its files say so.
+
+    Weights are read only to compare tied ones that are both stored.
+    """
+    files = FileWeights(tensors)
+    names = read_names(tensors, architecture.model)
+    weights = ConvertedWeights(files, names, architecture.model)
+    values, _ = ties(architecture.model, names.found, lambda one, other: equal_tensors(weights, one, other))
+    architecture.untie(values)
+    origins = {name: values[name] for name in dict.fromkeys(architecture.leaders.values()) if name in values}
+    return Stored(names, weights, origins, [(files, first, other) for first, other in names.doubles])
+
+
+def equal_tensors(weights: StoredWeights, one: str, other: str) -> bool:
+    """Whether two tensors are equal; some rows of each are in memory at a time."""
+    shape = weights.shape(one)
+    if shape != weights.shape(other):
+        return False
+    if not shape:
+        return torch.equal(weights[one], weights[other])
+    return all(
+        torch.equal(
+            weights.rows(one, start, min(start + COMPARED_ROWS, shape[0])),
+            weights.rows(other, start, min(start + COMPARED_ROWS, shape[0])),
+        )
+        for start in range(0, shape[0], COMPARED_ROWS)
+    )
+
+
+def shape_problems(member: str, architecture: Architecture, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """Where tensors are not of the size that a configuration describes, in one line."""
+    wrong = [
+        f"{name}: shape {shape}, but its configuration says {expected}"
+        for name, shape in shapes.items()
+        if (expected := architecture.shapes.get(name)) is not None and expected != shape
+    ]
+    if not wrong:
+        return []
+    return [f"{member}: {wrong[0]}" + (f"; and {len(wrong) - 1} more tensors" if len(wrong) > 1 else "")]
 
 
 def _read_adapted(source: Source, base: Source) -> Member:
@@ -139,15 +226,14 @@ def _read_adapted(source: Source, base: Source) -> Member:
     tensors = stored_tensors(base.folder)
     architecture = read_architecture(base.folder, len(tensors), adapted_like(settings, changes))
     adapter = fit_adapter(source.folder, settings, changes, architecture)
-    files = FileWeights(tensors)
-    names, duplicates = named(tensors, architecture)
-    names = {name: stored for name, stored in names.items() if name in architecture.shapes}
-    weights = AdaptedWeights(AlignedWeights(files, names), adapter)
-    if found := shape_problems(source, architecture, {name: weights.shape(name) for name in weights}):
+    stored = read_stored(tensors, architecture)
+    weights = AdaptedWeights(AlignedWeights(stored.weights, stored.origins), adapter)
+    found = stored.problems(source.name, architecture, adapter.replaced)
+    if found := found + shape_problems(source.name, architecture, {name: weights.shape(name) for name in weights}):
         raise CheckpointError(found)
     own = FileWeights(adapter.tensors)
-    dtypes = {name: files.dtype(stored) for name, stored in names.items()}
-    dtypes |= {name: own.dtype(stored) for name, stored in adapter.replaced.items() if name not in dtypes}
+    dtypes = {name: stored.weights.dtype(origin) for name, origin in stored.origins.items()}
+    dtypes |= {name: own.dtype(part) for name, part in adapter.replaced.items() if name not in dtypes}
     tokens, folder = read_tokens([source.folder, base.folder])
     paths = _paths([*tensors.values(), *adapter.tensors.values()], base.folder / CONFIG_FILE)
     return Member(
@@ -158,7 +244,7 @@ def _read_adapted(source: Source, base: Source) -> Member:
         tokens,
         folder,
         [*paths, source.folder / ADAPTER_CONFIG_FILE],
-        [(files, first, other) for first, other in duplicates],
+        stored.duplicates,
         architecture.notes,
     )
 

@@ -15,9 +15,11 @@ from regmean_lab.checkpoints.adapters import adapter_base
 from regmean_lab.checkpoints.alignment import AlignedWeights
 from regmean_lab.checkpoints.architecture import read_architecture
 from regmean_lab.checkpoints.compatibility import Agreement, agree, base_orders
+from regmean_lab.checkpoints.converted_weights import ConvertedWeights
 from regmean_lab.checkpoints.folders import CONFIG_FILE, stored_tensors
 from regmean_lab.checkpoints.headers import CheckpointError
-from regmean_lab.checkpoints.members import Member, read_member, read_tokens
+from regmean_lab.checkpoints.members import Member, equal_tensors, read_member, read_tokens
+from regmean_lab.checkpoints.names import abbreviated, read_names, ties
 from regmean_lab.checkpoints.published_statistics import MemberStatistics, open_statistics, other_weights
 from regmean_lab.checkpoints.sources import Source, find_sources
 from regmean_lab.checkpoints.weights import FileWeights
@@ -27,9 +29,6 @@ from regmean_lab.merging.merge import merge_members
 from regmean_lab.merging.partial import covered
 
 log = logging.getLogger(__name__)
-
-COMPARED_ROWS = 4096
-"""Rows of tied weights that are compared at a time."""
 
 
 @dataclass(frozen=True)
@@ -114,9 +113,8 @@ def prepare_merge(request: MergeRequest) -> PreparedMerge:
             found += error.problems
     if found:
         raise CheckpointError(found)
-    names = set(members[0].weights)
-    agreement, found = agree(members, request.heads, request.method.kept(names))
-    found += _pattern_problems(request.method, names)
+    agreement, found = agree(members, request.heads, lambda names: request.method.kept(set(names)))
+    found += _pattern_problems(request.method, {name for member in members for name in member.weights})
     if agreement is None or found:
         raise CheckpointError(found)
     layout = agreement.lead.architecture.layout
@@ -159,10 +157,10 @@ def write_merged_weights(prepared: PreparedMerge, folder: Path, device: torch.de
     """Merge and write the weights, file by file; fills ``prepared.diagnostics``.
 
     Raises:
-        MergeError: for NaN or infinity in weights, tied weights that differ, and what else a merge can meet.
+        MergeError: for NaN or infinity in weights, parameters stored twice with other values, and what else a merge can meet.
     """
     for member in prepared.members:
-        _check_tied(member)
+        _check_doubles(member)
     write_shards(folder, prepared.shards, merged_tensors(prepared, device))
 
 
@@ -227,34 +225,40 @@ def _read_base(source: Source, agreement: Agreement) -> Member:
     if source.is_adapter:
         raise CheckpointError([f"base: {source.reference} is an adapter; expected a whole model"])
     tensors = stored_tensors(source.folder)
-    own = read_architecture(source.folder, len(tensors))
+    own = read_architecture(source.folder, len(tensors), stored=tensors, lenient=True)
     if own.config.model_type != lead.architecture.config.model_type:
         raise CheckpointError(
             [f"base: a {own.config.model_type} model; the checkpoints are {lead.architecture.config.model_type} models"]
         )
+    # As transformers would load it into the class of the checkpoints.
+    names = read_names(tensors, lead.architecture.model)
+    weights = ConvertedWeights(FileWeights(tensors), names, lead.architecture.model)
+    values, _ = ties(lead.architecture.model, names.found, lambda one, other: equal_tensors(weights, one, other))
     same_head = own.name == lead.architecture.name and own.labels == lead.architecture.labels
-    wanted = set(agreement.names) - (frozenset() if same_head else lead.architecture.head)
-    names: dict[str, str] = {}
-    for stored in tensors:
-        name = lead.architecture.canonical(stored)
-        if name in wanted:
-            names.setdefault(name, stored)
-    if not names:
-        raise CheckpointError([f"base: {source.reference} has none of the checkpoints' parameters"])
-    files = FileWeights({stored: tensors[stored] for stored in names.values()})
+    wanted = [name for name in agreement.names if same_head or name not in lead.architecture.head]
+    origins = {name: values[name] for name in wanted if name in values}
+    if not origins:
+        there = f"; its files have names such as {abbreviated(names.strangers)}" if names.strangers else ""
+        raise CheckpointError([f"base: {source.reference} has none of the checkpoints' parameters{there}"])
+    found = [f"base: {problem}" for problem in names.problems]
+    missing = [name for name in agreement.names if name not in origins]
+    if lost := [
+        name for name in missing if name in wanted and lead.architecture.encoder_part(name) in own.encoder_parts
+    ]:
+        there = f"; they have {abbreviated(names.strangers)}, which it does not know" if names.strangers else ""
+        found.append(f"base: its files lack {abbreviated(lost)} of {lead.architecture.name}{there}")
     tokens, folder = read_tokens([source.folder])
     base = Member(
         source,
         lead.architecture,
-        AlignedWeights(files, names),
-        {name: files.dtype(stored) for name, stored in names.items()},
+        AlignedWeights(weights, origins),
+        {name: weights.dtype(origin) for name, origin in origins.items()},
         tokens,
         folder,
-        [*dict.fromkeys(tensor.path for tensor in files.tensors.values()), source.folder / CONFIG_FILE],
+        [*dict.fromkeys(tensor.path for tensor in tensors.values()), source.folder / CONFIG_FILE],
     )
     orders = base_orders(lead, base)
-    found = []
-    for name in names:
+    for name in origins:
         shape = base.weights.shape(name)
         if name in orders:
             shape = (len(orders[name].rows), *shape[1:])
@@ -262,8 +266,8 @@ def _read_base(source: Source, agreement: Agreement) -> Member:
             found.append(f"base: {name}: shape {shape}, in the checkpoints {expected}")
     if found:
         raise CheckpointError(found)
-    if missing := sorted(set(agreement.names) - set(names)):
-        agreement.notes.append(f"not in the base, and averaged: {', '.join(missing)}")
+    if missing:
+        agreement.notes.append(f"not in the base, and averaged: {abbreviated(missing)}")
     return base
 
 
@@ -285,20 +289,15 @@ def _output_dtype(request: MergeRequest, first: Member, name: str) -> torch.dtyp
     return request.dtype if request.dtype is not None and own.is_floating_point else own
 
 
-def _check_tied(member: Member) -> None:
-    """Compare what a member's files hold twice for one tied weight.
+def _check_doubles(member: Member) -> None:
+    """Compare what a member's files hold twice for one parameter.
 
     Raises:
         MergeError: when the two are not equal.
     """
     for files, one, other in member.duplicates:
-        shape = files.shape(one)
-        equal = shape == files.shape(other)
-        for start in range(0, shape[0] if equal and shape else 0, COMPARED_ROWS):
-            stop = min(start + COMPARED_ROWS, shape[0])
-            equal = equal and torch.equal(files.rows(one, start, stop), files.rows(other, start, stop))
-        if not equal:
+        if not equal_tensors(files, one, other):
             raise MergeError(
-                f"{member.name}: its configuration ties {one} and {other}, but its files hold different values for "
-                "them; load and save it with transformers, so that it is clear which ones count"
+                f"{member.name}: its files hold {one} and {other} for one parameter, with different values; remove the "
+                "one that does not count"
             )
