@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from regmean_lab.merging.base import FisherSource, GradientGramSource
+from regmean_lab.merging.base import FisherSource, GradientGramSource, GramSource
 from regmean_lab.merging.weights import StoredWeights
 
 
@@ -159,26 +159,48 @@ class AlignedFisher:
         return diagonal if order is None else order.take(diagonal)
 
 
+class AlignedGram:
+    """Gram matrices of a member under the merged model's names of layers.
+
+    Args:
+        source: the member's own.
+        names: by the merged model's name of a layer, the member's own, where it is another one.
+    """
+
+    def __init__(self, source: GramSource, names: Mapping[str, str]) -> None:
+        self.source = source
+        self.names = dict(names)
+
+    def matrix(self, layer: str) -> Tensor:
+        """Mean of the products of the layer's inputs."""
+        return self.source.matrix(self.names.get(layer, layer))
+
+
 class AlignedGradientGram:
     """Gram matrices of gradients at layers' outputs, the outputs ordered as the merged model's are.
 
     Args:
         source: the member's own.
         orders: orders of the layers' outputs, by layer.
+        names: by the merged model's name of a layer, the member's own, where it is another one.
     """
 
-    def __init__(self, source: GradientGramSource, orders: Mapping[str, RowOrder]) -> None:
+    def __init__(
+        self, source: GradientGramSource, orders: Mapping[str, RowOrder], names: Mapping[str, str] | None = None
+    ) -> None:
         self.source = source
         self.orders = dict(orders)
+        self.names = dict(names or {})
 
     @property
     def layers(self) -> Collection[str]:
         """The layers that there is a matrix for."""
-        return self.source.layers
+        merged = {own: name for name, own in self.names.items()}
+        return [merged.get(layer, layer) for layer in self.source.layers]
 
     def matrix(self, layer: str) -> Tensor:
         """Mean of the products of the gradients at the layer's output."""
-        matrix = self.source.matrix(layer)
+        matrix = self.source.matrix(self.names.get(layer, layer))
         order = self.orders.get(layer)
         return matrix if order is None else order.take(order.take(matrix).T)
 

@@ -79,8 +79,8 @@ def agree(
     if labels:
         wanted = lead.architecture.labels or []
         found += [
-            f"config.json: id2label of {member.name}: {twice}, and rows of heads are matched by the names of labels; give "
-            "each label a name of its own, or set heads=keep or heads=drop"
+            f"config.json: id2label of {member.name}: {twice}, and rows of heads are matched by the names of labels; "
+            "give each label a name of its own, or set heads=keep or heads=drop"
             for member in members
             if (twice := repeated(member.architecture.labels or [])) is not None
         ]
@@ -166,16 +166,13 @@ def _strangers(member: Member, heads: str) -> tuple[list[str], list[str]]:
     if not member.strangers:
         return [], []
     shown, kind = abbreviated(member.strangers), member.architecture.name
-    if member.architecture.is_bare and heads != "drop":
-        own = member.architecture.encoder_parts
-        if any(
-            name.removeprefix(f"{member.architecture.model.base_model_prefix}.").split(".")[0] not in own
-            for name in member.strangers
-        ):
-            return [
-                f"{member.name}: its files have {shown}, which {kind} does not have: name the class with that head in "
-                "architectures of config.json, or set heads=drop to merge the encoders alone"
-            ], []
+    own, prefix = member.architecture.encoder_parts, f"{member.architecture.model.base_model_prefix}."
+    on_top = any(name.removeprefix(prefix).split(".")[0] not in own for name in member.strangers)
+    if member.architecture.is_bare and on_top and heads != "drop":
+        return [
+            f"{member.name}: its files have {shown}, which {kind} does not have: name the class with that head in "
+            "architectures of config.json, or set heads=drop to merge the encoders alone"
+        ], []
     return [], [f"{member.name}: its files have {shown}, which {kind} does not have: left out"]
 
 

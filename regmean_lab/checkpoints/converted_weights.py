@@ -1,4 +1,4 @@
-"""Weights under the names of a model's tensors, some of them put together from several stored ones when they are read."""
+"""Weights under the names of a model's tensors, some of them put together from several stored ones."""
 
 from __future__ import annotations
 

@@ -136,7 +136,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _is_metadata(value: Any) -> bool:
     """Whether this is text by name, or nothing: null is read as absent, as the format's library does."""
-    return value is None or isinstance(value, dict) and all(isinstance(part, str) for part in value.values())
+    return value is None or (isinstance(value, dict) and all(isinstance(part, str) for part in value.values()))
 
 
 def _problem(name: str, entry: Any, available: int) -> str | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+import transformers
 from torch import Tensor
 
 from regmean_lab.checkpoints.adapters import adapter_base
@@ -17,7 +18,7 @@ from regmean_lab.checkpoints.architecture import read_architecture
 from regmean_lab.checkpoints.compatibility import Agreement, agree, base_orders
 from regmean_lab.checkpoints.converted_weights import ConvertedWeights
 from regmean_lab.checkpoints.folders import CONFIG_FILE, stored_tensors
-from regmean_lab.checkpoints.headers import CheckpointError
+from regmean_lab.checkpoints.headers import CheckpointError, StoredTensor
 from regmean_lab.checkpoints.members import Member, equal_tensors, read_member, read_tokens
 from regmean_lab.checkpoints.names import abbreviated, read_names, ties
 from regmean_lab.checkpoints.published_statistics import MemberStatistics, open_statistics, other_weights
@@ -117,6 +118,7 @@ def prepare_merge(request: MergeRequest) -> PreparedMerge:
     found += _pattern_problems(request.method, {name for member in members for name in member.weights})
     if agreement is None or found:
         raise CheckpointError(found)
+    found += _unreadable(agreement)
     layout = agreement.lead.architecture.layout
     statistics = []
     try:
@@ -157,7 +159,7 @@ def write_merged_weights(prepared: PreparedMerge, folder: Path, device: torch.de
     """Merge and write the weights, file by file; fills ``prepared.diagnostics``.
 
     Raises:
-        MergeError: for NaN or infinity in weights, parameters stored twice with other values, and what else a merge can meet.
+        MergeError: for NaN or infinity in weights, parameters stored twice with other values, and so on.
     """
     for member in prepared.members:
         _check_doubles(member)
@@ -269,6 +271,19 @@ def _read_base(source: Source, agreement: Agreement) -> Member:
     if missing:
         agreement.notes.append(f"not in the base, and averaged: {abbreviated(missing)}")
     return base
+
+
+def _unreadable(agreement: Agreement) -> list[str]:
+    """Why transformers would not read the merged tensors, under the model's own names, as they are."""
+    architecture = agreement.lead.architecture
+    written = {name: StoredTensor(Path(), "F32", architecture.shapes[name], 0, 0) for name in agreement.names}
+    names = read_names(written, architecture.model)
+    if not (changed := [name for name in written if names.plain.get(name) != name]):
+        return []
+    return [
+        f"{architecture.name}: transformers {transformers.__version__} would change {abbreviated(changed)} when it "
+        "loads the merged model; models of this kind cannot be merged yet"
+    ]
 
 
 def _pattern_problems(method: MergeMethod, names: set[str]) -> list[str]:

@@ -25,7 +25,7 @@ from transformers.core_model_loading import (
     rename_source_key,
 )
 
-from regmean_lab.checkpoints.headers import CheckpointError, StoredTensor
+from regmean_lab.checkpoints.headers import StoredTensor
 from regmean_lab.checkpoints.weights import DTYPES
 
 WRAPPERS = frozenset({"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"})
@@ -189,13 +189,7 @@ def _sorted_out(
     for place, (rule, parts) in groups.items():
         listed = {pattern: tuple(stored) for pattern, stored in parts.items()}
         try:
-            empty = {
-                pattern: [
-                    torch.empty(tensors[name].shape, dtype=DTYPES[tensors[name].dtype], device="meta")
-                    for name in stored
-                ]
-                for pattern, stored in listed.items()
-            }
+            empty = {pattern: [_empty(tensors[name]) for name in stored] for pattern, stored in listed.items()}
             values = convert(rule, place, empty, model)
         except Exception as error:  # whatever an operation raises for tensors that do not go together
             reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
@@ -221,6 +215,10 @@ def _sorted_out(
     ignorable = _ignorable(unknown, cleaned, tensors, model)
     names.strangers = [stored for stored in unknown if stored not in ignorable]
     return names
+
+
+def _empty(tensor: StoredTensor) -> Tensor:
+    return torch.empty(tensor.shape, dtype=DTYPES[tensor.dtype], device="meta")
 
 
 def convert(
@@ -286,13 +284,3 @@ def ties(
             source = backup
         origin[target] = origin[source]
     return origin, apart
-
-
-def raise_problems(problems: list[str]) -> None:
-    """Raise what is wrong, if anything is.
-
-    Raises:
-        CheckpointError: with all problems.
-    """
-    if problems:
-        raise CheckpointError(problems)

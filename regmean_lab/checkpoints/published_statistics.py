@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from regmean_lab.checkpoints.alignment import AlignedFisher, AlignedGradientGram, RowOrder
+from regmean_lab.checkpoints.alignment import AlignedFisher, AlignedGradientGram, AlignedGram, RowOrder
 from regmean_lab.checkpoints.headers import CheckpointError, read_header
 from regmean_lab.checkpoints.members import Member
 from regmean_lab.merging.base import Layout, MergeMethod
@@ -113,16 +113,19 @@ def _problems(
 ) -> list[str]:
     """Why statistics are not those of a member's weights."""
     needed: dict[str, tuple[int, ...]] = {}
+    own_layers = _own_layers(member, layout)
     if isinstance(file, FisherFile):
         own = _names_in(file, member)
         floating = [name for name in names if member.dtypes[name].is_floating_point]
         needed = {own[name]: member.weights.shape(name) for name in floating}
     else:
         for parameter, layer in layout.linear.items():
-            if layer.name in layers and (kind == "gram" or layer.name in file.shared):  # large outputs have none
+            if layer.name in layers and (
+                kind == "gram" or own_layers[layer.name] in file.shared
+            ):  # large outputs have none
                 shape = member.weights.shape(parameter)
                 outputs, inputs = reversed(shape) if layer.transposed else shape
-                needed[layer.name] = (inputs if kind == "gram" else outputs,)
+                needed[own_layers[layer.name]] = (inputs if kind == "gram" else outputs,)
     lacking = [name for name in needed if name not in file.shared]
     found = []
     if lacking:
@@ -170,16 +173,23 @@ def other_weights(member: Member, statistics: MemberStatistics, sums: Mapping[st
 def _aligned(file: StatisticsFile, member: Member, orders: Mapping[str, RowOrder], layout: Layout) -> Any:
     if isinstance(file, FisherFile):
         return AlignedFisher(file, _names_in(file, member), orders)
+    own = _own_layers(member, layout)
     if isinstance(file, GradientGramFile):
-        return AlignedGradientGram(
-            file, {layer.name: orders[name] for name, layer in layout.linear.items() if name in orders}
-        )
-    return file
+        outputs = {layer.name: orders[name] for name, layer in layout.linear.items() if name in orders}
+        return AlignedGradientGram(file, outputs, own)
+    return AlignedGram(file, own)
+
+
+def _own_layers(member: Member, layout: Layout) -> dict[str, str]:
+    """By the merged model's name of a layer, the member's own."""
+    return {
+        layer.name: member.own_names.get(name, name).removesuffix(".weight") for name, layer in layout.linear.items()
+    }
 
 
 def _names_in(file: FisherFile, member: Member) -> dict[str, str]:
     """The name that a file has for each of a member's tensors: a tied one may be kept under any of its names."""
-    found = {name: name for name in member.weights}
+    found = {name: member.own_names.get(name, name) for name in member.weights}
     for alias, leader in member.architecture.leaders.items():
         if leader in found and found[leader] not in file.shared and alias in file.shared:
             found[leader] = alias

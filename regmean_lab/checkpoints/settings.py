@@ -79,7 +79,7 @@ _HARMLESS = frozenset(
         "pad_token_id",
     }
 )
-"""Settings that do not change what the same weights compute. Tokens' numbers are those of the tokenizer that goes along."""
+"""Settings that do not change what the same weights compute; numbers of tokens go with the tokenizer."""
 
 _DROPOUT = re.compile(r"(^|_)(dropout|layerdrop|pdrop|drop)(_|$)")
 _PRIVATE = re.compile(r"^_(attn|experts)_implementation")
@@ -143,9 +143,7 @@ def _is_harmless(key: str, one: Any, two: Any) -> bool:
     if any(part in _HARMLESS or _PRIVATE.search(part) for part in parts):
         return True
     # A rate of dropout; a switch may change more (ESM's token_dropout scales embeddings).
-    rates = all(
-        value is None or (isinstance(value, int | float) and not isinstance(value, bool)) for value in (one, two)
-    )
+    rates = all(value is None or type(value) in (int, float) for value in (one, two))
     return rates and _DROPOUT.search(parts[-1]) is not None
 
 
