@@ -134,17 +134,22 @@ def _kinds(first: Member, other: Member, heads: str) -> list[str]:
 
 def _share_ties(members: Sequence[Member]) -> None:
     """Keep tensors apart in all members that one of them does not tie."""
-    every = [member.architecture.groups() for member in members]
-    leaders = [{name: names[0] for names in groups for name in names} for groups in every]
-    names = dict.fromkeys(name for groups in every for group in groups for name in group)
-    shared: dict[tuple[str | None, ...], list[str]] = {}
-    for name in names:
-        # A model without such a tensor says nothing of its ties; the others decide.
-        shared.setdefault(tuple(own.get(name) for own in leaders), []).append(name)
-    if all(groups == every[0] for groups in every):
-        return
-    for member in members:
-        member.untied([tuple(group) for group in shared.values()])
+    leaders = [member.architecture.leaders for member in members]
+    groups: dict[str, list[str]] = {}
+    first: dict[str, str] = {}
+    for name in dict.fromkeys(name for own in leaders for name in own):
+        # A model that lacks one of two tensors says nothing of their tie.
+        candidates = dict.fromkeys(first.get(own[name], own[name]) for own in leaders if name in own)
+        shared = (
+            other
+            for other in candidates
+            if other in groups and all(own[name] == own[other] for own in leaders if name in own and other in own)
+        )
+        first[name] = next(shared, name)
+        groups.setdefault(first[name], []).append(name)
+    for member, own in zip(members, leaders, strict=True):
+        if any(first[name] != first[leader] for name, leader in own.items()):
+            member.untied([tuple(group) for group in groups.values()])
 
 
 def _only_some(members: Sequence[Member], apart: Collection[str]) -> list[str]:

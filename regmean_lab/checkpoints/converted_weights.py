@@ -111,8 +111,8 @@ def _is_stacked(conversion: Conversion, name: str) -> bool:
 
 def _offset(conversion: Conversion, name: str) -> int | None:
     """The first row of a tensor in the one stored tensor that it is a block of rows of, or None if it is no such."""
-    operations = conversion.converter.operations
-    if len(operations) != 1 or type(operations[0]) not in (Chunk, Split) or operations[0].dim != 0:
+    first, *others = conversion.converter.operations
+    if others or not isinstance(first, Chunk | Split) or first.dim != 0:
         return None
     if [len(stored) for stored in conversion.parts.values()] != [1]:
         return None

@@ -239,7 +239,7 @@ def convert(
     own.collected_tensors.clear()
     for pattern, tensors in parts.items():
         for tensor in tensors:
-            own.add_tensor(name, name, pattern, tensor)
+            own.collected_tensors[pattern].append(tensor)  # type: ignore[arg-type]
     values = own.convert(name, model=model, config=model.config)
     return {key: value[0] if isinstance(value, list) else value for key, value in values.items()}
 

@@ -177,6 +177,7 @@ def _aligned(file: StatisticsFile, member: Member, orders: Mapping[str, RowOrder
     if isinstance(file, GradientGramFile):
         outputs = {layer.name: orders[name] for name, layer in layout.linear.items() if name in orders}
         return AlignedGradientGram(file, outputs, own)
+    assert isinstance(file, GramFile)
     return AlignedGram(file, own)
 
 

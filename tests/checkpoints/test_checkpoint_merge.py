@@ -360,11 +360,8 @@ class TestIncompatible:
             save_classifier(tmp_path / name, pico_cache, 0)
         path = tmp_path / "b" / "config.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), "num_attention_heads": 4, "hidden_act": "relu"}))
-        found = refused([tmp_path / "a", tmp_path / "b"])
-        assert [problem.split(" is ")[0] for problem in found] == [
-            "config.json: hidden_act",
-            "config.json: num_attention_heads",
-        ]
+        (problem,) = refused([tmp_path / "a", tmp_path / "b"])
+        assert problem.startswith("config.json: hidden_act is 'relu' in b, 'gelu' in a; num_attention_heads is 4 in b")
 
     def test_files_that_are_not_what_the_configuration_says(self, tmp_path: Path, pico_cache: Path) -> None:
         model = save_classifier(tmp_path / "a", pico_cache, 0)

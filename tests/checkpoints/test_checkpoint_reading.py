@@ -177,7 +177,7 @@ class TestConfiguration:
             ({"num_labels": 10**9}, "at most 1000000 labels"),
             ({"quantization_config": {"bits": 4}}, "quantized"),
             ({"hidden_size": "wide"}, "no model can be made of it"),
-            ({"id2label": {"0": "a", "7": "b"}}, "no model can be made of it"),
+            ({"id2label": {"0": "a", "7": "b"}}, "id2label numbers the labels 0, 7"),
         ],
     )
     def test_what_cannot_be_a_model_is_refused(self, tmp_path: Path, changes: dict[str, object], expected: str) -> None:
