@@ -34,6 +34,8 @@ def base_weights(checkpoint: Checkpoint, model_class: type[PreTrainedModel], cac
         ModelError: when the weights cannot be had as safetensors.
     """
     key = "\0".join([checkpoint.fingerprint, model_class.__name__, transformers.__version__])
+    if checkpoint.new_head:
+        key += "\0new_head"
     folder = cache_dir / f"base-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     cache_dir.mkdir(parents=True, exist_ok=True)
     with FileLock(str(cache_dir / f".{folder.name}.lock")):

@@ -326,7 +326,7 @@ def _identity(checkpoint: Checkpoint) -> dict[str, Any]:
     """What tells others whether they have the same weights: hashes of a folder's files, or a commit of the hub."""
     if checkpoint.revision is not None:
         return {"hub": checkpoint.fingerprint}
-    files = sorted({tensor.path for tensor in stored_tensors(Path(checkpoint.source)).values()})
+    files = sorted({tensor.path for tensor in stored_tensors(Path(checkpoint.location)).values()})
     return {"weights_sha256": {path.name: file_sha256(path) for path in files}}
 
 

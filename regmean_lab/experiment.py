@@ -38,6 +38,7 @@ from regmean_lab.results import (
     unknown_text,
 )
 from regmean_lab.schema import ConfigurationError, Settings, settings_of
+from regmean_lab.starting_heads import head_problems
 from regmean_lab.suites.data_module import evaluations_for
 from regmean_lab.training import find_or_train, trainings_of
 
@@ -120,7 +121,9 @@ def check_files(settings: Settings) -> Checkpoint:
     except ModelError as error:
         found.append(str(error))
     else:
-        found += module_type(settings.suite.task(settings.members[0])).model_problems(checkpoint)
+        tasks = {member: settings.suite.task(member) for member in settings.members}
+        found += module_type(tasks[settings.members[0]]).model_problems(checkpoint)
+        found += head_problems(checkpoint, tasks)
     if found or checkpoint is None:
         raise ConfigurationError(found)
     return checkpoint

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,22 @@ def file_sha256(path: Path) -> str:
     with path.open("rb") as file:
         while piece := file.read(1 << 20):
             digest.update(piece)
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=64)
+def contents_sha256(files: tuple[tuple[str, int, int], ...]) -> str:
+    """SHA-256 of several files' names, sizes and contents, hexadecimal.
+
+    Args:
+        files: path, size and time of the last change (ns) of each, so that a changed file is read again.
+    """
+    digest = hashlib.sha256()
+    for name, size, _ in files:
+        digest.update(f"{Path(name).name}:{size}\n".encode())
+        with open(name, "rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
     return digest.hexdigest()
 
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-<<<<<<< HEAD
 LATER_SETTINGS: dict[str, Any] = {
     "header": "auto",
     "method.epsilon_added": "after",
     "method.label_head": "merged",
     "method.reweight": None,
     "method.ties": "lowest",
+    "model.new_head": False,
     "suite.key_score": "entity_f1",
     "suite.out_of_domain_labels": "all",
     "suite.threshold_inclusive": False,

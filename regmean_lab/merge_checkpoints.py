@@ -19,6 +19,7 @@ from regmean_lab.checkpoints.sources import find_sources
 from regmean_lab.checkpoints.writing import parse_size
 from regmean_lab.merging import MergeMethod
 from regmean_lab.merging.base import one_of
+from regmean_lab.models import MODELS_FOLDER
 from regmean_lab.processes import device_problems, first_device
 from regmean_lab.results import MERGED_FOLDER
 from regmean_lab.schema import ConfigurationError, all_methods
@@ -35,10 +36,11 @@ class MergeCheckpointsConfig:
 
     Attributes:
         experiment: its name.
-        checkpoints: two or more: folders, names of models on the hub (owner/model), or folders of LoRA adapters.
+        checkpoints: two or more: folders, names of models on the hub (``model`` or ``owner/model``, with ``@revision``
+            where it is not the newest), or folders of LoRA adapters.
         method: group ``method``: how they are merged.
-        base: the model that they were trained from: a folder or a name on the hub. Methods that merge task vectors need
-            it, and adapters whose own base lies elsewhere. None is the one that the adapters name.
+        base: the model that they were trained from: a folder or a name on the hub, as above. Methods that merge task
+            vectors need it, and adapters whose own base lies elsewhere. None is the one that the adapters name.
         heads: ``merge`` the parameters on top of the encoder like all others, ``keep`` each checkpoint's own in a
             folder ``heads/NAME``, or ``drop`` them.
         dtype: of the merged weights: ``float32``, ``bfloat16`` or ``float16``; None takes the first checkpoint's.
@@ -128,14 +130,15 @@ def request_of(config: DictConfig) -> MergeRequest:
         found.append(problem)
     found += device_problems(plain.trainer)
     method = _method(plain.method, len(plain.checkpoints), plain.heads, found)
+    models_folder = Path(plain.paths.zoo_dir) / MODELS_FOLDER
     try:
-        find_sources([*plain.checkpoints, *([plain.base] if plain.base is not None else [])])
+        find_sources([*plain.checkpoints, *([plain.base] if plain.base is not None else [])], models_folder)
     except CheckpointError as error:
         found += error.problems
     if found or method is None:
         raise ConfigurationError(found)
     dtype = None if plain.dtype is None else DTYPES[plain.dtype]
-    return MergeRequest(list(plain.checkpoints), method, plain.base, plain.heads, dtype, size)
+    return MergeRequest(list(plain.checkpoints), method, plain.base, plain.heads, dtype, size, models_folder)
 
 
 def _method(node: Any, count: int, heads: str, found: list[str]) -> MergeMethod | None:

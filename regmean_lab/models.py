@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +11,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
+from omegaconf import OmegaConf
 from transformers import (
     AutoConfig,
     AutoTokenizer,
@@ -22,7 +24,16 @@ from transformers import (
 
 from regmean_lab.checkpoints.folders import check_weights
 from regmean_lab.checkpoints.headers import CheckpointError
-from regmean_lab.hub import find_on_hub
+from regmean_lab.command.locations import configuration_root
+from regmean_lab.converted_weights import (
+    folder_weights,
+    has_safetensors,
+    hub_weights,
+    pickled_files,
+    prepare_command,
+)
+from regmean_lab.files import contents_sha256
+from regmean_lab.hub import find_on_hub, split_reference
 from regmean_lab.pico import ARCHITECTURES, pico_folder
 from regmean_lab.schema_groups import ModelConfig
 from regmean_lab.suites.base import Task
@@ -34,6 +45,9 @@ MODELS_FOLDER = ".models"
 
 TOKENIZER_FILES = ("tokenizer*.json", "vocab*", "merges*", "*.model")
 """Files that a tokenizer is made of, in all formats."""
+
+NEW_HEAD_ADVICE = "model.new_head=true leaves it out and makes one anew"
+_LEFT_OUT = "left_out_head."
 
 DROPOUT_NAMES = (
     "hidden_dropout_prob",
@@ -67,6 +81,9 @@ class Checkpoint:
         fingerprint: identifies the weights: a hash of the files of a local folder, name and commit of a model of the
             hub.
         dropout: dropout probability, or None for the checkpoint's own.
+        new_head: whether its head is left out and drawn anew.
+        folder: where a converted copy lies, if the source has pickled weights only.
+        weights_revision: commit of the hub's own conversion, if the source has pickled weights only.
     """
 
     name: str
@@ -74,6 +91,14 @@ class Checkpoint:
     revision: str | None
     fingerprint: str
     dropout: float | None = None
+    new_head: bool = False
+    folder: str | None = None
+    weights_revision: str | None = None
+
+    @property
+    def location(self) -> str:
+        """What it is loaded from: a folder, or a model's name on the hub."""
+        return self.folder or self.source
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The checkpoint's tokenizer.
@@ -83,7 +108,7 @@ class Checkpoint:
         """
         with quiet_transformers():
             tokenizer = AutoTokenizer.from_pretrained(
-                self.source, revision=self.revision or "main", trust_remote_code=False
+                self.location, revision=self.revision or "main", trust_remote_code=False
             )
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
@@ -93,7 +118,7 @@ class Checkpoint:
         """The model's configuration, with what ``settings`` changes in it, and the tokenizer's padding token."""
         with quiet_transformers():
             config: PreTrainedConfig = AutoConfig.from_pretrained(
-                self.source, revision=self.revision or "main", trust_remote_code=False, **settings
+                self.location, revision=self.revision or "main", trust_remote_code=False, **settings
             )
         if getattr(config, "pad_token_id", None) is None:
             config.pad_token_id = self.tokenizer().pad_token_id
@@ -116,23 +141,38 @@ class Checkpoint:
         return self.load_with_missing(auto_class, **settings)[0]
 
     def load_with_missing(self, auto_class: Any, **settings: Any) -> tuple[PreTrainedModel, set[str]]:
-        """What :meth:`load` gives, and the names of the tensors that the checkpoint lacks."""
+        """What :meth:`load` gives, and the names of the tensors that the checkpoint lacks.
+
+        With ``new_head`` they include those of the head, which are drawn just as if the checkpoint lacked them.
+        """
         config = self.config(**settings)
+        left_out = {}
+        if self.new_head:
+            # Under other names, they are nobody's.
+            left_out = {f"^{re.escape(name)}$": f"{_LEFT_OUT}{name}" for name in _head_names(auto_class, config)}
         model: PreTrainedModel
         try:
             with quiet_transformers():
                 model, info = auto_class.from_pretrained(
-                    self.source,
+                    self.location,
                     config=config,
-                    revision=self.revision or "main",
+                    revision=self.weights_revision or self.revision or "main",
                     dtype="float32",
                     use_safetensors=True,  # never a pickle
                     trust_remote_code=False,
                     output_loading_info=True,
+                    **({"key_mapping": left_out} if left_out else {}),
                 )
         except OSError as error:
             raise ModelError(
                 f"model.checkpoint: no safetensors weights of {self.source} could be had ({str(error).splitlines()[0]})"
+            ) from None
+        except RuntimeError as error:
+            if "mismatch" not in str(error):
+                raise
+            raise ModelError(
+                f"model.checkpoint: weights of {self.source} have other sizes than {auto_class.__name__} needs here: "
+                f"{' '.join(str(error).split())[:300]}. If that is its head: {NEW_HEAD_ADVICE}"
             ) from None
         return model, set(info["missing_keys"])
 
@@ -162,6 +202,13 @@ def load_model(auto_class: Any, folder: Path) -> PreTrainedModel:
     with quiet_transformers():
         model: PreTrainedModel = auto_class.from_pretrained(folder, dtype="float32", use_safetensors=True)
         return model.eval()
+
+
+def _head_names(auto_class: Any, config: PreTrainedConfig) -> list[str]:
+    """Names of the head's parameters in a model that is not made for it: it has no weights."""
+    with torch.device("meta"):
+        model = auto_class.from_config(config) if hasattr(auto_class, "from_config") else auto_class(config)
+    return head_parameters(model)
 
 
 def head_parameters(model: PreTrainedModel) -> list[str]:
@@ -209,17 +256,37 @@ def find_checkpoint(config: ModelConfig, cache_dir: Path) -> Checkpoint:
     elif Path(reference).expanduser().is_dir():
         folder = Path(reference).expanduser()
     else:
-        return _hub_checkpoint(config)
+        return _hub_checkpoint(config, cache_dir)
     if not (folder / "config.json").is_file():
         raise ModelError(f"model.checkpoint: {folder} has no config.json; expected a Hugging Face model folder")
+    names = [path.name for path in folder.iterdir()]
     weights = sorted(folder.glob("*.safetensors"))
-    if not weights:
+    pickled = () if has_safetensors(names) else pickled_files(names)
+    converted = None
+    if pickled:
+        converted = folder_weights(folder, cache_dir)
+        if converted is None:
+            raise ModelError(
+                f"model.checkpoint: {folder} has no *.safetensors; convert {', '.join(pickled)} once, in a process of "
+                f"its own: {prepare_command(model_argument(config), cache_dir)} (pickled weights are never loaded "
+                "otherwise)"
+            )
+        weights = sorted(converted.glob("*.safetensors"))
+    elif not weights:
         raise ModelError(
             f"model.checkpoint: {folder} has no *.safetensors; convert other formats with "
             "model.save_pretrained(folder) of transformers (pickled weights are never loaded)"
         )
-    _check_weights(folder, "model.checkpoint: ")
-    return Checkpoint(config.name, str(folder), None, _hash_files(folder, tuple(weights)), config.dropout)
+    _check_weights(converted or folder, "model.checkpoint: ")
+    return Checkpoint(
+        config.name,
+        str(folder),
+        None,
+        _hash_files(converted or folder, tuple(weights)),
+        config.dropout,
+        config.new_head,
+        folder=None if converted is None else str(converted),
+    )
 
 
 def _check_weights(folder: Path, key: str = "") -> None:
@@ -240,32 +307,58 @@ def _package_folder(package: str) -> Path:
     return Path(specification.origin).parent / "model"
 
 
-def _hub_checkpoint(config: ModelConfig) -> Checkpoint:
-    found = find_on_hub(config.checkpoint, config.revision)
+def model_argument(config: ModelConfig) -> str:
+    """How ``python -m regmean_lab.prepare model=`` is told of a model: by its configuration's name if it has one."""
+    known = configuration_root() / "conf" / "model" / f"{config.name}.yaml"
+    if known.is_file():
+        content = OmegaConf.load(known)
+        if (content.get("checkpoint"), content.get("revision")) == (config.checkpoint, config.revision):
+            return config.name
+    revision = "" if config.revision is None else f"@{config.revision}"
+    return f"{config.checkpoint}{revision}"
+
+
+def hub_reference(config: ModelConfig) -> tuple[str, str | None]:
+    """Name and revision of a model of the hub; the revision may stand behind the name.
+
+    Raises:
+        ModelError: when it is given twice.
+    """
+    name, revision = split_reference(config.checkpoint)
+    if None not in (revision, config.revision) and revision != config.revision:
+        raise ModelError(
+            f"model.revision: {config.revision!r}, but model.checkpoint={config.checkpoint} names another one; give one"
+        )
+    return name, config.revision if revision is None else revision
+
+
+def _hub_checkpoint(config: ModelConfig, cache_dir: Path) -> Checkpoint:
+    name, revision = hub_reference(config)
+    found = find_on_hub(name, revision)
     if found.problem is not None:
         raise ModelError(f"model.checkpoint: {found.problem}")
-    # Loaded by its commit: a newer one must not come in between, and cached files need no network.
-    fingerprint = f"{config.checkpoint}@{found.commit}"
-    return Checkpoint(config.name, config.checkpoint, found.commit, fingerprint, config.dropout)
+    weights = hub_weights(name, found, cache_dir, prepare_command(model_argument(config), cache_dir))
+    if weights.problem is not None:
+        raise ModelError(f"model.checkpoint: {weights.problem}")
+    if weights.folder is not None:
+        _check_weights(weights.folder, "model.checkpoint: ")
+    return Checkpoint(
+        config.name,
+        name,
+        found.commit,  # loaded by it: a newer one must not come in between, and cached files need no network
+        f"{name}@{found.commit}",
+        config.dropout,
+        config.new_head,
+        folder=None if weights.folder is None else str(weights.folder),
+        weights_revision=weights.commit if weights.commit != found.commit else None,
+    )
 
 
 def _hash_files(folder: Path, weights: tuple[Path, ...]) -> str:
     files = [folder / "config.json", *weights]
     for pattern in TOKENIZER_FILES:
         files += sorted(folder.glob(pattern))
-    return _hash_contents(tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files))
-
-
-@lru_cache(maxsize=64)
-def _hash_contents(files: tuple[tuple[str, int, int], ...]) -> str:
-    """Hash of files' names and contents; size and time of change are there so that a changed file is read again."""
-    digest = hashlib.sha256()
-    for name, size, _ in files:
-        digest.update(f"{Path(name).name}:{size}\n".encode())
-        with open(name, "rb") as file:
-            while block := file.read(1 << 22):
-                digest.update(block)
-    return digest.hexdigest()
+    return contents_sha256(tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files))
 
 
 @contextmanager

@@ -204,6 +204,8 @@ def settings_of(config: DictConfig) -> Settings:
                 found.append(
                     f"{key}.reweight: weights are of yes/no labels, and suite {suite.name} has none; expected none"
                 )
+    if plain.model.new_head and sound and suite.task(members[0]).kind == "answers":
+        found.append(f"model.new_head: models of suite {suite.name} answer with the checkpoint's own output layer")
     if plain.statistics.gram.generation and sound and suite.task(members[0]).kind != "answers":
         found.append(f"statistics.gram.generation: models of suite {suite.name} write nothing; expected false")
     if found:

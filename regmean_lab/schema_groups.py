@@ -89,16 +89,21 @@ class ModelConfig:
 
     Attributes:
         name: the name that folders and tables use.
-        checkpoint: a Hugging Face model name, a local folder, ``package:NAME`` (a Python package that carries a
-            model), or ``pico:ARCHITECTURE`` (a tiny randomly initialised model, for tests).
+        checkpoint: a Hugging Face model name (``name@revision`` for a branch, a tag or a commit), a local folder,
+            ``package:NAME`` (a Python package that carries a model), or ``pico:ARCHITECTURE`` (a tiny randomly
+            initialised model, for tests). A local folder goes before a model of the hub with the same name.
         revision: git revision of a Hugging Face model; None is the newest.
         dropout: dropout probability of all layers, or None for the checkpoint's own.
+        new_head: for a checkpoint that was fine-tuned before: leave its head out and draw one anew from the seed, as
+            for a pretrained model, whether or not its size would fit. Without it, a head of the right size is what
+            training begins with, and one of another size is refused.
     """
 
     name: str = MISSING
     checkpoint: str = MISSING
     revision: str | None = None
     dropout: float | None = None
+    new_head: bool = False
 
 
 @dataclass

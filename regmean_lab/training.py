@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -27,11 +28,14 @@ from regmean_lab.modules.sequence_classification import SequenceClassificationMo
 from regmean_lab.processes import run_together, trainer_devices
 from regmean_lab.schema import Settings
 from regmean_lab.schema_groups import TrainerConfig, TrainingConfig
+from regmean_lab.starting_heads import head_note
 from regmean_lab.statistics import rank
 from regmean_lab.suites import Suite
 from regmean_lab.suites.data_module import CorpusDataModule
 from regmean_lab.suites.multi_task_data import MultiTaskDataModule
 from regmean_lab.zoo import Zoo, ZooEntry
+
+log = logging.getLogger(__name__)
 
 OpenLogs = Callable[..., AbstractContextManager[list[Logger]]]
 """Opens the loggers of one training run; see :func:`regmean_lab.loggers.open_loggers`."""
@@ -86,7 +90,12 @@ def describe(
     settings = {name: value for name, value in vars(training).items() if name not in EVALUATION_ONLY}
     description = {
         "format": DESCRIPTION_FORMAT,
-        "model": {"name": checkpoint.name, "fingerprint": checkpoint.fingerprint, "dropout": checkpoint.dropout},
+        "model": {
+            "name": checkpoint.name,
+            "fingerprint": checkpoint.fingerprint,
+            "dropout": checkpoint.dropout,
+            "new_head": checkpoint.new_head,
+        },
         "suite": suite.name,
         "corpus": "+".join(corpora),
         "task": [asdict(task) for task in tasks] if multi_task(suite, corpora) else asdict(tasks[0]),
@@ -195,6 +204,9 @@ def train_model(
     """
     started = time.perf_counter()
     pl.seed_everything(seed, workers=True, verbose=False)
+    for task in dict.fromkeys(suite.task(corpus) for corpus in corpora):
+        if (note := head_note(checkpoint, task)) is not None:
+            log.warning("%s", note)
     tokenizer = checkpoint.tokenizer()
     optimization = Optimization(training.learning_rate, training.weight_decay, training.schedule, training.warmup)
     module: TrainableModule

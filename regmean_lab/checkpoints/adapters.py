@@ -17,7 +17,13 @@ import transformers
 from torch import Tensor
 
 from regmean_lab.checkpoints.architecture import Architecture, Like
-from regmean_lab.checkpoints.folders import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, PICKLED, read_json_file
+from regmean_lab.checkpoints.folders import (
+    ADAPTER_CONFIG_FILE,
+    ADAPTER_WEIGHTS_FILE,
+    PICKLED,
+    conversion_command,
+    read_json_file,
+)
 from regmean_lab.checkpoints.headers import CheckpointError, StoredTensor, read_header
 from regmean_lab.checkpoints.weights import FileWeights
 from regmean_lab.merging.weights import StoredWeights
@@ -78,9 +84,14 @@ class Adapter:
 
 
 def adapter_base(folder: Path) -> str | None:
-    """The model that an adapter was made for, as its configuration names it."""
-    named = read_json_file(folder / ADAPTER_CONFIG_FILE).get("base_model_name_or_path")
-    return named if isinstance(named, str) and named else None
+    """The model that an adapter was made for, as its configuration names it: a folder, or ``name@revision``."""
+    settings = read_json_file(folder / ADAPTER_CONFIG_FILE)
+    named, revision = settings.get("base_model_name_or_path"), settings.get("revision")
+    if not isinstance(named, str) or not named:
+        return None
+    if not isinstance(revision, str) or revision in ("", "main") or Path(named).expanduser().is_dir():
+        return named
+    return f"{named}@{revision}"
 
 
 def read_adapter_files(folder: Path) -> tuple[dict[str, Any], dict[str, StoredTensor]]:
@@ -101,7 +112,7 @@ def read_adapter_files(folder: Path) -> tuple[dict[str, Any], dict[str, StoredTe
     elif pickled := sorted(file.name for file in folder.iterdir() if file.suffix in PICKLED):
         found.append(
             f"{folder}: weights in {', '.join(pickled)}, which is not read: such a file can run code. Where you trust "
-            f"its origin, convert it: {_conversion(folder)}"
+            f"its origin, convert it once, in a process of its own: {conversion_command(folder)}"
         )
     else:
         found.append(f"{folder}: no {ADAPTER_WEIGHTS_FILE} there")
@@ -288,11 +299,3 @@ def _is_simple(pattern: str) -> bool:
 
 def _is_positive(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0
-
-
-def _conversion(folder: Path) -> str:
-    source, target = str(folder / "adapter_model.bin"), str(folder / ADAPTER_WEIGHTS_FILE)
-    return (
-        'python -c "import torch, safetensors.torch as s; '
-        f's.save_file({{k: v.contiguous() for k, v in torch.load({source!r}, weights_only=True).items()}}, {target!r})"'
-    )

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from regmean_lab.checkpoints.headers import CheckpointError, StoredTensor, parse_json, read_header
+from regmean_lab.converted_weights import DEFAULT_MODELS_FOLDER, prepare_command
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+GENERATION_CONFIG_FILE = "generation_config.json"
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
 MAX_JSON_BYTES = 50_000_000
@@ -160,16 +162,11 @@ def _without_weights(folder: Path) -> str:
     if weights := [name for name in pickled if name != "training_args.bin"]:
         return (
             f"{folder}: weights in {', '.join(weights)}, which is not read: such a file can run code. Where you trust "
-            f"its origin, convert it: {conversion_command(folder)}"
+            f"its origin, convert it once, in a process of its own: {conversion_command(folder)}"
         )
     return f"{folder}: no {WEIGHTS_FILE}, {INDEX_FILE} or {ADAPTER_WEIGHTS_FILE} there; expected a model folder"
 
 
 def conversion_command(folder: Path) -> str:
-    """A command that writes a folder's weights again, as safetensors, into a folder beside it."""
-    source, target = str(folder), str(folder.with_name(f"{folder.name}-safetensors"))
-    return (
-        f'python -c "import transformers as t; c = t.AutoConfig.from_pretrained({source!r}); '
-        f"getattr(t, c.architectures[0]).from_pretrained({source!r}, dtype='auto').save_pretrained({target!r}); "
-        f't.AutoTokenizer.from_pretrained({source!r}).save_pretrained({target!r})"'
-    )
+    """A command that writes a folder's weights again, as safetensors, where they are found from then on."""
+    return prepare_command(str(folder), DEFAULT_MODELS_FOLDER)

@@ -15,7 +15,13 @@ from regmean_lab.checkpoints.adapters import AdaptedWeights, adapted_like, fit_a
 from regmean_lab.checkpoints.alignment import AlignedWeights
 from regmean_lab.checkpoints.architecture import Architecture, lacking, read_architecture
 from regmean_lab.checkpoints.converted_weights import ConvertedWeights
-from regmean_lab.checkpoints.folders import ADAPTER_CONFIG_FILE, CONFIG_FILE, check_tokenizer_files, stored_tensors
+from regmean_lab.checkpoints.folders import (
+    ADAPTER_CONFIG_FILE,
+    CONFIG_FILE,
+    GENERATION_CONFIG_FILE,
+    check_tokenizer_files,
+    stored_tensors,
+)
 from regmean_lab.checkpoints.headers import CheckpointError, StoredTensor
 from regmean_lab.checkpoints.names import StoredNames, abbreviated, read_names, ties
 from regmean_lab.checkpoints.sources import Source
@@ -26,7 +32,21 @@ from regmean_lab.models import TOKENIZER_FILES, quiet_transformers
 COMPARED_ROWS = 4096
 """Rows of tied weights that are compared at a time."""
 
-MORE_TOKENIZER_FILES = ("special_tokens_map.json", "added_tokens.json", "chat_template*", "generation_config.json")
+MORE_TOKENIZER_FILES = (
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template*",
+    "additional_chat_templates/*.jinja",
+    GENERATION_CONFIG_FILE,
+    "*.spm",
+    "*.bpe",
+    "*.codes",
+    "*.tiktoken",
+    "*.vocab",
+    "*_vocab.json",
+    "spiece.*",
+)
+"""What goes with a tokenizer beside :data:`TOKENIZER_FILES`."""
 
 
 @dataclass
@@ -65,8 +85,12 @@ class Member:
         return self.source.name
 
     def tokenizer_files(self) -> list[Path]:
-        """Files of its tokenizer."""
-        return [] if self.tokenizer_folder is None else tokenizer_files(self.tokenizer_folder)
+        """Files of its tokenizer, and how it generates."""
+        found = [] if self.tokenizer_folder is None else tokenizer_files(self.tokenizer_folder)
+        if not any(path.name == GENERATION_CONFIG_FILE for path in found):  # an adapter leaves it to its base
+            beside = [path.parent / GENERATION_CONFIG_FILE for path in self.files if path.name == CONFIG_FILE]
+            found += [path for path in beside if path.is_file()][:1]
+        return found
 
     @property
     def vocabulary(self) -> list[str]:

@@ -25,6 +25,7 @@ from regmean_lab.checkpoints.published_statistics import MemberStatistics, open_
 from regmean_lab.checkpoints.sources import Source, find_sources
 from regmean_lab.checkpoints.weights import FileWeights
 from regmean_lab.checkpoints.writing import PlannedTensor, Shard, plan_shards, write_shards
+from regmean_lab.converted_weights import DEFAULT_MODELS_FOLDER
 from regmean_lab.merging.base import LayerDiagnostics, MergeError, MergeMember, MergeMethod
 from regmean_lab.merging.merge import merge_members
 from regmean_lab.merging.partial import covered
@@ -43,6 +44,7 @@ class MergeRequest:
         heads: ``merge``, ``keep`` or ``drop``.
         dtype: of the merged weights; None takes the first checkpoint's.
         max_shard_size: most bytes in a file.
+        models_folder: where converted models are kept.
     """
 
     checkpoints: list[str]
@@ -51,6 +53,7 @@ class MergeRequest:
     heads: str = "merge"
     dtype: torch.dtype | None = None
     max_shard_size: int = 5 * 10**9
+    models_folder: Path = DEFAULT_MODELS_FOLDER
 
 
 @dataclass
@@ -97,7 +100,7 @@ def prepare_merge(request: MergeRequest) -> PreparedMerge:
     Raises:
         CheckpointError: with everything that stands against the merge.
     """
-    sources = find_sources(request.checkpoints)
+    sources = find_sources(request.checkpoints, request.models_folder)
     base_source, bases, found = _find_bases(request, sources)
     if request.method.needs_text:
         found.append(
@@ -207,11 +210,13 @@ def _find_bases(request: MergeRequest, sources: Sequence[Source]) -> tuple[Sourc
     located: dict[str, Source] = {}
     for reference in dict.fromkeys([*([request.base] if request.base else []), *references.values()]):
         try:
-            located[reference] = find_sources([reference])[0]
+            located[reference] = find_sources([reference], request.models_folder)[0]
         except CheckpointError as error:
             found += [f"base: {problem} (set base=FOLDER_OR_NAME)" for problem in error.problems]
     bases = {name: located[reference] for name, reference in references.items() if reference in located}
-    chosen = request.base or (next(iter(references.values())) if len(set(references.values())) == 1 else None)
+    # A model may have several names; what counts is what they stand for.
+    apart = {located[name].folder if name in located else name for name in references.values()}
+    chosen = request.base or (next(iter(references.values())) if len(apart) == 1 else None)
     if request.method.needs_base and chosen is None:
         reason = "the adapters have different ones" if references else "none is given"
         found.append(

@@ -18,7 +18,7 @@ from transformers import PreTrainedConfig
 
 from regmean_lab.checkpoints.folders import check_tokenizer_files, read_json_file, stored_tensors
 from regmean_lab.checkpoints.headers import CheckpointError
-from regmean_lab.checkpoints.members import Member, tokenizer_files
+from regmean_lab.checkpoints.members import Member
 from regmean_lab.checkpoints.merge import PreparedMerge, write_merged_weights
 from regmean_lab.checkpoints.writing import PlannedTensor, plan_shards, write_shards
 from regmean_lab.environment import command_line, versions
@@ -31,6 +31,7 @@ RECORD_FILE = "merge.json"
 CARD_FILE = "README.md"
 HEADS_FOLDER = "heads"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
+TEMPLATES_FOLDER = "additional_chat_templates"
 SCHEMA = 1
 
 
@@ -135,12 +136,14 @@ def _write_configuration(prepared: PreparedMerge, folder: Path) -> None:
 
 
 def _copy_tokenizer(member: Member, folder: Path) -> None:
-    """Copy the files of a member's tokenizer, without what names code."""
-    if member.tokenizer_folder is None:
-        return
-    paths = tokenizer_files(member.tokenizer_folder)
-    check_tokenizer_files(member.tokenizer_folder, paths)
-    for path in paths:
+    """Copy the files of a member's tokenizer, without what names code, and how it generates."""
+    for path in member.tokenizer_files():
+        inner = path.parent.name == TEMPLATES_FOLDER
+        check_tokenizer_files(path.parent.parent if inner else path.parent, [path])
+        if inner:
+            (folder / TEMPLATES_FOLDER).mkdir(exist_ok=True)
+            shutil.copyfile(path, folder / TEMPLATES_FOLDER / path.name)
+            continue
         if path.name == TOKENIZER_CONFIG_FILE and "auto_map" in (content := read_json_file(path)):
             del content["auto_map"]
             write_json(folder / path.name, content)
@@ -274,5 +277,5 @@ Configuration and tokenizer are those of {record["configuration_and_tokenizer"]}
 
 
 def _label(path: Path) -> str:
-    """A file's name, with its folder where that is the one of statistics."""
-    return f"{path.parent.name}/{path.name}" if path.parent.name == "statistics" else path.name
+    """A file's name, with its folder where that is one of a checkpoint's own."""
+    return f"{path.parent.name}/{path.name}" if path.parent.name in ("statistics", TEMPLATES_FOLDER) else path.name

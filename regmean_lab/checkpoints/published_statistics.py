@@ -55,7 +55,7 @@ def open_statistics(
         statistics = MemberStatistics({}, [])
         lacking = []
         for kind in method.statistics:
-            paths = _files(member.source.folder / FOLDER, kind)
+            paths = _files((member.source.statistics_from or member.source.folder) / FOLDER, kind)
             if len(paths) > 1:
                 found.append(
                     f"{paths[0].parent}: {len(paths)} files of {kind} statistics; keep one, as {kind}.safetensors"
@@ -164,7 +164,7 @@ def other_weights(member: Member, statistics: MemberStatistics, sums: Mapping[st
         if isinstance(hashes, dict):
             same = set(hashes.values()) == {digest for name, digest in sums.items() if name in weights}
         elif isinstance(hub, str) and member.source.revision is not None:
-            same = hub == f"{member.source.reference}@{member.source.revision}"
+            same = hub.rpartition("@")[2] == member.source.revision  # a model may have had another name
         if not same:
             found.append(f"{path}: collected from other weights than those of {member.name}; collect it again")
     return found

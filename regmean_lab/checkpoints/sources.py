@@ -8,12 +8,21 @@ from pathlib import Path
 
 from regmean_lab.checkpoints.folders import ADAPTER_CONFIG_FILE, CONFIG_FILE
 from regmean_lab.checkpoints.headers import CheckpointError
-from regmean_lab.hub import find_on_hub
+from regmean_lab.converted_weights import (
+    DEFAULT_MODELS_FOLDER,
+    SMALL_FILES,
+    assembled,
+    folder_weights,
+    has_safetensors,
+    hub_weights,
+    matching,
+    pickled_files,
+    prepare_command,
+)
+from regmean_lab.hub import HubModel, fetch, find_on_hub, is_hub_name, split_reference
 
-FILES = ("*.json", "*.safetensors", "*.model", "vocab*", "merges*", "*.txt", "statistics/*.safetensors")
+FILES = (*SMALL_FILES, "*.safetensors", "statistics/*.safetensors")
 """What is fetched from the hub."""
-
-_HUB_NAME = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 
 
 @dataclass(frozen=True)
@@ -25,17 +34,21 @@ class Source:
         reference: how it was asked for.
         folder: where its files lie.
         revision: the commit of a model of the hub, or None.
+        statistics_from: where statistics lie, if not in ``folder``, which then holds converted weights.
     """
 
     name: str
     reference: str
     folder: Path
     revision: str | None = None
+    statistics_from: Path | None = None
 
     @property
     def public_reference(self) -> str:
         """How others may be told where it is from: a model's name on the hub, or the last part of a path."""
-        return self.reference if self.revision is not None else self.folder.resolve().name
+        if self.revision is not None:
+            return self.reference
+        return (self.statistics_from or self.folder).resolve().name
 
     @property
     def is_adapter(self) -> bool:
@@ -43,8 +56,12 @@ class Source:
         return (self.folder / ADAPTER_CONFIG_FILE).is_file()
 
 
-def find_sources(references: list[str]) -> list[Source]:
+def find_sources(references: list[str], models_folder: Path = DEFAULT_MODELS_FOLDER) -> list[Source]:
     """Find all checkpoints of a merge and give each a name.
+
+    Args:
+        references: folders, or names of models on the hub (``name@revision``).
+        models_folder: where converted models are kept.
 
     Raises:
         CheckpointError: with all that cannot be had.
@@ -53,55 +70,98 @@ def find_sources(references: list[str]) -> list[Source]:
     located = []
     for reference in references:
         try:
-            located.append(locate(reference))
+            located.append(_located(reference, models_folder))
         except CheckpointError as error:
             found += error.problems
     if found:
         raise CheckpointError(found)
     names = unique_names(references)
     return [
-        Source(name, reference, folder, revision)
-        for name, reference, (folder, revision) in zip(names, references, located, strict=True)
+        Source(name, reference, folder, revision, statistics_from)
+        for name, reference, (folder, revision, statistics_from) in zip(names, references, located, strict=True)
     ]
 
 
-def locate(reference: str) -> tuple[Path, str | None]:
+def locate(reference: str, models_folder: Path = DEFAULT_MODELS_FOLDER) -> tuple[Path, str | None]:
     """The folder of a checkpoint, and its commit if it is of the hub.
 
     Args:
-        reference: a folder, or a model's name on the hub, which is fetched (weights as safetensors, never code).
+        reference: a folder, or a model's name on the hub (``name@revision``), which is fetched (weights as safetensors,
+            never code). A folder goes before a model of the hub with the same name.
+        models_folder: where converted models are kept.
 
     Raises:
         CheckpointError: when there is none.
     """
+    return _located(reference, models_folder)[:2]
+
+
+def _located(reference: str, models_folder: Path) -> tuple[Path, str | None, Path | None]:
     path = Path(reference).expanduser()
     if path.is_dir():
         if not any((path / file).is_file() for file in (CONFIG_FILE, ADAPTER_CONFIG_FILE)):
             raise CheckpointError([f"{path}: no {CONFIG_FILE} there; expected a Hugging Face model folder"])
-        return path, None
-    if not _HUB_NAME.fullmatch(reference):
-        raise CheckpointError([f"{reference}: neither a folder nor the name of a model on the hub (owner/model)"])
-    model = find_on_hub(reference, None)
+        return _local(path, reference, models_folder)
+    name, revision = split_reference(reference)
+    if not is_hub_name(name):
+        raise CheckpointError(
+            [f"{reference}: neither a folder nor the name of a model on the hub (model or owner/model, with @revision)"]
+        )
+    model = find_on_hub(name, revision)
     if model.problem is not None:
         raise CheckpointError([model.problem.replace("model.checkpoint=", "checkpoints: ")])
-    from huggingface_hub import snapshot_download
+    weights = hub_weights(name, model, models_folder, prepare_command(reference, models_folder))
+    if weights.problem is not None:
+        raise CheckpointError([weights.problem])
+    folder = _fetched(name, model, revision or "main")
+    if weights.folder is not None:
+        return weights.folder, model.commit, folder
+    if weights.commit != model.commit:
+        assert weights.commit is not None
+        converted = _fetched(name, find_on_hub(name, weights.commit))
+        return assembled(name, model.commit, folder, converted, models_folder), model.commit, folder
+    return folder, model.commit, None
 
+
+def _local(path: Path, reference: str, models_folder: Path) -> tuple[Path, None, Path | None]:
+    """A local folder, or if its weights are pickled, the copy that was converted."""
+    names = [file.name for file in path.iterdir()]
+    if has_safetensors(names) or not (pickled := pickled_files(names)):
+        return path, None, None
+    if (converted := folder_weights(path, models_folder)) is not None:
+        return converted, None, path
+    raise CheckpointError(
+        [
+            f"{path}: weights in {', '.join(pickled)}, which is not read: such a file can run code. Convert it once, "
+            f"in a process of its own: {prepare_command(reference, models_folder)}"
+        ]
+    )
+
+
+def _fetched(name: str, model: HubModel, revision: str | None = None) -> Path:
+    if model.folder is not None:
+        return model.folder
     try:
-        folder = snapshot_download(reference, revision=model.commit, allow_patterns=list(FILES))
+        files = None if model.files is None else matching(model.files, FILES)
+        return fetch(name, model.commit, files, FILES, revision)
     except Exception as error:  # the hub's library raises those of whatever HTTP library it uses
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointError([f"{reference}: could not be fetched from the hub ({reason})"]) from None
-    return Path(folder), model.commit
+        raise CheckpointError([f"{name}: could not be fetched from the hub ({reason})"]) from None
 
 
 def unique_names(references: list[str]) -> list[str]:
     """A short name for each reference, fit for a folder: its last part, with a number where two are alike."""
-    short = [
-        re.sub(r"[^\w.+-]", "_", Path(reference).expanduser().name).lstrip(".") or "model" for reference in references
-    ]
+    short = [re.sub(r"[^\w.+-]", "_", _last_part(reference)).lstrip(".") or "model" for reference in references]
     names: list[str] = []
     for number, name in enumerate(short, start=1):
         names.append(name if short.count(name) == 1 else f"{name}-{number}")
     while len(set(names)) < len(names):  # a name with a number may be that of another one
         names = [f"{name}_" if names.index(name) != place else name for place, name in enumerate(names)]
     return names
+
+
+def _last_part(reference: str) -> str:
+    name, revision = split_reference(reference)
+    if revision and "/" in revision and is_hub_name(name) and not Path(reference).expanduser().is_dir():
+        return f"{Path(name).name}@{revision}"
+    return Path(reference).expanduser().name

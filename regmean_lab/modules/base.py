@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import pytorch_lightning as pl
 import torch
@@ -130,6 +130,9 @@ class TrainableModule(pl.LightningModule):
 class TaskModule(TrainableModule):
     """Trains and tests one Hugging Face model on one task.
 
+    ``head_class`` is the one of transformers' ``AutoModelFor…`` that puts a head for the task's labels on an encoder, or
+    None where the pretrained model's own output layer does.
+
     Batches are dicts of tensors: the model's inputs, and ``labels``.
 
     Args:
@@ -137,6 +140,8 @@ class TaskModule(TrainableModule):
         task: what it predicts.
         optimization: how it is trained; None for a module that is only evaluated.
     """
+
+    head_class: ClassVar[Any] = None
 
     def __init__(self, model: PreTrainedModel, task: Task, optimization: Optimization | None = None) -> None:
         super().__init__(optimization)

@@ -41,6 +41,8 @@ class SequenceClassificationModule(TaskModule):
             [2, labels]; None weights all alike. Not part of the model.
     """
 
+    head_class = AutoModelForSequenceClassification
+
     label_weights: Tensor | None
 
     def __init__(self, model: PreTrainedModel, task: Task, optimization: Optimization | None = None) -> None:

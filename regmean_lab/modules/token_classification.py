@@ -23,6 +23,8 @@ class TokenClassificationModule(TaskModule):
     where a token is not labelled: what is not the first of a word's tokens, and padding.
     """
 
+    head_class = AutoModelForTokenClassification
+
     @classmethod
     def new_model(cls, checkpoint: Checkpoint, task: Task) -> PreTrainedModel:
         """The pretrained encoder with a newly initialised head."""

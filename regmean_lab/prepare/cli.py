@@ -12,21 +12,28 @@ from pathlib import Path
 
 from rich.console import Console
 
+from regmean_lab.converted_weights import DEFAULT_MODELS_FOLDER
 from regmean_lab.prepare.base import PrepareError, Preparer, Request, preparers
 from regmean_lab.prepare.fetch import is_url
 from regmean_lab.prepare.listing import COMMAND, show, statuses
 from regmean_lab.suites import DataError, suite_types
 
-DEFAULT_DATA_DIR = Path("data")
+MODELS_FOLDER = DEFAULT_MODELS_FOLDER.name
+
+DEFAULT_DATA_DIR, DEFAULT_ZOO_DIR = Path("data"), Path("zoo")
 KEYS = {
     "suite": "which data to prepare; without it, what is present and what is missing is listed",
+    "model": "instead of suite=: a pretrained model (name in group model, name on the hub, or folder): fetched, and "
+    "where its weights are pickled only, converted to safetensors",
+    "zoo_dir": "with model=: the zoo that keeps converted models, in .models (paths.zoo_dir of a job; default: zoo)",
     "data_dir": "folder below which the suites' files lie (paths.data_dir of a job; default: data)",
     "from": "file or folder that you have, to be converted",
     "mirror": "folder or base URL with the published files, instead of their publishers' addresses",
     "seed": "determines random splits (default: 0)",
     "force": "true: replace files that are there (default: false)",
 }
-SYNONYMS = {"paths.data_dir": "data_dir"}
+SYNONYMS = {"paths.data_dir": "data_dir", "paths.zoo_dir": "zoo_dir"}
+MODEL_KEYS = ("model", "zoo_dir", "force")
 HELP_FLAGS = ("-h", "--help")
 
 EXIT_FAILED, EXIT_INTERRUPTED = 2, 130
@@ -36,10 +43,12 @@ _WIDTH_OF_FILES = 120
 
 @dataclass(frozen=True)
 class Call:
-    """A checked command line: what to prepare (None: list), and how."""
+    """A checked command line: what to prepare (None: list, or a model), and how."""
 
     preparer: Preparer | None
     request: Request
+    model: str | None = None
+    zoo_dir: Path = DEFAULT_ZOO_DIR
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,7 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_FAILED
     data_dir = call.request.data_dir
     try:
-        if call.preparer is None:
+        if call.model is not None:
+            _prepare_model(call.model, call)
+        elif call.preparer is None:
             console = Console(width=None if sys.stdout.isatty() else _WIDTH_OF_FILES, highlight=False)
             show(statuses(data_dir, known, suite_types(), DEFAULT_DATA_DIR), data_dir, console)
         else:
@@ -76,6 +87,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\nInterrupted. No file is half-written; the same command goes on.", file=sys.stderr)
         return EXIT_INTERRUPTED
     return 0
+
+
+def _prepare_model(model: str, call: Call) -> None:
+    from regmean_lab.prepare.models import NOTICE, prepare_model  # it takes seconds to import
+
+    print(NOTICE, flush=True)
+    with _messages_printed():
+        print(prepare_model(model, call.zoo_dir / MODELS_FOLDER, call.request.force))
 
 
 @contextmanager
@@ -95,6 +114,7 @@ def _messages_printed() -> Iterator[None]:
 def help_text(known: Mapping[str, Preparer]) -> str:
     """What ``--help`` prints."""
     lines = [f"usage: {COMMAND} [KEY=VALUE ...]", "", "Bring data, or convert what you have, into the suites' layouts."]
+    lines += ["With model=: have a pretrained model here, with weights as safetensors."]
     lines += ["", "keys:", *(f"  {key + '=':<10} {meaning}" for key, meaning in KEYS.items()), "", "suite= is one of:"]
     for name, preparer in known.items():
         takes = ", ".join(f"{option}=" for option in preparer.options)
@@ -144,7 +164,8 @@ def parse(arguments: Sequence[str], known: Mapping[str, Preparer]) -> Call | lis
         seed=_seed(values.get("seed", "0"), problems),
         force=_truth(values.get("force", "false"), problems),
     )
-    return problems or Call(preparer, request)
+    zoo_dir = Path(values.get("zoo_dir", DEFAULT_ZOO_DIR)).expanduser()
+    return problems or Call(preparer, request, values.get("model"), zoo_dir)
 
 
 def _chosen(name: str | None, known: Mapping[str, Preparer], problems: list[str]) -> Preparer | None:
@@ -164,8 +185,13 @@ def _chosen(name: str | None, known: Mapping[str, Preparer], problems: list[str]
 
 
 def _check_options(values: Mapping[str, str], preparer: Preparer | None, problems: list[str]) -> None:
+    if "model" in values:
+        problems += [f"{key}= is not for model=" for key in values if key not in MODEL_KEYS]
+        return
+    if "zoo_dir" in values:
+        problems.append("zoo_dir= needs model= beside it")
     if "suite" not in values:
-        problems += [f"{key}= needs suite= beside it" for key in values if key != "data_dir"]
+        problems += [f"{key}= needs suite= beside it" for key in values if key not in ("data_dir", "zoo_dir")]
     if preparer is None:
         return
     takes = ", ".join(f"{option}=" for option in preparer.options) or "no source"
