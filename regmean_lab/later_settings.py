@@ -16,6 +16,8 @@ LATER_SETTINGS: dict[str, Any] = {
     "method.reweight": None,
     "method.ties": "lowest",
     "model.new_head": False,
+    "statistics.gram.generated_padding": False,
+    "statistics.gram.generated_tokens": 4,
     "suite.key_score": "entity_f1",
     "suite.out_of_domain_labels": "all",
     "suite.threshold_inclusive": False,

@@ -114,10 +114,15 @@ class GramConfig:
         examples: number of training examples of each member; None is all of them.
         batches: the same counted in batches of ``training.batch_size``, as published systems state it; overrides
             ``examples``.
-        count_padding: count padding tokens as rows.
-        extra_rows: count inputs that are no tokens of the batch (relative positions of DeBERTa).
+        count_padding: count padding tokens as rows. Batches are then made of ``training.batch_size`` examples in the
+            order in which these are drawn, and padded to their longest.
+        extra_rows: count inputs that are no tokens of the batch (relative positions of DeBERTa), once a batch; batches
+            are made as for ``count_padding``.
         generation: for answers in words, count each question a second time, with what the model itself writes in place
             of the right answer.
+        generated_tokens: most tokens that the model writes, for ``generation``.
+        generated_padding: for ``generation``, count also the rows after an answer's end, up to the end of the batch's
+            longest: while that is written, the others get padding. Batches are made as for ``count_padding``.
         tokens: draw no more examples when they have so many tokens; None sets no such limit.
         tolerance: stop when no matrix has changed by more than this share of its norm since there were half as many
             examples; None uses all of them.
@@ -130,6 +135,8 @@ class GramConfig:
     count_padding: bool = False
     extra_rows: bool = False
     generation: bool = False
+    generated_tokens: int = 4
+    generated_padding: bool = False
     tokens: int | None = None
     tolerance: float | None = None
     precision: str | None = None
@@ -164,8 +171,8 @@ class GradientGramConfig:
         batches: the same counted in batches of ``training.batch_size``; overrides ``examples``.
         labels_from: ``expectation`` over the model's own labels (exact), the ``true`` labels, or ``pseudo`` labels (the
             model's most likely ones).
-        count_padding: count padding tokens as rows.
-        extra_rows: count outputs that are no tokens of the batch (relative positions of DeBERTa).
+        count_padding: count padding tokens as rows; batches are then made as for Gram matrices of inputs.
+        extra_rows: count outputs that are no tokens of the batch (relative positions of DeBERTa); likewise.
     """
 
     examples: int | None = 1000
@@ -226,6 +233,10 @@ class StatisticsConfig:
                 found.append(f"{name}: expected at least 1 or null, got {value}")
         if self.gram.tolerance is not None and not (math.isfinite(self.gram.tolerance) and self.gram.tolerance > 0):
             found.append(f"gram.tolerance: expected a positive number or null, got {self.gram.tolerance}")
+        if self.gram.generated_tokens < 1:
+            found.append(f"gram.generated_tokens: expected at least 1, got {self.gram.generated_tokens}")
+        if self.gram.generated_padding and not self.gram.generation:
+            found.append("gram.generated_padding: is for gram.generation=true, which is not set")
         if self.gram.precision is not None:
             one_of("gram.precision", self.gram.precision, GRAM_PRECISIONS, found)
         one_of("storage", self.storage, STORAGES, found)

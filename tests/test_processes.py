@@ -60,7 +60,21 @@ def trained(folder: Path, pico_cache: Path, suite: EmotionSuite, trainer: Traine
     return entry
 
 
-def collected(folder: Path, entry: ZooEntry, suite: EmotionSuite, trainer: TrainerConfig) -> list[Any]:
+STATISTICS = StatisticsConfig(
+    gram=GramConfig(examples=30),
+    fisher=FisherConfig(examples=7),
+    gradient_gram=GradientGramConfig(examples=7),
+    batch_tokens=40,
+)
+WITH_PADDING = replace(
+    STATISTICS,
+    gram=GramConfig(examples=40, count_padding=True, extra_rows=True),
+)
+
+
+def collected(
+    folder: Path, entry: ZooEntry, suite: EmotionSuite, trainer: TrainerConfig, settings: StatisticsConfig
+) -> list[Any]:
     """Statistics of every kind of a member, read from their files."""
     data = CorpusDataModule(
         suite,
@@ -70,14 +84,10 @@ def collected(folder: Path, entry: ZooEntry, suite: EmotionSuite, trainer: Train
         max_length=32,
         seed=0,
     )
-    settings = StatisticsConfig(
-        gram=GramConfig(examples=30),
-        fisher=FisherConfig(examples=7),
-        gradient_gram=GradientGramConfig(examples=7),
-        batch_tokens=40,
-    )
     files = []
     for request in requests_of(settings, TRAINING, trainer):
+        if settings is WITH_PADDING and request.kind != "gram":
+            continue
         load = partial(load_module, entry.path, suite.task("tec"))
         batches = partial(data.statistics_dataloader, "tec")
         arguments = (entry, request, load, batches, suite.fingerprint("tec"))
@@ -101,8 +111,10 @@ def test_two_devices_train_and_collect_what_one_does(tmp_path: Path, pico_cache:
 
     # Statistics of the same weights, by both.
     copy = ZooEntry(Path(shutil.copytree(one.path, tmp_path / "copy" / one.name)))
-    alone = collected(pico_cache, one, suite, ALONE)
-    together = collected(pico_cache, copy, suite, TWO)
+    alone, together = (
+        [file for settings in (STATISTICS, WITH_PADDING) for file in collected(pico_cache, entry, suite, by, settings)]
+        for entry, by in ((one, ALONE), (copy, TWO))
+    )
     for file, other in zip(alone, together, strict=True):
         assert file.path.name == other.path.name
         assert (file.examples, file.batches, file.shared) == (other.examples, other.batches, other.shared)

@@ -56,5 +56,5 @@ def member_texts(
         module = source.load().to(device)
         loader = source.batches(examples, reading.batch_size, reading.seed, batch_tokens=budget)
         moved = (module.transfer_batch_to_device(batch, device, 0) for batch in loader)
-        batches = [part for batch in moved for part in module.gram_batches(batch, False)]
+        batches = [part for batch in moved for part in module.gram_batches(batch, None)]
         yield MemberText(module.model, batches, module.gram_pass, module.gram_mask)

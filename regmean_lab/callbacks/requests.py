@@ -30,7 +30,7 @@ class StatisticsRequest:
     Attributes:
         kind: ``gram``, ``fisher`` or ``gradient_gram``.
         settings: the kind's own settings.
-        batch_size: examples a batch.
+        batch_size: examples a batch, where batches matter.
         seed: which examples are drawn.
         precision: the trainer's precision.
         batch_tokens: tokens a batch, where batches do not matter; None chooses for the device.
@@ -86,13 +86,23 @@ class StatisticsRequest:
 
     @property
     def groups_matter(self) -> bool:
-        """Whether the result depends on how examples are grouped into batches."""
-        return isinstance(self.settings, FisherConfig) and self.settings.labels_from in BATCH_LABEL_SOURCES
+        """Whether the result depends on how examples are grouped into batches: those of ``batch_size`` then."""
+        if isinstance(self.settings, FisherConfig):
+            return self.settings.labels_from in BATCH_LABEL_SOURCES
+        return self.drawn_order
 
     @property
-    def as_drawn(self) -> bool:
-        """Whether batches hold examples in the order in which they were drawn, as published, not of like length."""
-        return isinstance(self.settings, FisherConfig) and self.settings.labels_from in ("batch_hard", "batch_loss")
+    def drawn_order(self) -> bool:
+        """Whether batches are made in the order in which examples are drawn, rather than of like lengths.
+
+        So where rows of padding count: how many there are depends on which examples share a batch. Rows that a batch
+        brings once, whatever its size, depend on the number of batches.
+        """
+        if isinstance(self.settings, FisherConfig):
+            return self.settings.labels_from in ("batch_hard", "batch_loss")  # as published
+        settings = self.settings
+        written = isinstance(settings, GramConfig) and settings.generation and settings.generated_padding
+        return settings.count_padding or settings.extra_rows or written
 
     def path(self, entry: ZooEntry, data_fingerprint: str) -> Path:
         """Where the statistics of a member lie, if they are collected for this request."""

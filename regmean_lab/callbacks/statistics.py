@@ -18,7 +18,7 @@ from tqdm import tqdm
 from regmean_lab.callbacks.requests import StatisticsRequest, open_statistics, requests_of
 from regmean_lab.evaluate import test_trainer
 from regmean_lab.modules import TaskModule
-from regmean_lab.modules.base import Batch
+from regmean_lab.modules.base import Batch, WrittenAnswers
 from regmean_lab.processes import run_together
 from regmean_lab.schema_groups import GradientGramConfig, GramConfig, TrainerConfig
 from regmean_lab.statistics import (
@@ -77,7 +77,7 @@ class MakeBatches(Protocol):
         tokens: int | None = None,
         batch_tokens: int | None = None,
         part: tuple[int, int] | None = None,
-        as_drawn: bool = False,
+        drawn_order: bool = False,
     ) -> Batches:
         """The loader."""
 
@@ -212,10 +212,10 @@ def measure(
     statistics: Statistics
     with torch.inference_mode(False), _precision(request, trainer, device):
         if isinstance(request.settings, GramConfig):
-            generation = request.settings.generation
+            written = written_answers(request.settings)
             statistics = collect_gram(
                 module.model,
-                (part for batch in moved for part in module.gram_batches(batch, generation)),
+                (part for batch in moved for part in module.gram_batches(batch, written)),
                 layers=request.layers,
                 forward=lambda model, batch: module.gram_pass(batch),
                 mask=module.gram_mask,
@@ -276,6 +276,13 @@ def save_statistics(
         save_fisher(path, statistics, metadata)
 
 
+def written_answers(settings: GramConfig) -> WrittenAnswers | None:
+    """How a model writes answers whose layer inputs count; None if it need not."""
+    if not settings.generation:
+        return None
+    return WrittenAnswers(settings.generated_tokens, settings.generated_padding or settings.count_padding)
+
+
 def tokens_in_batch(configured: int | None, kind: str, device: torch.device) -> int:
     """Tokens in a batch, padding included: as configured, or what suits a kind of statistics and a device."""
     if configured is not None:
@@ -287,11 +294,12 @@ def _batches(
     request: StatisticsRequest, batches: MakeBatches, device: torch.device
 ) -> Iterable[dict[str, torch.Tensor]]:
     """The batches of a request; with a tolerance in rounds, each as large as all before it."""
-    if request.groups_matter:
-        return batches(request.examples, request.batch_size, request.seed, as_drawn=request.as_drawn)
-    budget = tokens_in_batch(request.batch_tokens, request.kind, device)
     size, seed, settings = request.batch_size, request.seed, request.settings
     tokens = settings.tokens if isinstance(settings, GramConfig) else None
+    if request.groups_matter:
+        # In drawn order the first batches are a random choice as they are, so that a stop rule needs no rounds.
+        return batches(request.examples, size, seed, tokens=tokens, drawn_order=request.drawn_order)
+    budget = tokens_in_batch(request.batch_tokens, request.kind, device)
     if not isinstance(settings, GramConfig) or settings.tolerance is None:
         return batches(request.examples, size, seed, tokens=tokens, batch_tokens=budget)
 

@@ -28,6 +28,19 @@ DEV_SCORE = "dev/score"
 
 
 @dataclass(frozen=True)
+class WrittenAnswers:
+    """How a model writes answers in the batches that count towards Gram matrices.
+
+    Attributes:
+        tokens: most tokens of an answer.
+        padding: whether what comes after an answer's end counts too, up to the end of the batch's longest answer.
+    """
+
+    tokens: int
+    padding: bool = False
+
+
+@dataclass(frozen=True)
 class Predictions:
     """Everything a model says about one data set, in the order of its data loader.
 
@@ -181,8 +194,8 @@ class TaskModule(TrainableModule):
         """Why the module cannot do with a pretrained model: one message each, beginning with the setting's name."""
         return []
 
-    def gram_batches(self, batch: Batch, generation: bool) -> Iterator[Batch]:
-        """The batches that count towards Gram matrices: the batch, and with ``generation`` what it gives rise to."""
+    def gram_batches(self, batch: Batch, written: WrittenAnswers | None) -> Iterator[Batch]:
+        """The batches that count towards Gram matrices: the batch, and where answers are written, one with those."""
         yield batch
 
     def gram_pass(self, batch: Batch) -> None:

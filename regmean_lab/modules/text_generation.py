@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from regmean_lab.models import Checkpoint, load_model
-from regmean_lab.modules.base import Batch, FisherObjective, TaskModule, register_module
+from regmean_lab.modules.base import Batch, FisherObjective, TaskModule, WrittenAnswers, register_module
 from regmean_lab.statistics import Likelihood, Mask
 from regmean_lab.suites.base import IGNORED, Task
 
@@ -117,17 +117,21 @@ class TextGenerationModule(TaskModule):
         """Mean cross-entropy of the right answers' tokens, each given those before it."""
         return self.loss(self._target_logits(batch), batch["target"])
 
-    def gram_batches(self, batch: Batch, generation: bool) -> Iterator[Batch]:
-        """The batch; with ``generation`` also the batch with what the model itself writes in place of the answers.
+    def gram_batches(self, batch: Batch, written: WrittenAnswers | None) -> Iterator[Batch]:
+        """The batch; where answers are written also the batch with what the model writes in place of the right ones.
 
-        Its layers get then the inputs that they get while the model writes, up to and including its end of sequence.
+        Its layers get then the inputs that they get while the model writes, up to and including its end of sequence;
+        with ``written.padding`` up to the step in which the last of the batch's answers ends, as in transformers'
+        generation, which goes on with padding for those that have ended.
         """
         yield batch
-        if generation:
-            written = self._write(batch, WRITTEN_TOKENS)
-            ended = torch.isin(written, self._end_of_sequence(written.device)).long().cumsum(1)
-            before = functional.pad(ended[:, :-1], (1, 0))  # the end itself is written, what follows it is not
-            yield {**batch, "target": written.masked_fill(before > 0, IGNORED)}
+        if written is not None:
+            tokens = self._write(batch, written.tokens)
+            ended = torch.isin(tokens, self._end_of_sequence(tokens.device)).long().cumsum(1)
+            after = functional.pad(ended[:, :-1], (1, 0)) > 0  # the end itself is written, what follows it is not
+            steps = int((~after).any(0).sum())
+            fill = self._padding_token if written.padding else IGNORED
+            yield {**batch, "target": tokens.masked_fill(after, fill)[:, :steps]}
 
     def gram_pass(self, batch: Batch) -> None:
         """One teacher-forced pass over questions and right answers."""
@@ -195,7 +199,8 @@ class TextGenerationModule(TaskModule):
             Shape [batch, tokens, vocabulary].
         """
         before = tokens[:, :-1]
-        readable = before.clamp(min=0)  # what follows a sequence's end changes nothing before it
+        # What follows a sequence's end changes nothing before it; where padding counts, it is read as padding.
+        readable = before.masked_fill(before == IGNORED, self._padding_token)
         if self._has_encoder:
             start = tokens.new_full((len(tokens), 1), self.model.config.decoder_start_token_id)
             arguments = {**question, "decoder_input_ids": torch.cat([start, readable], 1)}
@@ -223,6 +228,14 @@ class TextGenerationModule(TaskModule):
                 written[:, -1] = best
                 written = functional.pad(written, (0, 1))
             return written[:, :-1]
+
+    @property
+    def _padding_token(self) -> int:
+        """Id of the token that fills up sequences: the model's own, or its first end of sequence, or 0."""
+        padding = self.model.config.pad_token_id
+        if padding is None:
+            padding = next(iter(self._end_of_sequence(torch.device("cpu")).tolist()), 0)
+        return int(padding)
 
     def _end_of_sequence(self, device: torch.device) -> Tensor:
         """Ids of the tokens that end a sequence; a model may have several, or none."""

@@ -173,7 +173,7 @@ class CorpusDataModule(pl.LightningDataModule):
         tokens: int | None = None,
         batch_tokens: int | None = None,
         part: tuple[int, int] | None = None,
-        as_drawn: bool = False,
+        drawn_order: bool = False,
     ) -> Batches:
         """Training examples from which a member's statistics are collected.
 
@@ -187,12 +187,12 @@ class CorpusDataModule(pl.LightningDataModule):
             batch_tokens: make batches of at most so many tokens, padding included, in place of ``batch_size``.
             part: of the examples chosen so far, in the order of the permutation, only those from the first number to
                 below the second.
-            as_drawn: make batches of ``batch_size`` in the order of the permutation; otherwise they are sorted by
-                length.
+            drawn_order: make batches in the order of the permutation, each padded to its longest example, rather than
+                of examples of like length.
         """
         encoded = self._split(corpus, "train")
         seed = self.seed if seed is None else seed
-        if tokens is None and part is None and not as_drawn:
+        if tokens is None and part is None and not drawn_order:
             chosen = seeded_subset(len(encoded), examples, seed)
         else:
             order = seeded_permutation(len(encoded), seed)[:examples]
@@ -202,7 +202,7 @@ class CorpusDataModule(pl.LightningDataModule):
             chosen = order if part is None else order[slice(*part)]
         sample = [encoded[index] for index in chosen]
         sampler: Sampler[list[int]] | BatchSampler
-        if as_drawn:
+        if drawn_order:
             sampler = BatchSampler(SequentialSampler(sample), batch_size, drop_last=False)
         elif batch_tokens is None:
             sampler = self._sampler(sample, batch_size)

@@ -234,7 +234,7 @@ def test_answers_in_words_have_the_loss_of_their_model(
             count += len(answer)
         return total / count
 
-    batches = make_batches(EXAMPLES, BATCH_SIZE, 3, as_drawn=True)
+    batches = make_batches(EXAMPLES, BATCH_SIZE, 3, drawn_order=True)
     expected = mean_of_squares(model, map(loss, batches))
     check(statistics.diagonal, expected)
     # Of the two answers only, as by default, it is something else.

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import pytorch_lightning as pl
@@ -27,6 +28,8 @@ from regmean_lab.schema_groups import (
 )
 from regmean_lab.statistics import FisherFile, GradientGramFile, GramFile, StatisticsError, linear_layers
 from regmean_lab.suites.base import IGNORED
+from regmean_lab.suites.sampling import seeded_permutation
+from regmean_lab.zoo import statistics_key
 
 GRAM = StatisticsRequest("gram", GramConfig(examples=20), batch_size=8, seed=0, precision="32-true")
 FISHER = StatisticsRequest("fisher", FisherConfig(examples=6), batch_size=3, seed=0, precision="32-true")
@@ -166,7 +169,7 @@ def test_batches_count_only_where_they_change_the_result(members: list[Member]) 
         for size in (3, 4)
     ]
     assert len({one.path(entry, "data") for one in published}) == 6
-    assert [one.as_drawn for one in published] == [False, False, True, True, True, True]
+    assert [one.drawn_order for one in published] == [False, False, True, True, True, True]
     assert GRAM.path(entry, "other data") != GRAM.path(entry, "data")
 
 
@@ -175,6 +178,87 @@ def test_names_of_files_of_version_0_1_are_hashes_of_these_settings() -> None:
     assert FISHER.describe("data") == {**common, "labels_from": "expectation"}
     batch_mean = replace(FISHER, settings=FisherConfig(examples=6, labels_from="batch_mean"))
     assert batch_mean.describe("data") == {**common, "labels_from": "batch_mean", "batch_size": 3}
+
+
+def padded_batches(member: Member, request: StatisticsRequest) -> list[dict[str, Tensor]]:
+    """Batches of so many examples in the order of the seeded permutation, padded to the longest of each."""
+    order = seeded_permutation(len(member.suite.examples(member.corpus, "train")), request.seed)[: request.examples]
+    whole = member.data.statistics_dataloader(member.corpus, None, 1, 0)
+    encoded: Any = whole.dataset
+    assert whole.collate_fn is not None
+    size = request.batch_size
+    return [
+        whole.collate_fn([encoded[index] for index in order[start : start + size]])
+        for start in range(0, len(order), size)
+    ]
+
+
+@pytest.mark.parametrize("batch_tokens", [None, 24, 4096])
+def test_padding_counts_in_the_batches_that_are_asked_for(
+    trainer: pl.Trainer, members: list[Member], batch_tokens: int | None
+) -> None:
+    """Whatever the budget of tokens: batches of 7 in the order drawn, against a plain loop in float64."""
+    member, layer = members[0], "bert.encoder.layer.1.output.dense"
+    settings = GramConfig(examples=20, count_padding=True)
+    request = replace(GRAM, settings=settings, batch_size=7, batch_tokens=batch_tokens)
+    assert collect(trainer, member, request)
+    statistics = open_statistics(member.entry, request, member.fingerprint)
+    assert isinstance(statistics, GramFile)
+    module = member.load().double()
+    rows: list[Tensor] = []
+    part = module.model.get_submodule(layer)
+    part.register_forward_pre_hook(lambda _, arguments: rows.extend(arguments[0].flatten(0, -2)))
+    batches = padded_batches(member, request)
+    with torch.no_grad():
+        for batch in batches:
+            module(batch)
+    assert len(rows) == sum(batch["input_ids"].numel() for batch in batches)
+    assert len(rows) > sum(int(batch["attention_mask"].sum()) for batch in batches)
+    expected = sum((torch.outer(row, row) for row in rows), torch.zeros(())) / len(rows)
+    torch.testing.assert_close(statistics.matrix(layer).double(), expected, rtol=1e-5, atol=1e-6)
+    assert (statistics.rows[statistics.shared[layer]], statistics.batches) == (len(rows), 3)
+
+
+def test_padding_counts_in_gradients_in_the_batches_that_are_asked_for(
+    trainer: pl.Trainer, members: list[Member]
+) -> None:
+    member, layer = members[0], "bert.encoder.layer.1.output.dense"
+    requests = [
+        replace(
+            GRADIENT_GRAM,
+            settings=GradientGramConfig(examples=20, count_padding=padding),
+            batch_size=7,
+            batch_tokens=tokens,
+        )
+        for padding, tokens in ((False, 24), (True, 24))
+    ]
+    for request in requests:
+        assert collect(trainer, member, request)
+    plain, padded = (open_statistics(member.entry, request, member.fingerprint) for request in requests)
+    assert isinstance(plain, GradientGramFile)
+    assert isinstance(padded, GradientGramFile)
+    batches = padded_batches(member, requests[0])
+    assert padded.rows[layer] == sum(batch["input_ids"].numel() for batch in batches)
+    assert plain.rows[layer] == sum(int(batch["attention_mask"].sum()) for batch in batches)
+
+
+@pytest.mark.parametrize("setting", ["count_padding", "extra_rows"])
+@pytest.mark.parametrize("request_", [GRAM, GRADIENT_GRAM], ids=["gram", "gradient_gram"])
+def test_the_size_of_batches_is_in_the_name_where_it_changes_the_result(
+    request_: StatisticsRequest, setting: str
+) -> None:
+    other = replace(request_, settings=replace(request_.settings, **{setting: True}))  # type: ignore[arg-type]
+    assert other.describe("data")["batch_size"] == request_.batch_size
+    assert "batch_size" not in request_.describe("data")
+
+
+def test_names_of_files_of_version_0_1_stay() -> None:
+    """Whatever settings came since, those that were there give the name that they gave."""
+    names = {
+        request.kind: statistics_key(request.describe("fingerprint"))
+        for request in (GRAM, replace(FISHER, settings=FisherConfig(labels_from="batch_mean")), GRADIENT_GRAM)
+    }
+    assert names == {"gram": "aeebfb2237f9915a", "fisher": "03939c972202b10d", "gradient_gram": "bc44f1d452caad84"}
 
 
 def test_examples_can_be_counted_in_batches(members: list[Member]) -> None:

@@ -15,12 +15,13 @@ from transformers import BartConfig, BartForConditionalGeneration, PreTrainedTok
 
 from regmean_lab.models import Checkpoint, find_checkpoint
 from regmean_lab.modules import Optimization, module_type
+from regmean_lab.modules.base import WrittenAnswers
 from regmean_lab.modules.text_generation import WRITTEN_TOKENS, TextGenerationModule
 from regmean_lab.schema_groups import ModelConfig
 from regmean_lab.statistics import GramStatistics, collect_fisher, collect_gram, is_linear
 from regmean_lab.suites.answer_encoding import AnswerCollator, EncodedQuestion, encode_questions
 from regmean_lab.suites.answers import AnswerExample, Wording
-from regmean_lab.suites.base import Task
+from regmean_lab.suites.base import IGNORED, Task
 from regmean_lab.suites.emotion_text import WORDINGS
 
 TASK = Task("answers", ("joy", "fear"), "macro_f1")
@@ -121,13 +122,17 @@ def gram_of(rows: list[Tensor]) -> Tensor:
 
 
 def collected(
-    module: TextGenerationModule, batches: list[dict[str, Tensor]], generation: bool = False
+    module: TextGenerationModule,
+    batches: list[dict[str, Tensor]],
+    written: WrittenAnswers | None = None,
+    count_padding: bool = False,
 ) -> GramStatistics:
     return collect_gram(
         module.model,
-        (part for batch in batches for part in module.gram_batches(batch, generation)),
+        (part for batch in batches for part in module.gram_batches(batch, written)),
         forward=lambda model, batch: module.gram_pass(batch),
         mask=module.gram_mask,
+        count_padding=count_padding,
     )
 
 
@@ -278,8 +283,8 @@ def test_gram_matrices_are_those_of_teacher_forced_passes_without_padding(
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("steps", [0, 15, 80])
-def test_gram_matrices_with_what_the_model_writes(architecture: str, steps: int, pico_cache: Path) -> None:
+@pytest.mark.parametrize(("steps", "count"), [(0, 4), (15, 3), (80, 4)])
+def test_gram_matrices_with_what_the_model_writes(architecture: str, steps: int, count: int, pico_cache: Path) -> None:
     """Whether it writes anything, a right answer and its end, or goes on until it is stopped."""
     tokenizer, module = checkpoint(architecture, pico_cache).tokenizer(), new_module(architecture, pico_cache)
     questions = encoded(tokenizer)
@@ -292,8 +297,33 @@ def test_gram_matrices_with_what_the_model_writes(architecture: str, steps: int,
                 module.model(input_ids=torch.tensor([part.tokens]), labels=torch.tensor([target]))
             else:
                 module.model(input_ids=torch.tensor([[*part.tokens, *target[:-1]]]), logits_to_keep=len(target))
-            written_by_generate(module.model, part)
-    check_grams(collected(module, [batch], generation=True), rows)
+            written_by_generate(module.model, part, count)
+    check_grams(collected(module, [batch], WrittenAnswers(count)), rows)
+
+
+@pytest.mark.parametrize("steps", [0, 30])
+def test_rows_after_the_end_of_what_is_written_are_those_of_batched_generation(steps: int, pico_cache: Path) -> None:
+    """Three written tokens, as with a longest sequence of four: the start token counts there."""
+    tokenizer, module = checkpoint("t5", pico_cache).tokenizer(), new_module("t5", pico_cache)
+    questions = encoded(tokenizer)
+    train(module, batch_of(tokenizer, questions), steps)
+    batches = [batch_of(tokenizer, questions[:4]), batch_of(tokenizer, questions[4:])]
+    config = module.model.config
+    with inputs_of_layers(module.model) as rows:
+        for batch in batches:
+            inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+            module.model(**inputs, labels=batch["target"])
+            module.model.generate(
+                **inputs, do_sample=False, num_beams=1, max_length=4, eos_token_id=config.eos_token_id
+            )
+    check_grams(collected(module, batches, WrittenAnswers(3, padding=True), count_padding=True), rows)
+    # Without the padding of questions and right answers, only layers of the decoder have rows of padding.
+    statistics = collected(module, batches, WrittenAnswers(3, padding=True))
+    padding = sum(int((batch["target"] == IGNORED).sum()) for batch in batches)
+    layer = "decoder.block.0.layer.0.SelfAttention.q"
+    assert statistics.rows[statistics.shared[layer]] == len(rows[layer]) - padding
+    encoder = "encoder.block.0.layer.0.SelfAttention.q"
+    assert statistics.rows[statistics.shared[encoder]] == 2 * sum(map(len, (part.tokens for part in questions)))
 
 
 def test_cross_attention_shares_the_encoders_output(pico_cache: Path) -> None:

@@ -230,7 +230,7 @@ def test_statistics_can_keep_the_order_in_which_examples_were_drawn(
     generator = random.Random(5)
     keys = [generator.random() for _ in range(37)]
     expected = sorted(range(37), key=keys.__getitem__)[:count]
-    loader = module(suite, tokenizer).statistics_dataloader("one", count, batch_size=4, seed=5, as_drawn=True)
+    loader = module(suite, tokenizer).statistics_dataloader("one", count, batch_size=4, seed=5, drawn_order=True)
     assert labels(loader) == expected
     sizes = [len(batch["labels"]) for batch in loader]
     assert sizes == [4] * (len(expected) // 4) + [len(expected) % 4]
