@@ -133,14 +133,19 @@ class Parameter:
         """The coefficients times the number of members: each 1 where all members count alike."""
         return [coefficient * len(self.members) for coefficient in self.coefficients]
 
-    def mean(self) -> Tensor:
-        """The members' weighted mean, of the tensors' shape; exact where all members are equal."""
-        first = self.tensors[0]
+    def mean(self, dtype: torch.dtype | None = None, device: torch.device | None = None) -> Tensor:
+        """The members' weighted mean, of the tensors' shape; exact where all members are equal.
+
+        Args:
+            dtype: in which it is computed; None is the tensors'.
+            device: where it is computed; None is where the tensors are.
+        """
+        first = self.tensors[0].to(device=device, dtype=dtype)
         if len(self.tensors) == 1:
             return first.clone()
-        result = torch.lerp(first, self.tensors[1], self.coefficients[1])
+        result = torch.lerp(first, self.tensors[1].to(first), self.coefficients[1])
         for number in range(2, len(self.tensors)):
-            result.add_(self.tensors[number] - first, alpha=self.coefficients[number])
+            result.add_(self.tensors[number].to(first) - first, alpha=self.coefficients[number])
         return result
 
 

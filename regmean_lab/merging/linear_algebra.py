@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -9,12 +10,26 @@ import torch
 from torch import Tensor
 
 FLOAT64_LIMIT = 4096
-"""Widest system that an accelerator solves in float64 (its double precision can be 2 to 64 times slower)."""
+"""Widest system that an accelerator factorises in float64 where its double precision is up to 64 times slower."""
+
+FAST_FLOAT64 = ((6, 0), (7, 0), (8, 0), (9, 0), (10, 0))
+"""Compute capabilities of NVIDIA's GPUs for data centres whose float64 is half as fast as float32: P100, V100, A100,
+H100 and H200, B200."""
 
 _FIRST_JITTER = {torch.float64: 1e-10, torch.float32: 1e-5}
 """By the precision of a matrix's entries: well above what rounding them adds to its eigenvalues, and still little."""
 
 _LAST_JITTER = 1.0
+_WELL_POSED = 1e-3
+"""Least eigenvalue (scaled to a unit diagonal) of a matrix whose float32 factorisation is refined to a solution."""
+
+_REFINEMENTS = 10
+_RESIDUAL = 1e-14
+"""Residual ``b − A x``, as a share of ``‖A‖ ‖x‖ + ‖b‖``, at which ``x`` is as good as one found in float64."""
+
+_SOLVED_ROWS = 1024
+"""Right-hand sides that are solved for at a time: what a solution takes beside its system must not double it."""
+
 _ITERATIONS = 10
 _STEADY = 1.02
 """Growth between iterations below which an eigenvalue is taken for found."""
@@ -38,10 +53,24 @@ class Solution:
 
 
 def solve_dtype(device: torch.device, size: int) -> torch.dtype:
-    """Float64 where it is cheap: on the CPU always, on an accelerator up to ``FLOAT64_LIMIT`` unknowns."""
+    """Float64 where it is cheap: where a device is made for it always, on others up to ``FLOAT64_LIMIT`` unknowns."""
     if device.type == "mps":  # has no float64
         return torch.float32
-    return torch.float64 if device.type == "cpu" or size <= FLOAT64_LIMIT else torch.float32
+    return torch.float64 if size <= FLOAT64_LIMIT or has_fast_float64(device) else torch.float32
+
+
+def solve_device(device: torch.device) -> torch.device:
+    """Where systems are set up and solved in float64: on the device itself, or on the CPU where it has no float64."""
+    return torch.device("cpu") if device.type == "mps" else device
+
+
+def has_fast_float64(device: torch.device) -> bool:
+    """Whether a device is made for float64: the CPU, and GPUs for data centres."""
+    if device.type != "cuda":
+        return device.type == "cpu"
+    capability = torch.cuda.get_device_capability(device)
+    # ROCm tells an Instinct's architecture gfx9xx as (9, x), and consumers' GPUs as (10, x) and above.
+    return capability[0] == 9 if torch.version.hip else capability in FAST_FLOAT64
 
 
 def scale_off_diagonal(matrix: Tensor, factor: float) -> Tensor:
@@ -51,13 +80,22 @@ def scale_off_diagonal(matrix: Tensor, factor: float) -> Tensor:
     return scaled
 
 
+def scale_off_diagonal_(matrix: Tensor, factor: float) -> Tensor:
+    """As `scale_off_diagonal`, in place."""
+    diagonal = matrix.diagonal().clone()
+    matrix.mul_(factor).diagonal().copy_(diagonal)
+    return matrix
+
+
 def off_diagonal_share(matrix: Tensor) -> float:
     """Share of the squared Frobenius norm of a square matrix that lies off its diagonal; 0 for a zero matrix."""
     total = float(torch.linalg.vector_norm(matrix)) ** 2
     return max(0.0, 1.0 - float(matrix.diagonal().square().sum()) / total) if total > 0 else 0.0
 
 
-def solve_positive(matrix: Tensor, right: Tensor, entries: torch.dtype | None = None) -> Solution:
+def solve_positive(
+    matrix: Tensor, right: Tensor, entries: torch.dtype | None = None, *, refine: bool | None = None
+) -> Solution:
     """Solve ``matrix @ x = right`` by Cholesky for a symmetric positive semi-definite matrix.
 
     The matrix is scaled to a unit diagonal first, so that features of any scale count alike. Rows of the matrix that
@@ -68,8 +106,12 @@ def solve_positive(matrix: Tensor, right: Tensor, entries: torch.dtype | None = 
 
     Args:
         matrix: shape [n, n], float32 or float64; overwritten.
-        right: shape [n, m], same dtype and device.
+        right: shape [n, m], same dtype and device; overwritten.
         entries: the dtype in which the matrix's entries were computed, if it is not that of ``matrix``.
+        refine: factorise a float64 matrix in float32 and refine the solution until its residual is that of float64
+            (Wilkinson's iterative refinement: Higham, Accuracy and Stability of Numerical Algorithms, 2002, chapter
+            12); where it does not get there, or the matrix is not well posed, factorise in float64 after all. None does
+            so where float64 is slow and the matrix is wide.
 
     Raises:
         ValueError: when the matrix is not positive semi-definite even with its diagonal doubled.
@@ -80,6 +122,12 @@ def solve_positive(matrix: Tensor, right: Tensor, entries: torch.dtype | None = 
     matrix.mul_(scale).mul_(scale[:, None])
     diagonal = matrix.diagonal()
     diagonal.fill_(1)
+    right.mul_(scale[:, None])
+    if refine is None:
+        refine = solve_dtype(matrix.device, len(matrix)) != torch.float64
+    if refine and matrix.dtype == torch.float64 and (found := _refined(matrix, right)) is not None:
+        value, smallest = found
+        return Solution(value.mul_(scale[:, None]), 0.0, _largest_eigenvalue(matrix) / smallest, int(unseen.sum()))
     first = max(_FIRST_JITTER[matrix.dtype], _FIRST_JITTER[entries or matrix.dtype])
     jitter = 0.0
     while True:
@@ -91,14 +139,45 @@ def solve_positive(matrix: Tensor, right: Tensor, entries: torch.dtype | None = 
         if jitter > _LAST_JITTER * 1.001:
             raise ValueError("the matrix is not positive semi-definite")
         diagonal.fill_(1 + jitter)
-    value = _solve_factored(factor, (right * scale[:, None]).T).mul_(scale).T
-    return Solution(value, jitter, _largest_eigenvalue(matrix) / smallest, int(unseen.sum()))
+    for rows in right.T.split(_SOLVED_ROWS):
+        rows.copy_(_solve_factored(factor, rows)).mul_(scale)
+    return Solution(right, jitter, _largest_eigenvalue(matrix) / smallest, int(unseen.sum()))
 
 
 def _solve_factored(factor: Tensor, rows: Tensor) -> Tensor:
     """The solutions ``x`` of ``x L Lᵀ = b`` for the rows ``b`` of a matrix: faster in this form than for columns."""
     half = torch.linalg.solve_triangular(factor.mT, rows.contiguous(), upper=True, left=False)
     return torch.linalg.solve_triangular(factor, half, upper=False, left=False)
+
+
+def _refined(matrix: Tensor, right: Tensor) -> tuple[Tensor, float] | None:
+    """A solution from a float32 factor, with residuals in float64, and the least eigenvalue; None if that fails.
+
+    Args:
+        matrix: ``[n, n]``, float64, with a unit diagonal.
+        right: ``[n, m]``, float64.
+    """
+    factor, failed = torch.linalg.cholesky_ex(matrix.float())
+    if int(failed) or (smallest := _smallest_eigenvalue(factor)) < _WELL_POSED:
+        return None
+    value, norm = torch.zeros_like(right), float(matrix.norm())
+    for columns, wanted in zip(value.T.split(_SOLVED_ROWS), right.T.split(_SOLVED_ROWS), strict=True):
+        size = float(wanted.norm())
+        before = math.inf
+        for _ in range(_REFINEMENTS):
+            residual = wanted - columns @ matrix
+            left = float(residual.norm())
+            if left <= _RESIDUAL * (norm * float(columns.norm()) + size):
+                break
+            if not left < before / 2:
+                return None
+            before = left
+            # Scaled, as a small residual of small weights would be nothing in float32.
+            step = _solve_factored(factor, (residual / left).float())
+            columns.add_(step.to(residual.dtype), alpha=left)
+        else:
+            return None
+    return value, smallest
 
 
 def _smallest_eigenvalue(factor: Tensor) -> float:

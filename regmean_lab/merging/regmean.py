@@ -25,8 +25,8 @@ from regmean_lab.merging.base import (
 from regmean_lab.merging.linear_algebra import (
     agreement,
     off_diagonal_share,
-    scale_off_diagonal,
-    solve_dtype,
+    scale_off_diagonal_,
+    solve_device,
     solve_positive,
 )
 from regmean_lab.merging.task_vectors import oriented
@@ -35,9 +35,8 @@ from regmean_lab.statistics import all_finite
 REGULARIZATIONS = ("off_diagonal", "shrinkage", "ridge")
 ANCHORS = ("mean", "base")
 
-WELL_POSED_FACTOR = 0.95
-"""Largest factor on off-diagonal entries of which it is known that it makes the system well posed: scaled to a unit
-diagonal, the matrix then has no eigenvalue below one minus the factor."""
+COLUMNS = 512
+"""Columns of a product whose factors are converted to float64 at a time."""
 
 
 @register_method("regmean")
@@ -115,48 +114,55 @@ class RegMean(MergeMethod):
 
     def merge(self, parameter: Parameter) -> tuple[Tensor, LayerDiagnostics | None]:
         """Regression mean of a linear layer's weight; mean of any other parameter."""
-        mean = parameter.mean()
         if parameter.layer is None or matches(parameter.layer.name, self.exclude_layers):
-            return mean, None
+            return parameter.mean(), None
         if self.regularization == "off_diagonal" and (self.diagonal or self.off_diagonal == 0):
-            return self._merge_diagonal(parameter, mean), None
-        return self._merge_full(parameter, mean)
+            return self._merge_diagonal(parameter, parameter.mean()), None
+        return self._merge_full(parameter)
 
-    def _merge_full(self, parameter: Parameter, mean: Tensor) -> tuple[Tensor, LayerDiagnostics]:
+    def _merge_full(self, parameter: Parameter) -> tuple[Tensor, LayerDiagnostics]:
         assert parameter.layer is not None
-        layer, transposed = parameter.layer.name, parameter.layer.transposed
-        size = mean.shape[0] if transposed else mean.shape[1]
-        wide = solve_dtype(mean.device, size)
-        factor = self._factor(parameter, size, wide)
-        # Then the system is so well posed that float32 members lose nothing by being solved for in float32.
-        well_posed = factor <= WELL_POSED_FACTOR and self.regularization != "ridge"
-        dtype = entries = mean.dtype if well_posed else wide
-        total = torch.zeros(size, size, dtype=dtype, device=mean.device)
-        right = torch.zeros(mean.numel() // size, size, dtype=dtype, device=mean.device)
+        layer, first_tensor = parameter.layer.name, parameter.tensors[0]
+        own_device, own_dtype = first_tensor.device, first_tensor.dtype
+        del first_tensor
+        # In float64 whatever the factor: the condition number of a sum scaled to a unit diagonal grows with its width
+        # (1536 features that are alike have one of 13,800 with a factor of 0.9), and so many roundings of float32 show.
+        device, dtype = solve_device(own_device), torch.float64
+        mean, entries = parameter.mean(dtype, device), dtype
+        size = mean.shape[0] if parameter.layer.transposed else mean.shape[1]
+        factor = self._factor(parameter, size, device)
+        total = torch.zeros(size, size, dtype=dtype, device=device)
+        right = torch.zeros(mean.numel() // size, size, dtype=dtype, device=device)
         first: Tensor | None = None
         for member, weight, tensor in zip(parameter.members, parameter.weights, parameter.tensors, strict=True):
             stored = _gram(member, layer, size)
             if stored.dtype != torch.float64:
                 entries = torch.float32  # in float64 they are as rough as they were
-            gram = stored.to(mean.device, dtype)
+            gram = stored.to(device)
             total.add_(gram, alpha=weight)
             if first is None:
                 first = gram
                 continue
             # The weighted differences from the mean add up to 0, so that the first member's is minus all others'.
-            difference = oriented(tensor.to(dtype) - mean.to(dtype), parameter.layer)
-            right.addmm_(difference, gram - first, alpha=weight * factor)
+            difference = oriented(tensor.to(device, dtype) - mean, parameter.layer)
+            for start in range(0, size, COLUMNS):
+                columns = slice(start, start + COLUMNS)
+                apart = gram[:, columns].to(dtype) - first[:, columns].to(dtype)
+                right[:, columns].addmm_(difference, apart, alpha=weight * factor)
             if factor != 1:  # what the factor takes from the diagonal too much
-                right.addcmul_(difference, gram.diagonal() - first.diagonal(), value=weight * (1 - factor))
+                apart = gram.diagonal().to(dtype) - first.diagonal().to(dtype)
+                right.addcmul_(difference, apart, value=weight * (1 - factor))
+            del difference
+        del first, gram, stored
         # A factor on every matrix is one on their sum.
         if factor != 1:
-            total = scale_off_diagonal(total, factor)
+            total = scale_off_diagonal_(total, factor)
         share = off_diagonal_share(total)
         if self.regularization == "ridge":
             strength = self.ridge * float(total.diagonal().mean())
             total.diagonal().add_(strength)
             if self.ridge_towards == "base" and parameter.base is not None:
-                offset = (parameter.base.to(dtype) - mean.to(dtype)) * strength
+                offset = (parameter.base.to(device, dtype) - mean) * strength
                 right.add_(oriented(offset, parameter.layer))
         try:
             solution = solve_positive(total, right.T, entries)
@@ -164,21 +170,22 @@ class RegMean(MergeMethod):
             raise MergeError(
                 f"layer {layer}: the sum of the members' Gram matrices cannot be solved: {error}"
             ) from None
-        merged = (mean.to(dtype) + oriented(solution.value.T, parameter.layer)).to(mean.dtype)
+        change = oriented(solution.value.T, parameter.layer)
+        merged = mean.add_(change).to(own_device, own_dtype)
         estimated = factor if self.regularization == "shrinkage" else None
         return merged, LayerDiagnostics(
             layer, solution.jitter, solution.condition, solution.unseen, share, off_diagonal=estimated
         )
 
-    def _factor(self, parameter: Parameter, size: int, dtype: torch.dtype) -> float:
+    def _factor(self, parameter: Parameter, size: int, device: torch.device) -> float:
         """The factor on off-diagonal entries."""
         if self.regularization != "shrinkage":
             return self.off_diagonal if self.regularization == "off_diagonal" else 1.0
         assert parameter.layer is not None
-        device, layer = parameter.tensors[0].device, parameter.layer.name
+        layer = parameter.layer.name
         # Read again for each use: memory must not grow with the number of members.
         return agreement(
-            lambda: (_gram(member, layer, size).to(device, dtype) for member in parameter.members),
+            lambda: (_gram(member, layer, size).to(device, torch.float64) for member in parameter.members),
             parameter.coefficients,
         )
 

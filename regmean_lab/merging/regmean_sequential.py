@@ -18,7 +18,7 @@ from regmean_lab.merging.base import (
     positive,
     register_method,
 )
-from regmean_lab.merging.linear_algebra import off_diagonal_share, solve_dtype, solve_positive
+from regmean_lab.merging.linear_algebra import off_diagonal_share, solve_device, solve_positive
 from regmean_lab.merging.merge import rows_by_members
 from regmean_lab.merging.refining import RefinedLayer, RefiningMethod
 from regmean_lab.merging.regmean import RegMean
@@ -81,13 +81,13 @@ class _System:
     def solve(self, damping: float, intercept: bool, layer: str) -> tuple[Tensor, LayerDiagnostics]:
         """What has to be added to weight and bias, shape [in + 1, out]."""
         assert self.left is not None and self.right is not None
-        dtype = solve_dtype(self.left.device, len(self.left))
-        left, entries = mirror_upper_(self.left).to(dtype), self.left.dtype
+        device = solve_device(self.left.device)
+        left, entries = mirror_upper_(self.left).to(device, torch.float64), self.left.dtype
         inputs = left.diagonal()[:-1] if intercept else left.diagonal()
         share = off_diagonal_share(left)
         inputs.add_(damping * float(inputs.mean()))
         try:
-            solution = solve_positive(left, self.right.to(dtype), entries)
+            solution = solve_positive(left, self.right.to(device, torch.float64), entries)
         except ValueError as error:
             raise MergeError(f"layer {layer}: its system of equations cannot be solved: {error}") from None
         posed = LayerDiagnostics(layer, solution.jitter, solution.condition, solution.unseen, share)

@@ -7,10 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from regmean_lab.merging import linear_algebra
 from regmean_lab.merging.linear_algebra import (
     FLOAT64_LIMIT,
     off_diagonal_share,
     scale_off_diagonal,
+    solve_device,
     solve_dtype,
     solve_positive,
 )
@@ -38,7 +40,7 @@ def test_solves_a_regular_system_exactly(size: int, columns: int, seed: int) -> 
     matrix = gram(8 * size + 8, size, seed)
     right = torch.randn(size, columns, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     expected = np.linalg.solve(matrix.numpy(), right.numpy())
-    solution = solve_positive(matrix.clone(), right)
+    solution = solve_positive(matrix.clone(), right.clone())
     np.testing.assert_allclose(solution.value.numpy(), expected, rtol=1e-10, atol=1e-12)
     assert (solution.jitter, solution.unseen) == (0, 0)
 
@@ -60,7 +62,7 @@ def test_rows_of_zeros_are_solved_by_zero() -> None:
     right = torch.randn(5, 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     seen = [0, 2, 4]
     expected = np.linalg.solve(matrix[seen][:, seen].numpy(), right[seen].numpy())
-    solution = solve_positive(matrix.clone(), right)
+    solution = solve_positive(matrix.clone(), right.clone())
     np.testing.assert_allclose(solution.value[seen].numpy(), expected, rtol=1e-11)
     assert torch.equal(solution.value[[1, 3]], torch.zeros(2, 2, dtype=torch.float64))
     assert solution.unseen == 2
@@ -78,7 +80,7 @@ def test_a_singular_system_is_solved_as_by_a_pseudo_inverse(size: int, rank: int
     matrix = gram(4 * size, size, seed, rank)
     generator = torch.Generator().manual_seed(seed)
     right = matrix @ torch.randn(size, 3, generator=generator, dtype=torch.float64)
-    solution = solve_positive(matrix.clone(), right)
+    solution = solve_positive(matrix.clone(), right.clone())
     expected = scaled_pseudo_inverse(matrix, right, 1e-9)
     assert solution.jitter == 1e-10
     assert float((solution.value - expected).norm() / expected.norm()) < 1e-3
@@ -95,7 +97,7 @@ def test_rounding_of_entries_does_not_decide_in_directions_that_are_open(size: i
     # Two members' right-hand side: each member's own rounding is in its own product.
     right = rounded @ target
     expected = scaled_pseudo_inverse(exact, exact @ target, 1e-9)
-    solution = solve_positive(rounded.clone(), right, torch.float32)
+    solution = solve_positive(rounded.clone(), right.clone(), torch.float32)
     assert solution.jitter >= 1e-5
     assert float((solution.value - expected).norm() / expected.norm()) < 0.05
 
@@ -129,8 +131,59 @@ def test_share_of_the_off_diagonal() -> None:
     assert off_diagonal_share(torch.zeros(2, 2)) == 0
 
 
-def test_solves_in_float64_where_that_is_cheap() -> None:
+@pytest.mark.parametrize(
+    ("capability", "fast"),
+    [
+        ((7, 0), True),
+        ((8, 0), True),
+        ((9, 0), True),
+        ((10, 0), True),
+        ((7, 5), False),
+        ((8, 9), False),
+        ((12, 0), False),
+    ],
+)
+def test_solves_in_float64_where_that_is_cheap(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], fast: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.version, "hip", None)
     assert solve_dtype(torch.device("cpu"), 100_000) == torch.float64
     assert solve_dtype(torch.device("cuda"), FLOAT64_LIMIT) == torch.float64
-    assert solve_dtype(torch.device("cuda"), FLOAT64_LIMIT + 1) == torch.float32
+    assert solve_dtype(torch.device("cuda"), FLOAT64_LIMIT + 1) == (torch.float64 if fast else torch.float32)
     assert solve_dtype(torch.device("mps"), 10) == torch.float32
+    assert solve_device(torch.device("mps")) == torch.device("cpu")
+    assert solve_device(torch.device("cuda")) == torch.device("cuda")
+
+
+def alike(size: int, share: float) -> Tensor:
+    """A matrix like the sums of real statistics: a large common part, a falling spectrum, a factor off the diagonal."""
+    generator = torch.Generator().manual_seed(size)
+    rows = torch.randn(4 * size, size, generator=generator, dtype=torch.float64) * torch.logspace(0, -2, size)
+    return scale_off_diagonal((rows + 3).T @ (rows + 3), share)
+
+
+@pytest.mark.parametrize("share", [0.9, 0.95])
+def test_a_refined_solution_is_that_of_float64(share: float) -> None:
+    """A float32 factor alone is wrong by more than 1e-5 here; refined, the solution is as good as any of float64."""
+    matrix = alike(300, share)
+    generator = torch.Generator().manual_seed(1)
+    expected = torch.randn(300, 5, generator=generator, dtype=torch.float64)
+    right = matrix @ expected
+    rough = torch.linalg.solve(matrix.float(), right.float()).double()
+    assert float((rough - expected).norm() / expected.norm()) > 1e-5
+    for refine in (False, True):
+        solution = solve_positive(matrix.clone(), right.clone(), torch.float32, refine=refine)
+        assert float((solution.value - expected).norm() / expected.norm()) < 1e-10
+        assert solution.jitter == 0
+    assert linear_algebra._refined(alike(300, 1.0) / 3e4, right) is None
+
+
+def test_what_refinement_cannot_solve_is_factorised_in_float64() -> None:
+    """The least eigenvalue is 1e-7, which float32 cannot tell from nothing."""
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.linalg.qr(torch.randn(40, 40, generator=generator, dtype=torch.float64))[0]
+    matrix = vectors @ torch.diag(torch.logspace(0, -7, 40, dtype=torch.float64)) @ vectors.T
+    expected = torch.randn(40, 2, generator=generator, dtype=torch.float64)
+    solution = solve_positive(matrix.clone(), matrix @ expected, refine=True)
+    assert float((solution.value - expected).norm() / expected.norm()) < 1e-6

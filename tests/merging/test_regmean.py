@@ -257,6 +257,27 @@ def test_float32_members_are_merged_as_exactly_as_float32_tells() -> None:
     torch.testing.assert_close(value.double(), published(members, 0.9, [0.5, 0.5]), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("off_diagonal", [0.9, 0.95])
+def test_float32_statistics_of_features_that_are_alike_lose_nothing(off_diagonal: float) -> None:
+    """A large common part makes condition numbers of thousands, with any factor: float32 would be wrong by 1e-4."""
+    generator = torch.Generator().manual_seed(4)
+    members = []
+    for name in "abc":
+        inputs = normal(900, 200, generator=generator) * torch.logspace(0, -2, 200) + 3
+        gram = (inputs.T @ inputs / 900).float()
+        weight = normal(20, 200, generator=generator).float()
+        members.append(MergeMember(name, {"layer.weight": weight}, Grams({"layer": gram})))
+    wide = []
+    for one in members:
+        assert one.gram is not None
+        grams = Grams({"layer": one.gram.matrix("layer").double()})
+        wide.append(MergeMember(one.name, {"layer.weight": one.weights["layer.weight"].double()}, grams))
+    value = merged(RegMean(off_diagonal=off_diagonal), members, LINEAR)["layer.weight"]
+    expected = published(wide, off_diagonal, [1 / 3] * 3)
+    assert value.dtype == torch.float32
+    assert float((value.double() - expected).norm() / expected.norm()) < 1e-7
+
+
 def test_a_member_without_matrices_is_an_error() -> None:
     members = [random_member(0), MergeMember("bare", random_member(1).weights)]
     for method in (RegMean(), RegMean(diagonal=True)):
