@@ -42,7 +42,7 @@ from regmean_lab.schema_groups import (
     TrainerConfig,
     label_source_problem,
 )
-from regmean_lab.statistics import FORMS, StatisticsError, linear_layers
+from regmean_lab.statistics import FORMS, StatisticsError, expert_layers, linear_layers
 from regmean_lab.suites.base import Task
 from regmean_lab.suites.data_module import CorpusDataModule
 
@@ -331,7 +331,8 @@ def _identity(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _requests(plain: CollectConfig, module: TaskModule) -> list[StatisticsRequest]:
-    layers = list(linear_layers(module.model))
+    experts = expert_layers(module.model)
+    layers = [*linear_layers(module.model), *experts]
     if unmatched := [text for text in plain.exclude_layers if not any(matches(layer, [text]) for layer in layers)]:
         raise ConfigurationError(
             [f"exclude_layers: no linear layer matches {', '.join(unmatched)}; there are {', '.join(layers)}"]
@@ -345,10 +346,18 @@ def _requests(plain: CollectConfig, module: TaskModule) -> list[StatisticsReques
             plain.statistics.seed,
             plain.trainer.precision,
             plain.statistics.batch_tokens,
-            layers=kept if plain.exclude_layers and kind != "fisher" else None,
+            layers=_chosen(kind, kept, experts) if plain.exclude_layers else None,
+            experts=kind == "gram" and not set(experts).isdisjoint(kept),
         )
         for kind in dict.fromkeys(plain.kinds)
     ]
+
+
+def _chosen(kind: str, kept: tuple[str, ...], experts: list[str]) -> tuple[str, ...] | None:
+    """The layers of one kind of statistics; None where they have none. Experts have Gram matrices of inputs only."""
+    if kind == "fisher":
+        return None
+    return kept if kind == "gram" else tuple(layer for layer in kept if layer not in set(experts))
 
 
 def _public_command(plain: CollectConfig, public: Mapping[str, str]) -> str:

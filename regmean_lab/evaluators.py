@@ -68,7 +68,7 @@ def evaluate_merge(job: Job) -> Outcome:
     for stage, seconds in callback.seconds.items():
         job.seconds[stage] += seconds
     job.seconds["evaluate"] += time.perf_counter() - started - sum(callback.seconds.values())
-    outcome.diagnostics = callback.diagnostics_table()
+    outcome.diagnostics, outcome.notes = callback.diagnostics_table(), callback.notes
     return outcome
 
 

@@ -262,6 +262,7 @@ def result_of(job: Job, outcome: Outcome, overrides: list[str]) -> Result:
         data_fingerprint=job.data_fingerprint,
         zoo={name: entry.address for name, entry in job.entries.items()},
         diagnostics=outcome.diagnostics,
+        notes=outcome.notes,
         configuration=settings.resolved,
         model_fingerprint=job.checkpoint.fingerprint,
         unknown_labels=unknown,

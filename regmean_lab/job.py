@@ -24,6 +24,7 @@ class Outcome:
     metrics: dict[str, Any]
     module: TaskModule | None = None
     diagnostics: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass

@@ -65,6 +65,7 @@ def model_card(result: Result, settings: Mapping[str, Any], checkpoint: str) -> 
     unknown = ""
     if result.unknown_labels:
         unknown = f"\nNot predicted, as no member was trained on them: {unknown_text(result.unknown_labels)}.\n"
+    notes = "".join(f"\n- {note}" for note in result.notes) + ("\n" if result.notes else "")
     versions = ", ".join(f"{name} {value}" for name, value in result.environment["versions"].items())
     return f"""\
 {CARD_FRONT_MATTER}
@@ -82,7 +83,7 @@ Method `{result.method}`, settings:
 ```json
 {json.dumps(settings, indent=2)}
 ```
-
+{notes}
 ## Scores
 
 Key score of each corpus, times 100.

@@ -51,6 +51,7 @@ class Result:
         data_fingerprint: hash of all data that was read.
         zoo: address in the zoo of each member.
         diagnostics: for methods that solve for layers, how well each was posed.
+        notes: what a user should know of a merge, such as matrices that were averaged and not solved for.
         configuration: the resolved configuration.
         model_fingerprint: identifies the pretrained weights that members started from.
         unknown_labels: by corpus that is evaluated, the labels that it annotates and no member was trained on: they are
@@ -76,6 +77,7 @@ class Result:
     data_fingerprint: str
     zoo: dict[str, str]
     diagnostics: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     configuration: dict[str, Any] = field(default_factory=dict)
     model_fingerprint: str = ""
     unknown_labels: dict[str, list[str]] | None = None

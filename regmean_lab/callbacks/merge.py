@@ -17,12 +17,12 @@ from regmean_lab.callbacks.refine import TextReading, member_texts
 from regmean_lab.callbacks.statistics import MakeBatches, StatisticsRequest, collect_for_entry, open_statistics
 from regmean_lab.merging import MergeError, MergeMember, MergeMethod, merge_members
 from regmean_lab.merging.base import LayerDiagnostics
-from regmean_lab.merging.layout import layout_of
+from regmean_lab.merging.layout import averaged_line, layout_of
 from regmean_lab.merging.refining import RefiningMethod, refine_
 from regmean_lab.merging.weights import SafetensorsWeights
 from regmean_lab.models import head_parameters
 from regmean_lab.modules import TaskModule
-from regmean_lab.statistics import linear_layers
+from regmean_lab.statistics import expert_layers, linear_layers
 from regmean_lab.zoo import ZooEntry
 
 log = logging.getLogger(__name__)
@@ -69,6 +69,7 @@ class MergeCallback(pl.Callback):
     Attributes:
         seconds: time spent on ``statistics`` and on ``merge``.
         diagnostics: for methods that solve for layers, how well each was posed.
+        notes: what a user should know of the merge.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class MergeCallback(pl.Callback):
         self.reading = reading or TextReading()
         self.seconds = {"statistics": 0.0, "merge": 0.0}
         self.diagnostics: list[LayerDiagnostics] = []
+        self.notes: list[str] = []
         self._merged: dict[str, Tensor] | None = None
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -124,10 +126,13 @@ class MergeCallback(pl.Callback):
         """The requests, of Gram matrices for no more layers than the method reads."""
         method, names = self._method(module), module.model.state_dict().keys()
         layers = method.gram_layers(names - method.kept(names), layout_of(module.model))
-        if len(layers) == len(linear_layers(module.model)):
-            return self.requests
+        experts = expert_layers(module.model)
+        with_experts = not set(experts).isdisjoint(layers)
+        every = len(layers) == len(linear_layers(module.model)) + (len(experts) if with_experts else 0)
         return [
-            replace(request, layers=tuple(layers)) if request.kind == "gram" else request
+            replace(request, layers=None if every else tuple(layers), experts=with_experts)
+            if request.kind == "gram"
+            else request
             for request in self.requests
             if request.kind != "gram" or layers
         ]
@@ -154,6 +159,9 @@ class MergeCallback(pl.Callback):
         if unset := sorted(wanted - _same_tensors(targets, given)):
             raise MergeError(f"the weights of {members[0].name} lack {', '.join(unset[:5])}")
         layout = layout_of(module.model, len(module.task.labels) if module.task.kind == "multi_label" else None)
+        if line := averaged_line(method.averaged_maps(given, layout), method.name):
+            log.info("%s", line)
+            self.notes.append(line)
         base = None
         if method.needs_base and self.base is not None:
             base = self.base(type(module.model))

@@ -35,6 +35,7 @@ class StatisticsRequest:
         precision: the trainer's precision.
         batch_tokens: tokens a batch, where batches do not matter; None chooses for the device.
         layers: of Gram matrices of both kinds, the only linear layers that are needed; None for all.
+        experts: whether Gram matrices of the layers of fused experts are among them.
         storage: form in which Gram matrices are stored where they are collected; files in any form are found.
         devices: the trainer's settings, if several devices collect together, in a process each.
     """
@@ -46,6 +47,7 @@ class StatisticsRequest:
     precision: str
     batch_tokens: int | None = None
     layers: tuple[str, ...] | None = None
+    experts: bool = False
     storage: Form = "full"
     devices: TrainerConfig | None = None
 
@@ -75,6 +77,8 @@ class StatisticsRequest:
                     del description[name]
         if self.layers is not None:
             description["layers"] = list(self.layers)
+        if self.experts:
+            description["experts"] = True
         if self.groups_matter:
             description["batch_size"] = self.batch_size
         return description

@@ -31,6 +31,7 @@ from regmean_lab.statistics import (
     collect_gram,
     doubling_rounds,
     gather,
+    linear_layers,
     rank,
     save_fisher,
     save_gradient_gram,
@@ -213,10 +214,13 @@ def measure(
     with torch.inference_mode(False), _precision(request, trainer, device):
         if isinstance(request.settings, GramConfig):
             written = written_answers(request.settings)
+            layers = request.layers
+            if layers is None and not request.experts:
+                layers = tuple(linear_layers(module.model))
             statistics = collect_gram(
                 module.model,
                 (part for batch in moved for part in module.gram_batches(batch, written)),
-                layers=request.layers,
+                layers=layers,
                 forward=lambda model, batch: module.gram_pass(batch),
                 mask=module.gram_mask,
                 count_padding=request.settings.count_padding,

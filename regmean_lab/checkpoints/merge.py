@@ -27,6 +27,7 @@ from regmean_lab.checkpoints.weights import FileWeights
 from regmean_lab.checkpoints.writing import PlannedTensor, Shard, plan_shards, write_shards
 from regmean_lab.converted_weights import DEFAULT_MODELS_FOLDER
 from regmean_lab.merging.base import LayerDiagnostics, MergeError, MergeMember, MergeMethod
+from regmean_lab.merging.layout import averaged_line
 from regmean_lab.merging.merge import merge_members
 from regmean_lab.merging.partial import covered
 
@@ -128,6 +129,8 @@ def prepare_merge(request: MergeRequest) -> PreparedMerge:
         statistics = open_statistics(members, request.method, agreement.names, layout, agreement.orders)
     except CheckpointError as error:
         found += error.problems
+    if line := averaged_line(request.method.averaged_maps(agreement.names, layout), request.method.name):
+        agreement.notes.append(line)
     base = None
     if request.method.needs_base and base_source is not None:
         try:

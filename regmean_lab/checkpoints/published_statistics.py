@@ -126,7 +126,12 @@ def _problems(
                 shape = member.weights.shape(parameter)
                 outputs, inputs = reversed(shape) if layer.transposed else shape
                 needed[own_layers[layer.name]] = (inputs if kind == "gram" else outputs,)
-    lacking = [name for name in needed if name not in file.shared]
+        for parameter, stack in layout.stacked.items():
+            if kind == "gram":
+                width = member.weights.shape(parameter)[1 if stack.transposed else 2]
+                needed.update({layer.name: (width,) for layer in stack.layers if layer.name in layers})
+    there_are = set(file.layers if isinstance(file, GramFile) else file.shared)
+    lacking = [name for name in needed if name not in there_are]
     found = []
     if lacking:
         shown = ", ".join(lacking[:3]) + (f" and {len(lacking) - 3} more" if len(lacking) > 3 else "")

@@ -82,6 +82,30 @@ class LinearLayer:
 
 
 @dataclass(frozen=True)
+class StackedLayers:
+    """Linear layers of a mixture's experts whose weights are one parameter: [experts, out, in].
+
+    Attributes:
+        name: the parameter's name, which with an expert's number is the layer's.
+        count: number of experts.
+        transposed: whether each weight is stored as [in, out].
+    """
+
+    name: str
+    count: int
+    transposed: bool = False
+
+    def layer(self, expert: int) -> LinearLayer:
+        """The linear layer of one expert."""
+        return LinearLayer(f"{self.name}.{expert}", self.transposed)
+
+    @property
+    def layers(self) -> list[LinearLayer]:
+        """The linear layers of all experts."""
+        return [self.layer(expert) for expert in range(self.count)]
+
+
+@dataclass(frozen=True)
 class FeedForward:
     """A feed-forward block: one first layer (two, where it is gated) and the second layer, which takes its neurons."""
 
@@ -97,11 +121,16 @@ class Layout:
         linear: the linear layer of each parameter that is a linear layer's weight.
         label_outputs: parameters whose first dimension is the labels (weight and bias of the last layer of the head).
         feed_forward: the feed-forward blocks, in order.
+        stacked: the linear layers of each parameter that holds those of several experts.
+        other_maps: parameters that are matrices (convolutions, routers, attention's joint projections) without being
+            weights of linear layers, embeddings or normalisations.
     """
 
     linear: Mapping[str, LinearLayer]
     label_outputs: frozenset[str] = frozenset()
     feed_forward: tuple[FeedForward, ...] = ()
+    stacked: Mapping[str, StackedLayers] = field(default_factory=dict)
+    other_maps: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -195,6 +224,12 @@ class MergeMethod(ABC):
     """Whether it goes over the members' tensors and keeps none: then they are read when it comes to them, again each
     time, and memory does not grow with the number of members."""
 
+    by_layer: ClassVar[bool] = False
+    """Whether weights of linear layers are merged in a way of their own, and what is none is averaged."""
+
+    solves_experts: ClassVar[bool] = False
+    """Whether that goes for each expert of a mixture whose experts' weights are fused (`Layout.stacked`)."""
+
     coefficients: list[float] | None = None
     keep_layers: list[str] = field(default_factory=list)
     merge_layers: list[str] | None = None
@@ -238,7 +273,17 @@ class MergeMethod(ABC):
 
     def gram_layers(self, names: Collection[str], layout: Layout) -> list[str]:
         """The linear layers whose Gram matrices are read when the parameters ``names`` are merged, if any are."""
-        return [layer.name for name, layer in layout.linear.items() if name in names]
+        layers = [layer.name for name, layer in layout.linear.items() if name in names]
+        if self.solves_experts:
+            layers += [layer.name for name, stack in layout.stacked.items() if name in names for layer in stack.layers]
+        return layers
+
+    def averaged_maps(self, names: Collection[str], layout: Layout) -> list[str]:
+        """The parameters among ``names`` that map inputs linearly and are yet averaged, as no linear layer's weight."""
+        if not self.by_layer:
+            return []
+        listed = [*([] if self.solves_experts else layout.stacked), *layout.other_maps]
+        return [name for name in listed if name in names]
 
     def problems(self) -> list[str]:
         """What is wrong with the settings: one message each, beginning with the setting's name."""

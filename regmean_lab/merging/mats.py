@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -44,6 +45,8 @@ class Mats(MergeMethod):
             layer).
         off_diagonal: factor on the off-diagonal entries of Gᵢ and Hᵢ; 1 leaves them.
     """
+
+    by_layer: ClassVar[bool] = True
 
     iterations: int = 100
     tolerance: float = 1e-5

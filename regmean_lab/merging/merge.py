@@ -107,6 +107,9 @@ def merge_members(
     given = base if method.needs_base else None
     method.prepare(members, names, layout, given)
     for name in names:
+        if method.solves_experts and name in layout.stacked:
+            yield _merge_experts(method, name, members, coefficients, layout, torch.device(device), given)
+            continue
         blocks = _blocks(name, members) if method.elementwise else []
         if len(blocks) <= 1:
             yield merge_parameter(method, name, members, coefficients, layout, torch.device(device), given)
@@ -121,6 +124,32 @@ def merge_members(
             whole[block] = part
         assert whole is not None
         yield MergedParameter(name, whole)
+
+
+def _merge_experts(
+    method: MergeMethod,
+    name: str,
+    members: Sequence[MergeMember],
+    coefficients: Sequence[float],
+    layout: Layout,
+    device: torch.device,
+    base: Mapping[str, Tensor] | None,
+) -> MergedParameter:
+    """Merge a parameter that holds the layers of several experts, one after the other.
+
+    Returns:
+        The whole parameter, with the diagnostics of the layer posed worst.
+    """
+    whole, solved = None, []
+    for expert in range(layout.stacked[name].count):
+        part = merge_parameter(method, name, members, coefficients, layout, device, base, expert=expert)
+        if whole is None:
+            whole = part.value.new_empty(tensor_shape(members[0].weights, name))
+        whole[expert] = part.value
+        if part.diagnostics is not None:
+            solved.append(part.diagnostics)
+    assert whole is not None
+    return MergedParameter(name, whole, max(solved, key=lambda row: (row.jitter, row.condition), default=None))
 
 
 def coefficients_of(method: MergeMethod, members: int) -> list[float]:
@@ -158,14 +187,20 @@ def merge_parameter(
     device: torch.device,
     base: Mapping[str, Tensor] | None,
     block: slice | None = None,
+    expert: int | None = None,
 ) -> MergedParameter:
-    """Merge one parameter, or a block of its rows."""
+    """Merge one parameter, a block of its rows, or the layer of one of the experts that it holds."""
+    if expert is not None:
+        block = slice(expert, expert + 1)
+
+    def rows(weights: Mapping[str, Tensor]) -> Tensor:
+        chosen = tensor_rows(weights, name, block)
+        return chosen if expert is None else chosen[0]
 
     def read(number: int) -> Tensor:
-        member = members[number]
-        return _working(member, tensor_rows(member.weights, name, block), name, device)
+        return _working(members[number], rows(members[number].weights), name, device)
 
-    stored = tensor_rows(members[0].weights, name, block)
+    stored = rows(members[0].weights)
     dtype, first = stored.dtype, _working(members[0], stored, name, device)
     del stored
     tensors: Sequence[Tensor] = MemberTensors(first, read, len(members))
@@ -175,12 +210,17 @@ def merge_parameter(
         return MergedParameter(name, first)
     if not method.one_at_a_time:
         tensors = list(tensors)
-    start = base_tensor(base, name, first, block)
-    parameter = Parameter(name, tensors, members, coefficients, layout.linear.get(name), base=start)
-    diagnostics = None
-    if has_averaged_rows(method, name, members, layout):
+    start = base_tensor(base, name, first if expert is None else first[None], block)
+    if expert is not None:
+        start = None if start is None else start[0]
+    layer = layout.linear.get(name) if expert is None else layout.stacked[name].layer(expert)
+    parameter = Parameter(name, tensors, members, coefficients, layer, base=start)
+    diagnostics, groups = None, None
+    if expert is None:
+        groups = _groups_of_rows(name, members, layout, base, len(first) if first.dim() else 0, block)
+    if expert is None and has_averaged_rows(method, name, members, layout):
         value = _average_rows(parameter, 0 if block is None else block.start)
-    elif (groups := _groups_of_rows(name, members, layout, base, len(first) if first.dim() else 0, block)) is None:
+    elif groups is None:
         value, diagnostics = method.merge(parameter)
     else:
         value, diagnostics = _merge_groups(method, parameter, groups)

@@ -67,6 +67,8 @@ class RegMean(MergeMethod):
     """
 
     one_at_a_time: ClassVar[bool] = True
+    by_layer: ClassVar[bool] = True
+    solves_experts: ClassVar[bool] = True
 
     off_diagonal: float = 0.9
     diagonal: bool = False
@@ -109,6 +111,7 @@ class RegMean(MergeMethod):
     ) -> None:
         """Check that every pattern of ``exclude_layers`` names a linear layer."""
         layers = [layer.name for layer in layout.linear.values()]
+        layers += [layer.name for stack in layout.stacked.values() for layer in stack.layers]
         if unmatched := [text for text in self.exclude_layers if not any(matches(name, [text]) for name in layers)]:
             raise MergeError(f"method.exclude_layers: no linear layer matches {', '.join(unmatched)}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -33,6 +34,8 @@ class RegMeanPlusPlus(RefiningMethod, RegMean):
     Attributes:
         examples: number of training examples of each member whose text is read.
     """
+
+    solves_experts: ClassVar[bool] = False  # their inputs are not those of a module's call
 
     examples: int = 200
 

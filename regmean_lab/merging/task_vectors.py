@@ -11,6 +11,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -80,6 +81,8 @@ class MatrixMethod(TaskVectorMethod):
     All other parameters (embeddings, biases, normalisations) are averaged, and so is a layer that the base model does
     not have, such as a new head.
     """
+
+    by_layer: ClassVar[bool] = True
 
     def merge(self, parameter: Parameter) -> tuple[Tensor, LayerDiagnostics | None]:
         """The base plus the scaled merged task matrix of a linear layer; the mean of any other parameter."""

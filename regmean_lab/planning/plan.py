@@ -7,14 +7,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig
+from transformers import AutoModel
 
 from regmean_lab.callbacks.statistics import requests_of
 from regmean_lab.command.resolvers import job_folder
 from regmean_lab.experiment import check_files, corpora_of
 from regmean_lab.label_spaces import counts_unknown
-from regmean_lab.merging import MergeMethod
-from regmean_lab.models import Checkpoint, ModelError, find_checkpoint
+from regmean_lab.merging import Layout, MergeMethod
+from regmean_lab.merging.layout import averaged_line, layout_of
+from regmean_lab.models import Checkpoint, ModelError, find_checkpoint, quiet_transformers
 from regmean_lab.results import combine_fingerprints, find_result
 from regmean_lab.schema import ConfigurationError, Settings, settings_of
 from regmean_lab.suites import Suite
@@ -97,6 +100,7 @@ class Plan:
         statistics: every statistics that unfinished jobs need, once.
         problems: what is wrong with configurations, and what is missing: data, weights, packages.
         refused: jobs whose configuration is not sound: overrides and what is wrong.
+        notes: what a user should know beforehand, a line each.
     """
 
     jobs: list[PlannedJob] = field(default_factory=list)
@@ -104,6 +108,7 @@ class Plan:
     statistics: list[PlannedStatistics] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     refused: list[tuple[Sequence[str], str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def unfinished(self) -> list[PlannedJob]:
@@ -140,6 +145,12 @@ def _checkpoint_if_any(settings: Settings) -> Checkpoint | None:
         return None
 
 
+def empty_layout(checkpoint: Checkpoint) -> Layout:
+    """The layout of a model without its head, from its configuration alone."""
+    with quiet_transformers(), torch.device("meta"):
+        return layout_of(AutoModel.from_config(checkpoint.config()))
+
+
 class _Planner:
     """Makes a plan job by job; what many jobs share is looked up once."""
 
@@ -152,6 +163,7 @@ class _Planner:
         self._zoos: dict[Path, dict[str, ZooEntry]] = {}
         self._members: dict[str, PlannedMember] = {}
         self._statistics: dict[tuple[int, str], PlannedStatistics] = {}
+        self._layouts: dict[str, Layout] = {}
 
     def add(self, overrides: Sequence[str], config: DictConfig) -> None:
         """Add one job."""
@@ -170,12 +182,26 @@ class _Planner:
         job.members = [self._member(job, checkpoint, training) for training in trainings_of(settings)]
         if isinstance(settings.method, MergeMethod) and settings.config.order == "given":
             plain = settings.config
+            experts = self._note_averaged(settings.method, checkpoint, plain.model.name)
             job.statistics = [
-                self._collected(job, member, request)
+                self._collected(job, member, replace(request, experts=experts) if request.kind == "gram" else request)
                 for request in requests_of(plain.statistics, plain.training, plain.trainer)
                 if request.kind in settings.method.statistics
                 for member in job.members
             ]
+
+    def _note_averaged(self, method: MergeMethod, checkpoint: Checkpoint | None, name: str) -> bool:
+        """Note which matrices of a model a method averages; tells whether it solves for fused experts."""
+        if checkpoint is None or not method.by_layer:
+            return False
+        if checkpoint.fingerprint not in self._layouts:
+            self._layouts[checkpoint.fingerprint] = empty_layout(checkpoint)
+        layout = self._layouts[checkpoint.fingerprint]
+        names = [*layout.stacked, *layout.other_maps]
+        line = averaged_line(method.averaged_maps(set(names) - method.kept(names), layout), method.name)
+        if line is not None and (note := f"{name}: {line}") not in self.plan.notes:
+            self.plan.notes.append(note)
+        return method.solves_experts and bool(layout.stacked)
 
     def _report(self, problems: Iterable[str]) -> None:
         for problem in problems:

@@ -44,6 +44,7 @@ def plan_text(plan: Plan, costs: Estimate | None) -> str:
     if costs is not None and plan.unfinished:
         lines.append(f"  altogether{_cost(costs.total, separator=' ')}")
         lines.append("  Times are estimates for one job after the other on this machine.")
+    lines += [f"  note: {note}" for note in plan.notes]
     if plan.problems:
         count = len(plan.problems)
         lines.append(f"\nMissing or wrong, {count} thing{'s' if count > 1 else ''}:")

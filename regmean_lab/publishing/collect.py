@@ -28,6 +28,7 @@ from regmean_lab.statistics import (
     StatisticsError,
     StatisticsFile,
     collect_gram,
+    linear_layers,
 )
 from regmean_lab.suites.data_module import CorpusDataModule
 
@@ -164,9 +165,8 @@ def _read(file: GramFile) -> GramStatistics | GradientGramStatistics:
     if isinstance(file, GradientGramFile):
         labels = {name: metadata[name] for name in ("labels_from", "likelihood")}
         return GradientGramStatistics(matrices, file.rows, file.examples, file.batches, **labels)
-    return GramStatistics(
-        matrices, file.shared, file.rows, file.examples, file.batches, metadata.get("relative_change")
-    )
+    change = metadata.get("relative_change")
+    return GramStatistics(matrices, file.shared, file.rows, file.examples, file.batches, change, file.unseen)
 
 
 def _foreseen(request: StatisticsRequest, module: TaskModule, data: CorpusDataModule, minimum: float) -> list[Shortage]:
@@ -184,7 +184,7 @@ def _foreseen(request: StatisticsRequest, module: TaskModule, data: CorpusDataMo
     probe = collect_gram(
         module.model,
         [loader.collate_fn(longest)],
-        layers=request.layers,
+        layers=[layer for layer in linear_layers(module.model) if request.layers is None or layer in request.layers],
         forward=lambda model, batch: module.gram_pass(batch),
         mask=module.gram_mask,
         extra_rows=settings.extra_rows,

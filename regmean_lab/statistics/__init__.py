@@ -13,6 +13,7 @@ from .collect import collect_fisher, collect_gradient_gram, collect_gram
 from .convergence import ConvergenceRule, doubling_rounds
 from .distributed import gather, rank, world_size
 from .errors import StatisticsError
+from .experts import FusedExperts, expert_layers, fused_experts
 from .finite import all_finite
 from .fisher import FisherAccumulator, FisherLabels, FisherStatistics
 from .forms import FORMS, Form
@@ -44,6 +45,7 @@ __all__ = [
     "FisherStatistics",
     "Form",
     "Forward",
+    "FusedExperts",
     "GradientGramAccumulator",
     "GradientGramFile",
     "GradientGramStatistics",
@@ -65,6 +67,8 @@ __all__ = [
     "collect_gram",
     "default_forward",
     "doubling_rounds",
+    "expert_layers",
+    "fused_experts",
     "gather",
     "is_conv1d",
     "is_linear",

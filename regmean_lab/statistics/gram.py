@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from .batches import device_of
 from .distributed import add_up_, check_sound, gather
 from .errors import StatisticsError, name_list
+from .experts import FusedExperts, fused_experts
 from .finite import all_finite
 from .layers import select_layers
 from .products import mirror_upper_
@@ -36,6 +37,7 @@ class GramStatistics:
         examples: number of examples seen.
         batches: number of batches seen.
         relative_change: with a stop rule, the largest relative change of a matrix at its last comparison.
+        unseen: of experts that no token was sent to, by layer, the number of inputs: their matrices are zero.
     """
 
     matrices: dict[str, Tensor]
@@ -44,11 +46,12 @@ class GramStatistics:
     examples: int
     batches: int
     relative_change: float | None = None
+    unseen: dict[str, int] = field(default_factory=dict)
 
     @property
     def layers(self) -> list[str]:
         """The names of all layers, those that share another layer's matrix included."""
-        return list(self.shared)
+        return [*self.shared, *self.unseen]
 
     def matrix(self, layer: str) -> Tensor:
         """The Gram matrix ``[in, in]`` of ``layer``.
@@ -56,6 +59,8 @@ class GramStatistics:
         Raises:
             StatisticsError: if there is none for this layer.
         """
+        if layer in self.unseen:
+            return torch.zeros(self.unseen[layer], self.unseen[layer])
         if layer not in self.shared:
             raise StatisticsError(f"no Gram matrix of layer '{layer}'; there are {name_list(self.shared)}")
         return self.matrices[self.shared[layer]]
@@ -68,27 +73,33 @@ class GramStatistics:
         Raises:
             StatisticsError: if the two do not have the same layers.
         """
-        different = set(self.shared) ^ set(other.shared)
+        different = set(self.layers) ^ set(other.layers)
         if different:
             raise StatisticsError(f"cannot combine Gram matrices of different layers: {name_list(sorted(different))}")
         matrices: dict[str, Tensor] = {}
         rows: dict[str, int] = {}
         shared: dict[str, str] = {}
-        for layers in common_groups(self.shared, [self.shared, other.shared]):
+        seen = [layer for layer in self.layers if layer in self.shared or layer in other.shared]
+        for layers in common_groups(seen, [self.shared, other.shared]):
             leader = layers[0]
             shared.update(dict.fromkeys(layers, leader))
+            if leader in self.unseen or leader in other.unseen:
+                only = other if leader in self.unseen else self
+                matrices[leader], rows[leader] = only.matrix(leader), only.rows[only.shared[leader]]
+                continue
             ours, theirs = self.matrix(leader), other.matrix(leader)
             counts = self.rows[self.shared[leader]], other.rows[other.shared[leader]]
             rows[leader] = sum(counts)
             mean = torch.lerp(ours.double(), theirs.to(ours.device, torch.float64), counts[1] / rows[leader])
             matrices[leader] = mean.to(ours.dtype)
-        shared = {layer: shared[layer] for layer in self.shared}
+        shared = {layer: shared[layer] for layer in seen}
         return GramStatistics(
             matrices=matrices,
             shared=shared,
             rows=rows,
             examples=self.examples + other.examples,
             batches=self.batches + other.batches,
+            unseen={layer: width for layer, width in self.unseen.items() if layer not in shared},
         )
 
 
@@ -115,7 +126,8 @@ class GramAccumulator:
 
     Args:
         model: the model; its training flag and gradients are left alone.
-        layers: names as in ``model.named_modules()``; None for all linear layers.
+        layers: names as in ``model.named_modules()``, and of the layers of fused experts (see
+            `regmean_lab.statistics.experts`); None for all linear layers and experts.
         count_padding: count the rows of padding tokens too.
         extra_rows: count also inputs that do not come from the examples (see `RowSelection`).
         dtype: of the sums: ``torch.float32`` or ``torch.float64``.
@@ -140,7 +152,11 @@ class GramAccumulator:
             raise StatisticsError(f"dtype={dtype}: Gram matrices are summed in torch.float32 or torch.float64")
         if rows_dtype not in (None, dtype, torch.bfloat16):
             raise StatisticsError(f"rows_dtype={rows_dtype}: rows are multiplied in {dtype} or torch.bfloat16")
-        self._layers = select_layers(model, layers)
+        self._experts = fused_experts(model)
+        parts = {layer: experts for experts in self._experts.values() for layer in experts.layers}
+        self._layers = select_layers(model, layers, {layer: experts.module for layer, experts in parts.items()})
+        self._widths = {layer: experts.width(layer) for layer, experts in parts.items() if layer in self._layers}
+        self._checked: set[str] = set()
         self._device = device_of(model)
         self._count_padding = count_padding
         self._extra_rows = extra_rows
@@ -165,7 +181,12 @@ class GramAccumulator:
         if self._handles:
             return
         for name, module in self._layers.items():
-            self._handles.append(module.register_forward_pre_hook(self._hook(name), with_kwargs=True))
+            if name not in self._widths:
+                self._handles.append(module.register_forward_pre_hook(self._hook(name), with_kwargs=True))
+        for experts in self._experts.values():
+            if any(layer in self._widths for layer in experts.layers):
+                hook = self._expert_hook(experts)
+                self._handles.append(experts.module.register_forward_hook(hook, prepend=True, with_kwargs=True))
 
     def detach(self) -> None:
         """Take the hooks off the layers; what was collected stays."""
@@ -292,7 +313,10 @@ class GramAccumulator:
         shared: dict[str, str] = {}
         rows: dict[str, int] = {}
         leaders: dict[int, str] = {}
+        unseen = {layer: width for layer, width in self._widths.items() if not self._has_rows(layer)}
         for layer in self._layers:
+            if layer in unseen:
+                continue
             group = self._groups[layer]
             # The first member in the model's order leads, whichever was called first.
             leader = shared[layer] = leaders.setdefault(id(group), layer)
@@ -313,7 +337,7 @@ class GramAccumulator:
                 f"NaN or infinity in the Gram matrix of {name_list(broken)}; the model's activations overflow or its "
                 "weights are not finite: check the weights, or collect without reduced precision"
             )
-        return GramStatistics(matrices, shared, rows, self._examples, self._batches)
+        return GramStatistics(matrices, shared, rows, self._examples, self._batches, unseen=unseen)
 
     def means(self) -> list[Tensor]:
         """The mean over rows of each distinct input's ``x xᵀ`` so far: ``[in, in]``, zero below the diagonal.
@@ -338,12 +362,54 @@ class GramAccumulator:
             raise StatisticsError("compute was called inside a batch; call end_batch first")
         if self._batches == 0:
             raise StatisticsError("no batch was collected; run the model inside `with accumulator.batch(...)`")
-        empty = [layer for layer in self._layers if layer not in self._groups or self._groups[layer].rows == 0]
+        empty = [layer for layer in self._layers if layer not in self._widths and not self._has_rows(layer)]
         if empty:
             raise StatisticsError(
                 f"no input rows were seen by {name_list(empty)}; either the model does not call the layer, or its "
                 "inputs do not have the shape of the mask: leave it out of `layers`, or pass a mask of its own"
             )
+
+    def _has_rows(self, layer: str) -> bool:
+        return layer in self._groups and self._groups[layer].rows > 0
+
+    def _expert_hook(self, experts: FusedExperts) -> Any:
+        """A forward hook that counts the inputs of both layers of each expert."""
+
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+            if self._selection is not None:
+                self._receive_experts(experts, (*args, *kwargs.values()), output)
+
+        return hook
+
+    def _receive_experts(self, experts: FusedExperts, arguments: tuple[Any, ...], output: Tensor) -> None:
+        """Take up what one call of fused experts sends to each of them."""
+        selection = self._selection
+        assert selection is not None
+        with torch.no_grad():
+            if experts.name not in self._checked:
+                if not experts.agrees(arguments, output):
+                    raise StatisticsError(
+                        f"the experts of '{experts.name}' ({type(experts.module).__name__}) do not compute what their "
+                        "parameters tell, so that their inputs cannot be measured: leave them out of `layers`"
+                    )
+                self._checked.add(experts.name)
+            hidden = arguments[0].reshape(-1, arguments[0].shape[-1])
+            mask = selection.mask_of(experts.parameters[0], hidden)
+            if not selection.counts(hidden, mask):
+                return
+            for expert, _, *inputs in experts.calls(arguments, selection.tokens(hidden, mask)):
+                for parameter, rows in zip(experts.parameters, inputs, strict=True):
+                    layer = f"{parameter}.{expert}"
+                    if layer in self._widths:
+                        self._count_rows(layer, rows)
+
+    def _count_rows(self, layer: str, rows: Tensor) -> None:
+        """Add rows ``[rows, in]``, all of which count, to a layer that shares its input with no other."""
+        with _plain_arithmetic(rows.device):
+            group = self._groups.get(layer)
+            if group is None:
+                group = InputGroup([layer], rows.device, self._dtype)
+            self._groups[layer] = group.receive(layer, rows, None, lambda: rows.to(self._rows_dtype))
 
     def _hook(self, layer: str) -> Any:
         """A forward pre-hook that hands the input of ``layer`` on while a batch is open."""

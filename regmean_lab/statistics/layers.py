@@ -6,7 +6,7 @@ Two kinds count: ``torch.nn.Linear`` (weight ``[out, in]``) and the ``Conv1D`` o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -34,13 +34,20 @@ def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
     return {name: module for name, module in model.named_modules() if is_linear(module)}
 
 
-def select_layers(model: nn.Module, names: Sequence[str] | None) -> dict[str, nn.Module]:
+def select_layers(
+    model: nn.Module, names: Sequence[str] | None, others: Mapping[str, nn.Module] | None = None
+) -> dict[str, nn.Module]:
     """The linear layers called ``names`` (all of them for None), in the order of ``model.named_modules()``.
+
+    Args:
+        model: the model.
+        names: names of layers; None for all.
+        others: by name, what else may be chosen: the linear layers of fused experts.
 
     Raises:
         StatisticsError: for names that are no linear layer of the model (all are listed), or if there is no layer.
     """
-    layers = linear_layers(model)
+    layers = {**linear_layers(model), **(others or {})}
     if names is not None:
         unknown = [name for name in names if name not in layers]
         if unknown:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from typing import TypeAlias
 
+import torch
 from torch import Tensor
 
 Mask: TypeAlias = Tensor | Mapping[str, Tensor] | Callable[[str, Tensor], Tensor | None] | None
@@ -25,7 +26,8 @@ class RowSelection:
 
     By the leading dimensions of a layer's input ``x`` of shape ``[..., in]``, given a mask ``[batch, tokens]``:
 
-    - ``x.shape[:-1] == mask.shape``: one row a token; the real tokens count (with ``count_padding`` all);
+    - ``x.shape[:-1] == mask.shape``, or ``(batch · tokens,)``, as in mixtures of experts: one row a token; the real
+      tokens count (with ``count_padding`` all);
     - ``x.shape[:-1] == (batch,)`` or ``(batch, 1, …)``: one row an example (a pooler, a classifier); all count;
     - anything else does not come from the examples (DeBERTa sends its relative-position embeddings, shape
       ``[1, 2k, hidden]``, through the query and key projections) and is left out, unless ``extra_rows``. Shapes alone
@@ -52,16 +54,22 @@ class RowSelection:
     def counts(self, inputs: Tensor, mask: Tensor | None) -> bool:
         """Whether rows of ``inputs`` ``[..., in]`` count at all."""
         leading = inputs.shape[:-1]
-        if mask is None or self._extra_rows or leading == mask.shape:
+        if mask is None or self._extra_rows or leading in (mask.shape, (mask.numel(),)):
             return True
         return len(leading) > 0 and leading[0] == mask.shape[0] and all(size == 1 for size in leading[1:])
 
     def select(self, inputs: Tensor, mask: Tensor | None) -> Tensor:
         """The rows ``[rows, in]`` that count, of an input that `counts`; a view of it where all of its rows do."""
         rows = inputs.reshape(-1, inputs.shape[-1])
-        if mask is None or self._count_padding or inputs.shape[:-1] != mask.shape:
+        if mask is None or self._count_padding or inputs.shape[:-1] not in (mask.shape, (mask.numel(),)):
             return rows
         return self._real_tokens(rows, mask)
+
+    def tokens(self, inputs: Tensor, mask: Tensor | None) -> Tensor:
+        """Which rows of an input ``[rows, in]`` that `counts` do count, ``[rows]``, bool."""
+        if mask is None or self._count_padding or len(inputs) != mask.numel():
+            return torch.ones(len(inputs), dtype=torch.bool, device=inputs.device)
+        return mask.reshape(-1).to(inputs.device) != 0
 
     def _real_tokens(self, rows: Tensor, mask: Tensor) -> Tensor:
         """The rows at which ``mask`` is not zero."""

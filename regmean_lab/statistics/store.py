@@ -12,6 +12,8 @@ are strings, JSON where they are structured:
 - ``data_fingerprint``: what tells the data, as given; ``settings``: JSON, as given;
 - Fisher and gradient Gram: ``labels_from`` and ``likelihood``; ``batch_mean_labels`` of a Fisher diagonal of batch
   means at pseudo labels;
+- ``unseen``: JSON, of experts that no token was sent to, by layer, the number of inputs: their matrices are zero, and
+  not stored; absent without any;
 - ``form``: "packed", "diagonal" or "low_rank", and of the last ``rank``; absent where matrices are stored whole;
 - anything else given: JSON.
 
@@ -48,6 +50,9 @@ Json: TypeAlias = bool | int | float | str | list[Any] | dict[str, Any] | None
 
 _File = TypeVar("_File", bound="StatisticsFile")
 
+_WIDEST = 1 << 17
+"""Widest matrix of zeros that a file may ask for: nothing is stored of it that would show its size."""
+
 _KINDS = ("gram", "gradient_gram", "fisher")
 _PLAIN = ("format", "version", "kind", "form", "data_fingerprint", "labels_from", "likelihood", "batch_mean_labels")
 _REQUIRED = ("rows", "shared", "examples", "batches", "data_fingerprint", "settings")
@@ -82,6 +87,8 @@ def save_gram(
         "examples": statistics.examples,
         "batches": statistics.batches,
     }
+    if statistics.unseen:
+        header["unseen"] = statistics.unseen
     _save_matrices(Path(path), statistics.matrices, header, metadata, form, rank)
 
 
@@ -230,6 +237,12 @@ class StatisticsFile:
         for name, kind in (("rows", dict), ("shared", dict), ("examples", int), ("batches", int)):
             if not isinstance(metadata[name], kind):
                 raise self._fault(f"metadata '{name}' is {metadata[name]!r}, expected {kind.__name__}")
+        unseen = metadata.get("unseen", {})
+        if not isinstance(unseen, dict) or not all(
+            isinstance(width, int) and 0 < width <= _WIDEST and layer not in metadata["shared"]
+            for layer, width in unseen.items()
+        ):
+            raise self._fault(f"metadata 'unseen' is {str(unseen)[:200]}, expected widths of layers without rows")
         return metadata
 
     def _check_tensors(self) -> None:
@@ -268,8 +281,14 @@ class GramFile(StatisticsFile):
 
     @property
     def layers(self) -> list[str]:
-        """The names of all layers, those that share another layer's matrix included."""
-        return list(self.shared)
+        """The names of all layers, those that share another layer's matrix and those without rows included."""
+        return [*self.shared, *self.unseen]
+
+    @property
+    def unseen(self) -> dict[str, int]:
+        """Of experts that no token was sent to, by layer, the number of inputs."""
+        unseen: dict[str, int] = self.metadata.get("unseen", {})
+        return unseen
 
     @property
     def rows(self) -> dict[str, int]:
@@ -282,6 +301,8 @@ class GramFile(StatisticsFile):
         Raises:
             StatisticsError: if the file has none for this layer.
         """
+        if layer in self.unseen:
+            return self.unseen[layer]
         if layer not in self.shared:
             raise StatisticsError(f"{self.path}: nothing for '{layer}'; it has {name_list(self.shared)}")
         size: int = self._file.get_slice(self.shared[layer]).get_shape()[0]
@@ -293,6 +314,8 @@ class GramFile(StatisticsFile):
         Raises:
             StatisticsError: if the file has none for this layer.
         """
+        if layer in self.unseen:
+            return torch.zeros(self.unseen[layer], self.unseen[layer])
         return self.read(layer)
 
 
