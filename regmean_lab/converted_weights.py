@@ -200,7 +200,7 @@ def is_converted(folder: Path) -> bool:
 
 
 def note_conversion(models_folder: Path, name: str, commit: str, weights_commit: str) -> None:
-    """Remember which commit the hub's conversion of a commit is, for other processes and for those without a network."""
+    """Remember the commit of the hub's own conversion, for other processes and for those without a network."""
     path = _note(models_folder, name, commit)
     content = {"name": name, "commit": commit, "weights_commit": weights_commit}
     try:

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from sentencepiece import sentencepiece_model_pb2
 from stand_in_hub import StandInHub, files_of, stand_in_hub
-from transformers import AutoModel, AutoModelForSeq2SeqLM
+from transformers import AutoModel
 
 from regmean_lab.checkpoints.headers import CheckpointError
 from regmean_lab.checkpoints.sources import find_sources, locate
@@ -312,7 +312,7 @@ class TestHub:
         prepare_model("someone/damaged", models)
         cached = tmp_path / "cache" / "models--someone--damaged" / "snapshots" / commit / "pytorch_model.bin"
         torch.save({"a": torch.zeros(1)}, cached.resolve())
-        with pytest.raises(PrepareError, match="SHA-256 is .*, the hub says"):
+        with pytest.raises(PrepareError, match=r"SHA-256 is .*, the hub says"):
             prepare_model("someone/damaged", models, force=True)
 
     def test_weights_of_another_framework_alone(self, hub: StandInHub, folder: Path, models: Path) -> None:

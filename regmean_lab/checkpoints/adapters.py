@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,8 @@ import torch
 import transformers
 from torch import Tensor
 
-from regmean_lab.checkpoints.architecture import Architecture, Like
+from regmean_lab.checkpoints.adapter_tensors import ADVICE, FACTOR, PREFIX, Adapter, SortedTensors, listed
+from regmean_lab.checkpoints.architecture import Architecture, Like, untied_architecture
 from regmean_lab.checkpoints.folders import (
     ADAPTER_CONFIG_FILE,
     ADAPTER_WEIGHTS_FILE,
@@ -28,19 +28,44 @@ from regmean_lab.checkpoints.headers import CheckpointError, StoredTensor, read_
 from regmean_lab.checkpoints.weights import FileWeights
 from regmean_lab.merging.weights import StoredWeights
 
-UNSUPPORTED = (
-    "use_dora",
-    "use_qalora",
-    "lora_bias",
-    "layer_replication",
-    "target_parameters",
+UNDERSTOOD = (
+    "peft_type",
+    "task_type",
+    "base_model_name_or_path",
+    "revision",
+    "r",
+    "lora_alpha",
+    "rank_pattern",
+    "alpha_pattern",
+    "use_rslora",
+    "fan_in_fan_out",
+    "modules_to_save",
     "trainable_token_indices",
-    "alora_invocation_tokens",
-    "arrow_config",
-    "megatron_config",
-    "use_bdlora",
+    "ensure_weight_tying",
+    "init_lora_weights",
 )
-"""Settings of PEFT that change what an adapter adds, and that are not understood."""
+"""Settings of PEFT that are read."""
+
+WITHOUT_EFFECT = (
+    "auto_mapping",
+    "peft_version",
+    "inference_mode",
+    "runtime_config",
+    "lora_dropout",
+    "bias",
+    "target_modules",
+    "exclude_modules",
+    "layers_to_transform",
+    "layers_pattern",
+    "megatron_core",
+    "qalora_group_size",
+    "loftq_config",
+    "eva_config",
+    "corda_config",
+    "lora_ga_config",
+)
+"""Settings that change nothing in what a file's tensors mean: where adapters were put (the tensors' names tell), how
+they were trained, and options of settings that are off or refused. Any other setting that is on is refused."""
 
 PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 """Values of ``init_lora_weights`` that leave the base model as it is; all others change it before training."""
@@ -48,12 +73,11 @@ PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 MAX_PATTERN_LENGTH = 200
 
 _REPEATED_GROUP = re.compile(r"\)[*+?{]|\\[1-9]|[*+}][*+{]|(\*.*){4}|(\+.*){4}")
-_PREFIX = "base_model.model."
-_FACTOR = re.compile(
-    r"(?P<module>.+)\.(?P<kind>lora_A|lora_B|lora_embedding_A|lora_embedding_B)(\.default)?(\.weight)?"
-)
 _LABELS = re.compile(r"\b(classifier|score|out_proj)\.(modules_to_save\.)?(default\.)?weight$")
-_TOKENS = re.compile(r"\b(embed_tokens|word_embeddings|wte|shared|embed_in)\.(modules_to_save\.)?(default\.)?weight$")
+_TOKENS = re.compile(
+    r"\b(embed_tokens|word_embeddings|wte|shared|embed_in)\.(modules_to_save\.|(token_adapter\.)?base_layer\.)?"
+    r"(default\.)?weight$"
+)
 _AUTO_CLASSES = {
     "SEQ_CLS": transformers.AutoModelForSequenceClassification,
     "TOKEN_CLS": transformers.AutoModelForTokenClassification,
@@ -61,26 +85,6 @@ _AUTO_CLASSES = {
     "SEQ_2_SEQ_LM": transformers.AutoModelForSeq2SeqLM,
     "QUESTION_ANS": transformers.AutoModelForQuestionAnswering,
 }
-_PARTS = {"lora_A": "a", "lora_B": "b", "lora_embedding_A": "a", "lora_embedding_B": "b"}
-
-
-@dataclass
-class Adapter:
-    """What an adapter changes.
-
-    Attributes:
-        factors: by the parameter's name: the names of A [r, in] and B [out, r] in the file.
-        scales: by the parameter's name, the factor on B A.
-        replaced: by the parameter's name, the name in the file of what stands in its place.
-        tensors: where its tensors lie.
-        transposed: parameters that are stored as [in, out].
-    """
-
-    factors: dict[str, tuple[str, str]]
-    scales: dict[str, float]
-    replaced: dict[str, str]
-    tensors: dict[str, StoredTensor]
-    transposed: set[str] = field(default_factory=set)
 
 
 def adapter_base(folder: Path) -> str | None:
@@ -126,7 +130,7 @@ def adapted_like(settings: Mapping[str, Any], tensors: Mapping[str, StoredTensor
     auto_class = _AUTO_CLASSES.get(str(settings.get("task_type")))
     labels = tokens = None
     for stored, tensor in tensors.items():
-        if _FACTOR.fullmatch(stored.removeprefix(_PREFIX)) or len(tensor.shape) != 2:
+        if FACTOR.fullmatch(stored.removeprefix(PREFIX)) or len(tensor.shape) != 2:
             continue
         if _TOKENS.search(stored):
             tokens = tensor.shape[0]
@@ -137,27 +141,47 @@ def adapted_like(settings: Mapping[str, Any], tensors: Mapping[str, StoredTensor
 
 def fit_adapter(
     folder: Path, settings: Mapping[str, Any], tensors: Mapping[str, StoredTensor], architecture: Architecture
-) -> Adapter:
+) -> tuple[Adapter, Architecture]:
     """What an adapter changes in a model of this architecture.
+
+    PEFT leaves weights tied in the file, but computes with one of them changed. So a model whose tied weights an
+    adapter changes apart is one in which they are not tied.
+
+    Returns:
+        What it changes, and the architecture of the adapted model: where the adapter unties weights, an untied one.
 
     Raises:
         CheckpointError: with all tensors that do not belong to the model.
     """
-    adapter, found = _sorted_out(tensors, settings, architecture)
+    path = folder / ADAPTER_WEIGHTS_FILE
+    sorted_out = SortedTensors(tensors, settings, architecture)
+    apart = sorted_out.names_untied()
+    if not apart:
+        adapter, found = sorted_out.adapter(architecture)
+    else:
+        try:
+            untied = untied_architecture(architecture, apart)
+        except CheckpointError as error:
+            raise CheckpointError([f"{path}: {problem}" for problem in error.problems]) from None
+        adapter, found = sorted_out.adapter(untied)
+        architecture, adapter.untied = untied, True
     if found:
-        raise CheckpointError([f"{folder / ADAPTER_WEIGHTS_FILE}: {problem}" for problem in found])
-    return adapter
+        raise CheckpointError([f"{path}: {problem}" for problem in found])
+    return adapter, architecture
 
 
 def settings_problems(settings: Mapping[str, Any]) -> list[str]:
     """Why an adapter's configuration is not that of a plain LoRA adapter."""
-    advice = "merge it into its base with PEFT's merge_and_unload(), save that, and give its folder instead"
     kind = settings.get("peft_type")
     if kind != "LORA":
-        return [f"peft_type {str(kind)[:40]!r} is not understood, only LORA; {advice}"]
-    found = [f"{key} is not understood; {advice}" for key in UNSUPPORTED if settings.get(key)]
+        return [f"peft_type {str(kind)[:40]!r} is not understood, only LORA; {ADVICE}"]
+    found = []
+    if unknown := sorted(key for key, value in settings.items() if value and key not in (*UNDERSTOOD, *WITHOUT_EFFECT)):
+        found.append(f"{listed(unknown)} {'is' if len(unknown) == 1 else 'are'} not understood; {ADVICE}")
     if (start := settings.get("init_lora_weights", True)) not in PLAIN_STARTS:
-        found.append(f"init_lora_weights {str(start)[:40]!r} changes the base before training; {advice}")
+        found.append(f"init_lora_weights {str(start)[:40]!r} changes the base before training; {ADVICE}")
+    if not _are_token_rows(settings.get("trainable_token_indices")):
+        found.append("trainable_token_indices: expected numbers of tokens, or such a list by module")
     if not _is_positive(settings.get("r")) or not isinstance(settings.get("r"), int):
         found.append(f"r: expected a positive number, got {settings.get('r')!r}")
     if not _is_positive(settings.get("lora_alpha")):
@@ -211,10 +235,10 @@ class AdaptedWeights(StoredWeights):
         return self._tensor(name, slice(start, stop))
 
     def _tensor(self, name: str, rows: slice | None) -> Tensor:
-        if name in self.adapter.replaced:
-            stored = self.adapter.replaced[name]
-            return self._own[stored] if rows is None else self._own.rows(stored, rows.start, rows.stop)
-        weight = self.base[name] if rows is None else self.base.rows(name, rows.start, rows.stop)
+        weights, own = (self._own, self.adapter.replaced[name]) if name in self.adapter.replaced else (self.base, name)
+        weight = weights[own] if rows is None else weights.rows(own, rows.start, rows.stop)
+        if name in self.adapter.token_rows:
+            weight = self._with_token_rows(weight, name, rows.start if rows is not None else 0)
         if name not in self.adapter.factors:
             return weight
         dtype = torch.promote_types(weight.dtype, torch.float32)
@@ -224,66 +248,16 @@ class AdaptedWeights(StoredWeights):
         change = a.T[chosen] @ b.T if name in self.adapter.transposed else b[chosen] @ a
         return weight.to(dtype).add(change, alpha=self.adapter.scales[name])
 
-
-def _sorted_out(
-    tensors: Mapping[str, StoredTensor], settings: Mapping[str, Any], architecture: Architecture
-) -> tuple[Adapter, list[str]]:
-    """What each tensor of an adapter's file is for, and what is wrong."""
-    found: list[str] = []
-    parts: dict[str, dict[str, str]] = {}
-    replaced: dict[str, str] = {}
-    for stored in tensors:
-        name = stored.removeprefix(_PREFIX)
-        if factor := _FACTOR.fullmatch(name):
-            parts.setdefault(factor["module"], {})[_PARTS[factor["kind"]]] = stored
-            continue
-        target = architecture.canonical(
-            re.sub(r"\.(modules_to_save(\.default)?|base_layer|original_module)\.", ".", name)
-        )
-        if "lora" in name or target not in architecture.shapes:
-            found.append(f"tensor {stored!a} is not understood")
-        else:
-            replaced[target] = stored
-    adapter = Adapter({}, {}, replaced, dict(tensors))
-    for module, pair in parts.items():
-        target = architecture.canonical(f"{module}.weight")
-        if target not in architecture.shapes or set(pair) != {"a", "b"}:
-            lacking = (
-                "the model has no such layer" if target not in architecture.shapes else "one of A and B is missing"
-            )
-            found.append(f"layer {module!a}: {lacking}")
-            continue
-        a, b = tensors[pair["a"]].shape, tensors[pair["b"]].shape
-        rank = int(_by_pattern(module, settings.get("rank_pattern"), settings["r"]))
-        if len(a) != 2 or len(b) != 2 or a[0] != b[1] or a[0] != rank:
-            found.append(f"layer {module!a}: A {a} and B {b} are not those of rank {rank}")
-            continue
-        shape = architecture.shapes[target]
-        embedding = "lora_embedding" in pair["a"]
-        stored_transposed = embedding or _is_transposed(target, architecture, settings)
-        if (a[1], b[0]) != (shape if stored_transposed else shape[::-1]):
-            found.append(f"layer {module!a}: B A has shape {(b[0], a[1])}, the weight {shape}")
-            continue
-        alpha = float(_by_pattern(module, settings.get("alpha_pattern"), settings["lora_alpha"]))
-        adapter.factors[target] = (pair["a"], pair["b"])
-        adapter.scales[target] = alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
-        if stored_transposed:
-            adapter.transposed.add(target)
-    return adapter, found
-
-
-def _is_transposed(name: str, architecture: Architecture, settings: Mapping[str, Any]) -> bool:
-    """Whether a layer's weight is [in, out]: as the model tells, or where it does not, the adapter's configuration."""
-    layer = architecture.layout.linear.get(name)
-    return layer.transposed if layer is not None else bool(settings.get("fan_in_fan_out"))
-
-
-def _by_pattern(module: str, patterns: Mapping[str, Any] | None, default: Any) -> Any:
-    """The value of the first pattern that matches the end of a module's name, as PEFT takes it."""
-    for pattern, value in (patterns or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
-            return value
-    return default
+    def _with_token_rows(self, weight: Tensor, name: str, start: int) -> Tensor:
+        """Rows from ``start`` on of a table of tokens, those that were trained in place of the base's."""
+        stored, numbers = self.adapter.token_rows[name]
+        chosen = [place for place, number in enumerate(numbers) if start <= number < start + len(weight)]
+        if not chosen:
+            return weight
+        rows = self._own[stored]
+        weight = weight.to(torch.promote_types(weight.dtype, rows.dtype), copy=True)
+        weight[torch.tensor([numbers[place] - start for place in chosen])] = rows[chosen].to(weight.dtype)
+        return weight
 
 
 def _is_simple(pattern: str) -> bool:
@@ -295,6 +269,17 @@ def _is_simple(pattern: str) -> bool:
     except re.error:
         return False
     return True
+
+
+def _are_token_rows(value: object) -> bool:
+    """Whether this is a list of rows, none twice, or such lists by name; None is none."""
+    lists = list(value.values()) if isinstance(value, dict) else [value or []]
+    return all(
+        isinstance(rows, list)
+        and len(set(map(str, rows))) == len(rows)
+        and all(isinstance(row, int) and not isinstance(row, bool) and row >= 0 for row in rows)
+        for rows in lists
+    )
 
 
 def _is_positive(value: object) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -181,11 +182,14 @@ class Architecture:
 
     def canonical(self, name: str) -> str:
         """The model's own name for a stored tensor, of tied ones the first: files may leave out the model's prefix."""
+        own = self.own_name(name)
+        return name if own is None else self.leaders[own]
+
+    def own_name(self, name: str) -> str | None:
+        """The model's own name for a stored tensor, of tied ones this one; None where it has no such tensor."""
         prefix = f"{self.model.base_model_prefix}."
-        for candidate in (name, f"{prefix}{name}", name.removeprefix(prefix)):
-            if candidate in self.leaders:
-                return self.leaders[candidate]
-        return name
+        candidates = (name, f"{prefix}{name}", name.removeprefix(prefix))
+        return next((candidate for candidate in candidates if candidate in self.leaders), None)
 
     @cached_property
     def _state(self) -> Mapping[str, torch.Tensor]:
@@ -233,6 +237,35 @@ def read_architecture(
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError([f"{path}: no model can be made of it ({reason[:300]})"]) from None
     return architecture
+
+
+def untied_architecture(architecture: Architecture, names: Sequence[str]) -> Architecture:
+    """The same model with an output layer of its own, where input embedding and output layer are tied.
+
+    Args:
+        architecture: the model with its ties.
+        names: tied weights that must become weights of their own.
+
+    Raises:
+        CheckpointError: for models that cannot be without the tie.
+    """
+    config = copy.deepcopy(architecture.config)
+    shown = " and ".join(dict.fromkeys([*names, *(architecture.leaders[name] for name in names)]))
+    problem = (
+        f"{shown} are one weight, and would be changed apart; a {config.model_type} model cannot hold them apart, so "
+        "there is no whole model to be merged"
+    )
+    if config.is_encoder_decoder:  # these scale their outputs by whether they are tied
+        raise CheckpointError([problem])
+    config.tie_word_embeddings = False
+    config.get_text_config().tie_word_embeddings = False
+    with quiet_transformers(), torch.device("meta"), torch.random.fork_rng(devices=[]):
+        model: PreTrainedModel = type(architecture.model)(config)
+    untied = Architecture(model.eval(), config, {**architecture.content, "tie_word_embeddings": False})
+    untied.notes = architecture.notes
+    if any(list(untied.leaders.values()).count(untied.leaders[name]) > 1 for name in names):
+        raise CheckpointError([problem])
+    return untied
 
 
 def content_problems(content: Mapping[str, Any], tensors: int) -> list[str]:

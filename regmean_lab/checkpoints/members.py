@@ -248,18 +248,24 @@ def shape_problems(member: str, architecture: Architecture, shapes: Mapping[str,
 def _read_adapted(source: Source, base: Source) -> Member:
     settings, changes = read_adapter_files(source.folder)
     tensors = stored_tensors(base.folder)
-    architecture = read_architecture(base.folder, len(tensors), adapted_like(settings, changes))
-    adapter = fit_adapter(source.folder, settings, changes, architecture)
-    stored = read_stored(tensors, architecture)
-    weights = AdaptedWeights(AlignedWeights(stored.weights, stored.origins), adapter)
-    found = stored.problems(source.name, architecture, adapter.replaced)
+    tied = read_architecture(base.folder, len(tensors), adapted_like(settings, changes))
+    stored = read_stored(tensors, tied)
+    adapter, architecture = fit_adapter(source.folder, settings, changes, tied)
+    origins = {
+        own: stored.origins[name] for own, name in _names_of_ties(tied, architecture).items() if name in stored.origins
+    }
+    weights = AdaptedWeights(AlignedWeights(stored.weights, origins), adapter)
+    found = stored.problems(source.name, tied, adapter.replaced)
     if found := found + shape_problems(source.name, architecture, {name: weights.shape(name) for name in weights}):
         raise CheckpointError(found)
     own = FileWeights(adapter.tensors)
-    dtypes = {name: stored.weights.dtype(origin) for name, origin in stored.origins.items()}
+    dtypes = {name: stored.weights.dtype(origin) for name, origin in origins.items()}
     dtypes |= {name: own.dtype(part) for name, part in adapter.replaced.items() if name not in dtypes}
     tokens, folder = read_tokens([source.folder, base.folder])
     paths = _paths([*tensors.values(), *adapter.tensors.values()], base.folder / CONFIG_FILE)
+    notes = list(architecture.notes)
+    if adapter.untied:
+        notes.append(f"{source.name}: its adapter changes tied weights apart; in the merged model they are not tied")
     return Member(
         source,
         architecture,
@@ -268,9 +274,14 @@ def _read_adapted(source: Source, base: Source) -> Member:
         tokens,
         folder,
         [*paths, source.folder / ADAPTER_CONFIG_FILE],
-        stored.duplicates,
-        architecture.notes,
+        stored.duplicates + [(own, *pair) for pair in adapter.equal],
+        notes,
     )
+
+
+def _names_of_ties(tied: Architecture, untied: Architecture) -> dict[str, str]:
+    """The name of each weight of a model that may be less tied, and of the weight that it is in the tied one."""
+    return {name: tied.leaders[name] for name in dict.fromkeys(untied.leaders.values())}
 
 
 def tokenizer_files(folder: Path) -> list[Path]:

@@ -246,6 +246,9 @@ def _read_base(source: Source, agreement: Agreement) -> Member:
     values, _ = ties(lead.architecture.model, names.found, lambda one, other: equal_tensors(weights, one, other))
     same_head = own.name == lead.architecture.name and own.labels == lead.architecture.labels
     wanted = [name for name in agreement.names if same_head or name not in lead.architecture.head]
+    for name in wanted:  # weights that the base ties, and the merged model does not
+        if name not in values and (tied := own.leaders.get(name)) in values:
+            values[name] = values[tied]
     origins = {name: values[name] for name in wanted if name in values}
     if not origins:
         there = f"; its files have names such as {abbreviated(names.strangers)}" if names.strangers else ""
@@ -321,6 +324,7 @@ def _check_doubles(member: Member) -> None:
     for files, one, other in member.duplicates:
         if not equal_tensors(files, one, other):
             raise MergeError(
-                f"{member.name}: its files hold {one} and {other} for one parameter, with different values; remove the "
-                "one that does not count"
+                f"{member.name}: its files hold {one} and {other} for one weight, with different values; remove the "
+                "one that does not count (an adapter: merge it into its base with PEFT's merge_and_unload(), and save "
+                "that)"
             )

@@ -12,12 +12,21 @@ import torch
 from checkpoint_folders import merge_into, randomise, save_classifier, save_decoder, tensors_of
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification, GPT2LMHeadModel
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    GPT2LMHeadModel,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
+from regmean_lab.checkpoints.adapters import adapter_base
 from regmean_lab.checkpoints.headers import CheckpointError
 from regmean_lab.checkpoints.members import read_member
 from regmean_lab.checkpoints.merge import MergeRequest, prepare_merge
 from regmean_lab.checkpoints.sources import find_sources
+from regmean_lab.merging.base import MergeError
 from regmean_lab.merging.simple import Simple
 from regmean_lab.merging.task_arithmetic import TaskArithmetic
 
@@ -141,6 +150,9 @@ def test_adapter_of_an_encoder_brings_its_own_head(tmp_path: Path, pico_cache: P
     [
         ({"peft_type": "LOHA"}, "peft_type 'LOHA' is not understood"),
         ({"use_dora": True}, "use_dora is not understood"),
+        ({"kasa_config": {"beta": 1e-4}}, "kasa_config is not understood"),
+        ({"made_up": 1, "lora_bias": True}, "lora_bias, made_up are not understood"),
+        ({"trainable_token_indices": [1, 1]}, "trainable_token_indices: expected numbers of tokens"),
         ({"init_lora_weights": "pissa"}, "changes the base before training"),
         ({"r": 0}, "r: expected a positive number"),
         ({"r": 3}, "are not those of rank 3"),
@@ -169,8 +181,9 @@ def test_all_tensors_that_do_not_belong_are_told(tmp_path: Path, pico_cache: Pat
         "something.else": torch.zeros(1),
     }
     found = refused(save_adapter(tmp_path / "adapter", tmp_path / "base", tensors))
-    assert len(found) == 5
+    assert len(found) == 4
     assert any("one of A and B is missing" in problem for problem in found)
+    assert any("lora_magnitude_vector" in problem and "something.else" in problem for problem in found)
 
 
 def test_bases_that_are_missing_and_pickled_adapters(tmp_path: Path, pico_cache: Path) -> None:
@@ -184,6 +197,60 @@ def test_bases_that_are_missing_and_pickled_adapters(tmp_path: Path, pico_cache:
     (problem,) = refused(pickled)
     assert "adapter_model.bin, which is not read" in problem
     assert "weights_only=True" in problem
+
+
+def head_factors(base: dict[str, Tensor], seed: int = 0) -> dict[str, Tensor]:
+    """An adapter of a tied output layer, as PEFT saves it: with the layer itself."""
+    rows, width = base["transformer.wte.weight"].shape
+    table = base["transformer.wte.weight"].clone()
+    return {**factors("lm_head", rows, width, 2, seed), "lm_head.base_layer.weight": table}
+
+
+def test_members_with_and_without_ties_are_merged_with_their_base(tmp_path: Path, pico_cache: Path) -> None:
+    """An adapter of the output layer, a whole model and a base that tie it: task vectors in float64."""
+    base = save_decoder(tmp_path / "base", pico_cache, 0).state_dict()
+    whole = save_decoder(tmp_path / "whole", pico_cache, 1).state_dict()
+    tensors = head_factors(base)
+    adapter = save_adapter(tmp_path / "adapter", tmp_path / "base", tensors)
+    folders = [adapter, tmp_path / "whole"]
+    out = merge_into(tmp_path / "out", folders, TaskArithmetic(scaling=0.5), base=str(tmp_path / "base"))
+    merged = tensors_of(out)
+    table, other = (state["transformer.wte.weight"].double() for state in (base, whole))
+    embedding = table + 0.5 * (other - table)
+    assert torch.allclose(merged["transformer.wte.weight"].double(), embedding, atol=1e-5)
+    expected = embedding + 0.5 * 3 * product(tensors, "lm_head")
+    assert torch.allclose(merged["lm_head.weight"].double(), expected, atol=1e-5)
+    assert json.loads((out / "config.json").read_text())["tie_word_embeddings"] is False
+
+
+def test_one_weight_with_two_values_in_a_file_is_refused(tmp_path: Path, pico_cache: Path) -> None:
+    base = save_decoder(tmp_path / "base", pico_cache, 0).state_dict()
+    tensors = {**head_factors(base), "transformer.wte.base_layer.weight": base["transformer.wte.weight"] + 1}
+    adapter = save_adapter(tmp_path / "adapter", tmp_path / "base", tensors)
+    with pytest.raises(MergeError, match="are one weight, but its files hold different values"):
+        merge_into(tmp_path / "out", [adapter, adapter], Simple())
+    assert not (tmp_path / "out").exists()
+    replaced = save_adapter(tmp_path / "replaced", tmp_path / "base", {"lm_head.original_module.weight": torch.ones(1)})
+    assert "but not what replaces it" in refused(replaced)[0]
+
+
+def test_ties_that_a_model_cannot_be_without_are_told(tmp_path: Path) -> None:
+    T5ForConditionalGeneration(
+        T5Config(vocab_size=8, d_model=4, d_kv=2, d_ff=4, num_layers=1, num_heads=2)
+    ).save_pretrained(tmp_path / "base")
+    adapter = save_adapter(tmp_path / "adapter", tmp_path / "base", factors("lm_head", 8, 4, 2))
+    (problem,) = refused(adapter)
+    assert "lm_head.weight and shared.weight are one weight" in problem
+    assert "a t5 model cannot hold them apart" in problem
+
+
+def test_the_base_has_the_revision_that_the_adapter_names(tmp_path: Path) -> None:
+    def named(name: str, **settings: Any) -> str | None:
+        return adapter_base(save_adapter(tmp_path / name, "owner/model", {}, **settings))
+
+    assert named("none") == "owner/model"
+    assert named("main", revision="main") == "owner/model"
+    assert named("some", revision="v1") == "owner/model@v1"
 
 
 class TestAgainstPeft:
@@ -224,6 +291,52 @@ class TestAgainstPeft:
     def test_classifier(self, tmp_path: Path, pico_cache: Path, settings: dict[str, Any]) -> None:
         model = save_classifier(tmp_path / "model", pico_cache, 0)
         self.check(tmp_path, model, {"task_type": "SEQ_CLS", **settings}, AutoModelForSequenceClassification)
+
+    @pytest.mark.parametrize("tied", [True, False])
+    @pytest.mark.parametrize(
+        ("settings", "new_tokens"),
+        [
+            ({"target_modules": ["lm_head"]}, 0),
+            ({"target_modules": ["wte"]}, 0),
+            ({"target_modules": ["wte"]}, 3),
+            ({"target_modules": ["lm_head", "wte"], "alpha_pattern": {"wte": 3}}, 0),
+            ({"target_modules": ["lm_head", "c_attn"], "modules_to_save": ["wte"]}, 0),
+            ({"target_modules": ["c_attn"], "modules_to_save": ["lm_head", "wte"]}, 0),
+            ({"target_modules": ["c_attn"], "modules_to_save": ["lm_head", "wte"]}, 3),
+            ({"target_modules": ["c_attn"], "modules_to_save": ["lm_head"]}, 0),
+            ({"target_modules": ["c_attn"], "modules_to_save": ["wte"], "ensure_weight_tying": True}, 0),
+            ({"target_modules": ["wte", "lm_head"], "ensure_weight_tying": True}, 0),
+            ({"target_modules": ["c_attn"]}, 3),
+            ({"target_modules": ["c_attn"], "trainable_token_indices": [5, 2]}, 0),
+            ({"target_modules": ["c_attn"], "trainable_token_indices": [5, 2]}, 3),
+            ({"target_modules": ["c_attn"], "trainable_token_indices": {"wte": [5], "lm_head": [5]}}, 0),
+            ({"target_modules": ["c_attn", "c_proj"], "bias": "all"}, 0),
+        ],
+    )
+    def test_output_layer_and_embedding(
+        self, tmp_path: Path, pico_cache: Path, settings: dict[str, Any], new_tokens: int, tied: bool
+    ) -> None:
+        """The merged folder computes what PEFT computes with the adapter, of two alike, on a tied base or another."""
+        peft = pytest.importorskip("peft")
+        config = save_decoder(tmp_path / "base", pico_cache, 0).config
+        config.tie_word_embeddings = tied
+        model = randomise(GPT2LMHeadModel(config), 1)
+        model.save_pretrained(tmp_path / "base")
+        torch.manual_seed(0)
+        if new_tokens:
+            model.resize_token_embeddings(config.vocab_size + new_tokens)
+        settings = {"task_type": "CAUSAL_LM", "r": 2, "lora_alpha": 6, "fan_in_fan_out": True, **settings}
+        adapted = peft.get_peft_model(model, peft.LoraConfig(**settings)).eval()
+        with torch.no_grad():
+            for parameter in adapted.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(0.1 * torch.randn_like(parameter))
+        adapted.peft_config["default"].base_model_name_or_path = str(tmp_path / "base")
+        adapted.save_pretrained(tmp_path / "adapter")
+        ids = torch.tensor([[5, 2, 7, 1]])
+        expected = adapted(ids).logits
+        out = merge_into(tmp_path / "out", [tmp_path / "adapter"] * 2, Simple())
+        assert torch.allclose(AutoModelForCausalLM.from_pretrained(out)(ids).logits, expected, rtol=1e-5, atol=1e-5)
 
     def test_decoder(self, tmp_path: Path, pico_cache: Path) -> None:
         model = randomise(GPT2LMHeadModel(save_decoder(tmp_path / "model", pico_cache, 0).config), 1)

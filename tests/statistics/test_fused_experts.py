@@ -137,9 +137,11 @@ def test_experts_that_compute_something_else_are_refused() -> None:
     forward = type(experts).forward
     experts.forward = lambda *args: forward(experts, *args).sin() * 3
     with torch.no_grad(), GramAccumulator(model) as accumulator:
-        with pytest.raises(StatisticsError, match=r"experts of 'model\.layers\.0\.mlp\.experts' \(MixtralExperts\)"):
-            with accumulator.batch(mask=texts()["attention_mask"]):
-                model(**texts())
+        refusal = pytest.raises(
+            StatisticsError, match=r"experts of 'model\.layers\.0\.mlp\.experts' \(MixtralExperts\)"
+        )
+        with refusal, accumulator.batch(mask=texts()["attention_mask"]):
+            model(**texts())
 
 
 def test_only_the_layers_that_are_asked_for() -> None:
