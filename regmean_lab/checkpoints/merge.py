@@ -143,6 +143,7 @@ def prepare_merge(request: MergeRequest) -> PreparedMerge:
         PlannedTensor(name, _output_dtype(request, members[0], name), _merged_shape(agreement, name))
         for name in agreement.names
     ]
+    agreement.notes += _narrowed(members, planned)
     shards = plan_shards(planned, request.max_shard_size)
     return PreparedMerge(request, members, agreement, statistics, base, shards)
 
@@ -313,6 +314,20 @@ def _merged_shape(agreement: Agreement, name: str) -> tuple[int, ...]:
 def _output_dtype(request: MergeRequest, first: Member, name: str) -> torch.dtype:
     own = first.dtypes[name]
     return request.dtype if request.dtype is not None and own.is_floating_point else own
+
+
+def _narrowed(members: Sequence[Member], planned: Sequence[PlannedTensor]) -> list[str]:
+    """Members some of whose tensors are written in a dtype with a smaller range or fewer digits."""
+    notes = []
+    for member in members:
+        pairs = {
+            (str(own).removeprefix("torch."), str(tensor.dtype).removeprefix("torch."))
+            for tensor in planned
+            if (own := member.dtypes.get(tensor.name)) is not None
+            and torch.promote_types(own, tensor.dtype) != tensor.dtype
+        }
+        notes += [f"{member.name}: tensors of {own}, which are written as {written}" for own, written in sorted(pairs)]
+    return notes
 
 
 def _check_doubles(member: Member) -> None:

@@ -18,6 +18,7 @@ from regmean_lab.checkpoints.folders import INDEX_FILE, WEIGHTS_FILE
 from regmean_lab.checkpoints.headers import DTYPE_BYTES, LENGTH_BYTES
 from regmean_lab.checkpoints.weights import DTYPE_NAMES
 from regmean_lab.files import share
+from regmean_lab.merging.base import MergeError
 from regmean_lab.results import write_json
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
@@ -89,6 +90,7 @@ def write_shards(folder: Path, shards: Sequence[Shard], tensors: Iterable[tuple[
         tensors: name and value of each tensor, in the order of the shards; converted to the planned dtype.
 
     Raises:
+        MergeError: for a value beyond the range of the planned dtype, which would become infinity.
         ValueError: when tensors are not those that were planned.
     """
     values = iter(tensors)
@@ -98,6 +100,7 @@ def write_shards(folder: Path, shards: Sequence[Shard], tensors: Iterable[tuple[
                 name, value = next(values, ("", torch.empty(0)))
                 if (name, tuple(value.shape)) != (planned.name, planned.shape):
                     raise ValueError(f"expected {planned.name} {planned.shape}, got {name} {tuple(value.shape)}")
+                _check_range(value, planned)
                 writer.write(value.detach().to("cpu", planned.dtype).contiguous())
                 del value
     if next(values, None) is not None:
@@ -106,6 +109,21 @@ def write_shards(folder: Path, shards: Sequence[Shard], tensors: Iterable[tuple[
         total = sum(tensor.size for shard in shards for tensor in shard.tensors)
         names = {tensor.name: shard.file for shard in shards for tensor in shard.tensors}
         write_json(folder / INDEX_FILE, {"metadata": {"total_size": total}, "weight_map": dict(sorted(names.items()))})
+
+
+def _check_range(value: Tensor, planned: PlannedTensor) -> None:
+    if not (value.numel() and value.is_floating_point() and planned.dtype.is_floating_point):
+        return
+    # Without a copy of the tensor; conversion keeps the order of values, so the least and the greatest tell.
+    extremes = torch.stack(value.detach().aminmax())
+    if extremes.isfinite().all() and not extremes.to(planned.dtype).isfinite().all():
+        largest = max(extremes.tolist(), key=abs)
+        name, limit = str(planned.dtype).removeprefix("torch."), torch.finfo(planned.dtype).max
+        raise MergeError(
+            f"{planned.name}: its largest value is {largest:.6g}, beyond the range of {name} (±{limit:.6g}); nothing "
+            "was written. Choose a wider one with dtype=bfloat16 or dtype=float32 (where none is chosen, the first "
+            "checkpoint's counts)"
+        )
 
 
 class _ShardWriter:

@@ -441,3 +441,40 @@ class TestOutput:
         with pytest.raises(CheckpointError, match="leads out of its folder"):
             merge_into(tmp_path / "out", [tmp_path / "a", tmp_path / "b"], Simple())
         assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("shard", [5 * 10**9, 2000])
+@pytest.mark.parametrize(("value", "fits"), [(65504.0, True), (65519.0, True), (65520.0, False), (-1e5, False)])
+def test_values_beyond_the_range_of_the_written_dtype(
+    tmp_path: Path, pico_cache: Path, value: float, fits: bool, shard: int
+) -> None:
+    """Float16 holds what rounds to at most 65504; beyond, the tensor is named and nothing is there."""
+    for name, dtype in (("one", torch.float32), ("two", torch.bfloat16), ("half", torch.float16)):
+        save_classifier(tmp_path / name, pico_cache, 0, dtype=dtype)
+    state = tensors_of(tmp_path / "one")
+    state["bert.pooler.dense.bias"][3] = value
+    save_file(state, tmp_path / "one" / "model.safetensors", metadata={"format": "pt"})
+    one, out = tmp_path / "one", tmp_path / "merged" / "out"
+    if fits:
+        merge_into(out, [one, one], Simple(), dtype=torch.float16, max_shard_size=shard)
+        assert tensors_of(out)["bert.pooler.dense.bias"][3] == 65504
+    else:
+        for settings in ({"dtype": torch.float16}, {}):
+            merge_into(out, [one, one], Simple())
+            before = tensors_of(out)
+            members = [one, one] if settings else [tmp_path / "half", one, one, one]
+            weights = Simple(coefficients=None if settings else [0.0, 1.0, 0.0, 0.0])
+            with pytest.raises(MergeError, match=r"bert.pooler.dense.bias: its largest value .* range of float16") as e:
+                merge_into(out, members, weights, max_shard_size=shard, **settings)
+            assert f"{value:.6g}" in str(e.value)
+            assert [path.name for path in out.parent.iterdir()] == ["out"]
+            assert torch.equal(tensors_of(out)["bert.pooler.dense.bias"], before["bert.pooler.dense.bias"])
+
+
+def test_what_loses_digits_is_noted(tmp_path: Path, pico_cache: Path) -> None:
+    for name, dtype in (("half", torch.float16), ("whole", torch.float32)):
+        save_classifier(tmp_path / name, pico_cache, 0, dtype=dtype)
+    folders = [str(tmp_path / name) for name in ("half", "whole")]
+    notes = prepare_merge(MergeRequest(folders, Simple())).agreement.notes
+    assert "whole: tensors of float32, which are written as float16" in notes
+    assert not prepare_merge(MergeRequest(folders[::-1], Simple())).agreement.notes
