@@ -22,7 +22,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from regmean_lab.checkpoints.folders import check_weights
+from regmean_lab.checkpoints.folders import check_weights, two_readings
 from regmean_lab.checkpoints.headers import CheckpointError
 from regmean_lab.command.locations import configuration_root
 from regmean_lab.converted_weights import (
@@ -174,6 +174,11 @@ class Checkpoint:
                 f"model.checkpoint: weights of {self.source} have other sizes than {auto_class.__name__} needs here: "
                 f"{' '.join(str(error).split())[:300]}. If that is its head: {NEW_HEAD_ADVICE}"
             ) from None
+        if getattr(model, "_hf_peft_config_loaded", False):
+            raise ModelError(
+                f"model.checkpoint: {self.source} holds a whole model and an adapter, which transformers has added to "
+                "it; download it and put the adapter's files elsewhere, or merge it with PEFT's merge_and_unload()"
+            )
         return model, set(info["missing_keys"])
 
 
@@ -257,6 +262,11 @@ def find_checkpoint(config: ModelConfig, cache_dir: Path) -> Checkpoint:
         folder = Path(reference).expanduser()
     else:
         return _hub_checkpoint(config, cache_dir)
+    if problem := two_readings(folder):
+        raise ModelError(
+            f"model.checkpoint: {problem} Put the adapter's files (adapter_…) elsewhere; where it belongs to the "
+            "model, add it to it before, with PEFT's merge_and_unload()"
+        )
     if not (folder / "config.json").is_file():
         raise ModelError(f"model.checkpoint: {folder} has no config.json; expected a Hugging Face model folder")
     names = [path.name for path in folder.iterdir()]

@@ -236,3 +236,19 @@ def test_transformers_speaks_again_afterwards() -> None:
         raise RuntimeError
     assert logging.get_verbosity() == before
     assert logging.is_progress_bar_enabled()
+
+
+def test_a_model_with_an_adapter_beside_it_is_refused(pico_cache: Path, tmp_path: Path) -> None:
+    """transformers would add the adapter when it loads the model; of the hub's models that shows after loading."""
+    peft = pytest.importorskip("peft")
+    folder = tmp_path / "mixed"
+    shutil.copytree(pico_folder("bert", pico_cache), folder)
+    settings = peft.LoraConfig(r=2, target_modules=["query"], init_lora_weights=False)
+    peft.get_peft_model(AutoModel.from_pretrained(folder), settings).save_pretrained(folder)
+    with pytest.raises(ModelError, match=r"holds a whole model \(model.safetensors\) and an adapter"):
+        find(str(folder), pico_cache)
+    with pytest.raises(ModelError, match="an adapter, which transformers has added"):
+        Checkpoint("name", str(folder), None, "").load(AutoModel)
+    (folder / "adapter_config.json").unlink()
+    assert Checkpoint("name", str(folder), None, "").load(AutoModel)
+    assert find(str(folder), pico_cache)

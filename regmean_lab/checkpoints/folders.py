@@ -19,6 +19,9 @@ ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
 MAX_JSON_BYTES = 50_000_000
 MAX_TOKENIZER_BYTES = 500_000_000
 
+PICKLED_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+"""A whole model's weights in transformers' older format."""
+
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack", ".npz")
 """Endings of files that hold weights in formats which are not read: most of them can run code when they are."""
 
@@ -73,6 +76,23 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
             raise CheckpointError([escape])
         return read_header(single)
     return _indexed(folder, index)
+
+
+def two_readings(folder: Path) -> str | None:
+    """Why it is not clear what a folder holds, if it has a whole model's weights and an adapter's configuration.
+
+    Such folders are left by training that goes on after an adapter was merged. transformers adds the adapter to the
+    whole model when it loads them; what the weights were when they were saved, nothing tells.
+    """
+    if not (folder / ADAPTER_CONFIG_FILE).is_file():
+        return None
+    whole = [file for file in (WEIGHTS_FILE, INDEX_FILE, *PICKLED_WEIGHTS) if (folder / file).is_file()]
+    if not whole:
+        return None
+    return (
+        f"{folder} holds a whole model ({', '.join(whole)}) and an adapter ({ADAPTER_CONFIG_FILE}): the model may be "
+        "the adapter's base, or have the adapter in it already."
+    )
 
 
 def check_weights(folder: Path) -> None:

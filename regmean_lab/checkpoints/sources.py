@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from regmean_lab.checkpoints.folders import ADAPTER_CONFIG_FILE, CONFIG_FILE
+from regmean_lab.checkpoints.folders import ADAPTER_CONFIG_FILE, CONFIG_FILE, two_readings
 from regmean_lab.checkpoints.headers import CheckpointError
 from regmean_lab.converted_weights import (
     DEFAULT_MODELS_FOLDER,
@@ -35,6 +35,7 @@ class Source:
         folder: where its files lie.
         revision: the commit of a model of the hub, or None.
         statistics_from: where statistics lie, if not in ``folder``, which then holds converted weights.
+        whole: that the whole model of a folder is meant, which holds an adapter too.
     """
 
     name: str
@@ -42,18 +43,21 @@ class Source:
     folder: Path
     revision: str | None = None
     statistics_from: Path | None = None
+    whole: bool = False
 
     @property
     def public_reference(self) -> str:
         """How others may be told where it is from: a model's name on the hub, or the last part of a path."""
         if self.revision is not None:
             return self.reference
-        return (self.statistics_from or self.folder).resolve().name
+        shown = self.reference if _meant(self.reference) else None
+        folder = (self.statistics_from or self.folder).resolve().name
+        return folder if shown is None else f"{folder}/{Path(shown).name}"
 
     @property
     def is_adapter(self) -> bool:
         """Whether it is an adapter, which needs the weights of another model."""
-        return (self.folder / ADAPTER_CONFIG_FILE).is_file()
+        return not self.whole and (self.folder / ADAPTER_CONFIG_FILE).is_file()
 
 
 def find_sources(references: list[str], models_folder: Path = DEFAULT_MODELS_FOLDER) -> list[Source]:
@@ -75,9 +79,10 @@ def find_sources(references: list[str], models_folder: Path = DEFAULT_MODELS_FOL
             found += error.problems
     if found:
         raise CheckpointError(found)
-    names = unique_names(references)
+    shown = [reference if _meant(reference) is None else str(Path(reference).parent) for reference in references]
+    names = unique_names(shown)
     return [
-        Source(name, reference, folder, revision, statistics_from)
+        Source(name, reference, folder, revision, statistics_from, _meant(reference) == CONFIG_FILE)
         for name, reference, (folder, revision, statistics_from) in zip(names, references, located, strict=True)
     ]
 
@@ -87,20 +92,26 @@ def locate(reference: str, models_folder: Path = DEFAULT_MODELS_FOLDER) -> tuple
 
     Args:
         reference: a folder, or a model's name on the hub (``name@revision``), which is fetched (weights as safetensors,
-            never code). A folder goes before a model of the hub with the same name.
+            never code). A folder goes before a model of the hub with the same name. Of a folder that holds a whole
+            model and an adapter, ``config.json`` or ``adapter_config.json`` in it says which of them is meant.
         models_folder: where converted models are kept.
 
     Raises:
-        CheckpointError: when there is none.
+        CheckpointError: when there is none, or two.
     """
     return _located(reference, models_folder)[:2]
 
 
 def _located(reference: str, models_folder: Path) -> tuple[Path, str | None, Path | None]:
     path = Path(reference).expanduser()
+    if _meant(reference) is not None:
+        return _local(path.parent, reference, models_folder)
     if path.is_dir():
         if not any((path / file).is_file() for file in (CONFIG_FILE, ADAPTER_CONFIG_FILE)):
             raise CheckpointError([f"{path}: no {CONFIG_FILE} there; expected a Hugging Face model folder"])
+        if problem := two_readings(path):
+            files = f"{path / CONFIG_FILE} or {path / ADAPTER_CONFIG_FILE}"
+            raise CheckpointError([f"{problem} Say which is meant: {files}"])
         return _local(path, reference, models_folder)
     name, revision = split_reference(reference)
     if not is_hub_name(name):
@@ -114,6 +125,9 @@ def _located(reference: str, models_folder: Path) -> tuple[Path, str | None, Pat
     if weights.problem is not None:
         raise CheckpointError([weights.problem])
     folder = _fetched(name, model, revision or "main")
+    if problem := two_readings(folder):
+        files = f"FOLDER/{CONFIG_FILE} or FOLDER/{ADAPTER_CONFIG_FILE}"
+        raise CheckpointError([f"{reference}: {problem} Download it, and say which is meant: {files}"])
     if weights.folder is not None:
         return weights.folder, model.commit, folder
     if weights.commit != model.commit:
@@ -147,6 +161,12 @@ def _fetched(name: str, model: HubModel, revision: str | None = None) -> Path:
     except Exception as error:  # the hub's library raises those of whatever HTTP library it uses
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError([f"{name}: could not be fetched from the hub ({reason})"]) from None
+
+
+def _meant(reference: str) -> str | None:
+    """The name of the file that says how a folder is to be read, if a reference is that of such a file."""
+    path = Path(reference).expanduser()
+    return path.name if path.name in (CONFIG_FILE, ADAPTER_CONFIG_FILE) and path.is_file() else None
 
 
 def unique_names(references: list[str]) -> list[str]:

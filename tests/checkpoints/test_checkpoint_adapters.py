@@ -186,6 +186,27 @@ def test_all_tensors_that_do_not_belong_are_told(tmp_path: Path, pico_cache: Pat
     assert any("lora_magnitude_vector" in problem and "something.else" in problem for problem in found)
 
 
+def test_a_folder_with_model_and_adapter_is_read_as_it_is_told(tmp_path: Path, pico_cache: Path) -> None:
+    """Refused as it is; `config.json` means the whole model, `adapter_config.json` the adapter on the base it names."""
+    base = save_classifier(tmp_path / "base", pico_cache, 0).state_dict()
+    tensors = factors(QUERY, 16, 16, 2)
+    mixed = save_adapter(tmp_path / "mixed", tmp_path / "base", tensors)
+    whole = save_classifier(mixed, pico_cache, 1).state_dict()
+    (problem,) = refused(mixed)
+    assert f"{mixed} holds a whole model (model.safetensors) and an adapter (adapter_config.json)" in problem
+    assert f"Say which is meant: {mixed}/config.json or {mixed}/adapter_config.json" in problem
+    model, adapter = mixed / "config.json", mixed / "adapter_config.json"
+    merged = tensors_of(merge_into(tmp_path / "whole", [model, model], Simple()))
+    assert torch.equal(merged[f"{QUERY}.weight"], whole[f"{QUERY}.weight"])
+    out = merge_into(tmp_path / "both", [model, adapter], Simple())
+    expected = (base[f"{QUERY}.weight"].double() + 3 * product(tensors, QUERY) + whole[f"{QUERY}.weight"].double()) / 2
+    assert torch.allclose(tensors_of(out)[f"{QUERY}.weight"].double(), expected, atol=1e-5)
+    record = json.loads((out / "merge.json").read_text())
+    assert [part["name"] for part in record["checkpoints"]] == ["mixed-1", "mixed-2"]
+    assert [part["adapter"] for part in record["checkpoints"]] == [False, True]
+    assert "checkpoints=[mixed/config.json,mixed/adapter_config.json]" in record["command"]
+
+
 def test_bases_that_are_missing_and_pickled_adapters(tmp_path: Path, pico_cache: Path) -> None:
     adapter = save_adapter(tmp_path / "adapter", tmp_path / "nowhere", factors(QUERY, 16, 16, 2))
     assert "set base=FOLDER_OR_NAME" in refused(adapter)[0]
