@@ -321,7 +321,8 @@ def model_argument(config: ModelConfig) -> str:
     """How ``python -m regmean_lab.prepare model=`` is told of a model: by its configuration's name if it has one."""
     known = configuration_root() / "conf" / "model" / f"{config.name}.yaml"
     if known.is_file():
-        content = OmegaConf.load(known)
+        content = OmegaConf.to_container(OmegaConf.load(known))
+        assert isinstance(content, dict)
         if (content.get("checkpoint"), content.get("revision")) == (config.checkpoint, config.revision):
             return config.name
     revision = "" if config.revision is None else f"@{config.revision}"
