@@ -13,9 +13,10 @@ import transformers
 from filelock import FileLock
 from transformers import PreTrainedModel
 
+from regmean_lab.checkpoints.names import abbreviated
 from regmean_lab.files import share
 from regmean_lab.merging.weights import SafetensorsWeights
-from regmean_lab.models import Checkpoint, quiet_transformers
+from regmean_lab.models import Checkpoint, ModelError, head_parameters, quiet_transformers
 
 
 def base_weights(checkpoint: Checkpoint, model_class: type[PreTrainedModel], cache_dir: Path) -> SafetensorsWeights:
@@ -31,7 +32,7 @@ def base_weights(checkpoint: Checkpoint, model_class: type[PreTrainedModel], cac
         cache_dir: where the weights are kept.
 
     Raises:
-        ModelError: when the weights cannot be had as safetensors.
+        ModelError: when the weights cannot be had as safetensors, or lack what is no head.
     """
     key = "\0".join([checkpoint.fingerprint, model_class.__name__, transformers.__version__])
     if checkpoint.new_head:
@@ -47,6 +48,13 @@ def base_weights(checkpoint: Checkpoint, model_class: type[PreTrainedModel], cac
 def _write(checkpoint: Checkpoint, model_class: type[PreTrainedModel], folder: Path) -> None:
     with torch.random.fork_rng(devices=[]):  # what the checkpoint lacks is drawn at random, and left out
         model, missing = checkpoint.load_with_missing(model_class)
+    # A head is new, and so may be a pooler; anything else would be averaged without a word.
+    new = set(head_parameters(model))
+    if lost := sorted(name for name in missing - new if "pool" not in name):
+        raise ModelError(
+            f"model.checkpoint: {checkpoint.source} lacks {abbreviated(lost)} of {model_class.__name__}: it cannot be "
+            "the base of what was trained from it"
+        )
     temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder.parent))
     try:
         state = {name: tensor for name, tensor in model.state_dict().items() if name not in missing}

@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from regmean_lab.base_weights import base_weights
-from regmean_lab.models import Checkpoint, find_checkpoint, head_parameters
+from regmean_lab.models import Checkpoint, ModelError, find_checkpoint, head_parameters
 from regmean_lab.modules import module_type
 from regmean_lab.schema_groups import ModelConfig
 from regmean_lab.suites.base import Task
@@ -43,6 +43,19 @@ def member_of(
     model = checkpoint.load(auto_class)
     model.save_pretrained(folder, save_original_format=False)
     return model, load_file(folder / "model.safetensors")
+
+
+def test_a_checkpoint_that_lacks_a_layer_is_no_base(tmp_path: Path) -> None:
+    pico = find_checkpoint(ModelConfig("pico", "pico:bert"), tmp_path)
+    cut = old_checkpoint(pico, tmp_path / "cut", tmp_path)
+    path = tmp_path / "cut" / "model.safetensors"
+    save_file(
+        {name: value for name, value in load_file(path).items() if "layer.1.output" not in name},
+        path,
+        metadata={"format": "pt"},
+    )
+    with pytest.raises(ModelError, match=r"lacks bert\.encoder\.layer\.1\.output\..* and 1 more"):
+        base_weights(cut, type(pico.load(AutoModelForSequenceClassification)), tmp_path / "cache")
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     PreTrainedConfig,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.models.auto.modeling_auto import (
@@ -20,6 +21,10 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
 )
 
+from regmean_lab.checkpoints.folders import stored_tensors
+from regmean_lab.checkpoints.headers import CheckpointError
+from regmean_lab.checkpoints.labels import label_problems
+from regmean_lab.checkpoints.names import abbreviated
 from regmean_lab.models import Checkpoint, ModelError
 from regmean_lab.modules import TaskModule
 from regmean_lab.modules.sequence_classification import PROBLEM_TYPES, SequenceClassificationModule
@@ -69,6 +74,8 @@ def task_of(config: PreTrainedConfig, name: str) -> Task:
     if name in ("seq2seq", "causal"):
         return Task("text", (), "loss")
     names: Any = config.id2label
+    if found := label_problems({"id2label": names}):
+        raise ModelError(f"checkpoint: config.json: {found[0]}")
     labels = tuple(str(names[number]) for number in range(len(names)))
     kind: TaskKind = "token_labels"
     if name == "sequence_classification":
@@ -105,7 +112,7 @@ def load_module(checkpoint: Checkpoint, name: str, task: Task) -> TaskModule:
         shown = ", ".join([*sorted(missing)[:4], *(["…"] if len(missing) > 4 else [])])
         raise ModelError(
             f"checkpoint: {checkpoint.source} lacks weights of {type(model).__name__} ({shown}): it "
-            "was not fine-tuned for this task"
+            f"was not fine-tuned for this task{_other_names(checkpoint, model)}"
         )
     module: type[TaskModule] = LanguageModule
     if name == "sequence_classification":
@@ -113,6 +120,18 @@ def load_module(checkpoint: Checkpoint, name: str, task: Task) -> TaskModule:
     elif name == "token_classification":
         module = TokenClassificationModule
     return module(model.eval(), task)
+
+
+def _other_names(checkpoint: Checkpoint, model: PreTrainedModel) -> str:
+    """What else may be the reason why weights are not found: names in the files that the model does not know."""
+    if not is_local(checkpoint.source):
+        return ""
+    known = set(model.state_dict())
+    try:
+        strange = [name for name in stored_tensors(Path(checkpoint.source)) if name not in known]
+    except CheckpointError:
+        return ""
+    return f", or its files name them otherwise: they have {abbreviated(strange)}" if strange else ""
 
 
 def longest_text(config: Any, tokenizer: PreTrainedTokenizerBase, wanted: int | None) -> int:

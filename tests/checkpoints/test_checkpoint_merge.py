@@ -303,6 +303,32 @@ class TestStatistics:
         assert set(plain) == set(other)
         assert all(torch.allclose(plain[name], other[name], atol=1e-5) for name in plain)
 
+    @pytest.mark.parametrize("method", [RegMean(), Fisher(), Mats()], ids=lambda method: method.name)
+    def test_of_a_bare_encoder_have_its_names(self, tmp_path: Path, pico_cache: Path, method: MergeMethod) -> None:
+        """A classifier's encoder saved alone, with its statistics, merges as the classifier does."""
+        for seed, name in enumerate("ab"):
+            self.statistics(tmp_path / name, save_classifier(tmp_path / name, pico_cache, seed), seed)
+        bare = tmp_path / "bare" / "b"
+        shutil.copytree(tmp_path / "b", bare)
+        AutoModel.from_pretrained(tmp_path / "b").save_pretrained(bare)
+        for path in (bare / "statistics").glob("*.safetensors"):
+            self.without_prefix(path)
+        whole = merge_into(tmp_path / "out", [tmp_path / "a", tmp_path / "b"], method, heads="drop")
+        mixed = merge_into(tmp_path / "out2", [tmp_path / "a", bare], method, heads="drop")
+        other = merge_into(tmp_path / "out3", [bare, tmp_path / "a"], method, heads="drop")
+        expected, found, turned = (AutoModel.from_pretrained(folder).state_dict() for folder in (whole, mixed, other))
+        for name, value in expected.items():
+            assert torch.equal(found[name], value), name
+            assert torch.allclose(turned[name], value, atol=1e-4), name
+
+    def without_prefix(self, path: Path) -> None:
+        from safetensors import safe_open
+
+        with safe_open(path, "pt") as file:
+            metadata = {key: text.replace('"bert.', '"') for key, text in file.metadata().items()}
+            tensors = {name.removeprefix("bert."): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        save_file(tensors, path, metadata=metadata)
+
     def turn(self, path: Path, order: list[int]) -> None:
         from safetensors import safe_open
 
