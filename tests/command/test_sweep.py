@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -121,3 +122,13 @@ def test_a_command_without_jobs_has_no_summary(tmp_path: Path, capsys: pytest.Ca
     summarise(tmp_path / "nothing")
     assert capsys.readouterr().out == ""
     assert not (tmp_path / "nothing").exists()
+
+
+def test_labels_that_were_not_predicted_are_named(
+    sweep: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, unknown in enumerate(({"ssec": ["trust"]}, {"ssec": ["trust", "love"], "emoint": ["fear"]}, {}, None)):
+        finish(tmp_path, number, replace(result("simple", number, 40.0), unknown_labels=unknown))
+    summarise(tmp_path / SWEEPS_FOLDER / sweep)
+    line = "Not predicted, as no member of a job was trained on them (F1 0): ssec: trust, love; emoint: fear"
+    assert line in capsys.readouterr().out

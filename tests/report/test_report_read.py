@@ -55,6 +55,26 @@ def test_a_corrupt_result_is_named_and_left_out(tmp_path: Path, content: str) ->
     assert str(bad.resolve()) in problem
 
 
+@pytest.mark.parametrize(
+    ("unknown", "readable"),
+    [(None, True), ({}, True), ({"ssec": ["trust"]}, True), (["trust"], False), ({"ssec": "trust"}, False)],
+)
+def test_labels_that_no_member_knows(tmp_path: Path, unknown: object, readable: bool) -> None:
+    """A result of version 0.1 does not tell them."""
+    write_results(tmp_path, [make_result(seed=1)])
+    (path,) = write_results(tmp_path / "other", [make_result(seed=2)])
+    content = json.loads(path.read_text())
+    if unknown is None:
+        del content["unknown_labels"]
+    else:
+        content["unknown_labels"] = unknown
+    path.write_text(json.dumps(content))
+    found = find_runs([tmp_path])
+    assert (len(found.runs), len(found.problems)) == ((2, 0) if readable else (1, 1))
+    (run,) = [run for run in found.runs if run.result.seed == 2] or [None]
+    assert (run.result.unknown_labels == unknown) if run else "unknown_labels: expected lists" in found.problems[0]
+
+
 def test_bytes_that_are_no_text_are_named_and_left_out(tmp_path: Path) -> None:
     write_results(tmp_path, [make_result()])
     bad = tmp_path / "corrupt" / "result.json"
