@@ -111,6 +111,11 @@ def test_grams_of_experts_are_those_of_their_inputs_at_real_tokens(kind: str) ->
         expected = sum((torch.outer(row, row) for row in found), torch.zeros(())) / len(found)
         torch.testing.assert_close(statistics.matrix(layer).double(), expected, rtol=1e-4, atol=1e-4)
         assert statistics.rows[layer] == len(found)
+    # What a mixture flattens to [batch · tokens, in] is told by the mask too.
+    flattened = [layer for layer in linear_layers(plain) if layer.endswith("shared_expert.gate_proj")]
+    assert bool(flattened) == (kind == "qwen2_moe")
+    for layer in flattened:
+        assert statistics.rows[statistics.shared[layer]] == int(batch["attention_mask"].sum())
 
 
 def test_an_expert_without_tokens_has_a_matrix_of_zeros(tmp_path: Path) -> None:
@@ -136,12 +141,11 @@ def test_experts_that_compute_something_else_are_refused() -> None:
     experts: Any = next(iter(fused_experts(model).values())).module
     forward = type(experts).forward
     experts.forward = lambda *args: forward(experts, *args).sin() * 3
-    with torch.no_grad(), GramAccumulator(model) as accumulator:
-        refusal = pytest.raises(
-            StatisticsError, match=r"experts of 'model\.layers\.0\.mlp\.experts' \(MixtralExperts\)"
-        )
-        with refusal, accumulator.batch(mask=texts()["attention_mask"]):
-            model(**texts())
+    batch = texts()
+    expected = r"experts of 'model\.layers\.0\.mlp\.experts' \(MixtralExperts\)"
+    with torch.no_grad(), pytest.raises(StatisticsError, match=expected), GramAccumulator(model) as accumulator:
+        with accumulator.batch(mask=batch["attention_mask"]):
+            model(**batch)
 
 
 def test_only_the_layers_that_are_asked_for() -> None:
