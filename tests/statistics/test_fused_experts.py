@@ -143,9 +143,9 @@ def test_experts_that_compute_something_else_are_refused() -> None:
     experts.forward = lambda *args: forward(experts, *args).sin() * 3
     batch = texts()
     expected = r"experts of 'model\.layers\.0\.mlp\.experts' \(MixtralExperts\)"
-    with torch.no_grad(), pytest.raises(StatisticsError, match=expected), GramAccumulator(model) as accumulator:
-        with accumulator.batch(mask=batch["attention_mask"]):
-            model(**batch)
+    with torch.no_grad(), GramAccumulator(model) as accumulator, pytest.raises(StatisticsError, match=expected):
+        accumulator.begin_batch(mask=batch["attention_mask"])
+        model(**batch)
 
 
 def test_only_the_layers_that_are_asked_for() -> None:

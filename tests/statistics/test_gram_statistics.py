@@ -151,7 +151,7 @@ def test_more_padding_changes_nothing() -> None:
         ((4, 3), None),
         ((3, 2), None),
         ((3, 4, 1), None),
-        ((12,), None),
+        ((12,), 7),  # tokens, flattened as in mixtures of experts
         ((), None),
     ],
 )
