@@ -217,7 +217,7 @@ def test_bases_that_are_missing_and_pickled_adapters(tmp_path: Path, pico_cache:
     (pickled / "adapter_model.safetensors").rename(pickled / "adapter_model.bin")
     (problem,) = refused(pickled)
     assert "adapter_model.bin, which is not read" in problem
-    assert "weights_only=True" in problem
+    assert "regmean_lab.prepare model=" in problem
 
 
 def head_factors(base: dict[str, Tensor], seed: int = 0) -> dict[str, Tensor]:
