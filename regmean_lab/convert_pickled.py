@@ -89,7 +89,7 @@ def load(folder: Path, file: str) -> dict[str, Tensor]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # Torch's own message goes on with how to load it nevertheless, which must not be done.
-        named = re.search(r"Unsupported (?:global|class|operand)[^\n]{0,100}", str(error))
+        named = re.search(r"(?:unsupported|Unsupported) (?:GLOBAL|global|class|operand) [\w.]{1,80}", str(error))
         reason = f" ({named[0]})" if named else ""
         raise ConversionError(f"{path}: is no file of plain tensors{reason}, and is not loaded") from None
     except Exception as error:  # whatever torch raises for a file that is cut off or no pickle

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 import transformers
 from omegaconf import OmegaConf
+from safetensors.torch import load_file
 from transformers import (
     AutoConfig,
     AutoTokenizer,
@@ -22,18 +22,19 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from regmean_lab.checkpoints.folders import check_weights, two_readings
+from regmean_lab.checkpoints.folders import check_weights, stored_tensors, two_readings
 from regmean_lab.checkpoints.headers import CheckpointError
 from regmean_lab.command.locations import configuration_root
 from regmean_lab.converted_weights import (
     folder_weights,
     has_safetensors,
     hub_weights,
+    matching,
     pickled_files,
     prepare_command,
 )
 from regmean_lab.files import contents_sha256
-from regmean_lab.hub import find_on_hub, split_reference
+from regmean_lab.hub import fetch, find_on_hub, split_reference
 from regmean_lab.pico import ARCHITECTURES, pico_folder
 from regmean_lab.schema_groups import ModelConfig
 from regmean_lab.suites.base import Task
@@ -47,7 +48,8 @@ TOKENIZER_FILES = ("tokenizer*.json", "vocab*", "merges*", "*.model")
 """Files that a tokenizer is made of, in all formats."""
 
 NEW_HEAD_ADVICE = "model.new_head=true leaves it out and makes one anew"
-_LEFT_OUT = "left_out_head."
+_WRAPPERS = ("module.", "_orig_mod.")
+WEIGHTS_FILES = ("model*.safetensors", "model.safetensors.index.json")
 
 DROPOUT_NAMES = (
     "hidden_dropout_prob",
@@ -146,22 +148,20 @@ class Checkpoint:
         With ``new_head`` they include those of the head, which are drawn just as if the checkpoint lacked them.
         """
         config = self.config(**settings)
-        left_out = {}
+        start: dict[str, Any] = {"revision": self.weights_revision or self.revision or "main", "use_safetensors": True}
         if self.new_head:
-            # Under other names, they are nobody's.
-            left_out = {f"^{re.escape(name)}$": f"{_LEFT_OUT}{name}" for name in _head_names(auto_class, config)}
+            auto_class, state = self._without_head(auto_class, config)
+            start = {"state_dict": state}
         model: PreTrainedModel
         try:
             with quiet_transformers():
                 model, info = auto_class.from_pretrained(
-                    self.location,
+                    None if self.new_head else self.location,
                     config=config,
-                    revision=self.weights_revision or self.revision or "main",
                     dtype="float32",
-                    use_safetensors=True,  # never a pickle
                     trust_remote_code=False,
                     output_loading_info=True,
-                    **({"key_mapping": left_out} if left_out else {}),
+                    **start,  # never a pickle
                 )
         except OSError as error:
             raise ModelError(
@@ -171,8 +171,8 @@ class Checkpoint:
             if "mismatch" not in str(error):
                 raise
             raise ModelError(
-                f"model.checkpoint: weights of {self.source} have other sizes than {auto_class.__name__} needs here: "
-                f"{' '.join(str(error).split())[:300]}. If that is its head: {NEW_HEAD_ADVICE}"
+                f"model.checkpoint: weights of {self.source} have other sizes than {auto_class.__name__} needs here. "
+                f"If these are of its head: {NEW_HEAD_ADVICE}"
             ) from None
         if getattr(model, "_hf_peft_config_loaded", False):
             raise ModelError(
@@ -180,6 +180,47 @@ class Checkpoint:
                 "it; download it and put the adapter's files elsewhere, or merge it with PEFT's merge_and_unload()"
             )
         return model, set(info["missing_keys"])
+
+    def _without_head(self, auto_class: Any, config: PreTrainedConfig) -> tuple[Any, dict[str, torch.Tensor]]:
+        """The class of the model, and the checkpoint's weights but for those of the head."""
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            model = auto_class.from_config(config) if hasattr(auto_class, "from_config") else auto_class(config)
+        left_out = set(head_parameters(model))
+        try:
+            tensors = stored_tensors(self.weights_folder())
+        except CheckpointError as error:
+            raise ModelError("model.checkpoint: " + "; ".join(error.problems)) from None
+        state: dict[str, torch.Tensor] = {}
+        for path in dict.fromkeys(tensor.path for tensor in tensors.values()):
+            weights = load_file(path)
+            state |= {name: value for name, value in weights.items() if plain_name(name) not in left_out}
+        return type(model), state
+
+    def weights_folder(self) -> Path:
+        """The folder of its weights; those of the hub are fetched.
+
+        Raises:
+            ModelError: when they cannot be had.
+        """
+        if self.revision is None or self.folder is not None:
+            return Path(self.location)
+        commit = self.weights_revision or self.revision
+        found = find_on_hub(self.source, commit)
+        if found.folder is not None:
+            return found.folder
+        try:
+            files = None if found.files is None else matching(found.files, WEIGHTS_FILES)
+            return fetch(self.source, commit, files, WEIGHTS_FILES)
+        except Exception as error:  # the hub's library raises those of whatever HTTP library it uses
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ModelError(f"model.checkpoint: {self.source} could not be fetched from the hub ({reason})") from None
+
+
+def plain_name(name: str) -> str:
+    """A stored tensor's name without what wrappers of models (DistributedDataParallel, compiled ones) put before it."""
+    for wrapper in _WRAPPERS:
+        name = name.removeprefix(wrapper)
+    return name
 
 
 @lru_cache(maxsize=4)
@@ -207,13 +248,6 @@ def load_model(auto_class: Any, folder: Path) -> PreTrainedModel:
     with quiet_transformers():
         model: PreTrainedModel = auto_class.from_pretrained(folder, dtype="float32", use_safetensors=True)
         return model.eval()
-
-
-def _head_names(auto_class: Any, config: PreTrainedConfig) -> list[str]:
-    """Names of the head's parameters in a model that is not made for it: it has no weights."""
-    with torch.device("meta"):
-        model = auto_class.from_config(config) if hasattr(auto_class, "from_config") else auto_class(config)
-    return head_parameters(model)
 
 
 def head_parameters(model: PreTrainedModel) -> list[str]:

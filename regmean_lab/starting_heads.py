@@ -13,12 +13,11 @@ import torch
 from regmean_lab.checkpoints.folders import stored_tensors
 from regmean_lab.checkpoints.headers import CheckpointError
 from regmean_lab.hub import cached_folder
-from regmean_lab.models import NEW_HEAD_ADVICE, Checkpoint, head_parameters, label_names
+from regmean_lab.models import NEW_HEAD_ADVICE, Checkpoint, head_parameters, label_names, plain_name
 from regmean_lab.modules import module_type
 from regmean_lab.suites.base import Task
 
 SHOWN_LABELS = 8
-_WRAPPERS = ("module.", "_orig_mod.")
 
 
 @dataclass(frozen=True)
@@ -113,12 +112,7 @@ def _stored_sizes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]] | None:
         tensors = stored_tensors(folder)
     except CheckpointError:
         return None
-    found = {}
-    for name, tensor in tensors.items():
-        for wrapper in _WRAPPERS:
-            name = name.removeprefix(wrapper)
-        found[name] = tensor.shape
-    return found
+    return {plain_name(name): tensor.shape for name, tensor in tensors.items()}
 
 
 def _own_labels(config: Any) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 import torch
+from omegaconf import DictConfig
 from safetensors.torch import load_file, save_file
 from sentencepiece import sentencepiece_model_pb2
 from stand_in_hub import StandInHub, files_of, stand_in_hub
@@ -23,12 +24,15 @@ from regmean_lab.checkpoints.headers import CheckpointError
 from regmean_lab.checkpoints.sources import find_sources, locate
 from regmean_lab.convert_pickled import ConversionError, convert
 from regmean_lab.converted_weights import RECORD_FILE
+from regmean_lab.experiment import run
 from regmean_lab.hub import conversion_on_hub, find_on_hub
 from regmean_lab.models import Checkpoint, ModelError, find_checkpoint
 from regmean_lab.pico import TEXT, pico_folder
+from regmean_lab.planning import make_plan
 from regmean_lab.prepare import models as prepare_models
 from regmean_lab.prepare.base import PrepareError
 from regmean_lab.prepare.models import prepare_model
+from regmean_lab.schema import ConfigurationError
 from regmean_lab.schema_groups import ModelConfig
 
 
@@ -138,7 +142,7 @@ class TestConverter:
         with pytest.raises(ConversionError, match=r"pytorch_model\.bin"):
             convert(tmp_path, tmp_path)
         torch.save({"a": Trap()}, tmp_path / "pytorch_model.bin")
-        with pytest.raises(ConversionError, match=r"is no file of plain tensors \(Unsupported"):
+        with pytest.raises(ConversionError, match=r"is no file of plain tensors \(unsupported GLOBAL posix\.mkdir"):
             convert(tmp_path, tmp_path)
         assert not (tmp_path / "sprung").exists()
 
@@ -216,7 +220,7 @@ class TestFolder:
         as_pickle(folder)
         (folder / "pytorch_model.bin").write_bytes(b"PK nothing")
         with pytest.raises(
-            PrepareError, match=r"not converted: .*pytorch_model\.bin: is no file of plain tensors, and is not loaded"
+            PrepareError, match=r"not converted: .*pytorch_model\.bin: is no file of plain tensors .*and is not loaded"
         ):
             prepare_model(str(folder), models)
         assert not [path for path in models.iterdir() if not path.name.endswith(".lock")]
@@ -420,39 +424,30 @@ def published(architecture: str, folder: Path, cache: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("model", "name", "architecture", "experiment"),
+    ("model", "name", "architecture", "experiment", "own_process"),
     [
-        ("deberta_v3_large", "microsoft/deberta-v3-large", "deberta_v2", "emotion_pairwise"),
-        ("t5_v1_1_base", "google/t5-v1_1-base", "t5", "emotion_text_pairwise"),
+        ("deberta_v3_large", "microsoft/deberta-v3-large", "deberta_v2", "emotion_pairwise", False),
+        ("t5_v1_1_base", "google/t5-v1_1-base", "t5", "emotion_text_pairwise", True),
     ],
 )
 def test_an_experiment_of_the_paper_from_a_repository_without_safetensors(
     hub: StandInHub,
     write_emotions: Callable[[Path], Path],
+    compose_job: Callable[..., DictConfig],
     pico_cache: Path,
     tmp_path: Path,
+    models: Path,
+    in_this_process: None,
     model: str,
     name: str,
     architecture: str,
     experiment: str,
+    own_process: bool,
 ) -> None:
     """Planned, refused with the command that helps, converted by it, and run."""
     repository = hub.add(name, published(architecture, tmp_path / "published", pico_cache))
     write_emotions(tmp_path / "data")
-    environment = {**os.environ, **hub.environment(tmp_path / "home"), "HYDRA_FULL_ERROR": "1"}
-
-    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", *arguments],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    job = [
-        "regmean_lab",
+    overrides = [
         f"experiment={experiment}",
         f"model={model}",
         "members=[tec,isear]",
@@ -462,21 +457,33 @@ def test_an_experiment_of_the_paper_from_a_repository_without_safetensors(
         "suite.dev_examples=4",
         "suite.test_examples=4",
         "training.steps=1",
-        "training.epochs=1",
         "trainer=cpu",
         "trainer.progress_bar=false",
         "logger=none",
+        *(
+            f"paths.{key}_dir={tmp_path / value}"
+            for key, value in (("data", "data"), ("zoo", "zoo"), ("output", "out"))
+        ),
     ]
-    planned = call(*job, "plan=true")
-    command = f"python -m regmean_lab.prepare model={model}"
-    assert planned.stdout.count(command) == 1, planned.stdout + planned.stderr
-    refused = call(*job)
-    assert refused.returncode != 0
-    assert command in refused.stdout + refused.stderr
-    prepared = call(*command.split()[2:])
-    assert prepared.returncode == 0, prepared.stdout + prepared.stderr
-    assert "warning" not in prepared.stderr.lower()
-    finished = call(*job)
-    assert finished.returncode == 0, finished.stdout + finished.stderr
-    (result,) = (tmp_path / "outputs").rglob("result.json")
-    assert json.loads(result.read_text())["model_fingerprint"] == f"{name}@{repository.references['main']}"
+    config = compose_job(*overrides)
+    command = f"python -m regmean_lab.prepare model={model} zoo_dir={tmp_path / 'zoo'}"
+    (problem,) = make_plan([(overrides, config)]).problems
+    assert command in problem
+    with pytest.raises(ConfigurationError) as refused:
+        run(config, tmp_path / "out" / "job", overrides)
+    assert refused.value.problems == [problem]
+    if own_process:  # as a person gives it
+        environment = {**os.environ, **hub.environment(tmp_path / "home")}
+        environment["HF_HUB_CACHE"] = str(tmp_path / "cache")
+        finished = subprocess.run(
+            [sys.executable, *command.split()[1:]], env=environment, capture_output=True, text=True, check=False
+        )
+        assert finished.returncode == 0, finished.stdout + finished.stderr
+        assert "cannot be loaded" not in finished.stdout
+    else:
+        prepare_model(model, models)
+    assert make_plan([(overrides, config)]).problems == []
+    result, computed = run(config, tmp_path / "out" / "job", overrides)
+    assert result is not None
+    assert computed
+    assert result.model_fingerprint == f"{name}@{repository.references['main']}"

@@ -143,8 +143,8 @@ class TrainableModule(pl.LightningModule):
 class TaskModule(TrainableModule):
     """Trains and tests one Hugging Face model on one task.
 
-    ``head_class`` is the one of transformers' ``AutoModelFor…`` that puts a head for the task's labels on an encoder,
-    or None where the pretrained model's own output layer does.
+    ``head_class`` is the one of transformers' ``AutoModelFor…`` that puts a head for the task's labels on an encoder;
+    None where the pretrained model's own output layer answers.
 
     Batches are dicts of tensors: the model's inputs, and ``labels``.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoint_folders import save_classifier, tensors_of
+from checkpoint_folders import merge_into, save_classifier, tensors_of, tokenizer_of
 from safetensors.torch import save_file
 from transformers import AutoModelForSequenceClassification
 
@@ -19,6 +19,7 @@ from regmean_lab.checkpoints.headers import CheckpointError
 from regmean_lab.checkpoints.sources import find_sources, locate, unique_names
 from regmean_lab.checkpoints.weights import FileWeights
 from regmean_lab.merging import MergeError
+from regmean_lab.merging.simple import Simple
 from regmean_lab.models import ModelError, find_checkpoint, load_model
 from regmean_lab.schema_groups import ModelConfig
 
@@ -106,14 +107,23 @@ def test_pickled_weights_are_refused_with_the_command_that_converts_them(tmp_pat
     assert not (tmp_path / "sprung").exists()
 
 
-def test_the_conversion_command_works(tmp_path: Path) -> None:
-    model = save_classifier(tmp_path / "model", tmp_path, seed=0)
-    (tmp_path / "model" / "model.safetensors").unlink()
-    torch.save(model.state_dict(), tmp_path / "model" / "pytorch_model.bin")
-    code = conversion_command(tmp_path / "model").removeprefix('python -c "').removesuffix('"')
-    exec(code, {})
-    converted = tensors_of(tmp_path / "model-safetensors")
-    assert all(torch.equal(converted[name], value) for name, value in model.state_dict().items())
+def test_all_that_a_tokenizer_consists_of_comes_along(tmp_path: Path) -> None:
+    files = {
+        "chat_template.jinja": "{{ messages }}",
+        "additional_chat_templates/tool_use.jinja": "{{ tools }}",
+        "generation_config.json": '{"max_new_tokens": 7}',
+        "bpe.codes": "codes",
+    }
+    for seed, name in enumerate(("one", "two")):
+        save_classifier(tmp_path / name, tmp_path, seed=seed)
+        for file, content in files.items():
+            (tmp_path / name / file).parent.mkdir(exist_ok=True)
+            (tmp_path / name / file).write_text(content)
+    merged = merge_into(tmp_path / "merged", [tmp_path / "one", tmp_path / "two"], Simple())
+    assert {file: (merged / file).read_text() for file in files} == files
+    assert tokenizer_of(merged).get_chat_template("tool_use") == "{{ tools }}"
+    read = json.loads((merged / "merge.json").read_text())["checkpoints"][0]["sha256"]
+    assert set(files) <= set(read)
 
 
 def test_a_file_that_is_cut_off_while_it_is_read(tmp_path: Path) -> None:
