@@ -14,6 +14,7 @@ from regmean_lab.command.launchers import register_launchers
 from regmean_lab.command.locations import configuration_root, register_sweeps
 from regmean_lab.command.overrides import output_folder, override_problems
 from regmean_lab.command.plan import show_plan, wants_plan
+from regmean_lab.command.quoting import corrected_command
 from regmean_lab.command.resolvers import register_resolvers
 from regmean_lab.command.roots import RootError, register_root, split_root
 from regmean_lab.command.sweep import SWEEPS_FOLDER, summarise
@@ -33,6 +34,7 @@ def main() -> None:
     register_launchers()
     if len(sys.argv) == 1:
         sys.argv.append("--help")
+    given = sys.argv[1:]
     # argparse takes overrides on one side of a flag only; people write them on both.
     arguments = sorted(sys.argv[1:], key=lambda argument: argument not in MULTIRUN_FLAGS)
     sys.argv[1:] = arguments
@@ -47,8 +49,10 @@ def main() -> None:
     overrides = get_args_parser().parse_args(arguments).overrides
     runs = all(argument in MULTIRUN_FLAGS for argument in arguments if argument.startswith("-"))
     planned = runs and root is None and wants_plan(overrides)
-    if problems := override_problems(overrides, jobs_too=runs and not planned, root=root):
-        refuse(problems)
+    corrections: dict[str, str] = {}
+    checked = override_problems(overrides, jobs_too=runs and not planned, root=root, corrections=corrections)
+    if checked:
+        refuse(checked, corrected_command(given, corrections))
     if planned:
         sys.exit(0 if show_plan(overrides) else EXIT_CONFIGURATION)
     output = output_folder(overrides) if runs and root is None else None
@@ -70,11 +74,18 @@ def main() -> None:
             summarise(output / SWEEPS_FOLDER / sweep)
 
 
-def refuse(problems: Sequence[str]) -> NoReturn:
-    """Say what is wrong with the command line, and end with the status of a wrong configuration."""
+def refuse(problems: Sequence[str], corrected: str | None = None) -> NoReturn:
+    """Say what is wrong with the command line, and end with the status of a wrong configuration.
+
+    Args:
+        problems: one message each.
+        corrected: the command as it should be, to copy.
+    """
     print(f"{len(problems)} thing{'s' if len(problems) > 1 else ''} to correct:", file=sys.stderr)
     for problem in problems:
         print(f"  - {problem}", file=sys.stderr)
+    if corrected is not None:
+        print(f"The command so corrected:\n{corrected}", file=sys.stderr)
     sys.exit(EXIT_CONFIGURATION)
 
 

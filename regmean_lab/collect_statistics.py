@@ -20,7 +20,7 @@ from regmean_lab.merging.base import matches
 from regmean_lab.models import MODELS_FOLDER, Checkpoint, ModelError, find_checkpoint
 from regmean_lab.modules import TaskModule
 from regmean_lab.publishing.card import write_cards
-from regmean_lab.publishing.collect import Publication, collect
+from regmean_lab.publishing.collect import STATISTICS_FOLDER, Publication, collect
 from regmean_lab.publishing.columns import choose_columns, examples_of, public_names
 from regmean_lab.publishing.corpus import OneCorpus
 from regmean_lab.publishing.models import (
@@ -141,6 +141,15 @@ def check(config: DictConfig) -> None:
         found.append(str(error))
     if found:
         raise ConfigurationError(found)
+
+
+def written(config: DictConfig) -> list[tuple[str, Path]]:
+    """What a job writes outside of its own folder: the key that says so, and the path of each file of statistics."""
+    key = "checkpoint" if config.output is None else "output"
+    if key == "checkpoint" and not is_local(config.checkpoint):
+        return []
+    folder = Path(str(config[key])).expanduser() / STATISTICS_FOLDER
+    return [(key, folder / f"{kind}.safetensors") for kind in dict.fromkeys(config.kinds)]
 
 
 def run(config: DictConfig, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -77,6 +78,12 @@ def check(config: DictConfig) -> None:
     _prepared(request_of(config))
 
 
+def written(config: DictConfig) -> list[tuple[str, Path]]:
+    """What a job writes outside of its own folder: the key that says so, and the path."""
+    output = OmegaConf.select(config, "output")
+    return [] if output is None else [("output", Path(str(output)).expanduser())]
+
+
 def run(config: DictConfig, folder: Path) -> None:
     """Merge, or find the finished output.
 
@@ -126,19 +133,37 @@ def request_of(config: DictConfig) -> MergeRequest:
         size = parse_size(plain.max_shard_size)
     except ValueError as error:
         found.append(f"max_shard_size: {error}")
-    if plain.output is not None and (problem := output_problem(Path(plain.output).expanduser())) is not None:
+    problem = None if plain.output is None else output_problem(Path(plain.output).expanduser())
+    if problem is not None:
         found.append(problem)
     found += device_problems(plain.trainer)
     method = _method(plain.method, len(plain.checkpoints), plain.heads, found)
     models_folder = Path(plain.paths.zoo_dir) / MODELS_FOLDER
     try:
-        find_sources([*plain.checkpoints, *([plain.base] if plain.base is not None else [])], models_folder)
+        sources = find_sources([*plain.checkpoints, *([plain.base] if plain.base is not None else [])], models_folder)
     except CheckpointError as error:
-        found += error.problems
+        sources = []
+        found += [*error.problems, *_names_with_commas(plain.checkpoints)]
+    if plain.output is not None and problem is None:
+        output = Path(plain.output).expanduser().resolve()
+        found += [
+            f"output: {plain.output} is the folder of {source.reference}, or one around it, which would be replaced"
+            for source in sources
+            if source.folder.resolve().is_relative_to(output)
+        ]
     if found or method is None:
         raise ConfigurationError(found)
     dtype = None if plain.dtype is None else DTYPES[plain.dtype]
     return MergeRequest(list(plain.checkpoints), method, plain.base, plain.heads, dtype, size, models_folder)
+
+
+def _names_with_commas(references: list[str]) -> list[str]:
+    """Folders whose names have a comma, at which they were divided."""
+    return [
+        f"checkpoints: {name} is a folder; a name with a comma is written in quotes: \"checkpoints=['{name}',…]\""
+        for name in map(",".join, itertools.pairwise(references))
+        if Path(name).expanduser().is_dir()
+    ]
 
 
 def _method(node: Any, count: int, heads: str, found: list[str]) -> MergeMethod | None:

@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from regmean_lab import experiment
 from regmean_lab.merge_checkpoints import check, run
+from regmean_lab.pico import pico_folder
 from regmean_lab.schema import ConfigurationError
 from regmean_lab.zoo import Zoo
 
@@ -169,3 +170,22 @@ def test_owners_publish_delete_their_data_and_a_stranger_merges(
     )
     assert set(theirs) == set(ours)
     assert [name for name in ours if not torch.equal(theirs[name], ours[name])] == []
+
+
+def test_an_output_that_is_one_of_the_checkpoints_is_refused(
+    compose: Callable[..., DictConfig], tmp_path: Path, pico_cache: Path
+) -> None:
+    """Also where a merge wrote it, or the folder around it, which could be replaced otherwise."""
+    for name in ("one", "around/two"):
+        shutil.copytree(pico_folder("bert", pico_cache), tmp_path / name)
+    for folder in (tmp_path / "one", tmp_path / "around"):
+        (folder / "merge.json").write_text("{}")
+        listed = f"checkpoints=[{tmp_path / 'one'},{tmp_path / 'around/two'}]"
+        (problem,) = problems(compose(listed, "method=simple", f"output={folder}"))
+        assert problem.startswith(f"output: {folder} is the folder of {tmp_path}")
+
+
+def test_a_name_with_a_comma_is_told_how_to_write(compose: Callable[..., DictConfig], tmp_path: Path) -> None:
+    (tmp_path / "model,v2").mkdir()
+    found = problems(compose(f"checkpoints=[{tmp_path / 'model,v2'}]", "method=simple"))
+    assert any(problem.endswith(f"in quotes: \"checkpoints=['{tmp_path / 'model,v2'}',…]\"") for problem in found)

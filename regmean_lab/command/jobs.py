@@ -16,9 +16,15 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 CONFIG_NAME = "config"
+
+
+class SweepError(HydraException):
+    """A sweep without jobs."""
+
 
 Grid = list[Override]
 """Parameters of one Cartesian product: each an override, of one value or of several."""
@@ -59,6 +65,9 @@ def grids(params: Mapping[str, Any], own: Iterable[Mapping[str, Any]], given: Se
         own: what single grids vary besides, or instead; without any there is one grid.
         given: overrides of the command line, which replace parameters of the same key; of several with the same key
             the last one counts.
+
+    Raises:
+        SweepError: for a parameter that has no values.
     """
     parser = OverridesParser.create(config_loader=config_loader())
     replaced = {override.key_or_group for override in given}
@@ -66,6 +75,12 @@ def grids(params: Mapping[str, Any], own: Iterable[Mapping[str, Any]], given: Se
     found: list[Grid] = []
     for grid in [*own] or [{}]:
         varied = {key: value for key, value in {**params, **grid}.items() if key not in replaced}
+        for key, value in varied.items():
+            if value == "":
+                raise SweepError(
+                    f"members: too few for this experiment, which varies {key} over 2, 3, … of them; give two or more: "
+                    "members=[A,B,…]"
+                )
         found.append([*given, *parser.parse_overrides([f"{key}={value}" for key, value in varied.items()])])
     return found
 

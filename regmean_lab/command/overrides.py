@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,38 @@ from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from regmean_lab.command.jobs import CONFIG_NAME, Composer, config_loader, grids_of, values_of
+from regmean_lab.command.jobs import (
+    CONFIG_NAME,
+    Composer,
+    Grid,
+    SweepError,
+    config_loader,
+    grids_of,
+    jobs_of,
+    values_of,
+)
 from regmean_lab.command.launchers import LAUNCHER_GROUP, launcher_problems
 from regmean_lab.command.locations import configuration_root
+from regmean_lab.command.quoting import as_list, for_shell, joined, quoted_override
 from regmean_lab.command.roots import EXPERIMENT_KEY, ROOTS, root_module
 
+NOT_IN_PATHS = ("checkpoint", "checkpoints", "data", "kinds", "output")
+"""Settings whose values are no names of folders."""
 
-def override_problems(arguments: Sequence[str], *, jobs_too: bool = True, root: str | None = None) -> list[str]:
+INTERPOLATION = "Interpolation key "
+"""What OmegaConf says of ``${NAME}`` where there is no such setting."""
+
+
+def override_problems(
+    arguments: Sequence[str],
+    *,
+    jobs_too: bool = True,
+    root: str | None = None,
+    corrections: dict[str, str] | None = None,
+) -> list[str]:
     """What is wrong with the overrides of a command line: one message each.
 
     Unknown groups, options and keys get the nearest valid names. With ``jobs_too``, every value of a sweep, the
@@ -33,17 +56,23 @@ def override_problems(arguments: Sequence[str], *, jobs_too: bool = True, root: 
         arguments: overrides.
         jobs_too: try the jobs as well.
         root: the experiment with a root configuration of its own that they belong to, whose schema is registered.
+        corrections: filled with what to write instead of arguments that only want quotes or brackets, by argument;
+            an empty text is what belongs to the one before.
     """
+    corrections = {} if corrections is None else corrections
     config_name = root or CONFIG_NAME
     with initialize_config_dir(str(configuration_root() / "conf"), version_base="1.3"):
         loader = config_loader()
         parser, parsed = OverridesParser.create(config_loader=loader), []
         problems = []
-        for argument in arguments:
+        divided = joined(arguments)
+        for number, argument in enumerate(arguments):
+            if argument in corrections:
+                continue  # a piece of what was joined
             try:
                 parsed += parser.parse_overrides([argument])
             except HydraException as error:
-                problems.append(f"{argument}: {_first_line(error)}")
+                problems.append(_grammar_problem(argument, error, divided.get(number), corrections))
         if problems:
             return problems
         groups, values = _split(loader, parsed)
@@ -59,9 +88,23 @@ def override_problems(arguments: Sequence[str], *, jobs_too: bool = True, root: 
         except (HydraException, OmegaConfBaseException) as error:
             return [_first_line(error)]
         problems = _key_problems(base, values)
-        if problems or not jobs_too:
+        problems += [problem for override in values for problem in _list_problems(base, override, corrections)]
+        if problems:
             return problems
-        return _job_problems(arguments, root)
+        try:
+            found = grids_of(arguments, config_name)
+        except (HydraException, OmegaConfBaseException) as error:
+            # What cannot be composed is left to Hydra where no jobs are tried.
+            return [_first_line(error)] if jobs_too or isinstance(error, SweepError) else []
+        if not jobs_too:
+            return []
+        problems = _job_problems(found, root)
+        if any(INTERPOLATION in problem for problem in problems):
+            for argument in arguments:
+                if "${" in argument and (other := quoted_override(argument, _parses, literal=True)) is not None:
+                    corrections[argument] = other
+                    problems.append(f"{argument}: if it is a name that has ${{ in it, write: {for_shell(other)}")
+        return problems
 
 
 def output_folder(arguments: Sequence[str]) -> Path:
@@ -75,6 +118,51 @@ def nearest(name: str, candidates: Iterable[str]) -> str:
     listed = sorted(set(candidates))
     near = difflib.get_close_matches(name, listed, n=3, cutoff=0.5)
     return f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(listed)}"
+
+
+def _parses(text: str) -> bool:
+    try:
+        OverridesParser.create(config_loader=config_loader()).parse_override(text)
+    except HydraException:
+        return False
+    return True
+
+
+def _grammar_problem(argument: str, error: HydraException, whole: str | None, corrections: dict[str, str]) -> str:
+    """Why an override cannot be read, and where quotes help, how to write it."""
+    reason = _first_line(error).partition(" See https://hydra.cc")[0]
+    if reason.startswith("LexerNoViableAlt"):  # which repeats the whole text
+        reason = "a mark that is not allowed in it"
+    if whole is not None and (_parses(whole) or quoted_override(whole, _parses) is not None):
+        corrected = whole if _parses(whole) else str(quoted_override(whole, _parses))
+        first, *others = [piece for piece in whole.split(" ") if piece]
+        corrections.update({first: corrected, **dict.fromkeys(others, "")})
+        return f"{argument}: the shell has divided this at a blank; write: {for_shell(corrected)}"
+    corrected_one = quoted_override(argument, _parses)
+    if corrected_one is None:
+        return f"{argument}: {reason}; how values are written: https://hydra.cc/docs/advanced/override_grammar/basic"
+    corrections[argument] = corrected_one
+    return f"{argument}: Hydra cannot read this ({reason}); in quotes it can: {for_shell(corrected_one)}"
+
+
+def _list_problems(base: DictConfig, override: Override, corrections: dict[str, str]) -> list[str]:
+    """Single values where a list is expected, and how to write it."""
+    if override.package is not None or override.is_delete() or not isinstance(_node(base, override), ListConfig):
+        return []
+    values = [text.partition("=")[2] for text in values_of(override)]
+    single = [value for value in values if value[:1] != "[" and value != "null" and "${" not in value]
+    if not single or any(value[:1] == "{" for value in single):
+        return []
+    key, argument = override.get_key_element(), str(override.input_line)
+    corrections[argument] = as_list(key, values)
+    shown = for_shell(corrections[argument])
+    return [f"{key}: expected a list, got {', '.join(single)}; in brackets it is one: {shown}"]
+
+
+def _node(base: DictConfig, override: Override) -> Any:
+    parent, _, last = override.key_or_group.rpartition(".")
+    node = OmegaConf.select(base, parent) if parent else base
+    return node._get_node(last, validate_access=False) if isinstance(node, DictConfig) else None
 
 
 def _split(loader: ConfigLoaderImpl, parsed: Sequence[Override]) -> tuple[list[Override], list[Override]]:
@@ -118,26 +206,52 @@ def _key_problems(base: DictConfig, values: Sequence[Override]) -> list[str]:
     return problems
 
 
-def _job_problems(arguments: Sequence[str], root: str | None) -> list[str]:
+def _job_problems(grids: Sequence[Grid], root: str | None) -> list[str]:
     """Problems of composed jobs: each value of each sweep, the experiment's own too, with the others' first values."""
     from regmean_lab.schema import ConfigurationError
 
     check = _check_suite_job if root is None else root_module(root).check
     config_name = root or CONFIG_NAME
     problems: dict[str, None] = {}
-    try:
-        jobs = list(_jobs(arguments, config_name))
-    except (HydraException, OmegaConfBaseException) as error:
-        return [_first_line(error)]
     composer = Composer(config_name)
-    for overrides in jobs:
+    for overrides in _jobs(grids):
         try:
             check(composer.compose(overrides))
         except ConfigurationError as error:
             problems.update(dict.fromkeys(error.problems))
         except (HydraException, OmegaConfBaseException) as error:
             problems[_first_line(error)] = None
+    if root is not None and not problems:
+        problems.update(dict.fromkeys(_shared_paths(jobs_of(grids), composer, root)))
     return list(problems)
+
+
+def _shared_paths(jobs: Sequence[Sequence[str]], composer: Composer, root: str) -> list[str]:
+    """Paths that several jobs of a sweep would write: each would replace what the one before has written."""
+    if len(jobs) < 2:
+        return []
+    owners: dict[Path, dict[int, str]] = {}
+    for number, overrides in enumerate(jobs):
+        for key, path in root_module(root).written(composer.compose(overrides)):
+            owners.setdefault(Path(os.path.abspath(path)), {})[number] = key
+    found = []
+    for path, keys in owners.items():
+        inside = {number for other, numbers in owners.items() if path in other.parents for number in numbers}
+        if len(numbers := {*keys, *inside}) < 2:
+            continue
+        key = next(iter(keys.values()))
+        differing = sorted({text.partition("=")[0] for job in jobs for text in job if any(text not in o for o in jobs)})
+        remedy = (
+            "give each job a folder with output" if key == "checkpoint" else "leave output out: jobs have their own"
+        )
+        if names := ["method.name" if name == "method" else name for name in differing if name not in NOT_IN_PATHS]:
+            example = for_shell(f"output='FOLDER/{'-'.join(f'${{{name}}}' for name in names)}'")
+            remedy += f", or put into it what differs between them, such as {example}"
+        found.append(
+            f"{key}: {len(numbers)} jobs of the sweep would write {path}, each over what the one before has written; "
+            f"{remedy}"
+        )
+    return found
 
 
 def _check_suite_job(config: DictConfig) -> None:
@@ -147,10 +261,10 @@ def _check_suite_job(config: DictConfig) -> None:
     check_files(settings_of(config))
 
 
-def _jobs(arguments: Sequence[str], config_name: str) -> Iterator[list[str]]:
+def _jobs(grids: Sequence[Grid]) -> Iterator[list[str]]:
     """The overrides of each job that is checked: of every grid all first values, then each other value in turn."""
     seen = set()
-    for grid in grids_of(arguments, config_name):
+    for grid in grids:
         values = [values_of(parameter) for parameter in grid]
         first = [texts[0] for texts in values]
         for number, texts in enumerate(values):
@@ -185,4 +299,7 @@ def _nested_keys(content: dict[str, Any], prefix: str) -> Iterable[str]:
 
 
 def _first_line(error: Exception) -> str:
-    return " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+    text = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+    if text.startswith("Error merging override") and error.__cause__ is not None:
+        return f"{text.removeprefix('Error merging override ')}: {str(error.__cause__).splitlines()[0]}"
+    return text

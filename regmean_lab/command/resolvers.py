@@ -30,9 +30,9 @@ def pairs(suite: str) -> str:
     return ",".join(f"[{','.join(pair)}]" for pair in itertools.combinations(members, 2))
 
 
-def counts(members: ListConfig) -> str:
-    """``${counts:${members}}``: 2, 3, … up to the number of members, as values of a sweep."""
-    return ",".join(str(count) for count in range(2, len(members) + 1))
+def counts(members: ListConfig | None) -> str:
+    """``${counts:${members}}``: 2, 3, … up to the number of members, as values of a sweep; of fewer than two, none."""
+    return ",".join(str(count) for count in range(2, len(members or ()) + 1))
 
 
 def coefficient_grid(points: int) -> str:

@@ -5,6 +5,7 @@ One entry in :data:`ROOTS` adds another: ``conf/NAME.yaml`` is its root configur
 
 - ``SCHEMA``, the dataclass of its whole configuration, with keys ``experiment``, ``trainer`` and ``paths``;
 - ``check(config)``, which raises :class:`~regmean_lab.schema.ConfigurationError` for a configuration that cannot work;
+- ``written(config)``, which tells what a job writes outside of its own folder, so that no two jobs of a sweep do it;
 - ``run(config, folder)``, which does the work and writes records below ``folder``.
 
 The module is imported when its experiment is asked for, and at no other time.
@@ -36,6 +37,9 @@ class RootModule(Protocol):
 
     def check(self, config: DictConfig) -> None:
         """Check a composed configuration, as far as can be done without the work itself."""
+
+    def written(self, config: DictConfig) -> list[tuple[str, Path]]:
+        """What a job writes outside of its own folder: by the key that says so, paths."""
 
     def run(self, config: DictConfig, folder: Path) -> None:
         """Do the work of one job; ``folder`` is the job's folder below ``paths.output_dir``."""

@@ -109,3 +109,11 @@ def test_a_composed_job_is_what_hydra_composes(overrides: list[str]) -> None:
 def test_what_hydra_refuses_is_refused(override: str) -> None:
     with pytest.raises((HydraException, OmegaConfBaseException)):
         Composer().compose([override])
+
+
+@pytest.mark.parametrize("members", ["[tec]", "[]", "null"])
+def test_an_incremental_experiment_needs_two_members(members: str) -> None:
+    arguments = ["experiment=emotion_incremental", "model=pico_bert", f"members={members}"]
+    with pytest.raises(HydraException, match="members: too few for this experiment, which varies first over 2, 3, …"):
+        grids_of(arguments)
+    assert jobs_of(grids_of([*arguments, "first=1"]))

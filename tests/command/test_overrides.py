@@ -64,6 +64,29 @@ def test_a_misspelt_name_is_answered_with_the_nearest(override: str, expected: s
     assert expected in problems[0]
 
 
+@pytest.mark.parametrize("more", [[], ["plan=true"], ["members=[]"], ["seed=1,2"]])
+def test_too_few_members_of_an_incremental_experiment_are_told_in_one_message(more: list[str]) -> None:
+    """Also where the jobs are not tried, as for a plan."""
+    arguments = ["experiment=emotion_incremental", "model=pico_bert", "members=[tec]", *more]
+    for jobs_too in (True, False):
+        (problem,) = override_problems(arguments, jobs_too=jobs_too)
+        assert problem.startswith("members: too few for this experiment")
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("members=tec", "members: expected a list, got tec; in brackets it is one: 'members=[tec]'"),
+        ("members=tec,isear", "members: expected a list, got tec, isear; in brackets it is one: 'members=[tec,isear]'"),
+        ("paths.data_dir=a=b", "in quotes it can: \"paths.data_dir='a=b'\""),
+        ("members={a:1}", "members={a:1}: Cannot merge DictConfig with ListConfig"),
+    ],
+)
+def test_values_that_want_brackets_or_quotes(sound: list[str], override: str, expected: str) -> None:
+    (problem,) = override_problems([text for text in sound if not text.startswith("members")] + [override])
+    assert expected in problem
+
+
 def test_all_misspelt_options_are_told_at_once() -> None:
     assert len(override_problems(["method=regmaen", "suite=emotions", "model=no_such"], jobs_too=False)) == 3
 

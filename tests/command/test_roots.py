@@ -175,3 +175,48 @@ def test_help_mentions_the_roots(root: str) -> None:
         shown = compose(root, return_hydra_config=True).hydra.help.template
     mentioned = {name for name in ROOTS if f"python -m regmean_lab experiment={name}" in shown}
     assert mentioned == (set(ROOTS) if root == "config" else {root})
+
+
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs whose checkpoints and data need not be there."""
+    for name in ROOTS:
+        monkeypatch.setattr(root_module(name), "check", lambda config: None)
+
+
+MERGE = ["checkpoints=[a,b]", "method=simple,slerp"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "jobs"),
+    [
+        ([*MERGE, "output=x"], 2),
+        ([*MERGE, "output=x,./x"], 4),
+        (["checkpoints=[a,b]", "method=simple", "output=x,x/y"], 2),
+        ([*MERGE, "output='x/${method.name}'"], 0),
+        ([*MERGE], 0),
+        (["checkpoints=[a,b]", "method=simple", "output=x"], 0),
+        (["checkpoints=[a,b]", "method=simple", "output=x,xy"], 0),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_jobs_that_would_write_one_folder_are_refused(arguments: list[str], jobs: int) -> None:
+    problems = override_problems(arguments, root="merge_checkpoints")
+    if not jobs:
+        assert problems == []
+        return
+    (problem,) = problems
+    assert problem.startswith(f"output: {jobs} jobs of the sweep would write {Path('x').absolute()}")
+    assert ("output='FOLDER/${method.name}'" in problem.replace("'\"'\"'", "'")) == ("method=simple,slerp" in arguments)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_jobs_that_would_write_the_same_statistics_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    a, data = f"checkpoint={tmp_path / 'a'}", "data=x.txt"
+    (problem,) = override_problems([a, data, "form=packed,full"], root=COLLECT)
+    assert problem.startswith(f"checkpoint: 2 jobs of the sweep would write {tmp_path}/a/statistics/gram.safetensors")
+    (problem,) = override_problems([f"checkpoint={tmp_path / 'a'},owner/b", data, "output=x"], root=COLLECT)
+    assert problem.startswith("output: 2 jobs")
+    assert override_problems([a, data, "kinds=[gram],[fisher]"], root=COLLECT) == []
+    assert override_problems(["checkpoint=owner/a,owner/b", data], root=COLLECT) == []
