@@ -22,25 +22,54 @@ PAPER = [name for name in SWEEPS if not name.endswith("mini") and name != "demo"
 DOCUMENT = (Path(__file__).parents[1] / "docs" / "fidelity.md").read_text(encoding="utf-8")
 
 ALL: dict[str, Any] = {"statistics.gram.count_padding": True, "statistics.gram.extra_rows": True}
-EMOTION = {"suite.threshold_on": "logit", "suite.threshold_inclusive": True, "statistics.gram.generation": False}
+EMOTION = {
+    "suite.threshold_on": "logit",
+    "suite.threshold_inclusive": True,
+    "statistics.gram.generation": False,
+    "statistics.fisher.labels_from": "batch_hard",
+}
 TEXT = {
     "suite.answer_by": "generation",
     "suite.out_of_domain_labels": "first_member",
     "statistics.gram.generation": True,
+    "statistics.gram.generated_tokens": 3,
+    "statistics.gram.generated_padding": True,
+    "statistics.fisher.labels_from": "batch_loss",
 }
-NER = {"suite.key_score": "entity_f1_published", "training.reweight": "none"}
+NER = {
+    "suite.key_score": "entity_f1_published",
+    "training.reweight": "none",
+    "statistics.fisher.labels_from": "batch_loss",
+}
 EXPECTED: dict[tuple[str, str, str], dict[str, Any]] = {
-    ("emotion", "roberta_base", "simple"): {**EMOTION, "training.reweight": "none"},
+    ("emotion", "roberta_base", "simple"): {**EMOTION, "training.reweight": "none", "method.label_head": "row_mean"},
+    ("emotion", "roberta_base", "regmean"): {**EMOTION, "method.off_diagonal": 0.1, "method.label_head": "row_mean"},
     ("emotion", "roberta_base", "multitask"): {**EMOTION, "training.reweight": "none", "method.reweight": "sqrt"},
-    ("emotion", "deberta_v3_large", "fisher"): {**EMOTION, "training.reweight": "sqrt"},
+    ("emotion", "deberta_v3_large", "fisher"): {
+        **EMOTION,
+        "training.reweight": "sqrt",
+        "method.epsilon_added": "before",
+        "method.label_head": "merged",
+    },
     ("emotion", "deberta_v3_large", "multitask"): {**EMOTION, "training.reweight": "sqrt", "method.reweight": None},
     ("emotion", "roberta_base", "ensemble"): {**EMOTION, "method.vote": "soft", "method.ties": "first_member"},
     ("emotion_text", "t5_v1_1_base", "ensemble"): {**TEXT, "method.vote": "majority", "method.ties": "first_member"},
     ("emotion_text", "pico_t5", "regmean"): TEXT,
-    ("emotion_text", "gpt2", "regmean"): {**TEXT, "suite.answer_by": "scoring", "statistics.gram.generation": False},
+    ("emotion_text", "gpt2", "regmean"): {
+        **TEXT,
+        "suite.answer_by": "scoring",
+        "statistics.gram.generation": False,
+        "statistics.gram.generated_tokens": 4,
+        "statistics.gram.generated_padding": False,
+    },
     ("ner", "roberta_base", "regmean"): {**NER, "method.off_diagonal": 0.1},
     ("ner_open", "minilm", "fisher"): NER,
-    ("glue", "distilbert_base", "regmean"): {"method.off_diagonal": 1.0, "training.reweight": "none"},
+    ("glue", "distilbert_base", "regmean"): {
+        "method.off_diagonal": 1.0,
+        "method.label_head": "merged",
+        "training.reweight": "none",
+        "statistics.fisher.labels_from": "batch_hard",
+    },
 }
 
 

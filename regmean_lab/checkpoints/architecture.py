@@ -261,8 +261,8 @@ def untied_architecture(architecture: Architecture, names: Sequence[str]) -> Arc
     config.get_text_config().tie_word_embeddings = False
     with quiet_transformers(), torch.device("meta"), torch.random.fork_rng(devices=[]):
         model: PreTrainedModel = type(architecture.model)(config)
-    untied = Architecture(model.eval(), config, {**architecture.content, "tie_word_embeddings": False})
-    untied.notes = architecture.notes
+    # The configuration stays that of the base: members without such an adapter, which have it too, are untied as well.
+    untied = Architecture(model.eval(), architecture.config, architecture.content, architecture.notes)
     if any(list(untied.leaders.values()).count(untied.leaders[name]) > 1 for name in names):
         raise CheckpointError([problem])
     return untied

@@ -126,8 +126,9 @@ def _write_configuration(prepared: PreparedMerge, folder: Path) -> None:
     config: PreTrainedConfig = copy.deepcopy(architecture.config)
     headless = prepared.request.heads != "merge" and architecture.head
     tied = getattr(architecture.model, "all_tied_weights_keys", {})
-    if tied and all(architecture.leaders[name] == name for name in tied):  # as the files said, against the setting
-        config.tie_word_embeddings = False
+    apart = tied and all(architecture.leaders[name] == name for name in tied)
+    if apart or not getattr(architecture.model.config, "tie_word_embeddings", True):
+        config.tie_word_embeddings = False  # as the files or an adapter said, against the setting
     config.architectures = [type(architecture.model.base_model if headless else architecture.model).__name__]
     floating = {tensor.dtype for shard in prepared.shards for tensor in shard.tensors if tensor.dtype.is_floating_point}
     if len(floating) == 1:

@@ -248,7 +248,7 @@ def test_one_weight_with_two_values_in_a_file_is_refused(tmp_path: Path, pico_ca
     base = save_decoder(tmp_path / "base", pico_cache, 0).state_dict()
     tensors = {**head_factors(base), "transformer.wte.base_layer.weight": base["transformer.wte.weight"] + 1}
     adapter = save_adapter(tmp_path / "adapter", tmp_path / "base", tensors)
-    with pytest.raises(MergeError, match="are one weight, but its files hold different values"):
+    with pytest.raises(MergeError, match="for one weight, with different values"):
         merge_into(tmp_path / "out", [adapter, adapter], Simple())
     assert not (tmp_path / "out").exists()
     replaced = save_adapter(tmp_path / "replaced", tmp_path / "base", {"lm_head.original_module.weight": torch.ones(1)})

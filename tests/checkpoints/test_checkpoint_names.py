@@ -138,7 +138,7 @@ class TestNamesOfOthers:
         rename(tmp_path / "b", lambda state: {**state, **old(state)})
         is_mean(merge_into(tmp_path / "out", [tmp_path / "a", tmp_path / "b"], Simple()), *states)
         rename(tmp_path / "b", lambda state: {**state, "bert.embeddings.LayerNorm.gamma": torch.zeros(16)})
-        with pytest.raises(MergeError, match=r"LayerNorm\.gamma and .*LayerNorm\.weight for one parameter"):
+        with pytest.raises(MergeError, match=r"LayerNorm\.gamma and .*LayerNorm\.weight for one weight"):
             merge_into(tmp_path / "no", [tmp_path / "a", tmp_path / "b"], Simple())
         assert not (tmp_path / "no").exists()
 
