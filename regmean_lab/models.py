@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import transformers
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file
 from transformers import (
     AutoConfig,
@@ -355,8 +355,8 @@ def model_argument(config: ModelConfig) -> str:
     """How ``python -m regmean_lab.prepare model=`` is told of a model: by its configuration's name if it has one."""
     known = configuration_root() / "conf" / "model" / f"{config.name}.yaml"
     if known.is_file():
-        content = OmegaConf.to_container(OmegaConf.load(known))
-        assert isinstance(content, dict)
+        content = OmegaConf.load(known)
+        assert isinstance(content, DictConfig)
         if (content.get("checkpoint"), content.get("revision")) == (config.checkpoint, config.revision):
             return config.name
     revision = "" if config.revision is None else f"@{config.revision}"

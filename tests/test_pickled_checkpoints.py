@@ -20,6 +20,7 @@ from sentencepiece import sentencepiece_model_pb2
 from stand_in_hub import StandInHub, files_of, stand_in_hub
 from transformers import AutoModel
 
+from regmean_lab import prepare_model as prepare_models
 from regmean_lab.checkpoints.headers import CheckpointError
 from regmean_lab.checkpoints.sources import find_sources, locate
 from regmean_lab.convert_pickled import ConversionError, convert
@@ -29,9 +30,8 @@ from regmean_lab.hub import conversion_on_hub, find_on_hub
 from regmean_lab.models import Checkpoint, ModelError, find_checkpoint
 from regmean_lab.pico import TEXT, pico_folder
 from regmean_lab.planning import make_plan
-from regmean_lab.prepare import models as prepare_models
 from regmean_lab.prepare.base import PrepareError
-from regmean_lab.prepare.models import prepare_model
+from regmean_lab.prepare_model import prepare_model
 from regmean_lab.schema import ConfigurationError
 from regmean_lab.schema_groups import ModelConfig
 
@@ -191,6 +191,18 @@ class TestFolder:
         assert_equal(stored(source.folder), weights)
         assert (source.statistics_from, source.public_reference) == (folder, "model")
         assert "converted before" in prepare_model(str(folder), models)
+
+    def test_an_adapter_is_converted_too(self, tmp_path: Path, models: Path) -> None:
+        adapter, weights = tmp_path / "adapter", {"base_model.model.x.lora_A.weight": torch.ones(2, 3)}
+        adapter.mkdir()
+        (adapter / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+        torch.save(weights, adapter / "adapter_model.bin")
+        with pytest.raises(CheckpointError, match=r"adapter_model\.bin.* python -m regmean_lab\.prepare model="):
+            locate(str(adapter), models)
+        assert "it is converted" in prepare_model(str(adapter), models)
+        (source,) = find_sources([str(adapter)], models)
+        assert source.is_adapter
+        assert_equal(stored(source.folder), weights)
 
     def test_is_converted_again_when_its_files_change(self, folder: Path, models: Path) -> None:
         as_pickle(folder)

@@ -147,7 +147,7 @@ def _local(path: Path, reference: str, models_folder: Path) -> tuple[Path, None,
     raise CheckpointError(
         [
             f"{path}: weights in {', '.join(pickled)}, which is not read: such a file can run code. Convert it once, "
-            f"in a process of its own: {prepare_command(reference, models_folder)}"
+            f"in a process of its own with torch.load(weights_only=True): {prepare_command(reference, models_folder)}"
         ]
     )
 

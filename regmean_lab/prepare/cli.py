@@ -12,25 +12,22 @@ from pathlib import Path
 
 from rich.console import Console
 
-from regmean_lab.converted_weights import DEFAULT_MODELS_FOLDER
 from regmean_lab.prepare.base import PrepareError, Preparer, Request, preparers
 from regmean_lab.prepare.fetch import is_url
 from regmean_lab.prepare.listing import COMMAND, show, statuses
 from regmean_lab.suites import DataError, suite_types
 
-MODELS_FOLDER = DEFAULT_MODELS_FOLDER.name
-
 DEFAULT_DATA_DIR, DEFAULT_ZOO_DIR = Path("data"), Path("zoo")
 KEYS = {
     "suite": "which data to prepare; without it, what is present and what is missing is listed",
-    "model": "instead of suite=: a pretrained model (name in group model, name on the hub, or folder): fetched, and "
-    "where its weights are pickled only, converted to safetensors",
-    "zoo_dir": "with model=: the zoo that keeps converted models, in .models (paths.zoo_dir of a job; default: zoo)",
     "data_dir": "folder below which the suites' files lie (paths.data_dir of a job; default: data)",
     "from": "file or folder that you have, to be converted",
     "mirror": "folder or base URL with the published files, instead of their publishers' addresses",
     "seed": "determines random splits (default: 0)",
     "force": "true: replace files that are there (default: false)",
+    "model": "instead of suite=: a pretrained model (name in group model, name on the hub, or folder): fetched, and "
+    "where its weights are pickled only, converted to safetensors",
+    "zoo_dir": "with model=: the zoo that keeps converted models, in .models (paths.zoo_dir of a job; default: zoo)",
 }
 SYNONYMS = {"paths.data_dir": "data_dir", "paths.zoo_dir": "zoo_dir"}
 MODEL_KEYS = ("model", "zoo_dir", "force")
@@ -90,7 +87,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _prepare_model(model: str, call: Call) -> None:
-    from regmean_lab.prepare.models import NOTICE, prepare_model  # it takes seconds to import
+    # These take seconds to import.
+    from regmean_lab.models import MODELS_FOLDER
+    from regmean_lab.prepare_model import NOTICE, prepare_model
 
     print(NOTICE, flush=True)
     with _messages_printed():

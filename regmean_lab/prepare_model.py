@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock
 from omegaconf import OmegaConf
@@ -33,7 +32,7 @@ from regmean_lab.converted_weights import (
 from regmean_lab.environment import versions
 from regmean_lab.files import file_sha256
 from regmean_lab.hub import HubModel, digests, fetch, find_on_hub
-from regmean_lab.models import PACKAGE_PREFIX, PICO_PREFIX, ModelError, find_checkpoint, hub_reference
+from regmean_lab.models import PACKAGE_PREFIX, PICO_PREFIX, Checkpoint, ModelError, find_checkpoint, hub_reference
 from regmean_lab.prepare.base import PrepareError
 from regmean_lab.results import write_json
 from regmean_lab.schema_groups import ModelConfig
@@ -71,6 +70,8 @@ def prepare_model(reference: str, models_folder: Path, force: bool = False) -> s
             ready = _prepare_folder(folder, models_folder, force)
         else:
             ready = _prepare_hub_model(config, models_folder, force)
+        if _is_adapter(config):
+            return f"{config.checkpoint}: {ready}."
         checkpoint = find_checkpoint(config, models_folder)
         _load_small(checkpoint)
     except ModelError as error:
@@ -89,10 +90,17 @@ def model_config(reference: str) -> ModelConfig:
     return ModelConfig(name="model", checkpoint=reference)
 
 
-def _load_small(checkpoint: Any) -> None:
+def _is_adapter(config: ModelConfig) -> bool:
+    """Whether it is an adapter, whose base has configuration and tokenizer."""
+    folder = Path(config.checkpoint).expanduser()
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    if not names and not config.checkpoint.startswith((PICO_PREFIX, PACKAGE_PREFIX)):
+        names = list(find_on_hub(*hub_reference(config)).files or ())
+    return "adapter_config.json" in names and "config.json" not in names
+
+
+def _load_small(checkpoint: Checkpoint) -> None:
     """Configuration and tokenizer, so that a package that they need is told now."""
-    if not (Path(checkpoint.location) / "config.json").is_file() and Path(checkpoint.location).is_dir():
-        return  # an adapter, whose base has them
     try:
         checkpoint.config()
         checkpoint.tokenizer()
