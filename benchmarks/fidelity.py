@@ -26,18 +26,18 @@ import torch
 from torch import Tensor
 
 from benchmarks.baseline import Batch, TextbookGram, textbook_fisher
-from regmean_lab.comparators import TIES
-from regmean_lab.evaluation.ensemble import ensemble_predictions
-from regmean_lab.evaluation.metrics import predictions, score, score_predictions
+from regmean_lab.config.baselines import TIES
+from regmean_lab.config.groups import ModelConfig, TrainerConfig, TrainingConfig
 from regmean_lab.merging import MergeMember, MergeMethod, merge_members
 from regmean_lab.merging.fisher import Fisher
 from regmean_lab.merging.layout import layout_of
 from regmean_lab.merging.regmean import RegMean
-from regmean_lab.models import Checkpoint, find_checkpoint
+from regmean_lab.metrics.ensemble import ensemble_predictions
+from regmean_lab.metrics.metrics import predictions, score, score_predictions
+from regmean_lab.models.pretrained import Checkpoint, find_checkpoint
 from regmean_lab.modules import TaskModule, module_type
 from regmean_lab.modules.reweighting import sqrt_weights
 from regmean_lab.modules.sequence_classification import SequenceClassificationModule
-from regmean_lab.schema_groups import ModelConfig, TrainerConfig, TrainingConfig
 from regmean_lab.statistics import FisherStatistics, GramStatistics, collect_fisher, collect_gram
 from regmean_lab.suites import Suite
 from regmean_lab.suites.base import IGNORED, SPLITS, Example, Split, Task
@@ -47,7 +47,7 @@ from regmean_lab.suites.encoding import encoding_of
 from regmean_lab.suites.entity_suite import EntitySettings
 from regmean_lab.suites.glue_data import TASKS
 from regmean_lab.suites.ner_open import OpenNerSuite
-from regmean_lab.training import train_model
+from regmean_lab.training.train import train_model
 
 GOAL = 1e-6
 """Largest relative difference between a setting and its formula, in float64."""

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.figure import Figure, Setting
-from regmean_lab.environment import commit, versions
+from regmean_lab.tracking.environment import commit, versions
 
 PACKAGES = ("python", "torch", "pytorch-lightning", "transformers")
 

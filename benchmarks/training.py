@@ -18,9 +18,9 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from benchmarks.figure import Figure, Setting, unmeasured
 from benchmarks.measure import synchronize
 from benchmarks.workload import Batch, Workload, minilm
+from regmean_lab.config.groups import TrainerConfig, TrainingConfig
 from regmean_lab.modules import Optimization, module_type
-from regmean_lab.schema_groups import TrainerConfig, TrainingConfig
-from regmean_lab.training import training_trainer
+from regmean_lab.training.train import training_trainer
 
 BATCH = 16
 STEPS = 24

@@ -20,17 +20,18 @@ from statistics import mean
 import torch
 from torch import Tensor
 
-from regmean_lab.evaluate import load_module, metrics_of, predict, test_trainer
+from regmean_lab.config.groups import TrainerConfig
+from regmean_lab.evaluation.scores import load_module, metrics_of, predict
 from regmean_lab.merging import MergeMember, layout_of, merge_members
 from regmean_lab.merging.base import GramSource
 from regmean_lab.merging.regmean import RegMean
 from regmean_lab.merging.simple import Simple
 from regmean_lab.merging.weights import SafetensorsWeights
-from regmean_lab.models import load_tokenizer
-from regmean_lab.schema_groups import TrainerConfig
+from regmean_lab.models.pretrained import load_tokenizer
 from regmean_lab.statistics import Form, GramFile, GramStatistics, save_gram
 from regmean_lab.suites.data_module import CorpusDataModule, evaluations_for
 from regmean_lab.suites.sentiment import SentimentSettings, SentimentSuite
+from regmean_lab.training.trainers import test_trainer
 
 RANKS = [1, 4, 16, 64]
 FORMS: list[Form] = ["full", "packed", "low_rank", "diagonal"]

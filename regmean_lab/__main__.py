@@ -9,18 +9,18 @@ from typing import NoReturn
 import hydra
 from hydra._internal.utils import get_args_parser
 
-from regmean_lab.command.jobs import CONFIG_NAME
-from regmean_lab.command.launchers import register_launchers
-from regmean_lab.command.locations import configuration_root, register_sweeps
 from regmean_lab.command.overrides import output_folder, override_problems
 from regmean_lab.command.plan import show_plan, wants_plan
 from regmean_lab.command.quoting import corrected_command
-from regmean_lab.command.resolvers import register_resolvers
-from regmean_lab.command.roots import RootError, register_root, split_root
-from regmean_lab.command.sweep import SWEEPS_FOLDER, summarise
-from regmean_lab.command.sweep_name import begin_sweep
-from regmean_lab.command.task_function import job, root_job
-from regmean_lab.schema import register_schemas
+from regmean_lab.config.grids import CONFIG_NAME
+from regmean_lab.config.locations import configuration_root, register_sweeps
+from regmean_lab.config.resolvers import register_resolvers
+from regmean_lab.config.roots import RootError, register_root, split_root
+from regmean_lab.config.schema import register_schemas
+from regmean_lab.sweeps.launchers import register_launchers
+from regmean_lab.sweeps.summary import SWEEPS_FOLDER, summarise
+from regmean_lab.sweeps.task_function import job, root_job
+from regmean_lab.tracking.sweep_name import begin_sweep
 
 EXIT_CONFIGURATION, EXIT_INTERRUPTED = 2, 130
 MULTIRUN_FLAGS = ("-m", "--multirun")

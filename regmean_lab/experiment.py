@@ -15,18 +15,15 @@ from omegaconf import DictConfig
 
 from regmean_lab.callbacks.merge import MemberSource
 from regmean_lab.callbacks.statistics import StatisticsRequest, collect_for_entry, open_statistics, requests_of
-from regmean_lab.environment import environment, peak_memory_bytes
-from regmean_lab.evaluate import key_scores, metrics_of, test_trainer
-from regmean_lab.evaluators import evaluator_of, member_source, predictions_of
-from regmean_lab.job import Job, Outcome
-from regmean_lab.label_spaces import counts_unknown, known_labels, label_differences, unknown_labels
-from regmean_lab.logged_results import log_result, log_statistics
-from regmean_lab.loggers import logger_problems, open_loggers
-from regmean_lab.merged_model import model_card, write_merged_model
+from regmean_lab.config.schema import ConfigurationError, Settings, settings_of
+from regmean_lab.evaluation.evaluators import evaluator_of, member_source, predictions_of
+from regmean_lab.evaluation.job import Job, Outcome
+from regmean_lab.evaluation.label_spaces import counts_unknown, known_labels, label_differences, unknown_labels
+from regmean_lab.evaluation.scores import key_scores, metrics_of
 from regmean_lab.merging import MergeMethod
-from regmean_lab.models import MODELS_FOLDER, Checkpoint, ModelError, find_checkpoint
+from regmean_lab.models.merged_model import model_card, write_merged_model
+from regmean_lab.models.pretrained import MODELS_FOLDER, Checkpoint, ModelError, find_checkpoint
 from regmean_lab.modules import module_type
-from regmean_lab.processes import device_problems, first_device
 from regmean_lab.results import (
     MERGED_FOLDER,
     RESULT_FILE,
@@ -37,10 +34,14 @@ from regmean_lab.results import (
     mean,
     unknown_text,
 )
-from regmean_lab.schema import ConfigurationError, Settings, settings_of
-from regmean_lab.starting_heads import head_problems
 from regmean_lab.suites.data_module import evaluations_for
-from regmean_lab.training import find_or_train, trainings_of
+from regmean_lab.tracking.environment import environment, peak_memory_bytes
+from regmean_lab.tracking.logged_results import log_result, log_statistics
+from regmean_lab.tracking.loggers import logger_problems, open_loggers
+from regmean_lab.training.processes import device_problems, first_device
+from regmean_lab.training.starting_heads import head_problems
+from regmean_lab.training.train import find_or_train, trainings_of
+from regmean_lab.training.trainers import test_trainer
 
 log = logging.getLogger(__name__)
 

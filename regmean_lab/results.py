@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from regmean_lab.later_settings import without_later_settings
+from regmean_lab.utils.files import write_json
+from regmean_lab.utils.later_settings import without_later_settings
 
 log = logging.getLogger(__name__)
 
@@ -142,15 +141,6 @@ def unknown_text(unknown: Mapping[str, Sequence[str]]) -> str:
     return "; ".join(f"{corpus}: {', '.join(labels)}" for corpus, labels in unknown.items())
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> Path:
-    """Write JSON to a temporary name and rename it; NaN and infinity become null."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(_finite(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
-    return path
-
-
 def fingerprint(resolved: Mapping[str, Any]) -> str:
     """Hash (SHA-256, hexadecimal) of a resolved configuration, without paths and what else changes no number."""
     relevant = {key: value for key, value in resolved.items() if key not in NOT_FINGERPRINTED and key != "hydra"}
@@ -170,13 +160,3 @@ def mean(values: Iterable[float]) -> float | None:
     """Mean, or None of nothing."""
     listed = list(values)
     return sum(listed) / len(listed) if listed else None
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {str(key): _finite(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(part) for part in value]
-    return value

@@ -77,10 +77,10 @@ def compose_job() -> Callable[..., Any]:
     """Composes the configuration of a job from overrides, as the command does."""
     from hydra import compose, initialize_config_dir
 
-    from regmean_lab.command.jobs import CONFIG_NAME
-    from regmean_lab.command.locations import configuration_root, register_sweeps
-    from regmean_lab.command.resolvers import register_resolvers
-    from regmean_lab.schema import register_schemas
+    from regmean_lab.config.grids import CONFIG_NAME
+    from regmean_lab.config.locations import configuration_root, register_sweeps
+    from regmean_lab.config.resolvers import register_resolvers
+    from regmean_lab.config.schema import register_schemas
 
     register_schemas()
     register_resolvers()

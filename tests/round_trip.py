@@ -12,12 +12,14 @@ from omegaconf import DictConfig
 from safetensors.torch import load_file
 from torch import Tensor
 
-from regmean_lab import collect_statistics, experiment, merge_checkpoints
-from regmean_lab.command.locations import configuration_root
+from regmean_lab import experiment
+from regmean_lab.checkpoints import collect_command as collect_statistics
+from regmean_lab.checkpoints import merge_command as merge_checkpoints
 from regmean_lab.command.overrides import compose_first_job
-from regmean_lab.command.roots import register_root
+from regmean_lab.config.locations import configuration_root
+from regmean_lab.config.roots import register_root
+from regmean_lab.config.schema import settings_of
 from regmean_lab.results import Result
-from regmean_lab.schema import settings_of
 from regmean_lab.zoo import Zoo
 
 

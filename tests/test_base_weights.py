@@ -15,10 +15,10 @@ from transformers import (
     PreTrainedModel,
 )
 
-from regmean_lab.base_weights import base_weights
-from regmean_lab.models import Checkpoint, ModelError, find_checkpoint, head_parameters
+from regmean_lab.config.groups import ModelConfig
+from regmean_lab.models.base_weights import base_weights
+from regmean_lab.models.pretrained import Checkpoint, ModelError, find_checkpoint, head_parameters
 from regmean_lab.modules import module_type
-from regmean_lab.schema_groups import ModelConfig
 from regmean_lab.suites.base import Task
 
 

@@ -25,14 +25,14 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from regmean_lab.collect_statistics import RECORD_FILE, check, run
-from regmean_lab.command.locations import configuration_root
+from regmean_lab.checkpoints.collect_command import RECORD_FILE, check, run
+from regmean_lab.checkpoints.publishing.card import BEGIN
 from regmean_lab.command.overrides import compose_first_job
-from regmean_lab.command.roots import register_root
-from regmean_lab.models import ModelError, quiet_transformers
-from regmean_lab.pico import pico_folder
-from regmean_lab.publishing.card import BEGIN
-from regmean_lab.schema import ConfigurationError
+from regmean_lab.config.locations import configuration_root
+from regmean_lab.config.roots import register_root
+from regmean_lab.config.schema import ConfigurationError
+from regmean_lab.models.pico import pico_folder
+from regmean_lab.models.pretrained import ModelError, quiet_transformers
 from regmean_lab.statistics import FisherFile, GradientGramFile, GramFile, StatisticsError
 from regmean_lab.suites.base import DataError
 
@@ -268,7 +268,7 @@ def test_what_is_there_is_found_and_another_form_is_made_of_it(
     moved.write_bytes(texts.read_bytes())
     assert done(f"data={moved}") == "found"
     with monkeypatch.context() as context:
-        context.setattr("regmean_lab.publishing.collect.measure", None)
+        context.setattr("regmean_lab.checkpoints.publishing.collect.measure", None)
         assert done("form=full") == "written again"
         assert done("form=low_rank", "rank=3") == "written again"
     assert GramFile(path).metadata["rank"] == 3
@@ -295,14 +295,14 @@ def test_too_few_rows_are_refused_before_the_pass_and_after_it(
     data.write_text("\n".join(sentences(20)), encoding="utf-8")
     shared = [f"checkpoint={folder}", f"data={data}"]
     with monkeypatch.context() as context:
-        context.setattr("regmean_lab.publishing.collect.measure", None)
+        context.setattr("regmean_lab.checkpoints.publishing.collect.measure", None)
         with pytest.raises(StatisticsError, match=r"nothing was measured(.|\n)*classifier: at most 20 rows for 16 col"):
             run(compose(*shared), tmp_path / "job")
-        context.setattr("regmean_lab.publishing.collect._foreseen", lambda *arguments: [])
+        context.setattr("regmean_lab.checkpoints.publishing.collect._foreseen", lambda *arguments: [])
         with pytest.raises(TypeError):  # goes on to measure
             run(compose(*shared), tmp_path / "job")
     with monkeypatch.context() as context:
-        context.setattr("regmean_lab.publishing.collect._foreseen", lambda *arguments: [])
+        context.setattr("regmean_lab.checkpoints.publishing.collect._foreseen", lambda *arguments: [])
         with pytest.raises(StatisticsError, match=r"nothing was written(.|\n)*classifier: 20 rows for 16 columns"):
             run(compose(*shared), tmp_path / "job")
     assert not (folder / "statistics").exists()
@@ -323,7 +323,7 @@ def test_fisher_information_of_few_rows_is_refused_before_it_is_measured(
     data.write_text("\n".join(sentences(40)), encoding="utf-8")
     shared = [f"checkpoint={folder}", f"data={data}", "kinds=[fisher]", "card=false"]
     with monkeypatch.context() as context:
-        context.setattr("regmean_lab.publishing.collect.measure", None)
+        context.setattr("regmean_lab.checkpoints.publishing.collect.measure", None)
         with pytest.raises(StatisticsError, match=r"^fisher: (.|\n)*classifier: at most 31 rows for 16 columns"):
             run(compose(*shared, "statistics.fisher.examples=31"), tmp_path / "job")
     run(compose(*shared, "statistics.fisher.examples=32"), tmp_path / "job")

@@ -17,11 +17,11 @@ from hydra import initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from regmean_lab.command.jobs import values_of
-from regmean_lab.command.locations import configuration_root
 from regmean_lab.command.overrides import compose_first_job
+from regmean_lab.config.grids import values_of
+from regmean_lab.config.locations import configuration_root
+from regmean_lab.config.schema import settings_of
 from regmean_lab.experiment import run
-from regmean_lab.schema import settings_of
 
 sys.path.insert(0, str(Path(__file__).parent / "suites"))
 from glue_files import write_task

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from regmean_lab.comparators import comparator_types
+from regmean_lab.config.baselines import comparator_types
 from regmean_lab.merging import MergeMethod, method_types
 
 ROOT = Path(__file__).parents[1]

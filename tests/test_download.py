@@ -10,8 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from regmean_lab import download
-from regmean_lab.download import (
+from regmean_lab.utils import download
+from regmean_lab.utils.download import (
     DownloadError,
     SourceDistribution,
     archive_member,

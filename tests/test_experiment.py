@@ -26,15 +26,15 @@ from sklearn.metrics import f1_score
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-import regmean_lab.training
+import regmean_lab.training.train
 from regmean_lab.__main__ import EXIT_CONFIGURATION, EXIT_INTERRUPTED, main
-from regmean_lab.command.jobs import Composer, grids_of, values_of
-from regmean_lab.command.locations import configuration_root
-from regmean_lab.command.resolvers import job_folder
+from regmean_lab.config.grids import Composer, grids_of, values_of
+from regmean_lab.config.locations import configuration_root
+from regmean_lab.config.resolvers import job_folder
+from regmean_lab.config.schema import settings_of
 from regmean_lab.experiment import run
 from regmean_lab.merging import method_types
 from regmean_lab.results import Result, read_result
-from regmean_lab.schema import settings_of
 from regmean_lab.suites.base import IGNORED, DataError
 from regmean_lab.suites.emotion import EmotionSettings, EmotionSuite
 from regmean_lab.zoo import Zoo
@@ -119,13 +119,13 @@ def own(tmp_path: Path, write_emotions: Callable[[Path], Path], compose_job: Cal
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     """What has been trained in this test: the corpora of each model."""
     found: list[tuple[str, ...]] = []
-    train_model = regmean_lab.training.train_model
+    train_model = regmean_lab.training.train.train_model
 
     def noted(folder: Path, checkpoint: Any, suite: Any, corpora: Sequence[str], *more: Any) -> dict[str, Any]:
         found.append(tuple(corpora))
         return train_model(folder, checkpoint, suite, corpora, *more)
 
-    monkeypatch.setattr(regmean_lab.training, "train_model", noted)
+    monkeypatch.setattr(regmean_lab.training.train, "train_model", noted)
     return found
 
 

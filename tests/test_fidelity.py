@@ -11,11 +11,11 @@ import pytest
 from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
-from regmean_lab.command.jobs import Composer, grids_of, values_of
-from regmean_lab.command.locations import configuration_root, register_sweeps
-from regmean_lab.command.resolvers import register_resolvers
+from regmean_lab.config.grids import Composer, grids_of, values_of
+from regmean_lab.config.locations import configuration_root, register_sweeps
+from regmean_lab.config.resolvers import register_resolvers
+from regmean_lab.config.schema import register_schemas, settings_of
 from regmean_lab.results import fingerprint
-from regmean_lab.schema import register_schemas, settings_of
 
 SWEEPS = sorted(path.stem for path in (configuration_root() / "multirun_sweeps").glob("*.yaml"))
 PAPER = [name for name in SWEEPS if not name.endswith("mini") and name != "demo"]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from regmean_lab.files import file_sha256, json_sha256
+from regmean_lab.utils.files import file_sha256, json_sha256
 
 
 def test_sha256_of_a_file(tmp_path: Path) -> None:

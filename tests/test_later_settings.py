@@ -2,12 +2,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from regmean_lab import later_settings
-from regmean_lab.later_settings import LATER_SETTINGS, without_later_settings
+from regmean_lab.config.schema import settings_of
 from regmean_lab.results import fingerprint
-from regmean_lab.schema import settings_of
 from regmean_lab.suites.base import Task
-from regmean_lab.training import describe
+from regmean_lab.training.train import describe
+from regmean_lab.utils import later_settings
+from regmean_lab.utils.later_settings import LATER_SETTINGS, without_later_settings
 from regmean_lab.zoo import member_address
 
 

@@ -17,12 +17,12 @@ import torch
 import wandb
 from wandb.proto import wandb_internal_pb2
 
-from regmean_lab.command.sweep_name import SWEEP_VARIABLE
-from regmean_lab.logged_results import diagnostics_table, log_result, log_statistics, scores_table
-from regmean_lab.loggers import open_loggers
+from regmean_lab.config.groups import LoggerConfig
 from regmean_lab.results import Result
-from regmean_lab.schema_groups import LoggerConfig
 from regmean_lab.statistics import GramFile, collect_gram, save_gram
+from regmean_lab.tracking.logged_results import diagnostics_table, log_result, log_statistics, scores_table
+from regmean_lab.tracking.loggers import open_loggers
+from regmean_lab.tracking.sweep_name import SWEEP_VARIABLE
 
 KEYS = {"tec": "macro_f1", "isear": "macro_f1", "emoint": "accuracy"}
 CONFIGURATION = {"seed": 1, "method": {"name": "regmean", "off_diagonal": 0.9}}

@@ -10,9 +10,9 @@ import wandb
 import yaml
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
-from regmean_lab.command.sweep_name import SWEEP_VARIABLE
-from regmean_lab.loggers import logger_problems, open_loggers, wandb_is_offline
-from regmean_lab.schema_groups import LoggerConfig
+from regmean_lab.config.groups import LoggerConfig
+from regmean_lab.tracking.loggers import logger_problems, open_loggers, wandb_is_offline
+from regmean_lab.tracking.sweep_name import SWEEP_VARIABLE
 
 CONFIGURATION = {"seed": 1, "method": {"name": "regmean", "coefficients": None}, "members": ["a", "b"]}
 
@@ -143,7 +143,7 @@ class TestWandb:
             def finalize(self, status: str) -> None:
                 given["status"] = status
 
-        monkeypatch.setattr("regmean_lab.loggers.WandbLogger", Spy)
+        monkeypatch.setattr("regmean_lab.tracking.loggers.WandbLogger", Spy)
         monkeypatch.setattr(Spy, "experiment", Finished(given), raising=False)
         with open_loggers(
             LoggerConfig("wandb", project="p", group=configured), tmp_path, "job", "merge", "the experiment", {"a": 1}

@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from regmean_lab import experiment
-from regmean_lab.merge_checkpoints import check, run
-from regmean_lab.pico import pico_folder
-from regmean_lab.schema import ConfigurationError
+from regmean_lab.checkpoints.merge_command import check, run
+from regmean_lab.config.schema import ConfigurationError
+from regmean_lab.models.pico import pico_folder
 from regmean_lab.zoo import Zoo
 
 MEMBERS = ("tec", "isear")

@@ -13,7 +13,9 @@ import transformers
 from huggingface_hub import HfApi
 from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedModel
 
-from regmean_lab.models import (
+from regmean_lab.config.groups import ModelConfig
+from regmean_lab.models.pico import pico_folder
+from regmean_lab.models.pretrained import (
     DROPOUT_NAMES,
     Checkpoint,
     ModelError,
@@ -24,8 +26,6 @@ from regmean_lab.models import (
     load_tokenizer,
     quiet_transformers,
 )
-from regmean_lab.pico import pico_folder
-from regmean_lab.schema_groups import ModelConfig
 from regmean_lab.suites.base import Task
 
 COMMIT = "c0ffee" * 6 + "c0ff"

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from omegaconf.errors import OmegaConfBaseException
 
-from regmean_lab.command.resolvers import job_folder
-from regmean_lab.files import name_problem
-from regmean_lab.schema import ConfigurationError, settings_of
+from regmean_lab.config.resolvers import job_folder
+from regmean_lab.config.schema import ConfigurationError, settings_of
+from regmean_lab.utils.files import name_problem
 
 HOSTILE = ("../up", "/etc", "a/b", "..", ".hidden", "a\\b", "C:x", "", "new\nline")
 

@@ -21,19 +21,19 @@ from stand_in_hub import StandInHub, files_of, stand_in_hub
 from transformers import AutoModel
 
 from regmean_lab import prepare_model as prepare_models
-from regmean_lab.checkpoints.headers import CheckpointError
 from regmean_lab.checkpoints.sources import find_sources, locate
-from regmean_lab.convert_pickled import ConversionError, convert
-from regmean_lab.converted_weights import RECORD_FILE
+from regmean_lab.config.groups import ModelConfig
+from regmean_lab.config.schema import ConfigurationError
 from regmean_lab.experiment import run
-from regmean_lab.hub import conversion_on_hub, find_on_hub
-from regmean_lab.models import Checkpoint, ModelError, find_checkpoint
-from regmean_lab.pico import TEXT, pico_folder
-from regmean_lab.planning import make_plan
+from regmean_lab.models.convert_pickled import ConversionError, convert
+from regmean_lab.models.converted_weights import RECORD_FILE
+from regmean_lab.models.headers import CheckpointError
+from regmean_lab.models.hub import conversion_on_hub, find_on_hub
+from regmean_lab.models.pico import TEXT, pico_folder
+from regmean_lab.models.pretrained import Checkpoint, ModelError, find_checkpoint
 from regmean_lab.prepare.base import PrepareError
-from regmean_lab.prepare_model import prepare_model
-from regmean_lab.schema import ConfigurationError
-from regmean_lab.schema_groups import ModelConfig
+from regmean_lab.prepare.model import prepare_model
+from regmean_lab.sweeps.plan import make_plan
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ import pytest
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from regmean_lab.models import Checkpoint, find_checkpoint, load_tokenizer
-from regmean_lab.pico import ARCHITECTURES, TEXT, pico_folder
-from regmean_lab.schema_groups import ModelConfig
+from regmean_lab.config.groups import ModelConfig
+from regmean_lab.models.pico import ARCHITECTURES, TEXT, pico_folder
+from regmean_lab.models.pretrained import Checkpoint, find_checkpoint, load_tokenizer
 
 TEXT_WRITERS = {"t5": AutoModelForSeq2SeqLM, "gpt2": AutoModelForCausalLM}
 
@@ -36,7 +36,7 @@ def test_every_pico_model_reads_its_text(architecture: str, pico_cache: Path) ->
 
 @pytest.mark.parametrize("architecture", TEXT_WRITERS)
 def test_pico_models_are_the_same_in_every_process(architecture: str, pico_cache: Path, tmp_path: Path) -> None:
-    code = "import sys; from pathlib import Path; from regmean_lab.pico import pico_folder; "
+    code = "import sys; from pathlib import Path; from regmean_lab.models.pico import pico_folder; "
     code += f"pico_folder({architecture!r}, Path(sys.argv[1]))"
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, capture_output=True)
     one, other = pico_folder(architecture, pico_cache), pico_folder(architecture, tmp_path)

@@ -17,11 +17,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger
 from safetensors.torch import load_file
 
 from regmean_lab.callbacks.statistics import collect_for_entry, open_statistics, requests_of
-from regmean_lab.evaluate import load_module
-from regmean_lab.evaluate import test_trainer as make_trainer
-from regmean_lab.models import find_checkpoint
-from regmean_lab.processes import ProcessError, device_problems, run_together, trainer_devices
-from regmean_lab.schema_groups import (
+from regmean_lab.config.groups import (
     FisherConfig,
     GradientGramConfig,
     GramConfig,
@@ -30,10 +26,14 @@ from regmean_lab.schema_groups import (
     TrainerConfig,
     TrainingConfig,
 )
+from regmean_lab.evaluation.scores import load_module
+from regmean_lab.models.pretrained import find_checkpoint
 from regmean_lab.statistics import GramFile, rank, world_size
 from regmean_lab.suites.data_module import CorpusDataModule
 from regmean_lab.suites.emotion import EmotionSettings, EmotionSuite
-from regmean_lab.training import find_or_train
+from regmean_lab.training.processes import ProcessError, device_problems, run_together, trainer_devices
+from regmean_lab.training.train import find_or_train
+from regmean_lab.training.trainers import test_trainer as make_trainer
 from regmean_lab.zoo import Zoo, ZooEntry, ZooError
 
 ALONE = TrainerConfig(accelerator="cpu", progress_bar=False)

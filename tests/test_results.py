@@ -18,8 +18,8 @@ from regmean_lab.results import (
     fingerprint,
     mean,
     read_result,
-    write_json,
 )
+from regmean_lab.utils.files import write_json
 
 CONFIGURATION: dict[str, Any] = {
     "experiment": "x",

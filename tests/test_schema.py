@@ -8,10 +8,10 @@ import pytest
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from regmean_lab.comparators import Ensemble
+from regmean_lab.config.baselines import Ensemble
+from regmean_lab.config.groups import StatisticsConfig, TrainingConfig
+from regmean_lab.config.schema import ConfigurationError, all_methods, settings_of
 from regmean_lab.merging.regmean import RegMean
-from regmean_lab.schema import ConfigurationError, all_methods, settings_of
-from regmean_lab.schema_groups import StatisticsConfig, TrainingConfig
 from regmean_lab.suites import suite_types
 
 Compose = Callable[..., DictConfig]

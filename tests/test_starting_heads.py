@@ -12,16 +12,16 @@ from omegaconf import DictConfig
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from regmean_lab.base_weights import base_weights
+from regmean_lab.config.groups import ModelConfig, TrainingConfig
+from regmean_lab.config.schema import ConfigurationError
 from regmean_lab.experiment import run
-from regmean_lab.models import Checkpoint, ModelError, find_checkpoint, head_parameters
+from regmean_lab.models.base_weights import base_weights
+from regmean_lab.models.pico import pico_folder
+from regmean_lab.models.pretrained import Checkpoint, ModelError, find_checkpoint, head_parameters
 from regmean_lab.modules import module_type
-from regmean_lab.pico import pico_folder
-from regmean_lab.schema import ConfigurationError
-from regmean_lab.schema_groups import ModelConfig, TrainingConfig
-from regmean_lab.starting_heads import head_note, head_problems
 from regmean_lab.suites.base import Task
-from regmean_lab.training import describe
+from regmean_lab.training.starting_heads import head_note, head_problems
+from regmean_lab.training.train import describe
 
 SIGNS = Task("single_label", ("negative", "positive"), "macro_f1")
 
@@ -145,7 +145,7 @@ def test_a_job_is_refused_before_any_work_and_runs_with_a_new_head(
 
 
 def test_answers_in_words_have_no_new_head(compose_job: Callable[..., DictConfig]) -> None:
-    from regmean_lab.schema import settings_of
+    from regmean_lab.config.schema import settings_of
 
     with pytest.raises(ConfigurationError, match=r"model\.new_head: models of suite emotion_text"):
         settings_of(compose_job("suite=emotion_text", "model=pico_t5", "model.new_head=true"))

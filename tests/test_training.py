@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
-from regmean_lab.evaluate import load_module
-from regmean_lab.evaluation.metrics import score
-from regmean_lab.models import Checkpoint, ModelError, find_checkpoint
-from regmean_lab.schema_groups import ModelConfig, TrainerConfig, TrainingConfig
+from regmean_lab.config.groups import ModelConfig, TrainerConfig, TrainingConfig
+from regmean_lab.evaluation.scores import load_module
+from regmean_lab.metrics.metrics import score
+from regmean_lab.models.pretrained import Checkpoint, ModelError, find_checkpoint
 from regmean_lab.suites.emotion import EmotionSettings, EmotionSuite
-from regmean_lab.training import describe, find_or_train, train_model
+from regmean_lab.training.train import describe, find_or_train, train_model
 from regmean_lab.zoo import Zoo, member_address
 
 TRAINING = TrainingConfig(learning_rate=3e-3, epochs=2, batch_size=16, max_length=32)

@@ -1,6 +1,6 @@
 """A sweeper whose jobs share what they need: members are trained once, statistics collected once, then the jobs run.
 
-Hydra's launchers do the work; the stages themselves are in ``regmean_lab.command.stages``.
+Hydra's launchers do the work; the stages themselves are in ``regmean_lab.sweeps.stages``.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class StagedSweeper(Sweeper):
         Raises:
             SystemExit: with status 1 when a job has failed; the summary of the sweep says which.
         """
-        from regmean_lab.command.stages import run_sweep  # takes seconds to import; Hydra imports plugins every time
+        from regmean_lab.sweeps.stages import run_sweep  # takes seconds to import; Hydra imports plugins every time
 
         assert self.launcher is not None
         assert self.config is not None

@@ -20,7 +20,7 @@ from regmean_lab.merging.base import LayerDiagnostics
 from regmean_lab.merging.layout import averaged_line, layout_of
 from regmean_lab.merging.refining import RefiningMethod, refine_
 from regmean_lab.merging.weights import SafetensorsWeights
-from regmean_lab.models import head_parameters
+from regmean_lab.models.pretrained import head_parameters
 from regmean_lab.modules import TaskModule
 from regmean_lab.statistics import expert_layers, linear_layers
 from regmean_lab.zoo import ZooEntry

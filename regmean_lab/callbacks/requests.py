@@ -6,8 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from regmean_lab.later_settings import without_later_settings
-from regmean_lab.schema_groups import (
+from regmean_lab.config.groups import (
     BATCH_LABEL_SOURCES,
     FisherConfig,
     GradientGramConfig,
@@ -17,6 +16,7 @@ from regmean_lab.schema_groups import (
     TrainingConfig,
 )
 from regmean_lab.statistics import FisherFile, Form, GradientGramFile, GramFile, StatisticsError
+from regmean_lab.utils.later_settings import without_later_settings
 from regmean_lab.zoo import ZooEntry, statistics_key
 
 LIGHTNING_NAMES = {"float32": "32-true"}

@@ -16,11 +16,9 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from regmean_lab.callbacks.requests import StatisticsRequest, open_statistics, requests_of
-from regmean_lab.evaluate import test_trainer
+from regmean_lab.config.groups import GradientGramConfig, GramConfig, TrainerConfig
 from regmean_lab.modules import TaskModule
 from regmean_lab.modules.base import Batch, WrittenAnswers
-from regmean_lab.processes import run_together
-from regmean_lab.schema_groups import GradientGramConfig, GramConfig, TrainerConfig
 from regmean_lab.statistics import (
     FisherStatistics,
     Form,
@@ -39,6 +37,8 @@ from regmean_lab.statistics import (
     world_size,
 )
 from regmean_lab.suites.data_module import Batches
+from regmean_lab.training.processes import run_together
+from regmean_lab.training.trainers import test_trainer
 from regmean_lab.zoo import ZooEntry, statistics_key
 
 __all__ = [

@@ -12,7 +12,7 @@ import torch
 from transformers.pytorch_utils import Conv1D
 
 from regmean_lab.checkpoints.architecture import Architecture
-from regmean_lab.checkpoints.headers import StoredTensor
+from regmean_lab.models.headers import StoredTensor
 
 ADVICE = "merge it into its base with PEFT's merge_and_unload(), save that, and give its folder instead"
 

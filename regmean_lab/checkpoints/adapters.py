@@ -17,16 +17,16 @@ from torch import Tensor
 
 from regmean_lab.checkpoints.adapter_tensors import ADVICE, FACTOR, PREFIX, Adapter, SortedTensors, listed
 from regmean_lab.checkpoints.architecture import Architecture, Like, untied_architecture
-from regmean_lab.checkpoints.folders import (
+from regmean_lab.checkpoints.weights import FileWeights
+from regmean_lab.merging.weights import StoredWeights
+from regmean_lab.models.folders import (
     ADAPTER_CONFIG_FILE,
     ADAPTER_WEIGHTS_FILE,
     PICKLED,
     conversion_command,
     read_json_file,
 )
-from regmean_lab.checkpoints.headers import CheckpointError, StoredTensor, read_header
-from regmean_lab.checkpoints.weights import FileWeights
-from regmean_lab.merging.weights import StoredWeights
+from regmean_lab.models.headers import CheckpointError, StoredTensor, read_header
 
 UNDERSTOOD = (
     "peft_type",

@@ -16,13 +16,13 @@ import transformers
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from regmean_lab.checkpoints.folders import CONFIG_FILE, read_json_file
-from regmean_lab.checkpoints.headers import CheckpointError, StoredTensor
 from regmean_lab.checkpoints.labels import label_problems
 from regmean_lab.checkpoints.names import read_names, ties
 from regmean_lab.merging.base import Layout
 from regmean_lab.merging.layout import layout_of
-from regmean_lab.models import head_parameters, quiet_transformers
+from regmean_lab.models.folders import CONFIG_FILE, read_json_file
+from regmean_lab.models.headers import CheckpointError, StoredTensor
+from regmean_lab.models.pretrained import head_parameters, quiet_transformers
 
 MAX_LABELS = 1_000_000
 LABEL_ARCHITECTURES = ("ForSequenceClassification", "ForTokenClassification")

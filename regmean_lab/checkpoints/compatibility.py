@@ -9,8 +9,8 @@ from typing import Any
 from regmean_lab.checkpoints.alignment import RowOrder, order_by_names, order_by_tokens
 from regmean_lab.checkpoints.labels import repeated
 from regmean_lab.checkpoints.members import Member
-from regmean_lab.checkpoints.names import abbreviated
 from regmean_lab.checkpoints.settings import setting_notes, settings_problem
+from regmean_lab.utils.names import abbreviated
 
 HEADS = ("merge", "keep", "drop")
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import transformers
 from transformers import AutoConfig, PreTrainedModel
 
-from regmean_lab.checkpoints.folders import stored_tensors
-from regmean_lab.checkpoints.headers import CheckpointError
-from regmean_lab.checkpoints.names import abbreviated
 from regmean_lab.checkpoints.weights import FileWeights
-from regmean_lab.models import quiet_transformers
+from regmean_lab.models.folders import stored_tensors
+from regmean_lab.models.headers import CheckpointError
+from regmean_lab.models.pretrained import quiet_transformers
+from regmean_lab.utils.names import abbreviated
 
 HEADS_FOLDER = "heads"
 

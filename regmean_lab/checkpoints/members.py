@@ -15,19 +15,20 @@ from regmean_lab.checkpoints.adapters import AdaptedWeights, adapted_like, fit_a
 from regmean_lab.checkpoints.alignment import AlignedWeights
 from regmean_lab.checkpoints.architecture import Architecture, lacking, read_architecture
 from regmean_lab.checkpoints.converted_weights import ConvertedWeights
-from regmean_lab.checkpoints.folders import (
+from regmean_lab.checkpoints.names import StoredNames, read_names, ties
+from regmean_lab.checkpoints.sources import Source
+from regmean_lab.checkpoints.weights import FileWeights
+from regmean_lab.merging.weights import StoredWeights
+from regmean_lab.models.folders import (
     ADAPTER_CONFIG_FILE,
     CONFIG_FILE,
     GENERATION_CONFIG_FILE,
     check_tokenizer_files,
     stored_tensors,
 )
-from regmean_lab.checkpoints.headers import CheckpointError, StoredTensor
-from regmean_lab.checkpoints.names import StoredNames, abbreviated, read_names, ties
-from regmean_lab.checkpoints.sources import Source
-from regmean_lab.checkpoints.weights import FileWeights
-from regmean_lab.merging.weights import StoredWeights
-from regmean_lab.models import TOKENIZER_FILES, quiet_transformers
+from regmean_lab.models.headers import CheckpointError, StoredTensor
+from regmean_lab.models.pretrained import TOKENIZER_FILES, quiet_transformers
+from regmean_lab.utils.names import abbreviated
 
 COMPARED_ROWS = 4096
 """Rows of tied weights that are compared at a time."""

@@ -17,19 +17,20 @@ from regmean_lab.checkpoints.alignment import AlignedWeights
 from regmean_lab.checkpoints.architecture import read_architecture
 from regmean_lab.checkpoints.compatibility import Agreement, agree, base_orders
 from regmean_lab.checkpoints.converted_weights import ConvertedWeights
-from regmean_lab.checkpoints.folders import CONFIG_FILE, stored_tensors
-from regmean_lab.checkpoints.headers import CheckpointError, StoredTensor
 from regmean_lab.checkpoints.members import Member, equal_tensors, read_member, read_tokens
-from regmean_lab.checkpoints.names import abbreviated, read_names, ties
+from regmean_lab.checkpoints.names import read_names, ties
 from regmean_lab.checkpoints.published_statistics import MemberStatistics, open_statistics, other_weights
 from regmean_lab.checkpoints.sources import Source, find_sources
 from regmean_lab.checkpoints.weights import FileWeights
 from regmean_lab.checkpoints.writing import PlannedTensor, Shard, plan_shards, write_shards
-from regmean_lab.converted_weights import DEFAULT_MODELS_FOLDER
 from regmean_lab.merging.base import LayerDiagnostics, MergeError, MergeMember, MergeMethod
 from regmean_lab.merging.layout import averaged_line
 from regmean_lab.merging.merge import merge_members
 from regmean_lab.merging.partial import covered
+from regmean_lab.models.converted_weights import DEFAULT_MODELS_FOLDER
+from regmean_lab.models.folders import CONFIG_FILE, stored_tensors
+from regmean_lab.models.headers import CheckpointError, StoredTensor
+from regmean_lab.utils.names import abbreviated
 
 log = logging.getLogger(__name__)
 

@@ -25,8 +25,9 @@ from transformers.core_model_loading import (
     rename_source_key,
 )
 
-from regmean_lab.checkpoints.headers import StoredTensor
 from regmean_lab.checkpoints.weights import DTYPES
+from regmean_lab.models.headers import StoredTensor
+from regmean_lab.utils.names import abbreviated
 
 WRAPPERS = frozenset({"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"})
 """Parts of names that wrappers add: torch.compile, data parallelism, checkpointing of activations, Fabric."""
@@ -242,13 +243,6 @@ def convert(
             own.collected_tensors[pattern].append(tensor)  # type: ignore[arg-type]
     values = own.convert(name, model=model, config=model.config)
     return {key: value[0] if isinstance(value, list) else value for key, value in values.items()}
-
-
-def abbreviated(names: Iterable[str], shown: int = 3) -> str:
-    """The first of some names, and how many more there are."""
-    names = list(names)
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(name if len(name) <= 120 else f"{name[:117]}..." for name in names[:shown]) + more
 
 
 def ties(

@@ -16,16 +16,15 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 
-from regmean_lab.checkpoints.folders import check_tokenizer_files, read_json_file, stored_tensors
-from regmean_lab.checkpoints.headers import CheckpointError
 from regmean_lab.checkpoints.members import Member
 from regmean_lab.checkpoints.merge import PreparedMerge, write_merged_weights
 from regmean_lab.checkpoints.writing import PlannedTensor, plan_shards, write_shards
-from regmean_lab.environment import command_line, versions
-from regmean_lab.files import file_sha256, share
-from regmean_lab.later_settings import without_later_settings
-from regmean_lab.merged_model import CARD_FRONT_MATTER
-from regmean_lab.results import write_json
+from regmean_lab.models.folders import check_tokenizer_files, read_json_file, stored_tensors
+from regmean_lab.models.headers import CheckpointError
+from regmean_lab.models.merged_model import CARD_FRONT_MATTER
+from regmean_lab.tracking.environment import command_line, versions
+from regmean_lab.utils.files import file_sha256, share, write_json
+from regmean_lab.utils.later_settings import without_later_settings
 
 RECORD_FILE = "merge.json"
 CARD_FILE = "README.md"

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from regmean_lab.checkpoints.alignment import AlignedFisher, AlignedGradientGram, AlignedGram, RowOrder
-from regmean_lab.checkpoints.headers import CheckpointError, read_header
 from regmean_lab.checkpoints.members import Member
 from regmean_lab.merging.base import Layout, MergeMethod
+from regmean_lab.models.headers import CheckpointError, read_header
 from regmean_lab.statistics import FisherFile, GradientGramFile, GramFile, StatisticsError, StatisticsFile
 
 FOLDER = "statistics"

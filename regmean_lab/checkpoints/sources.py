@@ -6,9 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from regmean_lab.checkpoints.folders import ADAPTER_CONFIG_FILE, CONFIG_FILE, two_readings
-from regmean_lab.checkpoints.headers import CheckpointError
-from regmean_lab.converted_weights import (
+from regmean_lab.models.converted_weights import (
     DEFAULT_MODELS_FOLDER,
     SMALL_FILES,
     assembled,
@@ -19,7 +17,9 @@ from regmean_lab.converted_weights import (
     pickled_files,
     prepare_command,
 )
-from regmean_lab.hub import HubModel, fetch, find_on_hub, is_hub_name, split_reference
+from regmean_lab.models.folders import ADAPTER_CONFIG_FILE, CONFIG_FILE, two_readings
+from regmean_lab.models.headers import CheckpointError
+from regmean_lab.models.hub import HubModel, fetch, find_on_hub, is_hub_name, split_reference
 
 FILES = (*SMALL_FILES, "*.safetensors", "statistics/*.safetensors")
 """What is fetched from the hub."""

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from regmean_lab.checkpoints.headers import DTYPE_BYTES, CheckpointError, StoredTensor
 from regmean_lab.merging.base import MergeError
 from regmean_lab.merging.weights import StoredWeights
+from regmean_lab.models.headers import DTYPE_BYTES, CheckpointError, StoredTensor
 
 DTYPES = {
     "BOOL": torch.bool,

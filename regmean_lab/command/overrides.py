@@ -17,7 +17,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from regmean_lab.command.jobs import (
+from regmean_lab.command.quoting import as_list, for_shell, joined, quoted_override
+from regmean_lab.config.grids import (
     CONFIG_NAME,
     Composer,
     Grid,
@@ -27,10 +28,9 @@ from regmean_lab.command.jobs import (
     jobs_of,
     values_of,
 )
-from regmean_lab.command.launchers import LAUNCHER_GROUP, launcher_problems
-from regmean_lab.command.locations import configuration_root
-from regmean_lab.command.quoting import as_list, for_shell, joined, quoted_override
-from regmean_lab.command.roots import EXPERIMENT_KEY, ROOTS, root_module
+from regmean_lab.config.locations import configuration_root
+from regmean_lab.config.roots import EXPERIMENT_KEY, ROOTS, root_module
+from regmean_lab.sweeps.launchers import LAUNCHER_GROUP, launcher_problems
 
 NOT_IN_PATHS = ("checkpoint", "checkpoints", "data", "kinds", "output")
 """Settings whose values are no names of folders."""
@@ -208,7 +208,7 @@ def _key_problems(base: DictConfig, values: Sequence[Override]) -> list[str]:
 
 def _job_problems(grids: Sequence[Grid], root: str | None) -> list[str]:
     """Problems of composed jobs: each value of each sweep, the experiment's own too, with the others' first values."""
-    from regmean_lab.schema import ConfigurationError
+    from regmean_lab.config.schema import ConfigurationError
 
     check = _check_suite_job if root is None else root_module(root).check
     config_name = root or CONFIG_NAME
@@ -255,8 +255,8 @@ def _shared_paths(jobs: Sequence[Sequence[str]], composer: Composer, root: str) 
 
 
 def _check_suite_job(config: DictConfig) -> None:
+    from regmean_lab.config.schema import settings_of
     from regmean_lab.experiment import check_files
-    from regmean_lab.schema import settings_of
 
     check_files(settings_of(config))
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from hydra import initialize_config_dir
 
-from regmean_lab.command.jobs import grids_of, jobs_of
-from regmean_lab.command.locations import configuration_root
+from regmean_lab.config.grids import grids_of, jobs_of
+from regmean_lab.config.locations import configuration_root
 
 PLAN_KEY = "plan"
 
@@ -27,10 +27,11 @@ def show_plan(arguments: Sequence[str]) -> bool:
     Returns:
         Whether all that it needs is there.
     """
-    from regmean_lab.command.stages import composed  # the libraries behind these take seconds to import
-    from regmean_lab.command.sweep import JobRecord
-    from regmean_lab.planning import make_plan, plan_text
-    from regmean_lab.planning.estimate import estimate
+    from regmean_lab.sweeps.estimate import estimate
+    from regmean_lab.sweeps.plan import make_plan
+    from regmean_lab.sweeps.plan_text import plan_text
+    from regmean_lab.sweeps.stages import composed  # the libraries behind these take seconds to import
+    from regmean_lab.sweeps.summary import JobRecord
 
     refused: list[JobRecord] = []
     with initialize_config_dir(str(configuration_root() / "conf"), version_base="1.3"):

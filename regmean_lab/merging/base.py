@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from regmean_lab.merging.partial import covered, top_blocks
+from regmean_lab.utils.errors import UserError
 
 LABEL_HEADS = ("merged", "row_mean")
 
 
-class MergeError(Exception):
+class MergeError(UserError):
     """Members that cannot be merged, or a merge that went wrong; the message names the tensor and the member."""
 
 

@@ -15,8 +15,8 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 from transformers import PreTrainedModel
 
-from regmean_lab.evaluation.metrics import build_metrics, percentages, predictions
-from regmean_lab.models import Checkpoint, quiet_transformers
+from regmean_lab.metrics.metrics import build_metrics, percentages, predictions
+from regmean_lab.models.pretrained import Checkpoint, quiet_transformers
 from regmean_lab.modules.optimization import Optimization
 from regmean_lab.statistics import FisherLabels, Likelihood, Mask, StatisticsError
 from regmean_lab.suites.base import Task, TaskKind

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 from transformers import PreTrainedModel
 
-from regmean_lab.evaluation.metrics import build_metrics, percentages, predictions
-from regmean_lab.models import Checkpoint, head_parameters
+from regmean_lab.metrics.metrics import build_metrics, percentages, predictions
+from regmean_lab.models.pretrained import Checkpoint, head_parameters
 from regmean_lab.modules.base import Batch, TaskModule, TrainableModule, module_type
 from regmean_lab.modules.optimization import Optimization
 from regmean_lab.suites.base import Task

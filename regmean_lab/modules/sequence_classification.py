@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from regmean_lab.models import Checkpoint, label_names, load_model
+from regmean_lab.models.pretrained import Checkpoint, label_names, load_model
 from regmean_lab.modules.base import Batch, FisherObjective, TaskModule, register_module
 from regmean_lab.modules.optimization import Optimization
 from regmean_lab.statistics import Likelihood

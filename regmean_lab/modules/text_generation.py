@@ -19,7 +19,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from regmean_lab.models import Checkpoint, load_model
+from regmean_lab.models.pretrained import Checkpoint, load_model
 from regmean_lab.modules.base import Batch, FisherObjective, TaskModule, WrittenAnswers, register_module
 from regmean_lab.statistics import Likelihood, Mask
 from regmean_lab.suites.base import IGNORED, Task

@@ -9,7 +9,7 @@ from torch import Tensor, cat
 from torch.nn import functional
 from transformers import AutoModelForTokenClassification, PreTrainedModel
 
-from regmean_lab.models import Checkpoint, label_names, load_model
+from regmean_lab.models.pretrained import Checkpoint, label_names, load_model
 from regmean_lab.modules.base import Batch, TaskModule, register_module
 from regmean_lab.statistics import Likelihood
 from regmean_lab.suites.base import IGNORED, Task

@@ -88,8 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _prepare_model(model: str, call: Call) -> None:
     # These take seconds to import.
-    from regmean_lab.models import MODELS_FOLDER
-    from regmean_lab.prepare_model import NOTICE, prepare_model
+    from regmean_lab.models.pretrained import MODELS_FOLDER
+    from regmean_lab.prepare.model import NOTICE, prepare_model
 
     print(NOTICE, flush=True)
     with _messages_printed():

@@ -17,9 +17,9 @@ from filelock import FileLock
 from tqdm import tqdm
 
 import regmean_lab
-from regmean_lab.download import write_atomically
 from regmean_lab.prepare.base import PrepareError, run_all
 from regmean_lab.suites.reading import parse_lines
+from regmean_lab.utils.download import write_atomically
 
 MANIFEST = "SHA256SUMS"
 TIMEOUT = 30.0

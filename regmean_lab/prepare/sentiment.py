@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from regmean_lab.download import DownloadError, read_source_distribution, write_atomically
 from regmean_lab.prepare.base import PrepareError, Preparer, Request, register_preparer
 from regmean_lab.suites import sentiment
+from regmean_lab.utils.download import DownloadError, read_source_distribution, write_atomically
 
 _logger = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from regmean_lab.download import write_atomically
 from regmean_lab.prepare.base import PrepareError
 from regmean_lab.suites.base import DataError
+from regmean_lab.utils.download import write_atomically
 
 NOTICE_FILE = "NOTICE.txt"
 

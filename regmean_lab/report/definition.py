@@ -13,13 +13,13 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from regmean_lab.command.jobs import Composer, grids_of, jobs_of
-from regmean_lab.command.locations import configuration_root, register_sweeps
-from regmean_lab.command.resolvers import register_resolvers
+from regmean_lab.config.grids import Composer, grids_of, jobs_of
+from regmean_lab.config.locations import configuration_root, register_sweeps
+from regmean_lab.config.resolvers import register_resolvers
+from regmean_lab.config.schema import register_schemas
 from regmean_lab.report.entries import Entry, column_settings, command_of, flat_settings, row_settings, setting_text
 from regmean_lab.report.read import Run
 from regmean_lab.results import NOT_FINGERPRINTED, NOT_FINGERPRINTED_TRAINER, fingerprint
-from regmean_lab.schema import register_schemas
 from regmean_lab.suites import suite_types
 
 SWEEPS, EXPERIMENTS = "multirun_sweeps", "experiment"

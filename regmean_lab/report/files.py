@@ -2,23 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-from pathlib import Path
-
-
-def write_text(path: Path, content: str) -> Path:
-    """Write a text to a temporary name and rename it; returns the path."""
-    return write_bytes(path, content.encode("utf-8"))
-
-
-def write_bytes(path: Path, content: bytes) -> Path:
-    """Write bytes to a temporary name and rename it; returns the path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
-    return path
 
 
 class FileNames:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from regmean_lab.report.comma_separated import csv_runs, csv_table, csv_tests
 from regmean_lab.report.content import Report
-from regmean_lab.report.files import write_bytes, write_text
 from regmean_lab.report.grid import Section
 from regmean_lab.report.latex import latex_table, latex_tests
 from regmean_lab.report.markdown import escape, markdown_table, markdown_tests
 from regmean_lab.report.page import html_page
+from regmean_lab.utils.files import write_bytes, write_text
 
 PAGE, MARKDOWN, RUNS = "report.html", "report.md", "runs.csv"
 TABLES, FIGURES = "tables", "figures"

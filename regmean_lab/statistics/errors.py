@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from regmean_lab.utils.errors import UserError
 
-class StatisticsError(RuntimeError):
+
+class StatisticsError(UserError, RuntimeError):
     """Statistics could not be collected, stored or read; the message says what was wrong and what to do."""
 
 

@@ -34,7 +34,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from regmean_lab.files import share
+from regmean_lab.utils.files import share
 
 from .errors import StatisticsError, name_list
 from .finite import all_finite

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
+from regmean_lab.utils.errors import UserError
+
 TaskKind = Literal["multi_label", "single_label", "regression", "token_labels", "answers", "text"]
 """Form of a task: labels of a whole text (any number, one, a real value), labels of its words, generated answers to
 questions, or text as it is, which a language model writes."""
@@ -24,7 +26,7 @@ IGNORED = -100
 """Label value of a label that is not annotated: left out of loss and metric (PyTorch's ``ignore_index``)."""
 
 
-class DataError(Exception):
+class DataError(UserError):
     """Data that cannot be read; the message names the file and line, what was expected, and what to do."""
 
 

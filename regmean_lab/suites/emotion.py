@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from regmean_lab.files import file_sha256, json_sha256
 from regmean_lab.suites.base import (
     IGNORED,
     SPLITS,
@@ -28,6 +27,7 @@ from regmean_lab.suites.base import (
 )
 from regmean_lab.suites.reading import json_object, limit_problems, parse_lines
 from regmean_lab.suites.sampling import seeded_subset
+from regmean_lab.utils.files import file_sha256, json_sha256
 
 _logger = logging.getLogger(__name__)
 

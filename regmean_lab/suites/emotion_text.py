@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal, cast
 
-from regmean_lab.files import json_sha256
 from regmean_lab.suites.answers import FORMS, AnswerExample, Wording
 from regmean_lab.suites.base import IGNORED, DataError, Example, Split, Task, register_suite
 from regmean_lab.suites.emotion import LABELS, EmotionCorpora, EmotionDataSettings
+from regmean_lab.utils.files import json_sha256
 
 ANSWERED_BY = ("scoring", "generation")
 LABELS_ASKED = ("all", "first_member")

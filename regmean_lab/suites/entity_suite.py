@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from regmean_lab.files import file_sha256, json_sha256
 from regmean_lab.merging.base import one_of
 from regmean_lab.suites.base import SPLITS, DataError, MissingDataError, Split, Suite, Task
 from regmean_lab.suites.conll import LABELS, TokenExample, read_columns, read_json_lines
 from regmean_lab.suites.reading import limit_problems
 from regmean_lab.suites.sampling import seeded_subset
+from regmean_lab.utils.files import file_sha256, json_sha256
 
 KEY_SCORES = ("entity_f1", "entity_f1_published")
 

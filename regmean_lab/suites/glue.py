@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from regmean_lab.files import json_sha256
 from regmean_lab.suites.base import Example, Split, Suite, Task, register_suite
 from regmean_lab.suites.glue_data import TASKS, GlueData
 from regmean_lab.suites.reading import limit_problems
 from regmean_lab.suites.sampling import seeded_subset
+from regmean_lab.utils.files import json_sha256
 
 
 @dataclass

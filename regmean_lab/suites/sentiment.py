@@ -17,7 +17,10 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from regmean_lab.download import (
+from regmean_lab.suites.base import DataError, Example, MissingDataError, Split, Suite, Task, register_suite
+from regmean_lab.suites.reading import limit_problems, parse_lines
+from regmean_lab.suites.sampling import seeded_permutation, seeded_subset
+from regmean_lab.utils.download import (
     DownloadError,
     SourceDistribution,
     archive_member,
@@ -26,10 +29,7 @@ from regmean_lab.download import (
     read_source_distribution,
     write_atomically,
 )
-from regmean_lab.files import file_sha256, json_sha256
-from regmean_lab.suites.base import DataError, Example, MissingDataError, Split, Suite, Task, register_suite
-from regmean_lab.suites.reading import limit_problems, parse_lines
-from regmean_lab.suites.sampling import seeded_permutation, seeded_subset
+from regmean_lab.utils.files import file_sha256, json_sha256
 
 _logger = logging.getLogger(__name__)
 

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from regmean_lab.files import json_sha256
 from regmean_lab.suites.base import Example, Split, Task, register_suite
 from regmean_lab.suites.partition import PARTITIONS, partition_problems, parts_of
 from regmean_lab.suites.sampling import seeded_subset
 from regmean_lab.suites.sentiment import DOMAINS, SentimentSettings, SentimentSuite
+from regmean_lab.utils.files import json_sha256
 
 
 @dataclass

@@ -11,7 +11,8 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import Any
 
-from regmean_lab.files import file_sha256
+from regmean_lab.utils.errors import UserError
+from regmean_lab.utils.files import file_sha256
 from regmean_lab.zoo.address import ADDRESS_LENGTH, member_address
 from regmean_lab.zoo.locks import hold
 
@@ -24,7 +25,7 @@ _KIND = re.compile(r"[a-z0-9_]+(-[a-z0-9_]+)*")
 _KEY = re.compile(rf"[0-9a-f]{{{ADDRESS_LENGTH}}}")
 
 
-class ZooError(RuntimeError):
+class ZooError(UserError, RuntimeError):
     """Something in the zoo is not as it should be; the message says what, where, and what to do."""
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 
 from regmean_lab.callbacks.merge import MemberSource
-from regmean_lab.evaluate import load_module
-from regmean_lab.models import Checkpoint, find_checkpoint
+from regmean_lab.config.groups import ModelConfig
+from regmean_lab.evaluation.scores import load_module
+from regmean_lab.models.pretrained import Checkpoint, find_checkpoint
 from regmean_lab.modules import TaskModule, module_type
-from regmean_lab.schema_groups import ModelConfig
 from regmean_lab.suites.data_module import CorpusDataModule
 from regmean_lab.suites.emotion import EmotionSettings, EmotionSuite
 from regmean_lab.zoo import Zoo, ZooEntry

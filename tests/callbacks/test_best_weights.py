@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from regmean_lab.callbacks.best_weights import BestWeights
 from regmean_lab.modules import Optimization
 from regmean_lab.modules.base import TrainableModule
+from regmean_lab.training.best_weights import BestWeights
 
 
 class Scripted(TrainableModule):

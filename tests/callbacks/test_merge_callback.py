@@ -15,10 +15,9 @@ from drawn_members import Member
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from regmean_lab.base_weights import base_weights
 from regmean_lab.callbacks.merge import MergeCallback
 from regmean_lab.callbacks.statistics import StatisticsRequest, open_statistics
-from regmean_lab.evaluate import test_trainer as make_trainer
+from regmean_lab.config.groups import FisherConfig, GradientGramConfig, GramConfig, TrainerConfig
 from regmean_lab.merging import MergeError, MergeMember, MergeMethod, merge_members
 from regmean_lab.merging.breadcrumbs import Breadcrumbs
 from regmean_lab.merging.dare import Dare
@@ -37,8 +36,9 @@ from regmean_lab.merging.task_arithmetic import TaskArithmetic
 from regmean_lab.merging.ties import Ties
 from regmean_lab.merging.tsv import TaskSingularVectors
 from regmean_lab.merging.wudi import Wudi
+from regmean_lab.models.base_weights import base_weights
 from regmean_lab.modules import TaskModule
-from regmean_lab.schema_groups import FisherConfig, GradientGramConfig, GramConfig, TrainerConfig
+from regmean_lab.training.trainers import test_trainer as make_trainer
 
 REQUESTS = [
     StatisticsRequest("gram", GramConfig(examples=20), batch_size=8, seed=0, precision="32-true"),

@@ -12,12 +12,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import T5Config, T5ForConditionalGeneration
 
-from regmean_lab.base_weights import base_weights
 from regmean_lab.callbacks.merge import MemberSource, MergeCallback
 from regmean_lab.callbacks.statistics import StatisticsRequest, open_statistics
-from regmean_lab.evaluate import load_module
-from regmean_lab.evaluate import test_trainer as make_trainer
-from regmean_lab.merged_model import write_merged_model
+from regmean_lab.config.groups import FisherConfig, GradientGramConfig, GramConfig, ModelConfig, TrainerConfig
+from regmean_lab.evaluation.scores import load_module
 from regmean_lab.merging import MergeMethod
 from regmean_lab.merging.fisher import Fisher
 from regmean_lab.merging.layout import layout_of
@@ -25,12 +23,14 @@ from regmean_lab.merging.mats import Mats
 from regmean_lab.merging.regmean import RegMean
 from regmean_lab.merging.simple import Simple
 from regmean_lab.merging.task_arithmetic import TaskArithmetic
-from regmean_lab.models import Checkpoint, find_checkpoint, head_parameters
+from regmean_lab.models.base_weights import base_weights
+from regmean_lab.models.merged_model import write_merged_model
+from regmean_lab.models.pretrained import Checkpoint, find_checkpoint, head_parameters
 from regmean_lab.modules import TaskModule
 from regmean_lab.modules.text_generation import TextGenerationModule, generation_class
-from regmean_lab.schema_groups import FisherConfig, GradientGramConfig, GramConfig, ModelConfig, TrainerConfig
 from regmean_lab.suites.data_module import CorpusDataModule
 from regmean_lab.suites.emotion_text import EmotionTextSettings, EmotionTextSuite
+from regmean_lab.training.trainers import test_trainer as make_trainer
 from regmean_lab.zoo import Zoo
 
 REQUESTS = [

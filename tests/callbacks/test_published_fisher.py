@@ -13,14 +13,14 @@ from drawn_members import Member
 from torch import Tensor, nn
 
 from regmean_lab.callbacks.statistics import StatisticsRequest, collect_for_entry, measure, open_statistics
-from regmean_lab.evaluate import test_trainer as make_trainer
-from regmean_lab.models import Checkpoint, find_checkpoint
+from regmean_lab.config.groups import FisherConfig, ModelConfig, TrainerConfig
+from regmean_lab.models.pretrained import Checkpoint, find_checkpoint
 from regmean_lab.modules import TaskModule, module_type
-from regmean_lab.schema_groups import FisherConfig, ModelConfig, TrainerConfig
 from regmean_lab.statistics import FisherStatistics, StatisticsError
 from regmean_lab.suites.base import IGNORED, Task
 from regmean_lab.suites.data_module import CorpusDataModule
 from regmean_lab.suites.emotion_text import EmotionTextSettings, EmotionTextSuite
+from regmean_lab.training.trainers import test_trainer as make_trainer
 
 X = IGNORED
 BATCH_SIZE, EXAMPLES = 4, 10

@@ -19,22 +19,22 @@ from torch import Tensor
 from regmean_lab.callbacks.merge import MemberSource, MergeCallback
 from regmean_lab.callbacks.refine import TextReading
 from regmean_lab.callbacks.statistics import StatisticsRequest
-from regmean_lab.evaluate import load_module
-from regmean_lab.evaluate import test_trainer as make_trainer
+from regmean_lab.config.groups import GramConfig, ModelConfig, TrainerConfig
+from regmean_lab.evaluation.scores import load_module
 from regmean_lab.merging import MergeMethod
 from regmean_lab.merging.layout import layout_of
 from regmean_lab.merging.regmean import RegMean
 from regmean_lab.merging.regmean_plusplus import RegMeanPlusPlus
 from regmean_lab.merging.regmean_sequential import RegMeanSequential
-from regmean_lab.models import find_checkpoint
+from regmean_lab.models.pretrained import find_checkpoint
 from regmean_lab.modules import TaskModule, module_type
-from regmean_lab.schema_groups import GramConfig, ModelConfig, TrainerConfig
 from regmean_lab.suites import Suite
 from regmean_lab.suites.data_module import CorpusDataModule
 from regmean_lab.suites.emotion import EmotionSettings, EmotionSuite
 from regmean_lab.suites.emotion_text import EmotionTextSettings, EmotionTextSuite
 from regmean_lab.suites.entity_suite import EntitySettings
 from regmean_lab.suites.ner_open import OpenNerSuite
+from regmean_lab.training.trainers import test_trainer as make_trainer
 from regmean_lab.zoo import Zoo
 
 EXAMPLES = 20

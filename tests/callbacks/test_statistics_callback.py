@@ -17,8 +17,7 @@ from regmean_lab.callbacks.statistics import (
     open_statistics,
     requests_of,
 )
-from regmean_lab.evaluate import test_trainer as make_trainer
-from regmean_lab.schema_groups import (
+from regmean_lab.config.groups import (
     FisherConfig,
     GradientGramConfig,
     GramConfig,
@@ -29,6 +28,7 @@ from regmean_lab.schema_groups import (
 from regmean_lab.statistics import FisherFile, GradientGramFile, GramFile, StatisticsError, linear_layers
 from regmean_lab.suites.base import IGNORED
 from regmean_lab.suites.sampling import seeded_permutation
+from regmean_lab.training.trainers import test_trainer as make_trainer
 from regmean_lab.zoo import statistics_key
 
 GRAM = StatisticsRequest("gram", GramConfig(examples=20), batch_size=8, seed=0, precision="32-true")

@@ -13,10 +13,10 @@ from regmean_lab.callbacks.statistics import (
     open_statistics,
     requests_of,
 )
-from regmean_lab.evaluate import test_trainer as make_trainer
+from regmean_lab.config.groups import StatisticsConfig, TrainerConfig, TrainingConfig
 from regmean_lab.results import fingerprint
-from regmean_lab.schema_groups import StatisticsConfig, TrainerConfig, TrainingConfig
 from regmean_lab.statistics import GramFile
+from regmean_lab.training.trainers import test_trainer as make_trainer
 
 
 def test_packed_statistics_are_the_same_under_the_same_name(members: list[Member]) -> None:

@@ -21,7 +21,7 @@ from transformers import (
 from regmean_lab.checkpoints.merge import MergeRequest, prepare_merge
 from regmean_lab.checkpoints.output import write_output
 from regmean_lab.merging import MergeMethod
-from regmean_lab.pico import pico_folder
+from regmean_lab.models.pico import pico_folder
 
 LABELS = ("anger", "fear", "joy")
 

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from regmean_lab.checkpoints.alignment import AlignedGradientGram, AlignedWeights, RowOrder, order_by_names
 from regmean_lab.checkpoints.alignment import order_by_tokens as by_tokens
-from regmean_lab.checkpoints.folders import stored_tensors
 from regmean_lab.checkpoints.weights import FileWeights
 from regmean_lab.checkpoints.writing import PlannedTensor, parse_size, plan_shards, write_shards
+from regmean_lab.models.folders import stored_tensors
 
 
 def saved(folder: Path, tensors: dict[str, Tensor], limit: int = 1 << 30) -> FileWeights:

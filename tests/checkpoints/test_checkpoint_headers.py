@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from regmean_lab.checkpoints.headers import MAX_HEADER_BYTES, CheckpointError, read_header
+from regmean_lab.models.headers import MAX_HEADER_BYTES, CheckpointError, read_header
 
 ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 

@@ -20,7 +20,6 @@ from transformers import (
     BertForPreTraining,
 )
 
-from regmean_lab.checkpoints.headers import CheckpointError
 from regmean_lab.checkpoints.heads import load_with_head
 from regmean_lab.checkpoints.merge import MergeRequest, prepare_merge, statistics_problems
 from regmean_lab.checkpoints.output import checksums, find_merged, fingerprint, output_problem
@@ -31,6 +30,7 @@ from regmean_lab.merging.regmean import RegMean
 from regmean_lab.merging.simple import Simple
 from regmean_lab.merging.task_arithmetic import TaskArithmetic
 from regmean_lab.merging.ties import Ties
+from regmean_lab.models.headers import CheckpointError
 from regmean_lab.statistics import (
     FisherStatistics,
     GradientGramStatistics,

@@ -17,14 +17,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from regmean_lab.checkpoints.architecture import read_architecture
-from regmean_lab.checkpoints.folders import stored_tensors
-from regmean_lab.checkpoints.headers import CheckpointError
 from regmean_lab.checkpoints.members import read_stored
 from regmean_lab.checkpoints.merge import MergeRequest, prepare_merge
 from regmean_lab.checkpoints.output import write_output
 from regmean_lab.merging import MergeError
 from regmean_lab.merging.simple import Simple
 from regmean_lab.merging.task_arithmetic import TaskArithmetic
+from regmean_lab.models.folders import stored_tensors
+from regmean_lab.models.headers import CheckpointError
 
 SIZES = {
     "vocab_size": 24,

@@ -14,14 +14,14 @@ from safetensors.torch import save_file
 from transformers import AutoModelForSequenceClassification
 
 from regmean_lab.checkpoints.architecture import read_architecture
-from regmean_lab.checkpoints.folders import INDEX_FILE, check_weights, conversion_command, stored_tensors
-from regmean_lab.checkpoints.headers import CheckpointError
 from regmean_lab.checkpoints.sources import find_sources, locate, unique_names
 from regmean_lab.checkpoints.weights import FileWeights
+from regmean_lab.config.groups import ModelConfig
 from regmean_lab.merging import MergeError
 from regmean_lab.merging.simple import Simple
-from regmean_lab.models import ModelError, find_checkpoint, load_model
-from regmean_lab.schema_groups import ModelConfig
+from regmean_lab.models.folders import INDEX_FILE, check_weights, conversion_command, stored_tensors
+from regmean_lab.models.headers import CheckpointError
+from regmean_lab.models.pretrained import ModelError, find_checkpoint, load_model
 
 
 def sharded(folder: Path) -> Path:

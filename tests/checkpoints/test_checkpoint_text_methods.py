@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from checkpoint_folders import save_classifier
 
-from regmean_lab.checkpoints.headers import CheckpointError
 from regmean_lab.checkpoints.merge import MergeRequest, prepare_merge
 from regmean_lab.merging import MergeMethod
 from regmean_lab.merging.regmean_plusplus import RegMeanPlusPlus
 from regmean_lab.merging.regmean_sequential import RegMeanSequential
+from regmean_lab.models.headers import CheckpointError
 
 
 @pytest.mark.parametrize("method", [RegMeanPlusPlus(), RegMeanSequential()], ids=lambda method: method.name)

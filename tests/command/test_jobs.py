@@ -10,8 +10,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from regmean_lab.command.jobs import CONFIG_NAME, Composer, grids, grids_of, jobs_of, values_of
-from regmean_lab.command.locations import configuration_root
+from regmean_lab.config.grids import CONFIG_NAME, Composer, grids, grids_of, jobs_of, values_of
+from regmean_lab.config.locations import configuration_root
 
 
 @pytest.fixture(autouse=True)

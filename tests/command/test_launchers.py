@@ -22,12 +22,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.regmean_lab_launchers.ray_launcher import init_arguments
 from regmean_lab.command import launchers
-from regmean_lab.command.launchers import EXTRAS, PACKAGES, launcher_problems, register_launchers
 from regmean_lab.command.overrides import override_problems
-from regmean_lab.command.sweep import SWEEPS_FOLDER
-from regmean_lab.command.threads import limit_threads
+from regmean_lab.config.schema import register_schemas
 from regmean_lab.results import Result, read_result
-from regmean_lab.schema import register_schemas
+from regmean_lab.sweeps.launchers import EXTRAS, PACKAGES, launcher_problems, register_launchers
+from regmean_lab.sweeps.summary import SWEEPS_FOLDER
+from regmean_lab.utils.threads import limit_threads
 from regmean_lab.zoo import Zoo
 
 METHODS, SEEDS, MEMBERS = ("simple", "regmean"), (1, 2), ("tec", "isear")

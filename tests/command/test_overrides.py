@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from regmean_lab.command import overrides
-from regmean_lab.command.locations import configuration_root, register_sweeps
 from regmean_lab.command.overrides import nearest, override_problems
-from regmean_lab.command.resolvers import register_resolvers
-from regmean_lab.schema import register_schemas, settings_of
+from regmean_lab.config.locations import configuration_root, register_sweeps
+from regmean_lab.config.resolvers import register_resolvers
+from regmean_lab.config.schema import register_schemas, settings_of
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from regmean_lab.command.overrides import override_problems
 from regmean_lab.command.quoting import corrected_command, joined, quoted_override
-from regmean_lab.command.roots import register_root
+from regmean_lab.config.roots import register_root
 
 NAMES = [
     "epoch=9-step=100",

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
-from regmean_lab.command.resolvers import coefficient_grid, coefficient_samples, counts, job_folder, pairs
+from regmean_lab.config.resolvers import coefficient_grid, coefficient_samples, counts, job_folder, pairs
 from regmean_lab.merging.simple import Simple
 from regmean_lab.results import fingerprint
 

@@ -11,13 +11,13 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-import regmean_lab.collect_statistics
+import regmean_lab.checkpoints.collect_command
 from regmean_lab.__main__ import EXIT_CONFIGURATION, main
-from regmean_lab.command.locations import configuration_root
 from regmean_lab.command.overrides import compose_first_job, override_problems
-from regmean_lab.command.roots import ROOTS, RootError, register_root, root_module, split_root
-from regmean_lab.models import ModelError
-from regmean_lab.schema import ConfigurationError
+from regmean_lab.config.locations import configuration_root
+from regmean_lab.config.roots import ROOTS, RootError, register_root, root_module, split_root
+from regmean_lab.config.schema import ConfigurationError
+from regmean_lab.models.pretrained import ModelError
 
 COLLECT = "collect_statistics"
 
@@ -109,8 +109,8 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Path]]:
         if config.checkpoint == "broken":
             raise ModelError("checkpoint: broken")
 
-    monkeypatch.setattr(regmean_lab.collect_statistics, "check", check)
-    monkeypatch.setattr(regmean_lab.collect_statistics, "run", run)
+    monkeypatch.setattr(regmean_lab.checkpoints.collect_command, "check", check)
+    monkeypatch.setattr(regmean_lab.checkpoints.collect_command, "run", run)
     return seen
 
 

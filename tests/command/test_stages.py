@@ -12,10 +12,10 @@ from hydra import initialize_config_dir
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 
-from regmean_lab.command.locations import configuration_root
-from regmean_lab.command.stages import run_sweep
-from regmean_lab.command.sweep import SWEEPS_FOLDER
-from regmean_lab.command.sweep_name import SWEEP_VARIABLE
+from regmean_lab.config.locations import configuration_root
+from regmean_lab.sweeps.stages import run_sweep
+from regmean_lab.sweeps.summary import SWEEPS_FOLDER
+from regmean_lab.tracking.sweep_name import SWEEP_VARIABLE
 
 
 @dataclass

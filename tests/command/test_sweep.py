@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from regmean_lab.command.sweep import FIGURE_FILE, SWEEPS_FOLDER, TABLE_FILE, JobRecord, record_job, summarise
-from regmean_lab.command.sweep_name import SWEEP_VARIABLE, begin_sweep, current_sweep
 from regmean_lab.results import Result
+from regmean_lab.sweeps.summary import FIGURE_FILE, SWEEPS_FOLDER, TABLE_FILE, JobRecord, record_job, summarise
+from regmean_lab.tracking.sweep_name import SWEEP_VARIABLE, begin_sweep, current_sweep
 
 
 def result(method: str, seed: int, score: float) -> Result:

@@ -13,8 +13,8 @@ import pytest
 
 import regmean_lab.experiment
 from regmean_lab.__main__ import EXIT_INTERRUPTED, main
-from regmean_lab.command.sweep import SWEEPS_FOLDER
-from regmean_lab.command.task_function import NOT_ENDED, JobError, job
+from regmean_lab.sweeps.summary import SWEEPS_FOLDER
+from regmean_lab.sweeps.task_function import NOT_ENDED, JobError, job
 
 
 @pytest.fixture

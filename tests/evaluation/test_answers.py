@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score
 from torch import Tensor
 
-from regmean_lab.evaluation.answers import AnswerMacroF1
-from regmean_lab.evaluation.ensemble import ensemble_predictions
-from regmean_lab.evaluation.metrics import build_metrics, percentages, predictions, score, score_predictions
+from regmean_lab.metrics.answers import AnswerMacroF1
+from regmean_lab.metrics.ensemble import ensemble_predictions
+from regmean_lab.metrics.metrics import build_metrics, percentages, predictions, score, score_predictions
 from regmean_lab.suites.base import IGNORED, Task
 
 LABELS = ("joy", "anger", "fear", "love")

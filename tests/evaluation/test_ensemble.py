@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from regmean_lab.evaluation.ensemble import average_logits, ensemble_predictions, majority_vote
-from regmean_lab.evaluation.metrics import predictions
+from regmean_lab.metrics.ensemble import average_logits, ensemble_predictions, majority_vote
+from regmean_lab.metrics.metrics import predictions
 from regmean_lab.suites.base import Task
 
 LABELS = ("a", "b", "c")

@@ -12,9 +12,9 @@ from seqeval.metrics import accuracy_score, f1_score, precision_score, recall_sc
 from seqeval.scheme import IOB2
 from torch import Tensor
 
-from regmean_lab.evaluation.ensemble import average_logits, majority_vote
-from regmean_lab.evaluation.entities import EntityScores, published_spans
-from regmean_lab.evaluation.metrics import build_metrics, percentages, predictions, score, score_predictions
+from regmean_lab.metrics.ensemble import average_logits, majority_vote
+from regmean_lab.metrics.entities import EntityScores, published_spans
+from regmean_lab.metrics.metrics import build_metrics, percentages, predictions, score, score_predictions
 from regmean_lab.suites.base import IGNORED, Task
 from regmean_lab.suites.conll import LABELS
 from regmean_lab.suites.entity_suite import EntitySettings

@@ -13,7 +13,7 @@ from scipy import stats
 from sklearn import metrics as sklearn_metrics
 from torch import Tensor
 
-from regmean_lab.evaluation.metrics import AnnotatedMacroF1, build_metrics, percentages, predictions, score
+from regmean_lab.metrics.metrics import AnnotatedMacroF1, build_metrics, percentages, predictions, score
 from regmean_lab.suites.base import IGNORED, Task
 from regmean_lab.suites.glue_data import TASKS
 

@@ -10,7 +10,7 @@ from transformers.pytorch_utils import Conv1D
 
 from regmean_lab.merging import LinearLayer
 from regmean_lab.merging.layout import layout_of
-from regmean_lab.pico import pico_folder
+from regmean_lab.models.pico import pico_folder
 
 HEADS = {
     "bert": "classifier",

@@ -15,16 +15,16 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModelForSequenceClassification
 
-from regmean_lab.evaluate import load_module
-from regmean_lab.models import Checkpoint, find_checkpoint, head_parameters
+from regmean_lab.config.groups import ModelConfig, TrainerConfig, TrainingConfig
+from regmean_lab.evaluation.scores import load_module
+from regmean_lab.models.pretrained import Checkpoint, find_checkpoint, head_parameters
 from regmean_lab.modules import Optimization
 from regmean_lab.modules.multi_task import MultiTaskModule, load_part
 from regmean_lab.modules.sequence_classification import SequenceClassificationModule
-from regmean_lab.schema_groups import ModelConfig, TrainerConfig, TrainingConfig
 from regmean_lab.suites import Example, Split, Suite, Task
 from regmean_lab.suites.multi_task_data import InterleavedBatchSampler, MultiTaskDataModule
 from regmean_lab.suites.sampling import LengthGroupedBatchSampler
-from regmean_lab.training import describe, train_model
+from regmean_lab.training.train import describe, train_model
 from regmean_lab.zoo import ZooEntry
 
 ARCHITECTURES = ("bert", "roberta", "distilbert", "deberta_v2")

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from regmean_lab.models import Checkpoint, find_checkpoint
+from regmean_lab.config.groups import ModelConfig
+from regmean_lab.models.pretrained import Checkpoint, find_checkpoint
 from regmean_lab.modules import module_type
 from regmean_lab.modules.reweighting import sqrt_weights
 from regmean_lab.modules.sequence_classification import SequenceClassificationModule
-from regmean_lab.schema_groups import ModelConfig
 from regmean_lab.suites.base import IGNORED, Task
 
 LABELS = ("a", "b", "c")

@@ -10,10 +10,10 @@ from sklearn.metrics import accuracy_score, f1_score
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from regmean_lab.models import find_checkpoint
+from regmean_lab.config.groups import ModelConfig
+from regmean_lab.models.pretrained import find_checkpoint
 from regmean_lab.modules import Optimization, module_type
 from regmean_lab.modules.base import DEV_SCORE, TaskModule
-from regmean_lab.schema_groups import ModelConfig
 from regmean_lab.suites.base import Task
 
 TASK = Task("single_label", ("a", "b", "c"), "macro_f1")

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import BartConfig, BartForConditionalGeneration, PreTrainedTokenizerBase
 
-from regmean_lab.models import Checkpoint, find_checkpoint
+from regmean_lab.config.groups import ModelConfig
+from regmean_lab.models.pretrained import Checkpoint, find_checkpoint
 from regmean_lab.modules import Optimization, module_type
 from regmean_lab.modules.base import WrittenAnswers
 from regmean_lab.modules.text_generation import WRITTEN_TOKENS, TextGenerationModule
-from regmean_lab.schema_groups import ModelConfig
 from regmean_lab.statistics import GramStatistics, collect_fisher, collect_gram, is_linear
 from regmean_lab.suites.answer_encoding import AnswerCollator, EncodedQuestion, encode_questions
 from regmean_lab.suites.answers import AnswerExample, Wording

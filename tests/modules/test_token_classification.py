@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForTokenClassification
 
-from regmean_lab.models import Checkpoint
+from regmean_lab.models.pico import pico_folder
+from regmean_lab.models.pretrained import Checkpoint
 from regmean_lab.modules import module_type
 from regmean_lab.modules.token_classification import TokenClassificationModule
-from regmean_lab.pico import pico_folder
 from regmean_lab.statistics import collect_fisher
 from regmean_lab.suites.base import IGNORED, Task
 from regmean_lab.suites.conll import LABELS

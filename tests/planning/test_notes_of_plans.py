@@ -9,8 +9,8 @@ from transformers import MixtralConfig
 
 from regmean_lab.merging.regmean import RegMean
 from regmean_lab.merging.simple import Simple
-from regmean_lab.planning.plan import _Planner
-from regmean_lab.planning.text import plan_text
+from regmean_lab.sweeps.plan import _Planner
+from regmean_lab.sweeps.plan_text import plan_text
 
 
 def test_a_plan_names_matrices_that_are_averaged_once() -> None:

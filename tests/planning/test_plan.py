@@ -9,12 +9,12 @@ import pytest
 from omegaconf import DictConfig
 from transformers import AutoModel
 
-from regmean_lab.command.resolvers import job_folder
+from regmean_lab.config.resolvers import job_folder
 from regmean_lab.experiment import run
-from regmean_lab.planning import Plan, make_plan, plan_text
-from regmean_lab.planning import estimate as estimates
-from regmean_lab.planning.estimate import estimate, size_of
-from regmean_lab.planning.text import disk, duration
+from regmean_lab.sweeps import estimate as estimates
+from regmean_lab.sweeps.estimate import estimate, size_of
+from regmean_lab.sweeps.plan import Plan, make_plan
+from regmean_lab.sweeps.plan_text import disk, duration, plan_text
 
 MEMBERS = ("tec", "isear", "crowdflower")
 

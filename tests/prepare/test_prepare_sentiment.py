@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from regmean_lab.download import SourceDistribution
 from regmean_lab.prepare import PrepareError, Request
 from regmean_lab.prepare.sentiment import SentimentPreparer
 from regmean_lab.suites import sentiment
 from regmean_lab.suites.base import DataError
+from regmean_lab.utils.download import SourceDistribution
 
 CONTENTS = {domain: f"1\t2.5\tmade up for {domain}\n".encode() for domain in sentiment.DOMAINS}
 

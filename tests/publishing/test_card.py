@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from regmean_lab.publishing.card import BEGIN, END, insert_section, write_cards
+from regmean_lab.checkpoints.publishing.card import BEGIN, END, insert_section, write_cards
 from regmean_lab.statistics import FisherStatistics, GramStatistics, StatisticsError, save_fisher, save_gram
 
 FRONT = "---\nlicense: mit\ntags: [x]\n---\n"

@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regmean_lab.publishing.columns import (
+from regmean_lab.checkpoints.publishing.columns import (
     Columns,
     choose_columns,
     examples_fingerprint,
     examples_of,
     public_names,
 )
-from regmean_lab.publishing.tables import Table
-from regmean_lab.publishing.written_lists import written_list
+from regmean_lab.checkpoints.publishing.tables import Table
+from regmean_lab.checkpoints.publishing.written_lists import written_list
 from regmean_lab.suites.base import IGNORED, DataError, Example, Task
 from regmean_lab.suites.conll import TokenExample
 from regmean_lab.suites.text_encoding import TextExample

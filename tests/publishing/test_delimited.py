@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from regmean_lab.publishing.tables import read_table
+from regmean_lab.checkpoints.publishing.tables import read_table
 from regmean_lab.suites.base import DataError
 
 TEXTS = ["a good day", "the cat ran", "it was late"]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from regmean_lab.publishing.guard import Shortage, most_rows, refuse, shortages
+from regmean_lab.checkpoints.publishing.guard import Shortage, most_rows, refuse, shortages
 from regmean_lab.statistics import GramStatistics, StatisticsError
 
 

@@ -8,7 +8,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from regmean_lab.publishing.tables import missing_file, read_table
+from regmean_lab.checkpoints.publishing.tables import missing_file, read_table
 from regmean_lab.suites.base import DataError, MissingDataError
 
 ROWS: list[dict[str, Any]] = [

@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-from regmean_lab import collect_statistics, merge_checkpoints
+from regmean_lab.checkpoints import collect_command as collect_statistics
+from regmean_lab.checkpoints import merge_command as merge_checkpoints
 
 SENTENCES = {
     "pirate": (

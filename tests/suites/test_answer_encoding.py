@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from regmean_lab.pico import pico_folder
+from regmean_lab.models.pico import pico_folder
 from regmean_lab.suites.answer_encoding import AnswerCollator, AnswerTokens, EncodedQuestion, encode_questions
 from regmean_lab.suites.answers import AnswerExample, Wording
 from regmean_lab.suites.base import IGNORED, Task

@@ -15,10 +15,10 @@ from safetensors.torch import load_file
 from sklearn.metrics import f1_score
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
+from regmean_lab.config.schema import ConfigurationError, settings_of
 from regmean_lab.experiment import run
 from regmean_lab.modules import module_type
 from regmean_lab.results import Result
-from regmean_lab.schema import ConfigurationError, settings_of
 from regmean_lab.statistics import GramFile
 
 MEMBERS = ("tec", "isear")

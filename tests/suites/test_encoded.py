@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from regmean_lab.models import find_checkpoint, shared_tokenizer
-from regmean_lab.schema_groups import ModelConfig
+from regmean_lab.config.groups import ModelConfig
+from regmean_lab.models.pretrained import find_checkpoint, shared_tokenizer
 from regmean_lab.suites import encoded
 from regmean_lab.suites.base import Example, Task
 from regmean_lab.suites.encoded import encode_once

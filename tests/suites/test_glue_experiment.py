@@ -18,20 +18,20 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from regmean_lab.command.locations import configuration_root
 from regmean_lab.command.overrides import override_problems
-from regmean_lab.command.resolvers import register_resolvers
+from regmean_lab.config.groups import ModelConfig, TrainerConfig, TrainingConfig
+from regmean_lab.config.locations import configuration_root
+from regmean_lab.config.resolvers import register_resolvers
+from regmean_lab.config.schema import ConfigurationError, register_schemas, settings_of
 from regmean_lab.experiment import run
-from regmean_lab.models import find_checkpoint
+from regmean_lab.models.pretrained import find_checkpoint
 from regmean_lab.modules.sequence_classification import SequenceClassificationModule
 from regmean_lab.results import Result
-from regmean_lab.schema import ConfigurationError, register_schemas, settings_of
-from regmean_lab.schema_groups import ModelConfig, TrainerConfig, TrainingConfig
 from regmean_lab.suites import glue_data
 from regmean_lab.suites.base import Task
 from regmean_lab.suites.glue import GlueSettings, GlueSuite
 from regmean_lab.suites.glue_partition import GluePartitionSuite
-from regmean_lab.training import train_model
+from regmean_lab.training.train import train_model
 
 DATA = os.environ.get("REGMEAN_LAB_TEST_DATA")
 CASES = [

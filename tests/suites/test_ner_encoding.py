@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, CanineTokenizer, PreTrainedTokenizerFast, RobertaTokenizer
 
-from regmean_lab.pico import pico_folder
+from regmean_lab.models.pico import pico_folder
 from regmean_lab.suites.base import IGNORED, Task
 from regmean_lab.suites.conll import LABELS, TokenExample
 from regmean_lab.suites.encoding import encoding_of

@@ -16,18 +16,18 @@ from seqeval.metrics import f1_score
 from torch import Tensor
 from transformers import AutoModelForTokenClassification, AutoTokenizer
 
-from regmean_lab.command.locations import configuration_root
-from regmean_lab.command.resolvers import register_resolvers
+from regmean_lab.config.groups import ModelConfig, TrainerConfig, TrainingConfig
+from regmean_lab.config.locations import configuration_root
+from regmean_lab.config.resolvers import register_resolvers
+from regmean_lab.config.schema import ConfigurationError, register_schemas, settings_of
 from regmean_lab.experiment import run
-from regmean_lab.models import find_checkpoint
+from regmean_lab.models.pretrained import find_checkpoint
 from regmean_lab.results import Result
-from regmean_lab.schema import ConfigurationError, register_schemas, settings_of
-from regmean_lab.schema_groups import ModelConfig, TrainerConfig, TrainingConfig
 from regmean_lab.statistics import FisherFile, GramFile
 from regmean_lab.suites.conll import LABELS
 from regmean_lab.suites.entity_suite import EntitySettings
 from regmean_lab.suites.ner_open import OpenNerSuite
-from regmean_lab.training import train_model
+from regmean_lab.training.train import train_model
 
 DATA = os.environ.get("REGMEAN_LAB_TEST_DATA")
 MODELS = ("pico_bert", "pico_roberta", "pico_distilbert", "pico_deberta_v2")

@@ -16,7 +16,7 @@ def test_suites_are_known_by_name() -> None:
 
 def test_download_can_be_imported_first() -> None:
     """In a fresh interpreter: the package imports all of its modules, so a circle would show here."""
-    code = "import regmean_lab.download; from regmean_lab.suites import suite_types; print(*suite_types())"
+    code = "import regmean_lab.utils.download; from regmean_lab.suites import suite_types; print(*suite_types())"
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "sentiment" in finished.stdout.split()
 

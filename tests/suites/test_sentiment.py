@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from regmean_lab.download import DownloadError, SourceDistribution
 from regmean_lab.suites import sentiment
 from regmean_lab.suites.base import SPLITS, DataError, MissingDataError
 from regmean_lab.suites.sentiment import SentimentSettings, SentimentSuite, read_ratings, split_documents
+from regmean_lab.utils.download import DownloadError, SourceDistribution
 
 COUNTS = {"tweets": 4200, "movie": 10605, "amazon": 3708, "nyt": 5190}
 REAL = next(

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from regmean_lab.files import file_sha256
 from regmean_lab.suites.sentiment import DOMAINS, Domain
 from regmean_lab.suites.sentiment_partition import SentimentPartitionSettings, SentimentPartitionSuite
+from regmean_lab.utils.files import file_sha256
 
 LINES = 400
 CLEAR = 0.5

@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig
 
-import regmean_lab.training
+import regmean_lab.training.train
+from regmean_lab.config.schema import settings_of
 from regmean_lab.experiment import run
-from regmean_lab.planning import make_plan
 from regmean_lab.results import fingerprint, read_result
-from regmean_lab.schema import settings_of
+from regmean_lab.sweeps.plan import make_plan
 from regmean_lab.zoo.address import member_address
 
 ARCHIVE = Path(__file__).with_name("made_by_0_1.tar.xz")
@@ -59,7 +59,7 @@ def here(extracted: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def refuse(*arguments: object, **named: object) -> None:
         raise AssertionError("computed again")
 
-    monkeypatch.setattr(regmean_lab.training, "train_model", refuse)
+    monkeypatch.setattr(regmean_lab.training.train, "train_model", refuse)
     return extracted
 
 

@@ -1,0 +1,400 @@
+"""``experiment=collect_statistics``: statistics of one fine-tuned model, written beside it for others to merge with."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from regmean_lab.callbacks.statistics import StatisticsRequest
+from regmean_lab.checkpoints.publishing.card import write_cards
+from regmean_lab.checkpoints.publishing.collect import STATISTICS_FOLDER, Publication, collect
+from regmean_lab.checkpoints.publishing.columns import choose_columns, examples_of, public_names
+from regmean_lab.checkpoints.publishing.corpus import OneCorpus
+from regmean_lab.checkpoints.publishing.models import (
+    TASKS,
+    is_local,
+    load_module,
+    longest_text,
+    read_checkpoint,
+    task_name,
+    task_of,
+)
+from regmean_lab.checkpoints.publishing.tables import DELIMITED, is_file_name, missing_file, read_table
+from regmean_lab.config.groups import (
+    ModelConfig,
+    PathsConfig,
+    StatisticsConfig,
+    TrainerConfig,
+    label_source_problem,
+)
+from regmean_lab.config.schema import ConfigurationError
+from regmean_lab.merging.base import matches
+from regmean_lab.models.folders import stored_tensors
+from regmean_lab.models.pretrained import MODELS_FOLDER, Checkpoint, ModelError, find_checkpoint
+from regmean_lab.modules import TaskModule
+from regmean_lab.statistics import FORMS, StatisticsError, expert_layers, linear_layers
+from regmean_lab.suites.base import Task
+from regmean_lab.suites.data_module import CorpusDataModule
+from regmean_lab.training.trainers import test_trainer
+from regmean_lab.utils.files import file_sha256, write_json
+
+KINDS = ("gram", "fisher", "gradient_gram")
+RECORD_FILE = "collection.json"
+HEADERS = {"auto": None, True: True, False: False}
+"""What the setting ``header`` may be: whether there is one, or None where the first line tells."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class CollectConfig:
+    """The whole configuration of ``experiment=collect_statistics``.
+
+    Attributes:
+        experiment: its name.
+        checkpoint: the fine-tuned model: a Hugging Face folder, or the name of a model on the hub.
+        revision: git revision of a model of the hub; None is the newest.
+        task: ``sequence_classification``, ``token_classification``, ``seq2seq`` or ``causal``; None is what the model's
+            config.json says.
+        data: a local file (jsonl, json, csv, tsv, txt, parquet), or a data set for ``datasets.load_dataset``.
+        subset: configuration of a data set.
+        split: split of a data set.
+        data_revision: revision of a data set on the hub.
+        header: whether the first line of a .csv or .tsv file holds the names of the columns (``true`` or ``false``);
+            ``auto``: it does if it holds a usual name or those that are given, and is refused if that is not clear.
+        text: the column of texts, or two of pairs of texts; None is the obvious one.
+        target: for seq2seq, the column of texts that the model writes; None is the obvious one.
+        label: the column of labels, for statistics that need true labels; None is the obvious one.
+        kinds: which statistics: ``gram``, ``fisher``, ``gradient_gram``.
+        form: how Gram matrices are published: ``full``, ``packed`` (half the bytes, nothing lost), ``diagonal`` or
+            ``low_rank``.
+        rank: of the form ``low_rank``.
+        exclude_layers: patterns of linear layers without Gram matrices.
+        max_length: texts are cut to so many tokens; None is 512, or what the model can take if that is less.
+        batch_size: examples a batch, where results depend on batches or are counted in them.
+        minimum_rows_per_column: rows that a layer must have seen for each column of its Gram matrix.
+        allow_few_rows: publish although layers saw fewer rows.
+        output: folder below which ``statistics`` is written; None is the model's own folder, or for a model of the hub
+            the job's folder below ``paths.output_dir``.
+        card: insert the section on statistics into the README.md of that folder.
+        force: collect although the same statistics are there.
+        statistics: how statistics are collected.
+        trainer: group ``trainer``: device and precision.
+        paths: group ``paths``.
+    """
+
+    experiment: str = "collect_statistics"
+    checkpoint: str = MISSING
+    revision: str | None = None
+    task: str | None = None
+    data: str = MISSING
+    subset: str | None = None
+    split: str = "train"
+    data_revision: str | None = None
+    header: Any = "auto"
+    text: Any = None
+    target: str | None = None
+    label: str | None = None
+    kinds: list[str] = field(default_factory=lambda: ["gram"])
+    form: str = "packed"
+    rank: int | None = None
+    exclude_layers: list[str] = field(default_factory=list)
+    max_length: int | None = None
+    batch_size: int = 16
+    minimum_rows_per_column: float = 2.0
+    allow_few_rows: bool = False
+    output: str | None = None
+    card: bool = True
+    force: bool = False
+    statistics: StatisticsConfig = field(default_factory=StatisticsConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    paths: PathsConfig = field(default_factory=PathsConfig)
+
+
+SCHEMA = CollectConfig
+
+
+def check(config: DictConfig) -> None:
+    """Check a composed configuration: its values, and whether model and data are there.
+
+    Raises:
+        ConfigurationError: with everything that is wrong.
+    """
+    plain = _plain(config)
+    found = _problems(plain)
+    if problem := missing_file(plain.data):
+        found.append(problem)
+    try:
+        checkpoint = _checkpoint(plain)
+        if plain.task in (None, *TASKS):
+            model_config, _ = read_checkpoint(checkpoint)
+            found += _label_problems(plain, task_of(model_config, task_name(model_config, plain.task)))
+    except ModelError as error:
+        found.append(str(error))
+    if found:
+        raise ConfigurationError(found)
+
+
+def written(config: DictConfig) -> list[tuple[str, Path]]:
+    """What a job writes outside of its own folder: the key that says so, and the path of each file of statistics."""
+    key = "checkpoint" if config.output is None else "output"
+    if key == "checkpoint" and not is_local(config.checkpoint):
+        return []
+    folder = Path(str(config[key])).expanduser() / STATISTICS_FOLDER
+    return [(key, folder / f"{kind}.safetensors") for kind in dict.fromkeys(config.kinds)]
+
+
+def run(config: DictConfig, folder: Path) -> None:
+    """Collect what is not there yet, and write it with its card.
+
+    Args:
+        config: a composed configuration.
+        folder: the job's folder.
+
+    Raises:
+        ConfigurationError: as :func:`check` does.
+        ModelError: when the model cannot be loaded.
+        DataError: when the data cannot be read.
+        StatisticsError: when too few rows were seen, or something is not finite.
+    """
+    check(config)
+    plain = _plain(config)
+    checkpoint = _checkpoint(plain)
+    model_config, tokenizer = read_checkpoint(checkpoint)
+    name = task_name(model_config, plain.task)
+    task = task_of(model_config, name)
+    typed = [*(_texts(plain.text) or ()), *(name for name in (plain.target, plain.label) if name is not None)]
+    table = read_table(
+        plain.data,
+        subset=plain.subset,
+        split=plain.split,
+        revision=plain.data_revision,
+        header=HEADERS[plain.header],
+        typed=typed,
+    )
+    columns = choose_columns(
+        table,
+        task,
+        text=_texts(plain.text),
+        target=plain.target,
+        label=plain.label,
+        has_encoder=bool(model_config.is_encoder_decoder),
+        needs_label=_needs_label(plain, task),
+    )
+    public = public_names(table, columns, typed)
+    corpus = OneCorpus(examples_of(table, columns, task), task)
+    max_length = longest_text(model_config, tokenizer, plain.max_length)
+    data = CorpusDataModule(
+        corpus,
+        tokenizer,
+        batch_size=plain.batch_size,
+        eval_batch_size=plain.batch_size,
+        max_length=max_length,
+        seed=plain.statistics.seed,
+        num_workers=plain.trainer.workers,
+    )
+    module = load_module(checkpoint, name, task)
+    trainer = test_trainer(plain.trainer)
+    publication = Publication(
+        folder=_output(plain, folder),
+        form=plain.form,  # type: ignore[arg-type]  # checked
+        rank=plain.rank if plain.form == "low_rank" else None,
+        minimum=None if plain.allow_few_rows else plain.minimum_rows_per_column,
+        excluded=tuple(plain.exclude_layers),
+        described={
+            "task": name,
+            "max_length": max_length,
+            "text": tuple(public[column] for column in columns.text),
+            **{key: public[column] for key, column in (("target", columns.target), ("label", columns.label)) if column},
+        },
+        command=_public_command(plain, public),
+        model=_identity(checkpoint),
+    )
+    done = {}
+    for request in _requests(plain, module):
+        try:
+            done[request.kind] = collect(trainer, request, module, data, publication, force=plain.force)
+        except StatisticsError as error:
+            remedy = "leave it out with exclude_layers=[name]"
+            raise StatisticsError(str(error).replace("leave it out of `layers`", remedy)) from None
+    title = Path(plain.checkpoint).expanduser().resolve().name if is_local(plain.checkpoint) else plain.checkpoint
+    try:
+        cards = write_cards(publication.folder, title, both=plain.card)
+    except ValueError as error:
+        raise StatisticsError(str(error)) from None
+    files = {kind: str(publication.path(kind)) for kind in done}
+    write_json(folder / RECORD_FILE, {"done": done, "files": files, "cards": [str(path) for path in cards]})
+    for kind, path in files.items():
+        print(f"{kind}: {done[kind]}, {path} ({Path(path).stat().st_size} bytes)")
+    print(f"described in {', '.join(str(path) for path in cards)}")
+
+
+def _plain(config: DictConfig) -> CollectConfig:
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise ConfigurationError([f"{key}: required, but not given" for key in missing])
+    try:
+        plain = OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:
+        raise ConfigurationError([f"{error.full_key}: {str(error).splitlines()[0]}"]) from None
+    assert isinstance(plain, CollectConfig)
+    return plain
+
+
+def _problems(plain: CollectConfig) -> list[str]:
+    """What is wrong with the values alone."""
+    found = [f"statistics.{problem}" for problem in plain.statistics.problems()]
+    found += [f"trainer.{problem}" for problem in plain.trainer.problems()]
+    for key, value, allowed in (("form", plain.form, FORMS), ("task", plain.task, (None, *TASKS))):
+        if value not in allowed:
+            found.append(f"{key}: expected one of {', '.join(str(one) for one in allowed if one)}, got {value!r}")
+    unknown = [kind for kind in plain.kinds if kind not in KINDS]
+    if unknown or not plain.kinds:
+        found.append(f"kinds: expected some of {', '.join(KINDS)}, got {plain.kinds}")
+    if plain.rank is None and plain.form == "low_rank":
+        found.append("rank: required with form=low_rank; for example rank=64")
+    if plain.text is not None and not _texts(plain.text):
+        found.append(f"text: expected the name of a column, or of two, got {plain.text!r}")
+    found += _header_problems(plain)
+    for name in ("max_length", "batch_size", "rank"):
+        number = getattr(plain, name)
+        if number is not None and number < 1:
+            found.append(f"{name}: expected at least 1, got {number}")
+    if not plain.minimum_rows_per_column >= 0:
+        found.append(f"minimum_rows_per_column: expected at least 0, got {plain.minimum_rows_per_column}")
+    if plain.trainer.devices != 1:
+        found.append(
+            f"trainer.devices: statistics of one model are collected on one device, got {plain.trainer.devices}"
+        )
+    if plain.statistics.gram.generation:
+        found.append("statistics.gram.generation: is for answers of suites; expected false")
+    if plain.statistics.storage != "full":
+        found.append("statistics.storage: is for the zoo; the form of what is published is form=packed")
+    return found
+
+
+def _header_problems(plain: CollectConfig) -> list[str]:
+    if not isinstance(plain.header, str | bool) or plain.header not in HEADERS:
+        return [f"header: expected auto, true or false, got {plain.header!r}"]
+    suffix = Path(plain.data).suffix.lower() if is_file_name(plain.data) else ""
+    if plain.header == "auto" or suffix in DELIMITED or (plain.header is False and suffix == ".txt"):
+        return []
+    return [f"header: is for files named {' and '.join(DELIMITED)}, not for {plain.data}"]
+
+
+def _label_problems(plain: CollectConfig, task: Task) -> list[str]:
+    problems = {
+        kind: label_source_problem(getattr(plain.statistics, kind).labels_from, task.kind)
+        for kind in ("fisher", "gradient_gram")
+        if kind in plain.kinds
+    }
+    return [f"statistics.{kind}.labels_from: {problem}" for kind, problem in problems.items() if problem]
+
+
+def _texts(text: Any) -> list[str] | None:
+    """The columns of texts as a list; None without any, an empty list for what names no columns."""
+    if text is None:
+        return None
+    listed = [text] if isinstance(text, str) else text
+    sound = isinstance(listed, list) and 1 <= len(listed) <= 2 and all(isinstance(name, str) for name in listed)
+    return listed if sound else []
+
+
+def _needs_label(plain: CollectConfig, task: Task) -> bool:
+    """Whether a kind of statistics needs a column of true labels; a language model's are its texts themselves."""
+    if task.kind == "text":
+        return False
+    sources = [getattr(plain.statistics, kind).labels_from for kind in plain.kinds if kind != "gram"]
+    needing = {"true", "batch_mean", "batch_loss"} | ({"batch_hard"} if task.kind == "regression" else set())
+    return any(source in needing for source in sources)
+
+
+def _checkpoint(plain: CollectConfig) -> Checkpoint:
+    config = ModelConfig(name="checkpoint", checkpoint=plain.checkpoint, revision=plain.revision)
+    try:
+        return find_checkpoint(config, Path(plain.paths.zoo_dir) / MODELS_FOLDER)
+    except ModelError as error:
+        raise ModelError(str(error).replace("model.checkpoint", "checkpoint")) from None
+
+
+def _output(plain: CollectConfig, folder: Path) -> Path:
+    if plain.output is not None:
+        return Path(plain.output).expanduser()
+    return Path(plain.checkpoint).expanduser() if is_local(plain.checkpoint) else folder
+
+
+def _identity(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What tells others whether they have the same weights: hashes of a folder's files, or a commit of the hub."""
+    if checkpoint.revision is not None:
+        return {"hub": checkpoint.fingerprint}
+    files = sorted({tensor.path for tensor in stored_tensors(Path(checkpoint.location)).values()})
+    return {"weights_sha256": {path.name: file_sha256(path) for path in files}}
+
+
+def _requests(plain: CollectConfig, module: TaskModule) -> list[StatisticsRequest]:
+    experts = expert_layers(module.model)
+    layers = [*linear_layers(module.model), *experts]
+    if unmatched := [text for text in plain.exclude_layers if not any(matches(layer, [text]) for layer in layers)]:
+        raise ConfigurationError(
+            [f"exclude_layers: no linear layer matches {', '.join(unmatched)}; there are {', '.join(layers)}"]
+        )
+    kept = tuple(layer for layer in layers if not matches(layer, plain.exclude_layers))
+    return [
+        StatisticsRequest(
+            kind,
+            getattr(plain.statistics, kind),
+            plain.batch_size,
+            plain.statistics.seed,
+            plain.trainer.precision,
+            plain.statistics.batch_tokens,
+            layers=_chosen(kind, kept, experts) if plain.exclude_layers else None,
+            experts=kind == "gram" and not set(experts).isdisjoint(kept),
+        )
+        for kind in dict.fromkeys(plain.kinds)
+    ]
+
+
+def _chosen(kind: str, kept: tuple[str, ...], experts: list[str]) -> tuple[str, ...] | None:
+    """The layers of one kind of statistics; None where they have none. Experts have Gram matrices of inputs only."""
+    if kind == "fisher":
+        return None
+    return kept if kind == "gram" else tuple(layer for layer in kept if layer not in set(experts))
+
+
+def _public_command(plain: CollectConfig, public: Mapping[str, str]) -> str:
+    """The command with what determines the result: of paths only their last part, of columns their public names."""
+    default = CollectConfig(checkpoint=plain.checkpoint, data=plain.data)
+    parts = [f"checkpoint={Path(plain.checkpoint).name}", f"data={Path(plain.data).name}"]
+    left_out = ("experiment", "checkpoint", "data", "output", "card", "force", "trainer", "paths", "statistics")
+    for key, value in asdict(plain).items():
+        if key not in left_out and value != getattr(default, key):
+            named = key in ("text", "target", "label")
+            parts.append(f"{key}={_override(_renamed(value, public) if named else value)}")
+    before, after = asdict(default.statistics), asdict(plain.statistics)
+    for key, value in after.items():
+        for part, inner in value.items() if isinstance(value, dict) else ():
+            if inner != before[key][part]:
+                parts.append(f"statistics.{key}.{part}={_override(inner)}")
+        if not isinstance(value, dict) and value != before[key]:
+            parts.append(f"statistics.{key}={_override(value)}")
+    return shlex.join(["python", "-m", "regmean_lab", "experiment=collect_statistics", *parts])
+
+
+def _renamed(value: Any, public: Mapping[str, str]) -> Any:
+    """One name of a column, or several, as they are published; one that is not read is not."""
+    return [_renamed(part, public) for part in value] if isinstance(value, list) else public.get(value, "unused")
+
+
+def _override(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{','.join(map(_override, value))}]"
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    return str(value)

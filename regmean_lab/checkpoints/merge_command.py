@@ -1,0 +1,195 @@
+"""``experiment=merge_checkpoints``: merge checkpoints of any origin from weights and published statistics."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from regmean_lab.checkpoints.compatibility import HEADS
+from regmean_lab.checkpoints.merge import MergeRequest, PreparedMerge, prepare_merge, statistics_problems
+from regmean_lab.checkpoints.output import checksums, find_merged, fingerprint, output_problem, write_output
+from regmean_lab.checkpoints.sources import find_sources
+from regmean_lab.checkpoints.writing import parse_size
+from regmean_lab.config.groups import PathsConfig, TrainerConfig
+from regmean_lab.config.schema import ConfigurationError, all_methods
+from regmean_lab.merging import MergeMethod
+from regmean_lab.merging.base import one_of
+from regmean_lab.models.headers import CheckpointError
+from regmean_lab.models.pretrained import MODELS_FOLDER
+from regmean_lab.results import MERGED_FOLDER
+from regmean_lab.training.processes import device_problems, first_device
+
+log = logging.getLogger(__name__)
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass
+class MergeCheckpointsConfig:
+    """Configuration of ``experiment=merge_checkpoints``.
+
+    Attributes:
+        experiment: its name.
+        checkpoints: two or more: folders, names of models on the hub (``model`` or ``owner/model``, with ``@revision``
+            where it is not the newest), or folders of LoRA adapters.
+        method: group ``method``: how they are merged.
+        base: the model that they were trained from: a folder or a name on the hub, as above. Methods that merge task
+            vectors need it, and adapters whose own base lies elsewhere. None is the one that the adapters name.
+        heads: ``merge`` the parameters on top of the encoder like all others, ``keep`` each checkpoint's own in a
+            folder ``heads/NAME``, or ``drop`` them.
+        dtype: of the merged weights: ``float32``, ``bfloat16`` or ``float16``; None takes the first checkpoint's.
+            Whatever they are, arithmetic is float32.
+        output: folder of the merged model; None is ``merged`` in the job's folder.
+        max_shard_size: largest file of weights, such as ``5GB`` or ``200MB``.
+        trainer: group ``trainer``: the device that merges.
+        paths: group ``paths``.
+        force: merge although the output is there already.
+    """
+
+    experiment: str = "merge_checkpoints"
+    checkpoints: list[str] = MISSING
+    method: Any = MISSING
+    base: str | None = None
+    heads: str = "merge"
+    dtype: str | None = None
+    output: str | None = None
+    max_shard_size: str = "5GB"
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    paths: PathsConfig = field(default_factory=PathsConfig)
+    force: bool = False
+
+
+SCHEMA = MergeCheckpointsConfig
+
+
+def check(config: DictConfig) -> None:
+    """Check values, and headers and configurations of the checkpoints against each other; reads no weights.
+
+    Raises:
+        ConfigurationError: with everything that stands against the merge.
+    """
+    _prepared(request_of(config))
+
+
+def written(config: DictConfig) -> list[tuple[str, Path]]:
+    """What a job writes outside of its own folder: the key that says so, and the path."""
+    output = OmegaConf.select(config, "output")
+    return [] if output is None else [("output", Path(str(output)).expanduser())]
+
+
+def run(config: DictConfig, folder: Path) -> None:
+    """Merge, or find the finished output.
+
+    Args:
+        config: the composed configuration.
+        folder: the job's folder.
+
+    Raises:
+        ConfigurationError: with everything that stands against the merge, before weights are read.
+        MergeError: for weights that cannot be merged.
+    """
+    request = request_of(config)
+    output = Path(config.output).expanduser() if config.output is not None else folder / MERGED_FOLDER
+    prepared = _prepared(request)
+    for note in prepared.agreement.notes:
+        log.info("%s", note)
+    sums = checksums(prepared)
+    if found := statistics_problems(prepared, sums):
+        raise ConfigurationError(found)
+    settings = {"name": request.method.name, **_settings(request.method)}
+    if not config.force and find_merged(output, fingerprint(prepared, settings, sums)):
+        log.info("found the finished merge %s", output)
+        return
+    write_output(prepared, output, settings, first_device(config.trainer.accelerator), sums)
+    log.info("written to %s", output)
+
+
+def request_of(config: DictConfig) -> MergeRequest:
+    """The merge that a configuration asks for.
+
+    Raises:
+        ConfigurationError: with every value that makes no sense.
+    """
+    try:
+        if missing := sorted(OmegaConf.missing_keys(config)):
+            raise ConfigurationError([f"{key}: required, but not given" for key in missing])
+        plain = OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:
+        raise ConfigurationError([f"{error.full_key}: {str(error).splitlines()[0]}"]) from None
+    assert isinstance(plain, MergeCheckpointsConfig)
+    found = [f"trainer.{problem}" for problem in plain.trainer.problems()]
+    one_of("heads", plain.heads, HEADS, found)
+    if plain.dtype is not None:
+        one_of("dtype", plain.dtype, tuple(DTYPES), found)
+    size = 0
+    try:
+        size = parse_size(plain.max_shard_size)
+    except ValueError as error:
+        found.append(f"max_shard_size: {error}")
+    problem = None if plain.output is None else output_problem(Path(plain.output).expanduser())
+    if problem is not None:
+        found.append(problem)
+    found += device_problems(plain.trainer)
+    method = _method(plain.method, len(plain.checkpoints), plain.heads, found)
+    models_folder = Path(plain.paths.zoo_dir) / MODELS_FOLDER
+    try:
+        sources = find_sources([*plain.checkpoints, *([plain.base] if plain.base is not None else [])], models_folder)
+    except CheckpointError as error:
+        sources = []
+        found += [*error.problems, *_names_with_commas(plain.checkpoints)]
+    if plain.output is not None and problem is None:
+        output = Path(plain.output).expanduser().resolve()
+        found += [
+            f"output: {plain.output} is the folder of {source.reference}, or one around it, which would be replaced"
+            for source in sources
+            if source.folder.resolve().is_relative_to(output)
+        ]
+    if found or method is None:
+        raise ConfigurationError(found)
+    dtype = None if plain.dtype is None else DTYPES[plain.dtype]
+    return MergeRequest(list(plain.checkpoints), method, plain.base, plain.heads, dtype, size, models_folder)
+
+
+def _names_with_commas(references: list[str]) -> list[str]:
+    """Folders whose names have a comma, at which they were divided."""
+    return [
+        f"checkpoints: {name} is a folder; a name with a comma is written in quotes: \"checkpoints=['{name}',…]\""
+        for name in map(",".join, itertools.pairwise(references))
+        if Path(name).expanduser().is_dir()
+    ]
+
+
+def _method(node: Any, count: int, heads: str, found: list[str]) -> MergeMethod | None:
+    """The method that a configuration chooses; appends what is wrong with it."""
+    method_type = all_methods()[node.name]
+    if not issubclass(method_type, MergeMethod):
+        found.append(f"method: {node.name} merges no weights; choose a merge method")
+        return None
+    method = method_type(**{part.name: getattr(node, part.name) for part in fields(method_type) if part.init})
+    found += [f"method.{problem}" for problem in method.problems()]
+    found += [problem.replace("members:", "checkpoints:", 1) for problem in method.count_problems(count)]
+    if method.coefficients is not None and len(method.coefficients) != count:
+        found.append(f"method.coefficients: {len(method.coefficients)} numbers for {count} checkpoints")
+    if method.label_head != "merged":
+        found.append("method.label_head: checkpoints do not say which labels their data annotated; expected merged")
+    if method.is_partial and heads != "keep":
+        found.append("heads: the method leaves parameters to the checkpoints, and only heads=keep has a place for them")
+    return method
+
+
+def _prepared(request: MergeRequest) -> PreparedMerge:
+    try:
+        return prepare_merge(request)
+    except CheckpointError as error:
+        raise ConfigurationError(error.problems) from None
+
+
+def _settings(method: MergeMethod) -> dict[str, Any]:
+    return {part.name: getattr(method, part.name) for part in fields(method) if part.init}

@@ -1,0 +1,229 @@
+"""The section of a model card that tells what was measured, how, and what it may reveal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from regmean_lab.statistics import StatisticsFile
+from regmean_lab.utils.download import write_atomically
+
+BEGIN = "<!-- regmean_lab statistics: begin -->"
+END = "<!-- regmean_lab statistics: end -->"
+HEADING = "## Statistics for merging"
+CARD_FILE = "README.md"
+
+KINDS = {
+    "gram": "Gram matrices of linear layers' inputs (`xᵀx`, mean over rows): RegMean",
+    "fisher": "diagonal Fisher information of the parameters: Fisher merging",
+    "gradient_gram": "Gram matrices of the gradients at linear layers' outputs: MaTS",
+}
+"""What each kind is, and the method that it is for."""
+
+METHODS = {"gram": "regmean", "fisher": "fisher", "gradient_gram": "mats"}
+
+FORMS = {
+    "full": "whole",
+    "packed": "upper triangles; nothing is lost",
+    "diagonal": "diagonals only; off-diagonal entries read as 0",
+    "low_rank": "exact diagonals, off-diagonal entries of rank {rank}",
+}
+
+
+@dataclass(frozen=True)
+class Described:
+    """A statistics file as the card tells it.
+
+    Attributes:
+        name: the file's name.
+        kind: its kind.
+        size: its bytes.
+        metadata: its metadata, decoded.
+        layers: number of layers or parameters that it serves.
+    """
+
+    name: str
+    kind: str
+    size: int
+    metadata: Mapping[str, Any]
+    layers: int
+
+
+def describe(folder: Path) -> list[Described]:
+    """The published statistics in a folder; a member of a zoo has others beside them.
+
+    Raises:
+        StatisticsError: for one that cannot be read.
+    """
+    found = []
+    for path in (folder / f"{kind}.safetensors" for kind in KINDS):
+        if not path.exists():
+            continue
+        with StatisticsFile(path) as file:
+            kind = file.metadata["kind"]
+            found.append(Described(path.name, kind, path.stat().st_size, file.metadata, len(file.shared)))
+    return found
+
+
+def section(files: Sequence[Described], model: str) -> str:
+    """The section as Markdown, without markers.
+
+    Args:
+        files: what there is, at least one file.
+        model: name of the model's folder, for the command that merges it.
+    """
+    lines = [
+        HEADING,
+        "",
+        "Measured with this model, so that others can merge it from its weights and these files, without its data.",
+        "",
+    ]
+    lines += ["| file | what | form | examples | rows | bytes |", "|---|---|---|---:|---:|---:|"]
+    lines += [
+        f"| `statistics/{file.name}` | {KINDS[file.kind]}; {file.layers} {_unit(file)} | {_form(file)} "
+        f"| {file.metadata['examples']} | {_rows(file)} | {file.size} |"
+        for file in files
+    ]
+    lines += ["", "How they were measured:", ""]
+    for file in files:
+        lines += [f"- `{file.name}`: {_settings(file)}"]
+    lines += _provenance(files)
+    methods = [METHODS[file.kind] for file in files]
+    lines += ["", "To merge with them, beside another folder of the same architecture:", ""]
+    lines += [
+        f"    python -m regmean_lab experiment=merge_checkpoints checkpoints=[{model},OTHER] method={method}"
+        for method in methods
+    ]
+    excluded = sorted({pattern for file in files for pattern in _collected(file).get("exclude_layers", [])})
+    if excluded:
+        lines += ["", f"Layers without statistics are averaged: method.exclude_layers=[{','.join(excluded)}]."]
+    lines += ["", *_revealed(files)]
+    return "\n".join(lines) + "\n"
+
+
+def insert_section(card: str, text: str) -> str:
+    """A card with the section between its markers, in place of the one that was there; all else stays as it is.
+
+    Args:
+        card: the card's text, with its front matter; may be empty.
+        text: the section.
+
+    Raises:
+        ValueError: for a card with one marker, or with markers in the wrong order.
+    """
+    block = f"{BEGIN}\n{text}{END}\n"
+    begins, ends = card.count(BEGIN), card.count(END)
+    if not begins and not ends:
+        gap = "" if not card or card.endswith("\n\n") else "\n" if card.endswith("\n") else "\n\n"
+        return f"{card}{gap}{block}"
+    start, stop = card.find(BEGIN), card.find(END)
+    if begins != 1 or ends != 1 or stop < start:
+        raise ValueError(f"expected {BEGIN} and after it {END}, once each; delete what is left of the old section")
+    rest = card[stop + len(END) :]
+    return f"{card[:start]}{block}{rest.removeprefix(chr(10))}"
+
+
+def write_cards(folder: Path, name: str, *, both: bool = True) -> list[Path]:
+    """Write ``statistics/README.md`` below a model's folder, and the same section into the folder's own card.
+
+    Args:
+        folder: the model's folder, with files below ``statistics``.
+        name: the model's name, for a card that is not there yet.
+        both: write the folder's own card as well.
+
+    Returns:
+        The files written.
+
+    Raises:
+        ValueError: for a card whose markers are broken; ``statistics/README.md`` is written all the same.
+    """
+    text = section(describe(folder / "statistics"), name)
+    own = folder / "statistics" / CARD_FILE
+    write_atomically(own, text.replace("## ", "# ", 1).encode())
+    if not both:
+        return [own]
+    card = folder / CARD_FILE
+    before = card.read_bytes().decode("utf-8") if card.is_file() else f"# {name}\n"
+    windows = "\r\n" in before
+    try:
+        after = insert_section(before.replace("\r\n", "\n"), text)
+    except ValueError as error:
+        raise ValueError(f"{card}: {error}") from None
+    write_atomically(card, (after.replace("\n", "\r\n") if windows else after).encode())
+    return [own, card]
+
+
+def _collected(file: Described) -> dict[str, Any]:
+    collected = file.metadata.get("collected")
+    return collected if isinstance(collected, dict) else {}
+
+
+def _unit(file: Described) -> str:
+    return "parameters" if file.kind == "fisher" else "layers"
+
+
+def _form(file: Described) -> str:
+    if file.kind == "fisher":
+        return "diagonal"
+    return FORMS[file.metadata.get("form", "full")].format(rank=file.metadata.get("rank"))
+
+
+def _rows(file: Described) -> str:
+    rows = sorted(file.metadata["rows"].values())
+    if not rows:
+        return "–"
+    return str(rows[0]) if rows[0] == rows[-1] else f"{rows[0]} to {rows[-1]}"
+
+
+def _settings(file: Described) -> str:
+    settings = {key: value for key, value in file.metadata["settings"].items() if key not in ("kind", "layers")}
+    return ", ".join(f"{key} {_plain(value)}" for key, value in settings.items() if key != "data_fingerprint")
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "+".join(str(part) for part in value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "all" if value is None else str(value)
+
+
+def _provenance(files: Sequence[Described]) -> list[str]:
+    lines = []
+    for file in files:
+        collected = _collected(file)
+        if not collected:
+            continue
+        versions = ", ".join(f"{name} {version}" for name, version in collected["versions"].items())
+        lines += [f"- `{file.name}` was made by `{collected['command']}` ({versions})."]
+    return lines
+
+
+def _revealed(files: Sequence[Described]) -> list[str]:
+    """What the files may reveal, in plain words."""
+    lines = ["What these files may reveal of the data:", ""]
+    kinds = {file.kind for file in files}
+    if kinds & {"gram", "gradient_gram"}:
+        least = min(
+            (rows / width for file in files for rows, width in _rows_and_widths(file)),
+            default=None,
+        )
+        told = "" if least is None else f" (here at least {least:.3g} rows for each column)"
+        lines += [
+            "- Gram matrices are sums over all rows: with more rows than columns they determine the rows only up to a "
+            f"rotation{told}. They do tell what the data are like on the whole, and somebody who has the data set, or "
+            "guesses it, can confirm that it is the one.",
+        ]
+    if "fisher" in kinds:
+        lines += [
+            "- Fisher information of an embedding is zero for exactly the tokens that never occur: it tells the "
+            "vocabulary of the examples.",
+        ]
+    return [*lines, "- There is no guarantee in the sense of differential privacy, as there is none for the weights."]
+
+
+def _rows_and_widths(file: Described) -> list[tuple[int, int]]:
+    widths = _collected(file).get("widths", {})
+    return [(rows, widths[layer]) for layer, rows in file.metadata["rows"].items() if layer in widths]

@@ -1,0 +1,193 @@
+"""Collect what was asked for, unless it is there; guard it; write it beside the model with a card."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+
+from regmean_lab.callbacks.statistics import Statistics, StatisticsRequest, measure, save_statistics
+from regmean_lab.checkpoints.publishing.corpus import CORPUS
+from regmean_lab.checkpoints.publishing.guard import Shortage, most_rows, refuse, shortages, widths_of
+from regmean_lab.config.groups import GramConfig
+from regmean_lab.modules import TaskModule
+from regmean_lab.statistics import (
+    FisherFile,
+    FisherStatistics,
+    Form,
+    GradientGramFile,
+    GradientGramStatistics,
+    GramFile,
+    GramStatistics,
+    StatisticsError,
+    StatisticsFile,
+    collect_gram,
+    linear_layers,
+)
+from regmean_lab.suites.data_module import CorpusDataModule
+from regmean_lab.tracking.environment import versions
+
+log = logging.getLogger(__name__)
+
+STATISTICS_FOLDER = "statistics"
+FILES: dict[str, type[StatisticsFile]] = {"gram": GramFile, "fisher": FisherFile, "gradient_gram": GradientGramFile}
+"""What reads each kind."""
+
+LOSSLESS = ("full", "packed")
+FORESEEN = ("gram", "fisher")
+"""Kinds whose rows are those of a pass forward (files of Fisher information do not count any)."""
+PROBED = 2
+"""Examples in the batch from which it is learned which layers get one row an example."""
+
+
+@dataclass(frozen=True)
+class Publication:
+    """How statistics are published.
+
+    Attributes:
+        folder: the model's folder, or another one; files are written to ``statistics`` below it.
+        form: of Gram matrices.
+        rank: of the form ``low_rank``.
+        minimum: rows for each column of a matrix that are required; None asks for none.
+        excluded: patterns of layers left out.
+        described: what else is known of how they were measured, for settings and card: plain values.
+        command: the command, without folders of this machine.
+        model: what identifies the weights.
+    """
+
+    folder: Path
+    form: Form
+    rank: int | None
+    minimum: float | None
+    excluded: tuple[str, ...]
+    described: dict[str, Any]
+    command: str
+    model: dict[str, Any]
+
+    def path(self, kind: str) -> Path:
+        """The file of one kind of statistics."""
+        return self.folder / STATISTICS_FOLDER / f"{kind}.safetensors"
+
+    def form_of(self, kind: str) -> tuple[Form, int | None]:
+        """Form and rank of one kind of statistics: a Fisher diagonal has one form only."""
+        return ("full", None) if kind == "fisher" else (self.form, self.rank)
+
+
+def collect(
+    trainer: pl.Trainer,
+    request: StatisticsRequest,
+    module: TaskModule,
+    data: CorpusDataModule,
+    publication: Publication,
+    *,
+    force: bool = False,
+) -> str:
+    """Collect one kind of statistics and write them, unless they are there.
+
+    Args:
+        trainer: whose device and precision are used.
+        request: which statistics, and how.
+        module: the model.
+        data: its examples, a :class:`~regmean_lab.checkpoints.publishing.corpus.OneCorpus`.
+        publication: where, and how, they are published.
+        force: collect them although they are there.
+
+    Returns:
+        ``found``, ``written again`` (in another form, from a file in which nothing was lost) or ``collected``.
+
+    Raises:
+        StatisticsError: when too few rows were seen, or can be; for a NaN or infinity.
+    """
+    path, (form, rank) = publication.path(request.kind), publication.form_of(request.kind)
+    fingerprint = data.suite.fingerprint(CORPUS)
+    settings = {**request.describe(fingerprint), **publication.described}
+    found = None if force else _found(path, request.kind, settings, publication.model)
+    if found is not None and (found.form, found.metadata.get("rank")) == (form, rank):
+        log.info("found %s", path)
+        return "found"
+    statistics: Statistics
+    if isinstance(found, GramFile) and found.form in LOSSLESS:
+        statistics = _read(found)
+        done = "written again"
+    else:
+        if publication.minimum is not None and request.kind in FORESEEN:
+            short = _foreseen(request, module, data, publication.minimum)
+            refuse(short, publication.minimum, before=True, kind=request.kind)
+        batches = partial(data.statistics_dataloader, CORPUS)
+        statistics = measure(trainer, request, module, batches, f"{request.kind} of {publication.folder.name}")
+        done = "collected"
+    widths = {} if isinstance(statistics, FisherStatistics) else widths_of(statistics)
+    if publication.minimum is not None and not isinstance(statistics, FisherStatistics):
+        short = shortages(statistics.rows, widths, publication.minimum)
+        refuse(short, publication.minimum, before=False, kind=request.kind)
+    metadata = {
+        "data_fingerprint": fingerprint,
+        "settings": settings,
+        "collected": {
+            "model": publication.model,
+            "versions": {name: versions()[name] for name in ("regmean_lab", "torch", "transformers", "tokenizers")},
+            "command": publication.command,
+            "exclude_layers": list(publication.excluded),
+            "widths": widths,
+        },
+    }
+    save_statistics(path, statistics, metadata, form=form, rank=rank)
+    log.info("%s %s", done, path)
+    return done
+
+
+def _found(path: Path, kind: str, settings: dict[str, Any], model: dict[str, Any]) -> StatisticsFile | None:
+    """The file of statistics, if it was measured in the same way on the same examples with the same weights."""
+    if not path.exists():
+        return None
+    try:
+        file = FILES[kind](path)
+    except StatisticsError as error:
+        log.warning("%s", error)
+        return None
+    collected = file.metadata.get("collected")
+    same_model = isinstance(collected, dict) and collected.get("model") == model
+    if same_model and file.metadata["settings"] == json.loads(json.dumps(settings)):
+        return file
+    log.info("%s was collected with other settings, examples or weights, and is replaced", path)
+    return None
+
+
+def _read(file: GramFile) -> GramStatistics | GradientGramStatistics:
+    """All matrices of a file."""
+    matrices = {layer: file.matrix(layer) for layer in file.rows}
+    metadata = file.metadata
+    if isinstance(file, GradientGramFile):
+        labels = {name: metadata[name] for name in ("labels_from", "likelihood")}
+        return GradientGramStatistics(matrices, file.rows, file.examples, file.batches, **labels)
+    change = metadata.get("relative_change")
+    return GramStatistics(matrices, file.shared, file.rows, file.examples, file.batches, change, file.unseen)
+
+
+def _foreseen(request: StatisticsRequest, module: TaskModule, data: CorpusDataModule, minimum: float) -> list[Shortage]:
+    """Layers of which the examples cannot bring rows enough, as two of them tell; none where padding counts too."""
+    settings = request.settings if isinstance(request.settings, GramConfig) else GramConfig()
+    if settings.count_padding:
+        return []
+    loader = data.statistics_dataloader(
+        CORPUS, request.examples, request.batch_size, request.seed, tokens=settings.tokens
+    )
+    encoded: Any = loader.dataset
+    lengths = [example.length for example in encoded]
+    longest = sorted(encoded, key=lambda example: -example.length)[:PROBED]
+    assert loader.collate_fn is not None
+    probe = collect_gram(
+        module.model,
+        [loader.collate_fn(longest)],
+        layers=[layer for layer in linear_layers(module.model) if request.layers is None or layer in request.layers],
+        forward=lambda model, batch: module.gram_pass(batch),
+        mask=module.gram_mask,
+        extra_rows=settings.extra_rows,
+    )
+    tokens = sum(example.length for example in longest)
+    return shortages(most_rows(probe, tokens, lengths), widths_of(probe), minimum)

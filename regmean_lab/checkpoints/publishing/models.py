@@ -1,0 +1,152 @@
+"""A fine-tuned model of any origin: its task, and the module that runs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
+)
+
+from regmean_lab.checkpoints.labels import label_problems
+from regmean_lab.checkpoints.publishing.language_module import LanguageModule
+from regmean_lab.models.folders import stored_tensors
+from regmean_lab.models.headers import CheckpointError
+from regmean_lab.models.pretrained import Checkpoint, ModelError
+from regmean_lab.modules import TaskModule
+from regmean_lab.modules.sequence_classification import PROBLEM_TYPES, SequenceClassificationModule
+from regmean_lab.modules.token_classification import TokenClassificationModule
+from regmean_lab.suites.base import Task, TaskKind
+from regmean_lab.utils.names import abbreviated
+
+LONGEST = 512
+"""Tokens to which texts are cut where no length is given and the model could take more."""
+
+UNLIMITED = 10**6
+"""A tokenizer that claims to take more tokens knows no limit."""
+
+TASKS = {
+    "sequence_classification": (AutoModelForSequenceClassification, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES),
+    "token_classification": (AutoModelForTokenClassification, MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES),
+    "seq2seq": (AutoModelForSeq2SeqLM, MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES),
+    "causal": (AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
+}
+"""What loads a model of each task, and the classes of such models by type of model."""
+
+
+def task_name(config: PreTrainedConfig, wanted: str | None) -> str:
+    """The task of a model, one of :data:`TASKS`.
+
+    Args:
+        config: its configuration.
+        wanted: the task that is asked for, or None: the configuration's ``architectures`` tell it.
+
+    Raises:
+        ModelError: when they do not.
+    """
+    if wanted is not None:
+        return wanted
+    architecture = (getattr(config, "architectures", None) or [""])[0]
+    for name, (_, classes) in TASKS.items():
+        if architecture and architecture == classes.get(config.model_type):
+            return name
+    raise ModelError(
+        f"task: the model's config.json names {architecture or 'no class'} ({config.model_type}), which is no model "
+        f"with a head for text; expected one of {', '.join(TASKS)}"
+    )
+
+
+def task_of(config: PreTrainedConfig, name: str) -> Task:
+    """What a model predicts, with the labels that its configuration names."""
+    if name in ("seq2seq", "causal"):
+        return Task("text", (), "loss")
+    names: Any = config.id2label
+    if found := label_problems({"id2label": names}):
+        raise ModelError(f"checkpoint: config.json: {found[0]}")
+    labels = tuple(str(names[number]) for number in range(len(names)))
+    kind: TaskKind = "token_labels"
+    if name == "sequence_classification":
+        problem = getattr(config, "problem_type", None)
+        kinds = {transformers_name: kind for kind, transformers_name in PROBLEM_TYPES.items()}
+        kind = kinds[problem] if problem in kinds else "regression" if len(labels) == 1 else "single_label"
+    return Task(kind, labels, "loss")
+
+
+def read_checkpoint(checkpoint: Checkpoint) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
+    """Configuration and tokenizer of a checkpoint.
+
+    Raises:
+        ModelError: when they cannot be read, or need code of their own, which is never run.
+    """
+    try:
+        return checkpoint.config(), checkpoint.tokenizer()
+    except (OSError, ValueError, KeyError, AttributeError) as error:  # what transformers raises for them
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(
+            f"checkpoint: configuration or tokenizer of {checkpoint.source} cannot be used: {reason}"
+        ) from None
+
+
+def load_module(checkpoint: Checkpoint, name: str, task: Task) -> TaskModule:
+    """The fine-tuned model with its head.
+
+    Raises:
+        ModelError: when it cannot be loaded, or its head is not among its weights.
+    """
+    auto_class, _ = TASKS[name]
+    model, missing = checkpoint.load_with_missing(auto_class)
+    if missing:
+        shown = ", ".join([*sorted(missing)[:4], *(["…"] if len(missing) > 4 else [])])
+        raise ModelError(
+            f"checkpoint: {checkpoint.source} lacks weights of {type(model).__name__} ({shown}): it "
+            f"was not fine-tuned for this task{_other_names(checkpoint, model)}"
+        )
+    module: type[TaskModule] = LanguageModule
+    if name == "sequence_classification":
+        module = SequenceClassificationModule
+    elif name == "token_classification":
+        module = TokenClassificationModule
+    return module(model.eval(), task)
+
+
+def _other_names(checkpoint: Checkpoint, model: PreTrainedModel) -> str:
+    """What else may be the reason why weights are not found: names in the files that the model does not know."""
+    if not is_local(checkpoint.source):
+        return ""
+    known = set(model.state_dict())
+    try:
+        strange = [name for name in stored_tensors(Path(checkpoint.source)) if name not in known]
+    except CheckpointError:
+        return ""
+    return f", or its files name them otherwise: they have {abbreviated(strange)}" if strange else ""
+
+
+def longest_text(config: Any, tokenizer: PreTrainedTokenizerBase, wanted: int | None) -> int:
+    """How many tokens of a text are read: as many as asked for and as the model can take."""
+    limits = [wanted or LONGEST]
+    if tokenizer.model_max_length < UNLIMITED:
+        limits.append(tokenizer.model_max_length)
+    positions = getattr(config, "max_position_embeddings", None)
+    if isinstance(positions, int) and positions > 0:
+        # Positions of RoBERTa and its kin begin after that of padding.
+        padding = config.pad_token_id if "roberta" in config.model_type or config.model_type == "camembert" else None
+        limits.append(positions - (padding + 1 if isinstance(padding, int) else 0))
+    return min(limits)
+
+
+def is_local(checkpoint: str) -> bool:
+    """Whether a checkpoint is a local folder: what is measured can be written beside it."""
+    return Path(checkpoint).expanduser().is_dir()

@@ -1,0 +1,1 @@
+"""Settings: their types and checks, and how the command line composes them."""

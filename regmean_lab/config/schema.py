@@ -1,0 +1,254 @@
+"""Typed schema of every configuration group, and the checks that need nothing but the values themselves.
+
+A suite's settings and a method's settings are dataclasses in the suite's and the method's own files; here they get the
+``name`` that selects them; the groups that say how to train, collect, compute and log are in ``schema_groups``.
+``register_schemas`` hands all of it to Hydra, which
+refuses wrong types and unknown keys; :func:`settings_of` turns the composed configuration into plain dataclasses and
+collects everything else that is wrong with it, before any work.
+"""
+
+from __future__ import annotations
+
+from dataclasses import MISSING as REQUIRED
+from dataclasses import dataclass, field, fields, make_dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from regmean_lab.config.baselines import comparator_types
+from regmean_lab.config.groups import (
+    LoggerConfig,
+    ModelConfig,
+    PathsConfig,
+    StatisticsConfig,
+    TrainerConfig,
+    TrainingConfig,
+    label_source_problem,
+)
+from regmean_lab.merging import MergeMethod, method_types
+from regmean_lab.merging.base import one_of
+from regmean_lab.suites import Suite, suite_types
+from regmean_lab.utils.errors import UserError
+from regmean_lab.utils.files import name_problem
+
+HEAD_INITS = ("same", "different")
+ORDERS = ("given", "greedy")
+LOGGERS = ("csv", "wandb", "tensorboard", "none")
+STAGES = ("all", "train", "statistics")
+LAST_SEED = 2**32 - 1
+
+
+class ConfigurationError(UserError):
+    """A configuration that cannot work; ``problems`` has one message for each thing that is wrong, key first."""
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = problems
+        super().__init__("\n".join(problems))
+
+
+@dataclass
+class Config:
+    """The whole configuration of one job.
+
+    Attributes:
+        experiment: name of the experiment; set by its YAML.
+        suite: group ``suite``: the corpora.
+        model: group ``model``: the pretrained model that members start from.
+        method: group ``method``: how members are merged, or what a merge is compared with.
+        training: group ``training``: how members are trained.
+        statistics: how statistics are collected.
+        trainer: group ``trainer``: device and precision.
+        logger: group ``logger``.
+        paths: group ``paths``.
+        members: corpora whose models are merged, in order; None is all of the suite.
+        order: ``given``: members stay in their order; ``greedy``: they are put in the order of their own mean scores
+            out of domain, best first.
+        first: merge only the first so many members of the order; None is all.
+        seed: seed of the job: which members (see ``head_init``) and what is drawn at random.
+        head_init: ``same``: every member is trained with ``seed``; ``different``: member number i of the suite is
+            trained with seed ((seed + i - 1) mod 5) + 1.
+        cross_evaluation: with method ``individual``, evaluate each member on the other members' data as well.
+        save_merged: write the merged model as a Hugging Face folder, ``merged``, into the job's folder.
+        force: run although a finished result with the same fingerprint exists.
+        plan: show what the command would do and what is missing for it, and do nothing.
+        stage: ``all`` of the job, or a part that parallel jobs share: ``train`` finds or trains its members,
+            ``statistics`` also collects what its method needs of them. Sweeps set it by themselves.
+        stage_members: with a stage, only these members; None is all.
+    """
+
+    experiment: str = MISSING
+    suite: Any = MISSING
+    model: ModelConfig = field(default_factory=ModelConfig)
+    method: Any = MISSING
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    statistics: StatisticsConfig = field(default_factory=StatisticsConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    paths: PathsConfig = field(default_factory=PathsConfig)
+    members: list[str] | None = None
+    order: str = "given"
+    first: int | None = None
+    seed: int = 1
+    head_init: str = "same"
+    cross_evaluation: bool = False
+    save_merged: bool = False
+    force: bool = False
+    plan: bool = False
+    stage: str = "all"
+    stage_members: list[str] | None = None
+
+
+@dataclass
+class Settings:
+    """A checked configuration: plain dataclasses, and the objects that they select."""
+
+    config: Config
+    suite: Suite
+    method: Any
+    members: tuple[str, ...]
+    resolved: dict[str, Any]
+
+    @property
+    def suite_name(self) -> str:
+        """Name of the suite."""
+        return self.suite.name
+
+    def member_seed(self, member: str) -> int:
+        """Seed with which a member is trained, by ``head_init``."""
+        if self.config.head_init == "same":
+            return self.config.seed
+        return (self.config.seed + self.suite.member_number(member) - 1) % 5 + 1
+
+
+def register_schemas() -> None:
+    """Make every schema known to Hydra, as ``schema/NAME`` in its group (idempotent)."""
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Config)
+    for name, suite in suite_types().items():
+        store.store(group="suite/schema", name=name, node=_named(suite.settings_type, name))
+    for name, method in all_methods().items():
+        store.store(group="method/schema", name=name, node=_named(method, name))
+
+
+def all_methods() -> dict[str, type[Any]]:
+    """Merge methods and the comparators beside them, by name."""
+    return {**method_types(), **comparator_types()}
+
+
+def settings_of(config: DictConfig) -> Settings:
+    """Check a composed configuration and turn it into plain dataclasses.
+
+    Raises:
+        ConfigurationError: with everything that is wrong with the values. Files are not looked at here.
+    """
+    found: list[str] = []
+    resolved = _resolve(config)
+    plain = OmegaConf.to_object(config)
+    assert isinstance(plain, Config)
+    for group in ("suite", "method"):
+        node = getattr(plain, group)
+        if node.name != (own := fields(node)[0].default):
+            raise ConfigurationError([f"{group}.name: expected {own!r}; choose another one with {group}={node.name}"])
+    suite_type, method_type = suite_types()[plain.suite.name], all_methods()[plain.method.name]
+    suite = suite_type(Path(plain.paths.data_dir), _strip_name(plain.suite, suite_type.settings_type))
+    method = _strip_name(plain.method, method_type)
+    members = tuple(plain.members) if plain.members is not None else suite.members
+    for key, part in (("training", plain.training), ("statistics", plain.statistics), ("method", method)):
+        found += [f"{key}.{problem}" for problem in part.problems()]
+    found += [f"suite.{problem}" for problem in suite.problems()]
+    found += suite.member_problems(members)
+    found += _order_problems(plain, suite, members)
+    if plain.order == "given" and plain.first is not None:
+        members = members[: plain.first]
+    one_of("head_init", plain.head_init, HEAD_INITS, found)
+    one_of("logger.kind", plain.logger.kind, LOGGERS, found)
+    one_of("stage", plain.stage, STAGES, found)
+    if not 0 <= plain.seed <= LAST_SEED:
+        found.append(f"seed: expected 0 to {LAST_SEED}, got {plain.seed}")
+    found += [f"trainer.{problem}" for problem in plain.trainer.problems()]
+    names = [("experiment", plain.experiment), ("model.name", plain.model.name)]
+    names += [("stage_members", name) for name in plain.stage_members or []]
+    found += [problem for key, name in names if (problem := name_problem(key, name)) is not None]
+    if plain.model.dropout is not None and not 0 <= plain.model.dropout < 1:
+        found.append(f"model.dropout: expected a share from 0 to below 1 or null, got {plain.model.dropout}")
+    coefficients, merged = getattr(method, "coefficients", None), plain.first or len(members)
+    if coefficients is not None and len(coefficients) != merged:
+        found.append(f"method.coefficients: {len(coefficients)} numbers for {merged} members")
+    if isinstance(method, MergeMethod):
+        found += method.count_problems(merged)
+    if plain.save_merged and not (isinstance(method, MergeMethod) or method.name == "multitask"):
+        found.append(f"save_merged: method {method.name} makes no single model that could be saved")
+    if suite.own_heads and (method.name == "ensemble" or plain.cross_evaluation):
+        key = "method: ensemble" if method.name == "ensemble" else "cross_evaluation"
+        found.append(f"{key} needs members with the same labels; every member of suite {suite.name} has its own")
+    if plain.save_merged and (suite.own_heads or getattr(method, "is_partial", False)):
+        found.append("save_merged: members keep parameters of their own, so there is no single model to be saved")
+    sound = not suite.problems() and not suite.member_problems(members)
+    for kind, labels_from in (
+        ("fisher", plain.statistics.fisher.labels_from),
+        ("gradient_gram", plain.statistics.gradient_gram.labels_from),
+    ):
+        if sound and kind in getattr(method, "statistics", ()):
+            problems = {label_source_problem(labels_from, suite.task(member).kind): member for member in members}
+            key = f"statistics.{kind}.labels_from"
+            found += [f"{key}: {problem} ({member})" for problem, member in problems.items() if problem]
+    label_head = getattr(method, "label_head", "merged")
+    if label_head == "row_mean" and sound and all(suite.task(member).kind != "multi_label" for member in members):
+        found.append(f"method.label_head: models of suite {suite.name} have no multi-label head; expected merged")
+    if sound and suite.task(members[0]).kind != "multi_label":
+        reweighted = [("training", plain.training), ("method", method if method.name == "multitask" else None)]
+        for key, part in reweighted:
+            if getattr(part, "reweight", None) not in (None, "none"):
+                found.append(
+                    f"{key}.reweight: weights are of yes/no labels, and suite {suite.name} has none; expected none"
+                )
+    if plain.model.new_head and sound and suite.task(members[0]).kind == "answers":
+        found.append(f"model.new_head: models of suite {suite.name} answer with the checkpoint's own output layer")
+    if plain.statistics.gram.generation and sound and suite.task(members[0]).kind != "answers":
+        found.append(f"statistics.gram.generation: models of suite {suite.name} write nothing; expected false")
+    if found:
+        raise ConfigurationError(found)
+    return Settings(plain, suite, method, members, resolved)
+
+
+def _order_problems(config: Config, suite: Suite, members: tuple[str, ...]) -> list[str]:
+    found: list[str] = []
+    one_of("order", config.order, ORDERS, found)
+    if config.first is not None and not 1 <= config.first <= len(members):
+        found.append(f"first: expected 1 to {len(members)}, the number of members, got {config.first}")
+    if config.order == "greedy" and not suite.member_problems(members) and not suite.out_of_domain(members):
+        found.append("order: greedy needs corpora out of domain, and there are none when all these members are merged")
+    return found
+
+
+def _resolve(config: DictConfig) -> dict[str, Any]:
+    try:
+        missing = sorted(OmegaConf.missing_keys(config))
+        if missing:
+            raise ConfigurationError([f"{key}: required, but not given" for key in missing])
+        resolved = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
+    except OmegaConfBaseException as error:
+        raise ConfigurationError([f"{error.full_key}: {str(error).splitlines()[0]}"]) from None
+    assert isinstance(resolved, dict)
+    return {str(key): value for key, value in resolved.items() if key != "hydra"}
+
+
+def _named(settings: type[Any], name: str) -> type[Any]:
+    """A settings dataclass with the ``name`` that selects it, as a configuration shows it."""
+    types = get_type_hints(settings)
+    public = [
+        (entry.name, types[entry.name], field(default=entry.default))
+        if entry.default is not REQUIRED
+        else (entry.name, types[entry.name], field(default_factory=entry.default_factory))
+        for entry in fields(settings)
+        if entry.init
+    ]
+    return make_dataclass(f"{settings.__name__}Config", [("name", str, field(default=name)), *public])
+
+
+def _strip_name(node: Any, settings: type[Any]) -> Any:
+    values = {entry.name: getattr(node, entry.name) for entry in fields(settings) if entry.init}
+    return settings(**values)

@@ -1,0 +1,186 @@
+"""How each kind of method is evaluated: a merge, the members, their ensemble, the joint model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from regmean_lab.callbacks.merge import MemberSource, MergeCallback
+from regmean_lab.callbacks.refine import TextReading
+from regmean_lab.callbacks.statistics import requests_of
+from regmean_lab.config.baselines import Ensemble, Individual, Multitask
+from regmean_lab.evaluation.job import Job, Outcome
+from regmean_lab.evaluation.label_spaces import known_labels, same_labels
+from regmean_lab.evaluation.predictions import member_predictions
+from regmean_lab.evaluation.scores import Metrics, key_scores, load_module, mean_metrics, metrics_of, predict
+from regmean_lab.merging import MergeMethod, layout_of
+from regmean_lab.metrics.ensemble import ensemble_predictions
+from regmean_lab.metrics.metrics import score_predictions, without_unknown
+from regmean_lab.models.base_weights import base_weights
+from regmean_lab.models.pretrained import MODELS_FOLDER
+from regmean_lab.modules import Predictions, TaskModule
+from regmean_lab.modules.multi_task import load_part
+from regmean_lab.suites.data_module import CorpusDataModule
+from regmean_lab.training.train import JOINT, multi_task
+from regmean_lab.training.trainers import test_trainer
+
+
+def evaluate_merge(job: Job) -> Outcome:
+    """Merge the members inside ``Trainer.test`` and evaluate the merged model."""
+    settings, config = job.settings, job.settings.config
+    data = job.data_module()
+    sources = [member_source(job, data, member) for member in settings.members]
+    method: MergeMethod = settings.method
+    requests = requests_of(config.statistics, config.training, config.trainer)
+    base = partial(base_weights, job.checkpoint, cache_dir=Path(config.paths.zoo_dir) / MODELS_FOLDER)
+    reading = TextReading(config.training.batch_size, config.statistics.seed, config.statistics.batch_tokens)
+    callback = MergeCallback(sources, method, requests, own_heads=settings.suite.own_heads, base=base, reading=reading)
+    trainer = test_trainer(config.trainer, [callback])
+    loaders = data.test_dataloader()
+    started = time.perf_counter()
+    if not (method.is_partial or settings.suite.own_heads):
+        module = sources[0].load()
+        metrics = metrics_of(
+            job.evaluations, predict(trainer, module, loaders), known_labels(settings.suite, settings.members)
+        )
+        outcome = Outcome(key_scores(job.evaluations, metrics), dict(metrics), module)
+    else:
+        # With each member's own parameters in turn: on its own data, and the mean of all out of domain.
+        by_member = {}
+        for source in sources:
+            chosen = _own_and_outside(job, source.name)
+            module = source.load()
+            predicted = predict(trainer, module, [loaders[i] for i in chosen])
+            trained = [source.name] if _keeps_labels(method, module) else settings.members
+            known = known_labels(settings.suite, trained)
+            by_member[source.name] = metrics_of([job.evaluations[i] for i in chosen], predicted, known)
+        outcome = _own_scores(job, by_member)
+    for stage, seconds in callback.seconds.items():
+        job.seconds[stage] += seconds
+    job.seconds["evaluate"] += time.perf_counter() - started - sum(callback.seconds.values())
+    outcome.diagnostics, outcome.notes = callback.diagnostics_table(), callback.notes
+    return outcome
+
+
+def member_source(job: Job, data: CorpusDataModule, member: str) -> MemberSource:
+    """Where the weights and the data of one of the job's members are."""
+    suite, entry = job.settings.suite, job.entries[member]
+    task = suite.task(member)
+    return MemberSource(
+        member,
+        entry,
+        suite.fingerprint(member),
+        suite.annotated_labels(member) if task.kind == "multi_label" else None,
+        partial(load_module, entry.path, task),
+        partial(data.statistics_dataloader, member),
+    )
+
+
+def evaluate_individual(job: Job) -> Outcome:
+    """Evaluate each member on its own data and out of domain; with ``cross_evaluation`` on the others' data as well."""
+    with job.timed("evaluate"):
+        choose = _answerable if job.settings.config.cross_evaluation else _own_and_outside
+        by_member = {}
+        for member in job.settings.members:
+            chosen = choose(job, member)
+            known = known_labels(job.settings.suite, [member])
+            by_member[member] = metrics_of(
+                [job.evaluations[i] for i in chosen], predictions_of(job, member, chosen), known
+            )
+        return _own_scores(job, by_member)
+
+
+def evaluate_ensemble(job: Job) -> Outcome:
+    """Evaluate the members' combined predictions."""
+    with job.timed("evaluate"):
+        suite, method = job.settings.suite, job.settings.method
+        members = job.settings.members
+        known = known_labels(suite, members)
+        by_member = [predictions_of(job, member, list(range(len(job.evaluations)))) for member in members]
+        metrics: Metrics = {}
+        for number, evaluation in enumerate(job.evaluations):
+            task, labels = evaluation.task, by_member[0][number].labels
+            logits = [predicted[number].logits for predicted in by_member]
+            partly = task.kind in ("multi_label", "answers")
+            annotated = [suite.annotated_labels(member) for member in members] if partly else None
+            together = ensemble_predictions(task, method.vote, logits, labels, annotated, method.ties)
+            together = without_unknown(task, together, known)
+            metrics[evaluation.name] = score_predictions(task, together, labels)
+        return Outcome(key_scores(job.evaluations, metrics), dict(metrics))
+
+
+def evaluate_joint(job: Job) -> Outcome:
+    """Evaluate the model that was trained on all members' data together."""
+    with job.timed("evaluate"):
+        path, trainer = job.entries[JOINT].path, test_trainer(job.settings.config.trainer)
+        loaders = job.data_module().test_dataloader()
+        if multi_task(job.settings.suite, job.settings.members):
+            by_member = {}
+            for evaluation, loader in zip(job.evaluations, loaders, strict=True):
+                part = load_part(path, evaluation.corpus, evaluation.task)
+                by_member[evaluation.corpus] = metrics_of([evaluation], predict(trainer, part, [loader]))
+            return _own_scores(job, by_member)
+        module = load_module(path, job.evaluations[0].task)
+        predicted = predict(trainer, module, loaders)
+        metrics = metrics_of(job.evaluations, predicted, known_labels(job.settings.suite, job.settings.members))
+        return Outcome(key_scores(job.evaluations, metrics), dict(metrics), module)
+
+
+def evaluator_of(method: Any) -> Callable[[Job], Outcome]:
+    """What evaluates a method."""
+    if isinstance(method, Individual):
+        return evaluate_individual
+    if isinstance(method, Ensemble):
+        return evaluate_ensemble
+    if isinstance(method, Multitask):
+        return evaluate_joint
+    return evaluate_merge
+
+
+def predictions_of(job: Job, member: str, chosen: list[int]) -> list[Predictions]:
+    """A member's predictions on some of the job's evaluations, by their numbers."""
+    config, data = job.settings.config, job.data_module()
+    loaders = data.test_dataloader()
+    return member_predictions(
+        job.entries[member],
+        job.settings.suite.task(member),
+        [job.evaluations[i] for i in chosen],
+        [loaders[i] for i in chosen],
+        config.trainer,
+        data.max_length,
+    )
+
+
+def _keeps_labels(method: MergeMethod, module: TaskModule) -> bool:
+    """Whether the output of each label stays every member's own."""
+    outputs = layout_of(module.model, len(module.task.labels)).label_outputs
+    return bool(method.keep_top or method.kept(outputs))
+
+
+def _own_and_outside(job: Job, member: str) -> list[int]:
+    return [
+        number
+        for number in _answerable(job, member)
+        if job.evaluations[number].domain == "out" or job.evaluations[number].corpus == member
+    ]
+
+
+def _answerable(job: Job, member: str) -> list[int]:
+    """Evaluations whose labels a member predicts."""
+    task = job.settings.suite.task(member)
+    return [number for number, evaluation in enumerate(job.evaluations) if same_labels(evaluation.task, task)]
+
+
+def _own_scores(job: Job, by_member: dict[str, Metrics]) -> Outcome:
+    """In domain each member's score on its own data; out of domain the mean over the members that were evaluated."""
+    combined: Metrics = {}
+    for evaluation in job.evaluations:
+        if evaluation.domain == "in":
+            combined[evaluation.name] = by_member[evaluation.corpus][evaluation.name]
+        else:
+            name = evaluation.name
+            combined.update(mean_metrics([{name: part[name]} for part in by_member.values() if name in part]))
+    return Outcome(key_scores(job.evaluations, combined), dict(by_member))

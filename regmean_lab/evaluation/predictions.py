@@ -1,0 +1,82 @@
+"""Members' predictions, kept beside them: the same member on the same data is run once, not once a job."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from regmean_lab.config.groups import TrainerConfig
+from regmean_lab.evaluation.scores import load_module, predict
+from regmean_lab.modules import Predictions
+from regmean_lab.suites.base import Task
+from regmean_lab.suites.data_module import Batches, Evaluation
+from regmean_lab.training.trainers import test_trainer
+from regmean_lab.utils.files import share
+from regmean_lab.zoo import ZooEntry
+
+FOLDER = "predictions"
+
+
+def member_predictions(
+    entry: ZooEntry,
+    task: Task,
+    evaluations: Sequence[Evaluation],
+    loaders: Sequence[Batches],
+    trainer: TrainerConfig,
+    max_length: int | None,
+) -> list[Predictions]:
+    """Predictions of a member on some evaluations, in order; those that are not kept yet are made now.
+
+    Args:
+        entry: the member.
+        task: what it predicts.
+        evaluations: the data sets.
+        loaders: their loaders.
+        trainer: device and precision.
+        max_length: to how many tokens the loaders cut inputs.
+    """
+    paths = [_path(entry, evaluation, trainer.precision, max_length) for evaluation in evaluations]
+    found = [_read(path) for path in paths]
+    if None in found:
+        with entry.predictions_lock():
+            found = [_read(path) for path in paths]  # another job may have made them meanwhile
+            missing = [number for number, predictions in enumerate(found) if predictions is None]
+            if missing:
+                made = predict(
+                    test_trainer(trainer), load_module(entry.path, task), [loaders[number] for number in missing]
+                )
+                for number, predictions in zip(missing, made, strict=True):
+                    _write(paths[number], predictions)
+                    found[number] = predictions
+    return [predictions for predictions in found if predictions is not None]
+
+
+def _path(entry: ZooEntry, evaluation: Evaluation, precision: str, max_length: int | None) -> Path:
+    """Where predictions lie: under a hash of everything but the member that determines them."""
+    digest = hashlib.sha256(repr((evaluation.task, precision, max_length)).encode())
+    for example in evaluation.examples:
+        digest.update(repr(example).encode())
+    return entry.path / FOLDER / f"{evaluation.name}-{digest.hexdigest()[:16]}.safetensors"
+
+
+def _read(path: Path) -> Predictions | None:
+    """Predictions from a file; None if it is not there or damaged."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return Predictions(file.get_tensor("logits"), file.get_tensor("labels"))
+    except (OSError, SafetensorError):
+        return None
+
+
+def _write(path: Path, predictions: Predictions) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    tensors = {"logits": predictions.logits.contiguous(), "labels": predictions.labels.contiguous()}
+    save_file(tensors, temporary, {"kind": "predictions"})
+    share(temporary)
+    os.replace(temporary, path)

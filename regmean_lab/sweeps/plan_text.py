@@ -1,0 +1,99 @@
+"""A plan as text for people."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+from regmean_lab.config.baselines import comparator_types
+from regmean_lab.sweeps.estimate import Cost, Estimate
+from regmean_lab.sweeps.plan import Plan
+
+LISTED = 12
+"""So many names of a kind are listed; of more, the number."""
+
+
+def plan_text(plan: Plan, costs: Estimate | None) -> str:
+    """A plan in lines: jobs, members, statistics, merges and evaluations, with disk and time, and what is missing.
+
+    Args:
+        plan: the plan.
+        costs: what it will cost; None where that was not estimated.
+    """
+    finished = len(plan.jobs) - len(plan.unfinished)
+    methods = Counter(job.settings.method.name for job in plan.unfinished)
+    compared = {name: count for name, count in methods.items() if name in comparator_types()}
+    merged = {name: count for name, count in methods.items() if name not in compared}
+    lines = [f"{len(plan.jobs)} jobs: {finished} finished, {len(plan.unfinished)} to do"]
+    to_train, to_collect = plan.to_train, plan.to_collect
+    lines.append(
+        f"  members     {len(plan.members) - len(to_train)} found in the zoo, {len(to_train)} to train"
+        + _cost(costs.training if costs and to_train else None)
+    )
+    lines += _names([_member_name(plan, number) for number in range(len(to_train))])
+    lines.append(
+        f"  statistics  {len(plan.statistics) - len(to_collect)} found, {len(to_collect)} to collect"
+        + _counts(Counter(part.kind for part in to_collect))
+        + _cost(costs.statistics if costs and to_collect else None)
+    )
+    lines.append(f"  merges      {sum(merged.values())}" + _counts(merged))
+    lines.append(f"  comparisons {sum(compared.values())}" + _counts(compared))
+    lines.append(
+        f"  evaluations {len(plan.unfinished)}" + _cost(costs.evaluation if costs and plan.unfinished else None)
+    )
+    if costs is not None and plan.unfinished:
+        lines.append(f"  altogether{_cost(costs.total, separator=' ')}")
+        lines.append("  Times are estimates for one job after the other on this machine.")
+    lines += [f"  note: {note}" for note in plan.notes]
+    if plan.problems:
+        count = len(plan.problems)
+        lines.append(f"\nMissing or wrong, {count} thing{'s' if count > 1 else ''}:")
+        lines += [f"  - {problem}" for problem in plan.problems]
+    return "\n".join(lines)
+
+
+def duration(seconds: float) -> str:
+    """A duration in the two largest units that say something: ``3 h 20 min``, ``45 s``."""
+    if seconds < 60:
+        return f"{max(round(seconds), 1)} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        hours, minutes = divmod(minutes, 60)
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+    days, hours = divmod(round(minutes / 60), 24)
+    return f"{days} days {hours} h" if hours else f"{days} days"
+
+
+def disk(size: int) -> str:
+    """A number of bytes in a fitting unit: ``1.4 GB``."""
+    value, units = float(size), ["B", "kB", "MB", "GB", "TB"]
+    while value >= 1000 and len(units) > 1:
+        value /= 1000
+        units.pop(0)
+    return f"{value:.3g} {units[0]}"
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    """What a number is made of, in brackets."""
+    return f" ({', '.join(f'{count} {name}' for name, count in sorted(counts.items()))})" if counts else ""
+
+
+def _cost(cost: Cost | None, separator: str = ": ") -> str:
+    if cost is None:
+        return ""
+    time = "time unknown" if cost.seconds is None else f"about {duration(cost.seconds)}"
+    size = "disk unknown" if cost.bytes is None else (f"{disk(cost.bytes)} of disk" if cost.bytes else "")
+    return separator + ", ".join(part for part in (time, size) if part)
+
+
+def _member_name(plan: Plan, number: int) -> str:
+    member = plan.to_train[number]
+    corpora, model = "+".join(member.training.corpora), member.settings.config.model.name
+    return f"{member.settings.suite.name} {corpora}, {model}, seed {member.training.seed}"
+
+
+def _names(names: list[str]) -> list[str]:
+    shown = [f"              {name}" for name in names[:LISTED]]
+    return shown + ([f"              … and {len(names) - LISTED} more"] if len(names) > LISTED else [])

@@ -1,0 +1,96 @@
+"""What the jobs of a sweep leave for its summary, and the summary itself."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from regmean_lab.report.figures import score_figure
+from regmean_lab.report.tables import markdown_table, print_table, score_table
+from regmean_lab.results import RESULT_FILE, Result, ResultError, read_result, unknown_text
+from regmean_lab.tracking.sweep_name import current_sweep
+from regmean_lab.utils.files import write_json
+
+SWEEPS_FOLDER = "sweeps"
+TABLE_FILE, FIGURE_FILE = "table.md", "scores.png"
+FILE_WIDTH = 160
+"""Width of a table in characters where there is no terminal."""
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """How one job of a sweep ended.
+
+    Attributes:
+        overrides: what set it apart.
+        folder: where it wrote.
+        error: why it failed, or None.
+        computed: whether its result was computed now, rather than found.
+    """
+
+    overrides: list[str]
+    folder: str
+    error: str | None = None
+    computed: bool = False
+
+
+def record_job(output_dir: Path, number: int, record: JobRecord) -> None:
+    """Leave a record of a finished or failed job for the summary of its sweep, if it belongs to one."""
+    if sweep := current_sweep():
+        write_json(output_dir / SWEEPS_FOLDER / sweep / "jobs" / f"{number:05d}.json", vars(record))
+
+
+def summarise(folder: Path) -> None:
+    """Print a sweep's table and its failed jobs, and write both (and a figure) into the sweep's folder.
+
+    Does nothing when no job has left a record (a command that stopped before its first job).
+    """
+    records = [
+        JobRecord(**json.loads(path.read_text(encoding="utf-8"))) for path in sorted((folder / "jobs").glob("*.json"))
+    ]
+    if not records:
+        return
+    console = Console() if sys.stdout.isatty() else Console(width=FILE_WIDTH)
+    results = _results(records)
+    if results:
+        table = score_table(results)
+        print_table(table, console)
+        (folder / TABLE_FILE).write_text(markdown_table(table), encoding="utf-8")
+        score_figure(results, folder / FIGURE_FILE)
+        computed = sum(record.computed for record in records)
+        print(f"{len(results)} result{'s' if len(results) > 1 else ''}, {computed} computed now.")
+        if unknown := _unknown(results):
+            print(f"Not predicted, as no member of a job was trained on them (F1 0): {unknown_text(unknown)}")
+        print(f"Table and figure: {folder / TABLE_FILE}, {folder / FIGURE_FILE}")
+        if len(records) == 1:
+            print(f"Result: {Path(records[0].folder) / RESULT_FILE}")
+    failed = [record for record in records if record.error is not None]
+    for record in failed:
+        print(f"\nFAILED: {' '.join(record.overrides)}\n  {record.error}\n  log: {record.folder}", file=sys.stderr)
+    if failed:
+        print(f"\n{len(failed)} of {len(records)} jobs failed; the others' results stay.", file=sys.stderr)
+
+
+def _unknown(results: Sequence[Result]) -> dict[str, list[str]]:
+    """By corpus, the labels that the members of any of the jobs do not know."""
+    found: dict[str, dict[str, None]] = {}
+    for result in results:
+        for corpus, labels in (result.unknown_labels or {}).items():
+            found.setdefault(corpus, {}).update(dict.fromkeys(labels))
+    return {corpus: list(labels) for corpus, labels in found.items()}
+
+
+def _results(records: Sequence[JobRecord]) -> list[Result]:
+    results = []
+    for record in records:
+        if record.error is None:
+            try:
+                results.append(read_result(Path(record.folder) / RESULT_FILE))
+            except ResultError as error:
+                print(error, file=sys.stderr)
+    return results

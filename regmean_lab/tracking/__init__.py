@@ -1,0 +1,1 @@
+"""Loggers, what they are given, and the environment of a run."""

@@ -1,0 +1,99 @@
+"""What a result says of the machine and the software that made it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from regmean_lab.tracking.sweep_name import COMMAND_VARIABLE
+
+PACKAGES = (
+    "regmean_lab",
+    "torch",
+    "pytorch-lightning",
+    "transformers",
+    "datasets",
+    "hydra-core",
+    "torchmetrics",
+    "tokenizers",
+    "safetensors",
+    "numpy",
+)
+
+
+@lru_cache(maxsize=1)
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+@lru_cache(maxsize=1)
+def commit() -> str | None:
+    """Commit of the checkout that the package runs from, with ``+changes`` if files differ from it; None elsewhere."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        head = _git(root, "rev-parse", "HEAD")
+        return head + ("+changes" if _git(root, "status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def environment(device: torch.device, overrides: list[str]) -> dict[str, Any]:
+    """Versions, device, threads, commit and command line.
+
+    Args:
+        device: where the job ran.
+        overrides: the job's overrides (in a sweep, those of this one job).
+    """
+    return {
+        "versions": versions(),
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "commit": commit(),
+        "command": command_line(overrides),
+        "threads": torch.get_num_threads(),
+        "started_as": started_as(),
+    }
+
+
+def started_as() -> str:
+    """The command that was started: a sweep's jobs may run in other processes than the command itself."""
+    return os.environ.get(COMMAND_VARIABLE) or command_line(sys.argv[1:])
+
+
+def command_line(overrides: list[str]) -> str:
+    """The command that runs this one job again."""
+    return shlex.join(["python", "-m", "regmean_lab", *overrides])
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Most memory used so far: of the GPU where there is one, else of this process."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    import resource  # not on Windows
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak * 1024)
+
+
+def _git(root: Path, *arguments: str) -> str:
+    return subprocess.run(
+        ["git", "-C", str(root), *arguments], check=True, capture_output=True, text=True, timeout=10
+    ).stdout.strip()

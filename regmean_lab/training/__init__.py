@@ -1,0 +1,1 @@
+"""Training of members, the trainers, devices and processes."""

@@ -1,0 +1,263 @@
+"""Training of one member (or of the joint model) into a Hugging Face folder."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import Logger
+
+from regmean_lab.config.baselines import Multitask
+from regmean_lab.config.groups import TrainerConfig, TrainingConfig
+from regmean_lab.config.schema import Settings
+from regmean_lab.models.pretrained import Checkpoint, ModelError
+from regmean_lab.modules import Optimization, module_type
+from regmean_lab.modules.base import TrainableModule
+from regmean_lab.modules.multi_task import MultiTaskModule
+from regmean_lab.modules.reweighting import sqrt_weights
+from regmean_lab.modules.sequence_classification import SequenceClassificationModule
+from regmean_lab.statistics import rank
+from regmean_lab.suites import Suite
+from regmean_lab.suites.data_module import CorpusDataModule
+from regmean_lab.suites.multi_task_data import MultiTaskDataModule
+from regmean_lab.tracking.environment import versions
+from regmean_lab.training.best_weights import BestWeights
+from regmean_lab.training.processes import run_together, trainer_devices
+from regmean_lab.training.starting_heads import head_note
+from regmean_lab.utils.later_settings import without_later_settings
+from regmean_lab.zoo import Zoo, ZooEntry
+
+log = logging.getLogger(__name__)
+
+OpenLogs = Callable[..., AbstractContextManager[list[Logger]]]
+"""Opens the loggers of one training run; see :func:`regmean_lab.tracking.loggers.open_loggers`."""
+
+DESCRIPTION_FORMAT = 1
+"""Changes when the same description would train other weights."""
+
+JOINT = "joint"
+"""What the model of joint training is called beside members."""
+
+EVALUATION_ONLY = ("eval_batch_size",)
+"""Training settings that do not change the weights."""
+
+
+@dataclass(frozen=True)
+class MemberTraining:
+    """One model that a job needs, and how it is trained.
+
+    Attributes:
+        name: what the job calls it: a member's corpus, or ``JOINT``.
+        corpora: what it is trained on.
+        training: how.
+        seed: seed of its head and of the order of its training data.
+    """
+
+    name: str
+    corpora: tuple[str, ...]
+    training: TrainingConfig
+    seed: int
+
+
+def trainings_of(settings: Settings) -> list[MemberTraining]:
+    """The models that a job needs: its members, or for joint training the joint model."""
+    config = settings.config
+    if not isinstance(settings.method, Multitask):
+        return [
+            MemberTraining(member, (member,), config.training, settings.member_seed(member))
+            for member in settings.members
+        ]
+    training = TrainingConfig(**vars(config.training))
+    training.learning_rate = settings.method.learning_rate or training.learning_rate
+    training.steps = settings.method.steps or training.steps
+    training.reweight = settings.method.reweight or training.reweight
+    return [MemberTraining(JOINT, settings.members, training, config.seed)]
+
+
+def describe(
+    checkpoint: Checkpoint, suite: Suite, corpora: Sequence[str], training: TrainingConfig, seed: int
+) -> dict[str, Any]:
+    """Everything that determines the weights of a member: what its address in the zoo is a hash of."""
+    tasks = [suite.task(corpus) for corpus in corpora]
+    settings = {name: value for name, value in vars(training).items() if name not in EVALUATION_ONLY}
+    description = {
+        "format": DESCRIPTION_FORMAT,
+        "model": {
+            "name": checkpoint.name,
+            "fingerprint": checkpoint.fingerprint,
+            "dropout": checkpoint.dropout,
+            "new_head": checkpoint.new_head,
+        },
+        "suite": suite.name,
+        "corpus": "+".join(corpora),
+        "task": [asdict(task) for task in tasks] if multi_task(suite, corpora) else asdict(tasks[0]),
+        "data_fingerprint": [suite.fingerprint(corpus) for corpus in corpora],
+        "training": settings,
+        "seed": seed,
+    }
+    return without_later_settings(description)
+
+
+def multi_task(suite: Suite, corpora: Sequence[str]) -> bool:
+    """Whether a model that is trained on these corpora together needs a head for each."""
+    return suite.own_heads and len(corpora) > 1
+
+
+def find_or_train(
+    zoo: Zoo,
+    checkpoint: Checkpoint,
+    suite: Suite,
+    corpora: Sequence[str],
+    training: TrainingConfig,
+    trainer: TrainerConfig,
+    seed: int,
+    open_logs: OpenLogs,
+) -> tuple[ZooEntry, bool]:
+    """A model fine-tuned on one corpus, or on several together, from the zoo; trained now if it is not there yet.
+
+    Returns:
+        The entry, and whether it was trained now.
+    """
+    prefix = "-".join((suite.name, "+".join(corpora), checkpoint.name, f"seed{seed}"))
+    description = describe(checkpoint, suite, corpora, training, seed)
+
+    def train(folder: Path) -> dict[str, Any]:
+        logs = partial(open_logs, f"train {prefix}", "train", suite.name, description)
+        work = partial(
+            _with_logs, logs, partial(train_model, folder, checkpoint, suite, corpora, training, trainer, seed)
+        )
+        return work() if trainer.devices == 1 else run_together(trainer, work)
+
+    return zoo.find_or_train(description, prefix, train)
+
+
+def _with_logs(open_logs: OpenLogs, train: Callable[[Sequence[Logger]], dict[str, Any]]) -> dict[str, Any]:
+    """Train with loggers, which only the first of several processes has."""
+    with open_logs() if rank() == 0 else nullcontext([]) as loggers:
+        return train(loggers)
+
+
+def training_trainer(
+    training: TrainingConfig,
+    trainer: TrainerConfig,
+    callbacks: Sequence[pl.Callback] = (),
+    loggers: Sequence[Logger] = (),
+    unused_parameters: bool = False,
+) -> pl.Trainer:
+    """A trainer for fine-tuning; it evaluates on dev as it goes if the best weights are to be kept.
+
+    Args:
+        training: how the model is trained.
+        trainer: on what.
+        callbacks: callbacks.
+        loggers: loggers.
+        unused_parameters: whether a step leaves parameters of the model out.
+    """
+    return pl.Trainer(
+        accelerator=trainer.accelerator,
+        **trainer_devices(trainer, together=True, unused_parameters=unused_parameters),
+        precision=training.precision,  # type: ignore[arg-type]  # any string that Lightning accepts
+        max_epochs=training.epochs if training.steps is None else -1,
+        max_steps=-1 if training.steps is None else training.steps,
+        val_check_interval=training.eval_steps,
+        check_val_every_n_epoch=None if training.eval_steps else 1,
+        gradient_clip_val=training.gradient_clip or None,
+        deterministic=trainer.deterministic,
+        callbacks=list(callbacks),
+        logger=list(loggers) or False,
+        enable_checkpointing=False,
+        enable_progress_bar=trainer.progress_bar,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        limit_val_batches=1.0 if training.selection == "best" else 0,
+        use_distributed_sampler=False,
+        log_every_n_steps=10,
+    )
+
+
+def train_model(
+    folder: Path,
+    checkpoint: Checkpoint,
+    suite: Suite,
+    corpora: Sequence[str],
+    training: TrainingConfig,
+    trainer: TrainerConfig,
+    seed: int,
+    loggers: Sequence[Logger] = (),
+) -> dict[str, Any]:
+    """Fine-tune a checkpoint and write it, with its tokenizer, into ``folder``.
+
+    Returns:
+        What ``training.json`` says of it beside its description: scores on dev (times 100), the epoch (from 0) of the
+        weights, optimizer steps, examples, seconds, versions.
+
+    Raises:
+        ModelError: when the weights are not finite.
+    """
+    started = time.perf_counter()
+    pl.seed_everything(seed, workers=True, verbose=False)
+    for task in dict.fromkeys(suite.task(corpus) for corpus in corpora):
+        if (note := head_note(checkpoint, task)) is not None:
+            log.warning("%s", note)
+    tokenizer = checkpoint.tokenizer()
+    optimization = Optimization(training.learning_rate, training.weight_decay, training.schedule, training.warmup)
+    module: TrainableModule
+    data_class: type[CorpusDataModule]
+    if multi_task(suite, corpora):
+        tasks = {corpus: suite.task(corpus) for corpus in corpora}
+        module, data_class = MultiTaskModule.from_checkpoint(checkpoint, tasks, optimization), MultiTaskDataModule
+    else:
+        task = suite.task(corpora[0])
+        module_class = module_type(task)
+        module = module_class(module_class.new_model(checkpoint, task), task, optimization)
+        if training.reweight == "sqrt":
+            assert isinstance(module, SequenceClassificationModule)  # the configuration was checked
+            module.label_weights = sqrt_weights(
+                example.label for corpus in corpora for example in suite.examples(corpus, "train")
+            )
+        data_class = CorpusDataModule
+    data = data_class(
+        suite,
+        tokenizer,
+        batch_size=training.batch_size,
+        eval_batch_size=training.eval_batch_size,
+        max_length=training.max_length,
+        seed=seed,
+        train_corpora=corpora,
+        num_workers=trainer.workers,
+    )
+    module.train()  # from_pretrained leaves models in evaluation mode, and Lightning would keep it
+    best = BestWeights()
+    callbacks = [best] if training.selection == "best" else []
+    fit = training_trainer(training, trainer, callbacks, loggers, unused_parameters=multi_task(suite, corpora))
+    fit.fit(module, datamodule=data)
+    epoch = best.epoch if best.scores else fit.current_epoch - 1
+    if not best.scores:  # the last weights are kept, or training ended before the first evaluation
+        fit.limit_val_batches = 1.0
+        fit.validate(module, datamodule=data, verbose=False)
+    module.eval().cpu()
+    if broken := [name for name, value in module.named_parameters() if not torch.isfinite(value).all()]:
+        raise ModelError(
+            f"training on {'+'.join(corpora)} diverged: NaN or infinity in {broken[0]} and {len(broken) - 1} other "
+            "parameters; try a lower training.learning_rate"
+        )
+    if rank() == 0:
+        module.save(folder)
+        tokenizer.save_pretrained(folder)
+    return {
+        "scores": best.scores or module.dev_scores,
+        "key_score": module.key_score,
+        "epoch": epoch,
+        "steps": fit.global_step,
+        "examples": sum(len(suite.examples(corpus, "train")) for corpus in corpora),
+        "seconds": time.perf_counter() - started,
+        "versions": versions(),
+    }

@@ -1,0 +1,94 @@
+"""Small helpers for files that several people read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+
+def name_problem(key: str, name: str) -> str | None:
+    """Why a name cannot be that of a folder of its own, inside the one where it is made; None if it can.
+
+    Args:
+        key: the configuration's key, for the message.
+        name: the name.
+    """
+    if name and not name.startswith(".") and name.isprintable() and not any(mark in name for mark in "/\\:"):
+        return None
+    return f"{key}: {name!r} names a folder; expected a name without '/', '\\' and ':' that does not begin with '.'"
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content, hexadecimal; read piece by piece."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=64)
+def contents_sha256(files: tuple[tuple[str, int, int], ...]) -> str:
+    """SHA-256 of several files' names, sizes and contents, hexadecimal.
+
+    Args:
+        files: path, size and time of the last change (ns) of each, so that a changed file is read again.
+    """
+    digest = hashlib.sha256()
+    for name, size, _ in files:
+        digest.update(f"{Path(name).name}:{size}\n".encode())
+        with open(name, "rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def json_sha256(content: Mapping[str, Any]) -> str:
+    """SHA-256 of JSON with sorted keys, hexadecimal: the same for equal content."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def share(path: Path) -> None:
+    """Give a file the permissions that the umask asks for: safetensors makes files that only their owner can read."""
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
+
+
+def write_text(path: Path, content: str) -> Path:
+    """Write a text to a temporary name and rename it; returns the path."""
+    return write_bytes(path, content.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> Path:
+    """Write bytes to a temporary name and rename it; returns the path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
+    return path
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> Path:
+    """Write JSON to a temporary name and rename it; NaN and infinity become null."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(_finite(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+    return path
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return value

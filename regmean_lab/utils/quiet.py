@@ -1,0 +1,26 @@
+"""What libraries say about every run and no user can change, turned off."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+
+NOT_SHOWN = (
+    ".*does not have many workers.*",
+    ".*smaller than the logging interval.*",
+    ".*lr_scheduler.step.*",
+    ".*LeafSpec.*",
+    ".*Experiment logs directory .* exists and is not empty.*",
+)
+"""Warnings of Lightning that no user of the command can do anything about."""
+
+
+def quiet_libraries() -> None:
+    """Turn off what Lightning says about every run and what no user can change."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for name in ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accelerators.cuda"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in NOT_SHOWN:
+        warnings.filterwarnings("ignore", message)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
