@@ -20,7 +20,6 @@ from sentencepiece import sentencepiece_model_pb2
 from stand_in_hub import StandInHub, files_of, stand_in_hub
 from transformers import AutoModel
 
-from regmean_lab import prepare_model as prepare_models
 from regmean_lab.checkpoints.sources import find_sources, locate
 from regmean_lab.config.groups import ModelConfig
 from regmean_lab.config.schema import ConfigurationError
@@ -31,6 +30,7 @@ from regmean_lab.models.headers import CheckpointError
 from regmean_lab.models.hub import conversion_on_hub, find_on_hub
 from regmean_lab.models.pico import TEXT, pico_folder
 from regmean_lab.models.pretrained import Checkpoint, ModelError, find_checkpoint
+from regmean_lab.prepare import model as prepare_models
 from regmean_lab.prepare.base import PrepareError
 from regmean_lab.prepare.model import prepare_model
 from regmean_lab.sweeps.plan import make_plan

@@ -21,10 +21,10 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.regmean_lab_launchers.ray_launcher import init_arguments
-from regmean_lab.command import launchers
 from regmean_lab.command.overrides import override_problems
 from regmean_lab.config.schema import register_schemas
 from regmean_lab.results import Result, read_result
+from regmean_lab.sweeps import launchers
 from regmean_lab.sweeps.launchers import EXTRAS, PACKAGES, launcher_problems, register_launchers
 from regmean_lab.sweeps.summary import SWEEPS_FOLDER
 from regmean_lab.utils.threads import limit_threads
