@@ -28,7 +28,7 @@ from torch import Tensor
 from benchmarks.baseline import Batch, TextbookGram, textbook_fisher
 from regmean_lab.config.baselines import TIES
 from regmean_lab.config.groups import ModelConfig, TrainerConfig, TrainingConfig
-from regmean_lab.merging import MergeMember, MergeMethod, merge_members
+from regmean_lab.merging import Layout, MergeMember, MergeMethod, merge_members
 from regmean_lab.merging.fisher import Fisher
 from regmean_lab.merging.layout import layout_of
 from regmean_lab.merging.regmean import RegMean
@@ -36,6 +36,7 @@ from regmean_lab.metrics.ensemble import ensemble_predictions
 from regmean_lab.metrics.metrics import predictions, score, score_predictions
 from regmean_lab.models.pretrained import Checkpoint, find_checkpoint
 from regmean_lab.modules import TaskModule, module_type
+from regmean_lab.modules.base import WrittenAnswers
 from regmean_lab.modules.reweighting import sqrt_weights
 from regmean_lab.modules.sequence_classification import SequenceClassificationModule
 from regmean_lab.statistics import FisherStatistics, GramStatistics, collect_fisher, collect_gram
@@ -140,6 +141,18 @@ class Workplace:
         """Two emotion members."""
         return [self.train(self.emotion, corpus, self.checkpoint("bert")) for corpus in EMOTION_MEMBERS]
 
+    @cached_property
+    def ner_members(self) -> list[Member]:
+        """Two NER members."""
+        return [self.train(self.ner, corpus, self.checkpoint("bert")) for corpus in NER_MEMBERS]
+
+    @cached_property
+    def text_members(self) -> list[Member]:
+        """Two emotion members that answer in words, always pico models."""
+        limits = {"train_examples": min(self.examples, 64), "dev_examples": 8, "test_examples": 8}
+        suite = EmotionTextSuite(self.data, EmotionTextSettings(out_of_domain=[OUTSIDE], **limits))  # type: ignore[arg-type]
+        return [self.train(suite, corpus, self.checkpoint("t5")) for corpus in EMOTION_MEMBERS]
+
     def train(self, suite: Suite, corpus: str, checkpoint: Checkpoint) -> Member:
         """Train a member, and draw the batches of its statistics: in random order, each padded to its longest."""
         training = TrainingConfig(
@@ -231,21 +244,34 @@ def apart(
     members: Sequence[Member], method: MergeMethod, default: Sequence[Statistics], other: Sequence[Statistics]
 ) -> str:
     """How far merged weights are apart, relative to their norm, when statistics are collected in another way."""
-    layout = layout_of(members[0].module.model)
-    merged = []
-    for collected in (default, other):
-        parts = [
-            MergeMember(
-                member.corpus,
-                {name: value.detach() for name, value in member.weights.items()},
-                gram=statistics if isinstance(statistics, GramStatistics) else None,
-                fisher=statistics if isinstance(statistics, FisherStatistics) else None,
-            )
-            for member, statistics in zip(members, collected, strict=True)
-        ]
-        merged.append({part.name: part.value for part in merge_members(method, parts, layout)})
-    squares = sum(float((merged[0][name] - value).square().sum()) for name, value in merged[1].items())
-    norm = sum(float(value.square().sum()) for value in merged[1].values())
+    return distance(merged_by(method, members, default), merged_by(method, members, other))
+
+
+def merged_by(
+    method: MergeMethod, members: Sequence[Member], statistics: Sequence[Statistics], *, annotated: bool = False
+) -> dict[str, Tensor]:
+    """Members merged with these statistics; ``annotated`` tells the method which labels each of them annotates."""
+    parts = [
+        MergeMember(
+            member.corpus,
+            {name: value.detach() for name, value in member.weights.items()},
+            gram=own if isinstance(own, GramStatistics) else None,
+            fisher=own if isinstance(own, FisherStatistics) else None,
+            annotated=member.suite.annotated_labels(member.corpus) if annotated else None,
+        )
+        for member, own in zip(members, statistics, strict=True)
+    ]
+    return {part.name: part.value for part in merge_members(method, parts, _layout(members, annotated))}
+
+
+def _layout(members: Sequence[Member], annotated: bool = True) -> Layout:
+    return layout_of(members[0].module.model, len(LABELS) if annotated else None)
+
+
+def distance(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> str:
+    """How far merged weights are apart, relative to their norm."""
+    squares = sum(float((one[name] - value).square().sum()) for name, value in other.items())
+    norm = sum(float(value.square().sum()) for value in other.values())
     return f"merged weights {100 * (squares / norm) ** 0.5:.2g} % apart"
 
 
@@ -403,9 +429,8 @@ def naive_reweighted(logits: list[list[float]], labels: list[list[int]], train: 
 def span_reader(work: Workplace) -> Row:
     """NER: entities as published."""
     worst, scores = 0.0, []
-    for corpus in NER_MEMBERS:
-        member = work.train(work.ner, corpus, work.checkpoint("bert"))
-        logits, labels = work.predicted(member, corpus)
+    for member in work.ner_members:
+        logits, labels = work.predicted(member, member.corpus)
         found = score(member.module.task, logits, labels)
         plain = naive_published_f1(member.module.task, logits.argmax(-1), labels)
         worst = max(worst, relative(found["entity_f1_published"], plain))
@@ -482,30 +507,191 @@ def _gram_rows(work: Workplace, members: Sequence[Member], what: str, setting: s
 
 def batch_mean_fisher(work: Workplace) -> Row:
     """The gradient of a batch's mean loss is squared."""
-    worst = 0.0
-    default, published = [], []
-    for member in work.emotion_members:
-        module = member.module
-        collect = partial(
-            collect_fisher,
-            module.model,
-            member.batches,
-            kind=module.likelihood,
-            forward=_forward(module),
-            dtype=torch.float64,
-        )
-        default.append(collect())
-        published.append(collect(labels_from="batch_mean"))
-        plain = textbook_fisher(module.model, partial(naive_loss, module), member.batches)
-        worst = max(worst, largest_difference({name: published[-1].diagonal(name) for name in plain}, plain))
-    effect = apart(work.emotion_members, Fisher(), default, published)
-    return Row(
+    return _fisher_row(
+        work.emotion_members,
         "Fisher: the gradient of a batch's mean loss is squared",
-        "statistics.fisher.labels_from=batch_mean",
-        worst,
-        effect,
+        "batch_mean",
+        naive_loss,
         work.model_name,
     )
+
+
+def hard_fisher(work: Workplace) -> Row:
+    """The gradient of a batch's mean is squared, of the softmax over all outputs at the largest of them."""
+    return _fisher_row(
+        work.emotion_members,
+        "Fisher, emotion and GLUE: the same at the largest output of the softmax over all of them",
+        "batch_hard",
+        naive_hard,
+        work.model_name,
+    )
+
+
+def tags_fisher(work: Workplace) -> Row:
+    """The gradient of the model's own loss is squared, the mean over a batch's words."""
+    return _fisher_row(
+        work.ner_members,
+        "Fisher, NER: the same of the loss over a batch's true tags",
+        "batch_loss",
+        naive_tags,
+        work.model_name,
+    )
+
+
+def answers_fisher(work: Workplace) -> Row:
+    """The gradient of the model's own loss is squared, the mean over all tokens of a batch's right answers."""
+    return _fisher_row(
+        work.text_members,
+        "Fisher, text to text: the same of all tokens of the right answers, out of the whole vocabulary",
+        "batch_loss",
+        naive_answers,
+        "pico_t5",
+    )
+
+
+def _fisher_row(
+    members: Sequence[Member],
+    what: str,
+    labels_from: str,
+    naive: Callable[[TaskModule, Batch], Tensor],
+    model: str,
+) -> Row:
+    worst = 0.0
+    default, published = [], []
+    for member in members:
+        source = "true" if member.suite.task(member.corpus).kind == "token_labels" else "expectation"
+        default.append(_fisher(member, source))
+        published.append(_fisher(member, labels_from))
+        plain = textbook_fisher(member.module.model, partial(naive, member.module), member.batches)
+        worst = max(worst, largest_difference({name: published[-1].diagonal(name) for name in plain}, plain))
+    effect = apart(members, Fisher(), default, published)
+    return Row(what, f"statistics.fisher.labels_from={labels_from}", worst, effect, model)
+
+
+def _fisher(member: Member, labels_from: str) -> FisherStatistics:
+    objective = member.module.fisher_objective(labels_from)
+    return collect_fisher(
+        member.module.model,
+        [objective.with_labels(batch) for batch in member.batches],
+        kind=objective.likelihood,
+        forward=lambda _, batch: objective.outputs(batch),
+        labels_from=objective.labels_from,
+        batch_mean_labels=objective.batch_mean_labels,
+        dtype=torch.float64,
+    )
+
+
+def small_number(work: Workplace) -> Row:
+    """The small number of Fisher merging is added before the division by the norm."""
+    members, epsilon = work.emotion_members, 1e-10
+    fishers = [_fisher(member, "batch_hard") for member in members]
+    ours = merged_by(Fisher(normalization="parameter", epsilon=epsilon, epsilon_added="before"), members, fishers)
+    plain = {}
+    for name in members[0].weights:
+        above = below = torch.zeros((), dtype=torch.float64)
+        for member, fisher in zip(members, fishers, strict=True):
+            diagonal = fisher.diagonal(name)
+            weight = (diagonal + epsilon) / (diagonal.square().sum().sqrt() + epsilon)
+            above, below = above + weight * member.weights[name].detach(), below + weight
+        plain[name] = above / below
+    default = merged_by(Fisher(normalization="parameter", epsilon=epsilon), members, fishers)
+    return Row(
+        "normalised Fisher information: the small number is added before the division by the norm",
+        "method.epsilon_added=before",
+        largest_difference({name: ours[name] for name in plain}, plain),
+        distance(default, ours),
+        work.model_name,
+    )
+
+
+def head_rows(work: Workplace) -> Row:
+    """Rows of a multi-label head are plain means over the members that annotate their label."""
+    members = work.emotion_members
+    grams = [
+        collect_gram(member.module.model, member.batches, forward=_forward(member.module), dtype=torch.float64)
+        for member in members
+    ]
+    ours = merged_by(RegMean(off_diagonal=0.1, label_head="row_mean"), members, grams, annotated=True)
+    default = merged_by(RegMean(off_diagonal=0.1), members, grams, annotated=True)
+    known = [member.suite.annotated_labels(member.corpus) for member in members]
+    layer = next(iter(_layout(members).label_outputs)).rpartition(".")[0]
+    weights = [member.weights[f"{layer}.weight"].detach() for member in members]
+    rows = []
+    for label in range(len(LABELS)):
+        theirs = [weight[label] for weight, labels in zip(weights, known, strict=True) if labels[label]]
+        rows.append(sum(theirs) / len(theirs) if theirs else torch.zeros_like(weights[0][label]))
+    plain = {
+        f"{layer}.weight": torch.stack(rows),
+        f"{layer}.bias": sum(member.weights[f"{layer}.bias"].detach() for member in members) / len(members),
+    }
+    return Row(
+        "rows of a multi-label head are means over the members that annotate their label",
+        "method.label_head=row_mean",
+        largest_difference({name: ours[name] for name in plain}, plain),
+        distance(default, ours),
+        work.model_name,
+    )
+
+
+def written_answers(work: Workplace) -> Row:
+    """What layers see while three tokens are written counts in Gram matrices, and padding as well."""
+    worst, default, published = 0.0, [], []
+    for member in work.text_members:
+        module, wanted = member.module, WrittenAnswers(3, padding=True)
+        default.append(_answer_grams(module, member.batches))
+        twice = [part for batch in member.batches for part in module.gram_batches(batch, wanted)]
+        published.append(_answer_grams(module, twice, count_padding=True))
+        plain = TextbookGram(module.model).collect(partial(_answer_twice, module), member.batches)
+        worst = max(worst, largest_difference({name: published[-1].matrix(name) for name in plain}, plain))
+    effect = apart(work.text_members, RegMean(off_diagonal=0.1), default, published)
+    return Row(
+        "text to text: inputs seen while three tokens are written count in Gram matrices, and padding",
+        "statistics.gram.generation=true statistics.gram.generated_tokens=3 statistics.gram.generated_padding=true "
+        "statistics.gram.count_padding=true",
+        worst,
+        effect,
+        "pico_t5",
+    )
+
+
+def _answer_grams(module: TaskModule, batches: Sequence[Batch], *, count_padding: bool = False) -> GramStatistics:
+    return collect_gram(
+        module.model,
+        batches,
+        forward=lambda _, batch: module.gram_pass(batch),
+        mask=module.gram_mask,
+        count_padding=count_padding,
+        dtype=torch.float64,
+    )
+
+
+def _answer_twice(module: TaskModule, batch: Batch) -> None:
+    """A pass with the right answers, and what transformers' own generation passes."""
+    module.gram_pass(batch)
+    module.model.generate(  # type: ignore[operator]
+        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], max_length=4, do_sample=False, num_beams=1
+    )
+
+
+def naive_hard(module: TaskModule, batch: Batch) -> Tensor:
+    """Mean negative logarithm of the softmax over all outputs at the largest of them, in float64."""
+    logits = module(batch)
+    return (logits.exp().sum(1).log() - logits.max(1).values).mean()
+
+
+def naive_tags(module: TaskModule, batch: Batch) -> Tensor:
+    """Mean cross-entropy over the labelled words of a batch, in float64."""
+    logits, labels = module(batch), batch["labels"]
+    logits, labels = logits[labels != IGNORED], labels[labels != IGNORED]
+    return (logits.exp().sum(1).log() - logits[torch.arange(len(labels)), labels]).mean()
+
+
+def naive_answers(module: TaskModule, batch: Batch) -> Tensor:
+    """The loss that transformers itself returns, the mean over all answer tokens of a batch, in float64."""
+    loss: Tensor = module.model(
+        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=batch["target"]
+    ).loss
+    return loss
 
 
 def naive_loss(module: TaskModule, batch: Batch) -> Tensor:
@@ -533,7 +719,13 @@ ROWS: tuple[Callable[[Workplace], Row], ...] = (
     binary_f1,
     padding,
     relative_positions,
+    written_answers,
     batch_mean_fisher,
+    hard_fisher,
+    tags_fisher,
+    answers_fisher,
+    small_number,
+    head_rows,
 )
 """All lines of the table, in its order."""
 
