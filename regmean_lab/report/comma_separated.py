@@ -6,10 +6,10 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 
-from regmean_lab.report.aggregate import ReportTable
 from regmean_lab.report.entries import command_of
 from regmean_lab.report.grid import Section
 from regmean_lab.report.significance import Comparison
+from regmean_lab.report.tables import Table
 
 RUN_HEADINGS = (
     "table", "row", "experiment", "suite", "model", "method", "members", "seed", "head_init", "state",
@@ -20,7 +20,7 @@ TEST_HEADINGS = (
 )  # fmt: skip
 
 
-def csv_table(table: ReportTable) -> str:
+def csv_table(table: Table) -> str:
     """A table: for each column the mean, the standard deviation, and how many results there are and should be."""
     head = [table.corner]
     for heading in table.headings:

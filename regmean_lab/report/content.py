@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from regmean_lab.report.aggregate import ReportTable, corpus_table, domains_of, members_table, overview
 from regmean_lab.report.charts import Chart, charts_of
 from regmean_lab.report.files import FileNames
 from regmean_lab.report.grid import Column, Section
 from regmean_lab.report.read import Run
 from regmean_lab.report.significance import Comparison, comparisons, explanation
+from regmean_lab.report.tables import Table, corpus_table, domains_of, members_table, overview
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,14 @@ class SectionContent:
 
     name: str
     stem: str
-    overview: ReportTable
+    overview: Table
     charts: list[DrawnChart]
     comparisons: list[Comparison]
     explanation: str
-    more: list[tuple[str, list[ReportTable]]]
+    more: list[tuple[str, list[Table]]]
 
     @property
-    def tables(self) -> list[ReportTable]:
+    def tables(self) -> list[Table]:
         """All tables of scores."""
         return [self.overview, *(table for _, tables in self.more for table in tables)]
 
@@ -94,9 +94,9 @@ def _content(
     )
 
 
-def _column_tables(section: Section, column: Column, names: FileNames) -> list[ReportTable]:
+def _column_tables(section: Section, column: Column, names: FileNames) -> list[Table]:
     """Scores by corpus and, where there are several sets of members, by set; none while nothing was measured."""
-    if not any(entry.run for row in column.rows for entry in row.entries.values()):
+    if not column.runs:
         return []
     tables = [corpus_table(section, column, names.stem(section.name, column.label, "corpora"))]
     if len(column.member_sets) > 1:
@@ -106,5 +106,5 @@ def _column_tables(section: Section, column: Column, names: FileNames) -> list[R
     return tables
 
 
-def _what(tables: Sequence[ReportTable]) -> str:
+def _what(tables: Sequence[Table]) -> str:
     return "by corpus" if len(tables) == 1 else "by corpus and by members"

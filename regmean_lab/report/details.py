@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from regmean_lab.report.aggregate import Heading, ReportCell, ReportTable
 from regmean_lab.report.entries import command_of, flat_settings, setting_text
 from regmean_lab.report.grid import count_text
 from regmean_lab.report.read import Run
+from regmean_lab.report.tables import Cell, Heading, Table
 from regmean_lab.results import Result, unknown_text
 
 NOT_SETTINGS = ("seed", "members", "paths.", "logger.", "force", "save_merged")
@@ -30,7 +30,7 @@ class Details:
         self._runs = [self._run(run, own) for run, own in zip(runs, settings, strict=True)]
         self._cells: list[dict[str, Any]] = []
 
-    def add(self, table: ReportTable, label: str, heading: Heading, cell: ReportCell) -> int | None:
+    def add(self, table: Table, label: str, heading: Heading, cell: Cell) -> int | None:
         """Number of a cell's details; None where there is nothing behind the cell."""
         if cell.state == "not applicable":
             return None
@@ -94,7 +94,7 @@ def _common(settings: Sequence[Mapping[str, str]]) -> dict[str, str]:
     return common
 
 
-def _summary(cell: ReportCell) -> str:
+def _summary(cell: Cell) -> str:
     if cell.mean is None:
         return f"{count_text(cell.expected, 'result')} missing."
     text = f"Mean {cell.mean:.2f}"

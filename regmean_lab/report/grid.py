@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from regmean_lab.report.entries import Entry
+from regmean_lab.report.read import Run
 from regmean_lab.report.rows import METHOD_ORDER, ordered_methods, short_name
 
 LISTED = 3
@@ -50,6 +51,11 @@ class Column:
     settings: Mapping[str, str]
     count: int
     rows: list[Row]
+
+    @property
+    def runs(self) -> list[Run]:
+        """All results of its rows."""
+        return [entry.run for row in self.rows for entry in row.entries.values() if entry.run is not None]
 
     @property
     def keys(self) -> list[Key]:

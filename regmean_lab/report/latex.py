@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-from regmean_lab.report.aggregate import ReportCell, ReportTable
 from regmean_lab.report.significance import HEADINGS, Comparison, cells_of_test
+from regmean_lab.report.tables import Cell, Table
 
 SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -29,7 +29,7 @@ SPECIAL = {
 NEEDED = "% Needs \\usepackage{booktabs}."
 
 
-def latex_table(table: ReportTable) -> str:
+def latex_table(table: Table) -> str:
     """A table with caption and label; the best scores are bold."""
     best, common = table.best, table.common_runs
     body = []
@@ -65,7 +65,7 @@ def _environment(name: str, caption: str, columns: str, head: Sequence[str], bod
     return "\n".join([*lines, r"\end{tabular}", r"\end{table}"]) + "\n"
 
 
-def _groups(table: ReportTable) -> list[str]:
+def _groups(table: Table) -> list[str]:
     """The line of headings that several columns share, and the rules below them."""
     if not any(heading.group for heading in table.headings):
         return []
@@ -82,7 +82,7 @@ def _line(cells: Sequence[str]) -> str:
     return " & ".join(cells) + r" \\"
 
 
-def _cell(cell: ReportCell, best: bool, common: int | None) -> str:
+def _cell(cell: Cell, best: bool, common: int | None) -> str:
     if cell.mean is None:
         return rf"\emph{{{cell.mean_text}}}" if cell.absent else escape(cell.mean_text)
     text = rf"\textbf{{{cell.mean_text}}}" if best else cell.mean_text

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from regmean_lab.report.aggregate import ReportCell, ReportTable
 from regmean_lab.report.significance import HEADINGS, Comparison, cells_of_test
+from regmean_lab.report.tables import Cell, Table
 
 
-def markdown_table(table: ReportTable) -> str:
+def markdown_table(table: Table) -> str:
     """A table with its title and caption; the best scores are bold."""
-    best, common = table.best, table.common_runs
-    lines = [
-        f"### {escape(table.title)}\n",
-        f"{escape(table.caption)}\n",
-        _line([table.corner, *(escape(heading.full) for heading in table.headings)]),
-        "|---|" + "---:|" * len(table.headings),
-    ]
-    for number, (label, cells) in enumerate(table.rows):
-        shown = [_cell(cell, (number, place) in best, common) for place, cell in enumerate(cells)]
-        lines.append(_line([escape(label), *shown]))
+    common = table.common_runs
+
+    def shown(cell: Cell, best: bool) -> str:
+        if cell.mean is None:
+            return f"*{cell.text}*" if cell.absent else cell.text
+        return (f"**{cell.text}**" if best else cell.text) + cell.count_text(common)
+
+    return f"### {escape(table.title)}\n\n{escape(table.caption)}\n\n{markdown_lines(table, shown)}"
+
+
+def markdown_lines(table: Table, shown: Callable[[Cell, bool], str]) -> str:
+    """The lines of a table; ``shown`` says how a cell is written, given whether it is a best one."""
+    best = table.best
+    head = [table.corner, *(escape(heading.full) for heading in table.headings)]
+    lines = [_line(head), "|---|" + "---:|" * len(table.headings)]
+    for row, (label, cells) in enumerate(table.rows):
+        lines.append(_line([escape(label), *(shown(c, (row, place) in best) for place, c in enumerate(cells))]))
     return "\n".join(lines) + "\n"
 
 
@@ -40,10 +47,3 @@ def escape(text: str) -> str:
 
 def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
-
-
-def _cell(cell: ReportCell, best: bool, common: int | None) -> str:
-    if cell.mean is None:
-        return f"*{cell.mean_text}*" if cell.absent else cell.mean_text
-    text = cell.mean_text if cell.deviation is None else f"{cell.mean_text} ± {cell.deviation:.2f}"
-    return (f"**{text}**" if best else text) + cell.count_text(common)

@@ -12,12 +12,12 @@ from importlib.resources import files
 from string import Template
 
 from regmean_lab import __version__
-from regmean_lab.report.aggregate import ReportCell, ReportTable
 from regmean_lab.report.charts.chart import inline_svg
 from regmean_lab.report.content import DrawnChart, Report, SectionContent
 from regmean_lab.report.details import Details
 from regmean_lab.report.files import FileNames
 from regmean_lab.report.significance import HEADINGS, Comparison, cells_of_test
+from regmean_lab.report.tables import Cell, Table
 
 TEXT = ' class="text"'
 """Of cells and headings with words; numbers stand to the right."""
@@ -90,7 +90,7 @@ def _section(section: SectionContent, name: str, details: Details) -> str:
     return "\n".join([*parts, "</section>"])
 
 
-def _table(table: ReportTable, details: Details, section: str) -> str:
+def _table(table: Table, details: Details, section: str) -> str:
     best, grouped = table.best, any(heading.group for heading in table.headings)
     groups = [(group, len(list(own))) for group, own in itertools.groupby(table.headings, key=lambda h: h.group)]
     starts = set(itertools.accumulate((width for _, width in groups), initial=0)) if grouped else set()
@@ -146,7 +146,7 @@ def _group_start(place: int, starts: set[int]) -> str:
     return ' class="first-of-group"' if place in starts else ""
 
 
-def _cell(cell: ReportCell, best: bool, number: int | None) -> str:
+def _cell(cell: Cell, best: bool, number: int | None) -> str:
     """A button that opens the cell's details; plain text where there is nothing behind it."""
     if number is None:
         return f'{cell.mean_text}<span class="unseen"> not applicable</span>'

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from regmean_lab.report.aggregate import by_key, domains_of, score_of
 from regmean_lab.report.grid import Column, Key, Row, Section, count_text
+from regmean_lab.report.tables import by_key, domains_of
 
 MINIMUM_PAIRS = 5
 """Fewer paired scores are not tested: no outcome of a signed-rank test of 4 pairs has p below 0.125."""
@@ -78,7 +78,7 @@ def comparisons(section: Section, reference: str) -> list[Comparison]:
             if base is None:
                 found.append(Comparison(column.title, domain, "all rows", reference, reason=reason))
                 continue
-            scores = by_key(base, score_of(domain))
+            scores = by_key(base, domain)
             compared = [
                 _comparison(column, domain, row, base, scores) for row in column.rows if row.label != base.label
             ]
@@ -137,7 +137,7 @@ def holm(probabilities: Sequence[float]) -> list[float]:
 
 
 def _comparison(column: Column, domain: str, row: Row, base: Row, scores: dict[Key, float]) -> Comparison:
-    own = by_key(row, score_of(domain))
+    own = by_key(row, domain)
     differences = [own[key] - scores[key] for key in sorted(own.keys() & scores.keys())]
     if len(differences) < MINIMUM_PAIRS:
         reason = _too_few(len(differences))

@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from regmean_lab.report.figures import score_figure
-from regmean_lab.report.tables import markdown_table, print_table, score_table
+from regmean_lab.report.summary import markdown_table, print_table, score_table
 from regmean_lab.results import RESULT_FILE, Result, ResultError, read_result, unknown_text
 from regmean_lab.tracking.sweep_name import current_sweep
 from regmean_lab.utils.files import write_json

@@ -10,10 +10,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from regmean_lab.report.aggregate import ReportCell, ReportTable
 from regmean_lab.report.entries import entries_of
 from regmean_lab.report.grid import Section, sections_of
 from regmean_lab.report.read import Run
+from regmean_lab.report.tables import Cell, Table
 from regmean_lab.results import RESULT_FILE, Result
 
 CORPORA = ("tec", "isear", "crowdflower", "dailydialog")
@@ -163,7 +163,7 @@ def section_of(results: Sequence[Result], times: Sequence[float] | None = None) 
     return section
 
 
-def cell_of(table: ReportTable, row: str, column: str) -> ReportCell:
+def cell_of(table: Table, row: str, column: str) -> Cell:
     """The cell below a heading in a row."""
     names = [heading.full for heading in table.headings]
     return dict(table.rows)[row][names.index(column)]

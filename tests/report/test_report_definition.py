@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 from report_results import cell_of, make_result, runs_of
 
-from regmean_lab.report.aggregate import overview
 from regmean_lab.report.definition import Definition, DefinitionError, read_definition
 from regmean_lab.report.grid import sections_of
+from regmean_lab.report.tables import overview
 from regmean_lab.suites import suite_types
 
 EMOTION = suite_types()["emotion"].reference_order

@@ -11,19 +11,19 @@ import pytest
 from markdown_it import MarkdownIt
 from report_results import cell_of, make_result, pairwise, section_of, without
 
-from regmean_lab.report.aggregate import ReportTable, corpus_table, overview
 from regmean_lab.report.comma_separated import csv_runs, csv_table, csv_tests
 from regmean_lab.report.files import FileNames
 from regmean_lab.report.latex import escape as latex_escape
 from regmean_lab.report.latex import latex_table, latex_tests
 from regmean_lab.report.markdown import markdown_table, markdown_tests
 from regmean_lab.report.significance import HEADINGS, comparisons, explanation
+from regmean_lab.report.tables import Table, corpus_table, overview
 
 HOSTILE = "a|b*c_d`e<f>&[g]\\h%i$j#k{l}~m^n"
 
 
 @pytest.fixture
-def table() -> ReportTable:
+def table() -> Table:
     """Two columns with groups, of which one has an incomplete and a missing cell."""
     results = without(pairwise(), "fisher", ("tec", "isear"), 2)
     return overview(section_of([*results, *pairwise(("simple",), head_init="different")]), "t")
@@ -42,7 +42,7 @@ def parsed_markdown(text: str) -> list[list[str]]:
     return rows
 
 
-def test_markdown_shows_every_cell(table: ReportTable) -> None:
+def test_markdown_shows_every_cell(table: Table) -> None:
     head, *rows = parsed_markdown(markdown_table(table))
 
     assert head == ["method", *(heading.full for heading in table.headings)]
@@ -53,7 +53,7 @@ def test_markdown_shows_every_cell(table: ReportTable) -> None:
     assert rows[2][3:] == ["missing", "missing"]
 
 
-def test_markdown_marks_the_best(table: ReportTable) -> None:
+def test_markdown_marks_the_best(table: Table) -> None:
     bold = re.findall(r"\| \*\*(.*?)\*\* ", markdown_table(table))
 
     assert bold == [f"{cell.mean:.2f} ± {cell.deviation:.2f}" for cell in dict(table.rows)["individual"][:2]]
@@ -66,7 +66,7 @@ def test_markdown_shows_names_as_they_are() -> None:
     assert rows[2][0] == HOSTILE
 
 
-def test_csv_has_every_number(table: ReportTable) -> None:
+def test_csv_has_every_number(table: Table) -> None:
     rows = list(csv.DictReader(io.StringIO(csv_table(table))))
 
     for row in rows:
@@ -106,7 +106,7 @@ def latex_rows(text: str) -> list[list[str]]:
     return [line.removesuffix(r" \\").split(" & ") for line in body.splitlines()[1:]]
 
 
-def test_latex_has_every_cell_in_booktabs(table: ReportTable) -> None:
+def test_latex_has_every_cell_in_booktabs(table: Table) -> None:
     text = latex_table(table)
     rows = latex_rows(text)
 
@@ -125,7 +125,7 @@ def test_latex_commands_in_names_are_harmless() -> None:
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
-def test_latex_compiles(tmp_path: Path, table: ReportTable) -> None:
+def test_latex_compiles(tmp_path: Path, table: Table) -> None:
     hostile = section_of([make_result(HOSTILE, ("tec", "isear"), outside=("a_b",)), make_result("simple")])
     found = comparisons(section_of(pairwise()), "simple") + comparisons(hostile, "simple")
     parts = [

@@ -12,8 +12,8 @@ from headless_chromium import Chromium, find_chromium
 from PIL import Image
 from report_results import cell_of, incremental, make_result, pairwise, section_of, without, write_results
 
-from regmean_lab.report.aggregate import overview
 from regmean_lab.report.cli import main
+from regmean_lab.report.tables import overview
 from regmean_lab.results import Result
 
 CHROMIUM = find_chromium()

@@ -5,7 +5,7 @@ from pathlib import Path
 import matplotlib.image
 import numpy as np
 import pytest
-from test_score_table import result
+from test_summary_table import result
 
 from regmean_lab.report.figures import score_figure
 from regmean_lab.results import Result

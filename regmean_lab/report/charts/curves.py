@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 
-from regmean_lab.report.aggregate import Score, row_cell
 from regmean_lab.report.charts.chart import Style
 from regmean_lab.report.grid import Row
+from regmean_lab.report.tables import row_cell
 
 BAND = 0.18
 """Opacity of bands: two may lie on each other."""
@@ -24,9 +24,9 @@ class Point:
     deviation: float
 
 
-def points_of(rows: Sequence[tuple[float, Row]], score: Score) -> list[Point]:
+def points_of(rows: Sequence[tuple[float, Row]], domain: str) -> list[Point]:
     """Means and deviations over seeds of the rows that have scores, by their place on the x axis."""
-    cells = [(x, row_cell(row, score)) for x, row in sorted(rows, key=lambda pair: pair[0])]
+    cells = [(x, row_cell(row, domain)) for x, row in sorted(rows, key=lambda pair: pair[0])]
     return [Point(x, cell.mean, cell.deviation or 0.0) for x, cell in cells if cell.mean is not None]
 
 
@@ -40,9 +40,9 @@ def draw_curve(axes: Axes, points: Sequence[Point], label: str, style: Style) ->
         axes.fill_between(x, low, high, color=style.colour, alpha=BAND, linewidth=0)
 
 
-def draw_level(axes: Axes, row: Row, score: Score, style: Style) -> None:
+def draw_level(axes: Axes, row: Row, domain: str, style: Style) -> None:
     """A row that does not depend on the x axis: a line across, with its band."""
-    cell = row_cell(row, score)
+    cell = row_cell(row, domain)
     if cell.mean is None:
         return
     axes.axhline(cell.mean, linestyle=style.line, color=style.colour, linewidth=1.4, label=row.label)

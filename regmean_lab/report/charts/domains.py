@@ -7,10 +7,10 @@ from collections.abc import Mapping
 
 from matplotlib.figure import Figure
 
-from regmean_lab.report.aggregate import IN_DOMAIN, OUT_OF_DOMAIN, by_key, domains_of, score_of
 from regmean_lab.report.charts.chart import Chart, legend_below, styles_of
 from regmean_lab.report.files import FileNames
 from regmean_lab.report.grid import Column, Row, Section
+from regmean_lab.report.tables import IN_DOMAIN, OUT_OF_DOMAIN, by_key, domains_of
 
 MOST_ROWS = 12
 """Of more rows no chart is drawn: their marks could not be told apart."""
@@ -32,7 +32,7 @@ def domain_charts(section: Section, names: FileNames) -> list[Chart]:
 
 def member_points(row: Row) -> Points:
     """For each set of members the means over seeds in and out of domain."""
-    inside, outside = by_key(row, score_of(IN_DOMAIN)), by_key(row, score_of(OUT_OF_DOMAIN))
+    inside, outside = by_key(row, IN_DOMAIN), by_key(row, OUT_OF_DOMAIN)
     sets: dict[tuple[str, ...], Points] = {}
     for key in inside:
         if key in outside:

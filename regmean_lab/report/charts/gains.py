@@ -11,11 +11,11 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from regmean_lab.report.aggregate import by_key, domains_of, score_of
 from regmean_lab.report.charts.chart import INK, Chart, shortened, text_width
 from regmean_lab.report.files import FileNames
 from regmean_lab.report.grid import Column, Row, Section
 from regmean_lab.report.significance import reference_row
+from regmean_lab.report.tables import by_key, domains_of
 
 COLOURS = colormaps["PuOr"]
 """From orange over white to purple, which any colour vision can tell apart."""
@@ -46,7 +46,7 @@ def gain_charts(section: Section, reference: str, names: FileNames) -> list[Char
 
 def pair_gains(row: Row, base: Row, pairs: Sequence[tuple[str, ...]], domain: str) -> Gains:
     """For each pair the mean over seeds of the row's score less the reference's; None without common seeds."""
-    own, other = by_key(row, score_of(domain)), by_key(base, score_of(domain))
+    own, other = by_key(row, domain), by_key(base, domain)
     gains: Gains = {}
     for pair in pairs:
         differences = [own[key] - other[key] for key in own if key[0] == pair and key in other]

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from regmean_lab.report.aggregate import domains_of, score_of
 from regmean_lab.report.charts.chart import Chart, legend_below, panels, styles_of
 from regmean_lab.report.charts.curves import draw_curve, ends_text, points_of
 from regmean_lab.report.files import FileNames
 from regmean_lab.report.grid import Column, Row, Section
+from regmean_lab.report.tables import domains_of
 
 Curves = dict[str, list[tuple[float, Row]]]
 
@@ -38,7 +38,7 @@ def _chart(section: Section, columns: Sequence[Column], curves: Curves, names: F
     domains = list(dict.fromkeys(domain for column in columns for domain in domains_of(column)))
     told = []
     for domain in domains:
-        drawn = {label: points_of(rows, score_of(domain)) for label, rows in curves.items()}
+        drawn = {label: points_of(rows, domain) for label, rows in curves.items()}
         told.append(f"{domain}: " + "; ".join(ends_text(name, own, "members") for name, own in drawn.items() if own))
     description = f"Line chart of mean scores with bands of one standard deviation over seeds. {'. '.join(told)}."
 
@@ -47,7 +47,7 @@ def _chart(section: Section, columns: Sequence[Column], curves: Curves, names: F
         axes = panels(figure, domains)
         for own, domain in zip(axes, domains, strict=True):
             for label, rows in curves.items():
-                if points := points_of(rows, score_of(domain)):
+                if points := points_of(rows, domain):
                     draw_curve(own, points, label, styles[label])
             own.set_xlabel("number of members")
             own.set_xticks(sorted({x for rows in curves.values() for x, _ in rows}))

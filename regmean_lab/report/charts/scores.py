@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import statistics
-
 from matplotlib.figure import Figure
 
-from regmean_lab.report.aggregate import IN_DOMAIN, ReportCell, domains_of, row_cell, score_of
 from regmean_lab.report.charts.chart import BLUE, VERMILION, Chart, legend_below, shortened, text_width
 from regmean_lab.report.files import FileNames
 from regmean_lab.report.grid import Column, Section
+from regmean_lab.report.tables import IN_DOMAIN, domains_of, row_cell
 
 MOST_ROWS = 24
 """Of more rows no chart is drawn: they are values of a setting, of which there is a curve."""
@@ -23,16 +21,13 @@ def score_charts(section: Section, names: FileNames) -> list[Chart]:
     return [
         _chart(section, column, names)
         for column in section.columns
-        if 2 <= len([row for row in column.rows if row_cell(row, score_of(IN_DOMAIN)).runs]) <= MOST_ROWS
+        if 2 <= len([row for row in column.rows if row_cell(row, IN_DOMAIN).runs]) <= MOST_ROWS
     ]
 
 
 def _chart(section: Section, column: Column, names: FileNames) -> Chart:
     domains = domains_of(column)
-    cells = {
-        domain: [(place, row_cell(row, score_of(domain))) for place, row in enumerate(column.rows)]
-        for domain in domains
-    }
+    cells = {domain: [(place, row_cell(row, domain)) for place, row in enumerate(column.rows)] for domain in domains}
     told = []
     for domain, own in cells.items():
         values = [f"{column.rows[place].label} {cell.mean:.2f}" for place, cell in own if cell.mean is not None]
@@ -46,9 +41,8 @@ def _chart(section: Section, column: Column, names: FileNames) -> Chart:
             shift = 0.0 if len(domains) == 1 else OFFSET * (2 * number - 1)
             known = [(place + shift, cell) for place, cell in cells[domain] if cell.mean is not None]
             for y, cell in known:
-                seeds = _seed_means(cell)
-                if len(seeds) > 1:
-                    axes.plot(seeds, [y] * len(seeds), marker, color=colour, markersize=3, alpha=0.45)
+                if cell.seeds > 1:
+                    axes.plot(cell.means, [y] * cell.seeds, marker, color=colour, markersize=3, alpha=0.45)
             axes.errorbar(
                 [cell.mean or 0.0 for _, cell in known],
                 [y for y, _ in known],
@@ -68,10 +62,3 @@ def _chart(section: Section, column: Column, names: FileNames) -> Chart:
     size = (5.2 + text_width(row.label for row in column.rows), 1.5 + 0.42 * len(column.rows))
     title = f"{section.name}: mean scores ({column.title})"
     return Chart(stem, title, description, size, draw, (column.title,))
-
-
-def _seed_means(cell: ReportCell) -> list[float]:
-    by_seed: dict[int, list[float]] = {}
-    for run, value in cell.scores:
-        by_seed.setdefault(run.result.seed, []).append(value)
-    return [statistics.fmean(values) for values in by_seed.values()]

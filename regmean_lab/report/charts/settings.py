@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from regmean_lab.report.aggregate import domains_of, score_of
 from regmean_lab.report.charts.chart import Chart, legend_below, panels, styles_of
 from regmean_lab.report.charts.curves import draw_curve, draw_level, ends_text, points_of
 from regmean_lab.report.files import FileNames
 from regmean_lab.report.grid import Column, Row, Section
+from regmean_lab.report.tables import domains_of
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def _chart(section: Section, column: Column, setting: Setting, curves: Curves, n
     levels = [row for row in levels if per_method[row.method] == 1]
     told = []
     for domain in domains:
-        drawn = {label: points_of(rows, score_of(domain)) for label, rows in curves.items()}
+        drawn = {label: points_of(rows, domain) for label, rows in curves.items()}
         told.append(f"{domain}: " + "; ".join(ends_text(label, own, "") for label, own in drawn.items() if own))
     description = f"Line chart of mean scores against the {setting.axis}. {'. '.join(told)}."
     if levels:
@@ -107,9 +107,9 @@ def _chart(section: Section, column: Column, setting: Setting, curves: Curves, n
         axes = panels(figure, domains)
         for own, domain in zip(axes, domains, strict=True):
             for row in levels:
-                draw_level(own, row, score_of(domain), styles[row.label])
+                draw_level(own, row, domain, styles[row.label])
             for label, rows in curves.items():
-                if points := points_of(rows, score_of(domain)):
+                if points := points_of(rows, domain):
                     draw_curve(own, points, label, styles[label])
             own.set_xlabel(setting.axis)
             if setting.logarithmic:

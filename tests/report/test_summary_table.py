@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from regmean_lab.report.rows import ordered_methods, rows_of
-from regmean_lab.report.tables import MEAN_IN, MEAN_OUT, markdown_table, print_table, score_table
+from regmean_lab.report.summary import MEAN_IN, MEAN_OUT, markdown_table, print_table, score_table
 from regmean_lab.results import Result
 
 
@@ -55,7 +55,12 @@ def result(
 def cells(results: list[Result], row: str) -> dict[str, str]:
     table = score_table(results)
     (values,) = [values for label, values in table.rows if label == row]
-    return {column: "" if value is None else str(value) for column, value in zip(table.columns, values, strict=True)}
+    shown = ["" if cell.mean is None else cell.text for cell in values]
+    return {heading.name: text for heading, text in zip(table.headings, shown, strict=True)}
+
+
+def columns(results: list[Result]) -> list[str]:
+    return [heading.name for heading in score_table(results).headings]
 
 
 class TestRows:
@@ -140,11 +145,11 @@ class TestCells:
 
     def test_corpora_out_of_domain_have_columns_if_all_results_have_them(self) -> None:
         results = [result(outside={"emoint": 30.0}), result("simple", outside={"emoint": 10.0, "ssec": 20.0})]
-        assert score_table(results).columns == ["tec", "isear", MEAN_IN, MEAN_OUT]
+        assert columns(results) == ["tec", "isear", MEAN_IN, MEAN_OUT]
         assert cells(results, "simple")[MEAN_OUT] == "15.00"
 
     def test_without_data_out_of_domain_there_are_no_such_columns(self) -> None:
-        assert score_table([result(outside={})]).columns == ["tec", "isear", MEAN_IN]
+        assert columns([result(outside={})]) == ["tec", "isear", MEAN_IN]
 
     def test_what_was_not_measured_is_empty(self) -> None:
         results = [result("simple", scores={"tec": 1.0}), result("regmean", scores={"isear": 2.0})]
@@ -193,3 +198,10 @@ class TestLayout:
         stream = io.StringIO()
         print_table(score_table(results), Console(file=stream, width=200))
         assert "coefficients=[0.2, 0.8]" in stream.getvalue()
+
+    def test_names_that_look_like_markup_are_shown_as_they_are(self) -> None:
+        table = score_table([result("[bold]a|b")])
+        stream = io.StringIO()
+        print_table(table, Console(file=stream, width=200))
+        assert "[bold]a|b" in stream.getvalue()
+        assert r"| \[bold\]a\|b |" in markdown_table(table)

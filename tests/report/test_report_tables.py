@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from report_results import CORPORA, OUTSIDE, cell_of, make_result, off_diagonal, pairwise, runs_of, section_of, without
 
-from regmean_lab.report.aggregate import (
+from regmean_lab.report.entries import Entry, entries_of
+from regmean_lab.report.grid import sections_of
+from regmean_lab.report.tables import (
     corpus_table,
     members_table,
     overview,
 )
-from regmean_lab.report.entries import Entry, entries_of
-from regmean_lab.report.grid import sections_of
 from regmean_lab.results import Result
 
 

@@ -1,0 +1,83 @@
+"""The table at the end of a sweep: rows methods, columns corpora and means."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table as TerminalTable
+from rich.text import Text
+
+from regmean_lab.report.markdown import markdown_lines
+from regmean_lab.report.rows import rows_of
+from regmean_lab.report.tables import Cell, Heading, Table, cells_of
+from regmean_lab.results import Result
+
+MINIMUM_WIDTH = 8
+MEAN_IN = "mean in domain"
+MEAN_OUT = "mean out of domain"
+
+
+def score_table(results: Sequence[Result]) -> Table:
+    """Key scores of several results, averaged over seeds, and over sets of members if a row has several.
+
+    Deviations are over seeds, within one set of members; over several sets there is none, since sets differ by far
+    more than seeds do. Corpora out of domain have columns where they are the same for all results.
+    """
+    sets = list(dict.fromkeys(tuple(result.members) for result in results))
+    seeds = sorted({result.seed for result in results})
+    inside = list(dict.fromkeys(name for result in results for name in result.scores["in_domain"]))
+    outside = list(dict.fromkeys(name for result in results for name in result.scores["out_of_domain"]))
+    same = all(set(result.scores["out_of_domain"]) == set(outside) for result in results)
+    columns = [*inside, MEAN_IN]
+    if outside:
+        columns += [*([f"{name} (out)" for name in outside] if same else []), MEAN_OUT]
+    grouped = rows_of(results)
+    measured = [
+        (row, columns.index(name), job, score)
+        for row, (_, own) in enumerate(grouped)
+        for job, result in enumerate(own)
+        for name, score in _scores(result).items()
+        if name in columns and score is not None
+    ]
+    lines = pd.DataFrame(measured, columns=["row", "column", "job", "score"]).assign(run=None)
+    rows = []
+    for (label, own), cells in zip(grouped, cells_of(lines, len(grouped), len(columns), unit="job"), strict=True):
+        one_set = len({tuple(result.members) for result in own}) == 1
+        rows.append((label, cells if one_set else [replace(cell, deviation=None) for cell in cells]))
+    what = "+".join(sets[0]) if len(sets) == 1 else f"{len(sets)} sets of members"
+    suites = ", ".join(dict.fromkeys(result.suite for result in results))
+    models = ", ".join(dict.fromkeys(result.model for result in results))
+    title = f"{suites}, {models}: {what}, seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+    return Table("table", title, "method", [Heading("", column) for column in columns], rows)
+
+
+def print_table(table: Table, console: Console) -> None:
+    """Print a table in the terminal; the best score of each column is bold."""
+    view = TerminalTable(title=Text(table.title), title_justify="left")
+    view.add_column(table.corner, no_wrap=True)
+    for heading in table.headings:
+        view.add_column(Text(heading.name), justify="right", min_width=min(len(heading.name), MINIMUM_WIDTH))
+    best = table.best
+    for row, (label, cells) in enumerate(table.rows):
+        shown = [Text(_text(cell), "bold" if (row, place) in best else "") for place, cell in enumerate(cells)]
+        view.add_row(Text(label), *shown)
+    console.print(view)
+
+
+def markdown_table(table: Table) -> str:
+    """The same table as Markdown."""
+    lines = markdown_lines(table, lambda cell, best: f"**{_text(cell)}**" if best else _text(cell))
+    return f"{table.title}\n\n{lines}"
+
+
+def _scores(result: Result) -> dict[str, float | None]:
+    outside = {f"{name} (out)": score for name, score in result.scores["out_of_domain"].items()}
+    means = {MEAN_IN: result.mean_in_domain, MEAN_OUT: result.mean_out_of_domain}
+    return {**outside, **result.scores["in_domain"], **means}
+
+
+def _text(cell: Cell) -> str:
+    return "" if cell.mean is None else cell.text
