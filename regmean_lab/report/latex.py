@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 from regmean_lab.report.significance import HEADINGS, Comparison, cells_of_test
@@ -67,14 +66,11 @@ def _environment(name: str, caption: str, columns: str, head: Sequence[str], bod
 
 def _groups(table: Table) -> list[str]:
     """The line of headings that several columns share, and the rules below them."""
-    if not any(heading.group for heading in table.headings):
+    if not table.groups:
         return []
-    cells, rules, place = [""], [], 2
-    for group, own in itertools.groupby(table.headings, key=lambda heading: heading.group):
-        width = len(list(own))
-        cells.append(rf"\multicolumn{{{width}}}{{c}}{{{escape(group)}}}")
-        rules.append(rf"\cmidrule(lr){{{place}-{place + width - 1}}}")
-        place += width
+    cells = ["", *(rf"\multicolumn{{{width}}}{{c}}{{{escape(group)}}}" for group, width in table.groups)]
+    ends = zip(table.group_starts, table.groups, strict=True)
+    rules = [rf"\cmidrule(lr){{{start + 2}-{start + 1 + width}}}" for start, (_, width) in ends]
     return [_line(cells), " ".join(rules)]
 
 

@@ -5,6 +5,7 @@ The report's tables and the table at the end of a sweep (``summary.py``) are bot
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -124,6 +125,18 @@ class Table:
     rows: list[tuple[str, list[Cell]]]
     best_of: Literal["column", "row"] = "column"
     what: str = ""
+
+    @property
+    def groups(self) -> list[tuple[str, int]]:
+        """What neighbouring headings belong to, and how many they are; none where no heading belongs to anything."""
+        if not any(heading.group for heading in self.headings):
+            return []
+        return [(group, len(list(own))) for group, own in itertools.groupby(self.headings, lambda h: h.group)]
+
+    @property
+    def group_starts(self) -> list[int]:
+        """The first column of each of ``groups``."""
+        return list(itertools.accumulate([width for _, width in self.groups][:-1], initial=0)) if self.groups else []
 
     @property
     def best(self) -> set[tuple[int, int]]:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import base64
+import hashlib
 import io
 import json
 import re
@@ -121,6 +123,14 @@ def test_data_of_the_page_can_be_read_back(hostile_page: Path) -> None:
     data = json.loads(match[1])
 
     assert {run["command"] for run in data["runs"]} == {HOSTILE}
+
+
+def test_only_the_script_of_the_page_may_run(hostile_page: Path) -> None:
+    text = hostile_page.read_text(encoding="utf-8")
+    (script,) = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+    assert f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}';" in text
 
 
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
