@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from regmean_lab.report.charts.chart import Chart
+from regmean_lab.report.charts.curves import incremental_charts, setting_charts
 from regmean_lab.report.charts.domains import domain_charts
 from regmean_lab.report.charts.gains import gain_charts
-from regmean_lab.report.charts.incremental import incremental_charts
 from regmean_lab.report.charts.scores import score_charts
-from regmean_lab.report.charts.settings import setting_charts
 from regmean_lab.report.files import FileNames
 from regmean_lab.report.grid import Section
 
