@@ -48,7 +48,7 @@ def test_jobs_and_members_of_0_1_are_found_again(choice, compose_job, monkeypatc
     suite, model, method = choice
     settings = settings_of(compose_job(f"suite={suite}", f"model={model}", f"method={method}"))
     monkeypatch.setattr(type(settings.suite), "fingerprint", lambda self, corpus: "data")
-    checkpoint = SimpleNamespace(name="x", fingerprint="y", dropout=None)
+    checkpoint = SimpleNamespace(name="x", fingerprint="y", dropout=None, new_head=False)
     found = [fingerprint(settings.resolved)[:16]]
     for corpora in (settings.members[:2], settings.members[:1]):
         found.append(member_address(describe(checkpoint, settings.suite, corpora, settings.config.training, 1)))

@@ -55,7 +55,7 @@ and the tasks that you use:
         to_do: list[str] = []
 
         def check(name: str) -> None:
-            if wanted(name, paths[name], partial(glue_data.read_rows, task=TASKS[name]), request.force):
+            if wanted(name, paths[name], TASKS[name].read, request.force):
                 to_do.append(name)
 
         run_all({name: partial(check, name) for name in (TASKS if folders is None else folders)})

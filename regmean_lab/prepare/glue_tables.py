@@ -9,7 +9,7 @@ from typing import Any
 
 from regmean_lab.prepare.base import PrepareError
 from regmean_lab.suites.base import DataError
-from regmean_lab.suites.glue_data import TASKS, GlueTask, example_of
+from regmean_lab.suites.glue_data import TASKS, GlueTask
 from regmean_lab.suites.reading import SHOWN_ERRORS, parse_lines
 
 Row = dict[str, Any]
@@ -167,7 +167,7 @@ def _rows(records: list[Record], columns: Mapping[str, str], task: GlueTask) -> 
     for record in records:
         row: Row = {name: record.values[column] for name, column in columns.items()}
         try:
-            row["label"] = example_of({**row, "label": _label(row["label"], task)}, task).label
+            row["label"] = task.example({**row, "label": _label(row["label"], task)}).label
         except ValueError as error:
             errors.append(f"{record.place}: {error}")
         rows.append({"idx": len(rows), **row})
@@ -177,7 +177,7 @@ def _rows(records: list[Record], columns: Mapping[str, str], task: GlueTask) -> 
 
 
 def _label(text: str, task: GlueTask) -> str | int | float:
-    """What :func:`example_of` takes for a label: a name, an id, or the number of a regression."""
+    """A label as row formats take it: a name, an id, or the number of a regression."""
     if text in task.labels:
         return text
     try:

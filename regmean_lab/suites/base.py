@@ -115,14 +115,22 @@ class Suite(ABC):
         found = []
         for member in dict.fromkeys(members):
             if member not in self.candidates:
-                near = difflib.get_close_matches(member, self.candidates, n=2)
-                hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(self.candidates)}"
+                near = self.near(member)
+                hint = f"did you mean {' or '.join(near)}?" if near else self.what_is_there()
                 found.append(f"members: suite {self.name} has no {member!r}; {hint}")
             if list(members).count(member) > 1:
                 found.append(f"members: {member!r} is named more than once")
         if not members:
             found.append("members: expected at least one")
         return found
+
+    def near(self, corpus: str) -> list[str]:
+        """Names of corpora that are spelled nearly like ``corpus``, at most two."""
+        return difflib.get_close_matches(corpus, self.candidates, n=2)
+
+    def what_is_there(self) -> str:
+        """The names that a corpus can have, for messages."""
+        return f"there are {', '.join(self.candidates)}"
 
     @abstractmethod
     def out_of_domain(self, merged: Sequence[str]) -> tuple[str, ...]:

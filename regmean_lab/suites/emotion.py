@@ -13,21 +13,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
-from regmean_lab.suites.base import (
-    IGNORED,
-    SPLITS,
-    Example,
-    MissingDataError,
-    Split,
-    Suite,
-    Task,
-    register_suite,
-)
-from regmean_lab.suites.reading import json_object, limit_problems, parse_lines
-from regmean_lab.suites.sampling import seeded_subset
-from regmean_lab.utils.files import file_sha256, json_sha256
+from regmean_lab.suites.base import IGNORED, SPLITS, Example, Split, Task, register_suite
+from regmean_lab.suites.corpora import Choices, CorpusSettings, FileSuite
+from regmean_lab.suites.reading import json_object, parse_lines
 
 _logger = logging.getLogger(__name__)
 
@@ -56,8 +46,8 @@ THRESHOLDS_ON = ("probability", "logit")
 
 
 @dataclass
-class EmotionDataSettings:
-    """Settings of every suite that reads emotion corpora.
+class EmotionDataSettings(CorpusSettings):
+    """Settings of every suite that reads emotion corpora, besides those of every suite. Limits count sentences.
 
     Attributes:
         positive_threshold: a label is positive where its value in the file is above this.
@@ -66,22 +56,14 @@ class EmotionDataSettings:
             otherwise they are an error.
         include_other_members: evaluate out of domain also on those of the five in-domain corpora that are not merged
             (on their test split).
-        train_examples: keep at most so many sentences of the training split (None: all).
-        dev_examples: the same for the dev split.
-        test_examples: the same for the test split.
-        out_of_domain_examples: the same for the sentences of a corpus that is evaluated out of domain.
-        sample_seed: determines which sentences the limits choose.
+        out_of_domain_examples: keep at most so many sentences of a corpus that is evaluated out of domain.
     """
 
     positive_threshold: float = 0.1
     out_of_domain: list[str] = field(default_factory=lambda: list(OUT_OF_DOMAIN))
     skip_missing_out_of_domain: bool = False
     include_other_members: bool = False
-    train_examples: int | None = None
-    dev_examples: int | None = None
-    test_examples: int | None = None
     out_of_domain_examples: int | None = None
-    sample_seed: int = 0
 
 
 @dataclass
@@ -141,7 +123,7 @@ def _values(group: Any, key: str, names: Sequence[str]) -> dict[str, float | Non
     return group
 
 
-class EmotionCorpora(Suite):
+class EmotionCorpora(FileSuite):
     """Sentences with emotions, whatever is asked about them (see the module's description).
 
     Files: ``<data_dir>/emotion_splits/<corpus>/{train,dev,test}.jsonl``.
@@ -155,99 +137,68 @@ class EmotionCorpora(Suite):
     """
 
     settings_type = EmotionDataSettings
-    reference_order = IN_DOMAIN
     settings: EmotionDataSettings
+    reference_order = IN_DOMAIN
+    more_corpora = tuple(sorted(OUT_OF_DOMAIN))
+    layout = "emotion_splits/{corpus}/{split}.jsonl"
+    brought_by = "suite=emotion from=unified-dataset.jsonl"
+    fingerprinted = ("positive_threshold",)
 
     def __init__(self, data_dir: Path, settings: EmotionDataSettings) -> None:
         super().__init__(data_dir, settings)
-        self.folder = data_dir / "emotion_splits"
-        self._read_files: dict[Path, list[Example]] = {}
         self._warned: set[str] = set()
+
+    def out_of_domain_problems(self) -> list[str]:
+        """What is wrong with the setting ``out_of_domain``; corpora that are not there may be left out on request."""
+        found = super().out_of_domain_problems()
+        skipped = self.settings.skip_missing_out_of_domain
+        return [problem for problem in found if not (skipped and problem.startswith("out_of_domain: no corpus"))]
 
     def problems(self) -> list[str]:
         """What is wrong with the settings."""
-        settings = self.settings
-        found = limit_problems(settings, "train_examples", "dev_examples", "test_examples", "out_of_domain_examples")
-        if not math.isfinite(settings.positive_threshold):
-            found.append(f"positive_threshold: expected a finite number, got {settings.positive_threshold}")
-        if len(set(settings.out_of_domain)) != len(settings.out_of_domain):
-            found.append(f"out_of_domain: a corpus is named more than once in {settings.out_of_domain}")
+        found = super().problems()
+        if not math.isfinite(self.settings.positive_threshold):
+            found.append(f"positive_threshold: expected a finite number, got {self.settings.positive_threshold}")
         return found
-
-    @property
-    def candidates(self) -> tuple[str, ...]:
-        """All corpora that can be members, in the order that numbers them."""
-        known = (*IN_DOMAIN, *sorted(OUT_OF_DOMAIN))
-        folders = [path.name for path in self.folder.iterdir() if path.is_dir()] if self.folder.is_dir() else []
-        return known + tuple(sorted(name for name in folders if name not in known and not name.startswith(".")))
 
     def out_of_domain(self, merged: Sequence[str]) -> tuple[str, ...]:
         """The corpora of the setting ``out_of_domain``, then (if wanted) other in-domain corpora; none is merged."""
-        others = IN_DOMAIN if self.settings.include_other_members else ()
-        corpora = dict.fromkeys((*self.settings.out_of_domain, *others))
-        return tuple(corpus for corpus in corpora if corpus not in merged and not self._skipped(corpus))
+        return tuple(corpus for corpus in super().out_of_domain(merged) if not self._skipped(corpus))
 
-    def missing(self, corpora: Sequence[str]) -> list[str]:
-        """One message for each of ``corpora`` of which a file is not there."""
-        return [self._missing_message(corpus) for corpus in corpora if self._absent(corpus)]
+    def out_of_domain_choice(self) -> tuple[str, ...]:
+        """The corpora of the setting ``out_of_domain``, then (if wanted) other in-domain corpora."""
+        return super().out_of_domain_choice() + (IN_DOMAIN if self.settings.include_other_members else ())
+
+    def read_file(self, corpus: str, path: Path) -> list[Example]:
+        """Sentences with all their labels."""
+        return read_emotions(path, self.settings.positive_threshold)
 
     def sentences(self, corpus: str, split: Split) -> list[Example]:
         """Sentences of one split with all their labels, in the file's order, after the limits."""
-        limit: int | None = getattr(self.settings, f"{split}_examples")
-        return self._limited(self._read(corpus, split), limit)
+        return self.limited(self.all_examples(corpus, split), split)
 
     def out_of_domain_sentences(self, corpus: str) -> list[Example]:
         """The test split of an in-domain corpus; train, dev and test, one after the other, of any other corpus."""
         splits: tuple[Split, ...] = ("test",) if corpus in IN_DOMAIN else SPLITS
-        everything = [example for split in splits for example in self._read(corpus, split)]
-        return self._limited(everything, self.settings.out_of_domain_examples)
-
-    def fingerprint(self, corpus: str) -> str:
-        """Hash of the three files and of the settings that choose and label training and dev examples.
-
-        ``test_examples`` and the out-of-domain settings are left out: they change neither a trained member nor its
-        statistics. Settings that the task carries are left out too.
-        """
-        settings = self.settings
-        content = {
-            "suite": self.name,
-            "corpus": corpus,
-            "files": [file_sha256(self._require(corpus, split)) for split in SPLITS],
-            "positive_threshold": settings.positive_threshold,
-            "sample_seed": settings.sample_seed,
-            "train_examples": settings.train_examples,
-            "dev_examples": settings.dev_examples,
-        }
-        return json_sha256(content)
+        return self.limited([row for split in splits for row in self.all_examples(corpus, split)], "out_of_domain")
 
     def annotated_labels(self, corpus: str) -> tuple[bool, ...]:
         """For each label, whether any training sentence (after the limits) annotates it."""
         labels = [cast(tuple[int, ...], sentence.label) for sentence in self.sentences(corpus, "train")]
         return tuple(any(value != IGNORED for value in values) for values in zip(*labels, strict=True))
 
-    def _path(self, corpus: str, split: Split) -> Path:
-        return self.folder / corpus / f"{split}.jsonl"
-
-    def _require(self, corpus: str, split: Split) -> Path:
-        path = self._path(corpus, split)
-        if not path.is_file():
-            raise MissingDataError(self._missing_message(corpus))
-        return path
-
-    def _read(self, corpus: str, split: Split) -> list[Example]:
-        path = self._require(corpus, split)
-        if path not in self._read_files:
-            self._read_files[path] = read_emotions(path, self.settings.positive_threshold)
-        return self._read_files[path]
-
-    def _limited(self, examples: list[Example], limit: int | None) -> list[Example]:
-        return [examples[index] for index in seeded_subset(len(examples), limit, self.settings.sample_seed)]
+    def missing_advice(self, corpus: str) -> str:
+        """What to do about missing files of a corpus."""
+        advice = super().missing_advice(corpus)
+        if corpus in self.out_of_domain_choice():
+            advice += " Or set suite.skip_missing_out_of_domain=true."
+        return advice
 
     def _skipped(self, corpus: str) -> bool:
         """Whether an out-of-domain corpus is left out because none of its files is there (some of three: an error)."""
         if not self.settings.skip_missing_out_of_domain:
             return False
-        absent = not any(self._path(corpus, split).is_file() for split in SPLITS)
+        absent = not any(self.path(corpus, split).is_file() for split in SPLITS)
         if absent and corpus not in self._warned:
             self._warned.add(corpus)
             _logger.warning(
@@ -258,22 +209,6 @@ class EmotionCorpora(Suite):
             )
         return absent
 
-    def _absent(self, corpus: str) -> list[Path]:
-        return [path for split in SPLITS if not (path := self._path(corpus, split)).is_file()]
-
-    def _missing_message(self, corpus: str) -> str:
-        message = (
-            f"{self.name}: corpus {corpus} is not there: no {', '.join(map(str, self._absent(corpus)))}. Point "
-            "paths.data_dir at the folder that holds emotion_splits, or make it from the unified corpus: "
-            "python -m regmean_lab.prepare suite=emotion from=unified-dataset.jsonl (layout: data/README.md)."
-        )
-        if corpus in self.settings.out_of_domain or (self.settings.include_other_members and corpus in IN_DOMAIN):
-            message += (
-                " A corpus that is only evaluated out of domain can also be left out: name the others in "
-                "suite.out_of_domain=[…], or set suite.skip_missing_out_of_domain=true."
-            )
-        return message
-
 
 @register_suite("emotion")
 class EmotionSuite(EmotionCorpora):
@@ -281,14 +216,7 @@ class EmotionSuite(EmotionCorpora):
 
     settings_type = EmotionSettings
     settings: EmotionSettings
-
-    def problems(self) -> list[str]:
-        """What is wrong with the settings."""
-        found = super().problems()
-        if self.settings.threshold_on not in THRESHOLDS_ON:
-            allowed = ", ".join(THRESHOLDS_ON)
-            found.append(f"threshold_on: expected one of {allowed}, got {self.settings.threshold_on!r}")
-        return found
+    choices: ClassVar[Choices] = {"threshold_on": THRESHOLDS_ON}
 
     def task(self, corpus: str) -> Task:
         """Sixteen yes/no labels: the same for every corpus."""
@@ -301,10 +229,6 @@ class EmotionSuite(EmotionCorpora):
             threshold_on=threshold_on,
             threshold_inclusive=self.settings.threshold_inclusive,
         )
-
-    def examples(self, corpus: str, split: Split) -> list[Example]:
-        """Sentences of one split with all their labels, in the file's order, after the limits."""
-        return self.sentences(corpus, split)
 
     def out_of_domain_examples(self, corpus: str) -> list[Example]:
         """Sentences on which a corpus is evaluated when it is out of domain, with all their labels."""

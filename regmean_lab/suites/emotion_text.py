@@ -10,10 +10,11 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 from regmean_lab.suites.answers import FORMS, AnswerExample, Wording
 from regmean_lab.suites.base import IGNORED, DataError, Example, Split, Task, register_suite
+from regmean_lab.suites.corpora import Choices
 from regmean_lab.suites.emotion import LABELS, EmotionCorpora, EmotionDataSettings
 from regmean_lab.utils.files import json_sha256
 
@@ -60,20 +61,11 @@ class EmotionTextSuite(EmotionCorpora):
 
     settings_type = EmotionTextSettings
     settings: EmotionTextSettings
-
-    def problems(self) -> list[str]:
-        """What is wrong with the settings."""
-        found = super().problems()
-        for name, allowed in (
-            ("form", (*FORMS, None)),
-            ("answer_by", ANSWERED_BY),
-            ("out_of_domain_labels", LABELS_ASKED),
-        ):
-            value = getattr(self.settings, name)
-            if value not in allowed:
-                shown = ", ".join("null" if option is None else option for option in allowed)
-                found.append(f"{name}: expected one of {shown}, got {value!r}")
-        return found
+    choices: ClassVar[Choices] = {
+        "form": (*FORMS, None),
+        "answer_by": ANSWERED_BY,
+        "out_of_domain_labels": LABELS_ASKED,
+    }
 
     def task(self, corpus: str) -> Task:
         """Sixteen labels to ask about: the same for every corpus."""

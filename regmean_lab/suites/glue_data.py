@@ -9,16 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from regmean_lab.suites.base import DataError, Example, MissingDataError, Task
-from regmean_lab.suites.reading import json_object, parse_lines
+from regmean_lab.suites.base import DataError, Example, MissingDataError
+from regmean_lab.suites.row_format import RowFormat
 
 _logger = logging.getLogger(__name__)
 
@@ -31,42 +30,25 @@ SPLITS: tuple[GlueSplit, ...] = ("train", "validation")
 
 
 @dataclass(frozen=True)
-class GlueTask:
-    """One task.
+class GlueTask(RowFormat):
+    """One task: the columns that are its sentence or its pair of sentences, its labels, and its key score.
 
     Attributes:
-        columns: columns of the sentence, or of the two sentences of a pair.
-        labels: label names in the order of their ids; one name for the regression.
-        key_score: the metric that is reported.
         validation: what the validation split is called.
     """
 
-    columns: tuple[str, ...]
-    labels: tuple[str, ...]
-    key_score: str = "accuracy"
     validation: str = "validation"
-
-    @property
-    def is_regression(self) -> bool:
-        """Whether the label is a number, from ``LOWEST_SIMILARITY`` to ``HIGHEST_SIMILARITY``."""
-        return len(self.labels) == 1
-
-    @property
-    def task(self) -> Task:
-        """The task as modules and metrics know it."""
-        return Task("regression" if self.is_regression else "single_label", self.labels, self.key_score)
 
     def split_name(self, split: GlueSplit) -> str:
         """What a split is called in files and on the hub."""
         return self.validation if split == "validation" else split
 
 
-LOWEST_SIMILARITY, HIGHEST_SIMILARITY = 0.0, 5.0
 TASKS = {
     "cola": GlueTask(("sentence",), ("unacceptable", "acceptable"), "matthews"),
     "sst2": GlueTask(("sentence",), ("negative", "positive")),
     "mrpc": GlueTask(("sentence1", "sentence2"), ("not_equivalent", "equivalent")),
-    "stsb": GlueTask(("sentence1", "sentence2"), ("similarity",), "pearson"),
+    "stsb": GlueTask(("sentence1", "sentence2"), ("similarity",), "pearson", lowest=0.0, highest=5.0),
     "mnli": GlueTask(
         ("premise", "hypothesis"), ("entailment", "neutral", "contradiction"), validation="validation_matched"
     ),
@@ -76,58 +58,6 @@ TASKS = {
     "wnli": GlueTask(("sentence1", "sentence2"), ("not_entailment", "entailment")),
 }
 """All tasks by name, in the order that numbers them."""
-
-
-def example_of(row: Mapping[str, Any], task: GlueTask) -> Example:
-    """The example of one row; columns that the task does not use are not looked at.
-
-    Args:
-        row: the task's sentence columns, and ``label``: a number, or the label's name.
-        task: the task.
-
-    Raises:
-        ValueError: saying what is wrong with the row.
-    """
-    names = (*task.columns, "label")
-    if absent := [name for name in names if name not in row]:
-        raise ValueError(f"the row has no {' and '.join(json.dumps(name) for name in absent)}")
-    for name in task.columns:
-        if not isinstance(row[name], str):
-            raise ValueError(f'"{name}" must be a string, found {json.dumps(row[name])[:60]}')
-    texts = [row[name] for name in task.columns]
-    return Example(texts[0], _label(row["label"], task), texts[1] if len(texts) == 2 else None)
-
-
-def _label(value: Any, task: GlueTask) -> int | float:
-    if value in task.labels and not task.is_regression:
-        return task.labels.index(value)
-    # bool is a kind of int in Python, but true is no label id.
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if number and task.is_regression and LOWEST_SIMILARITY <= value <= HIGHEST_SIMILARITY:
-        return float(value)
-    if number and not task.is_regression and value in range(len(task.labels)):
-        return int(value)
-    if number and value == -1:
-        raise ValueError('"label" is -1: the labels of test splits are hidden; expected a train or validation split')
-    expected = (
-        f"a number from {LOWEST_SIMILARITY:g} to {HIGHEST_SIMILARITY:g}"
-        if task.is_regression
-        else f"one of {', '.join(f'{number} ({name})' for number, name in enumerate(task.labels))}"
-    )
-    raise ValueError(f'"label" must be {expected}, found {json.dumps(value)[:60]}')
-
-
-def read_rows(path: Path, task: GlueTask) -> list[Example]:
-    """Read a file: one JSON object a line, with the columns that the hub's rows have.
-
-    Raises:
-        DataError: naming up to ten malformed lines, or if there is no row.
-    """
-    return parse_lines(path, lambda line: _parse_line(line, task))
-
-
-def _parse_line(line: str, task: GlueTask) -> Example:
-    return example_of(json_object(line), task)
 
 
 class GlueData:
@@ -184,7 +114,7 @@ class GlueData:
             if not path.parent.is_dir():
                 self._read[name, split] = self._from_hub(name, split)
             elif path.is_file():
-                self._read[name, split] = read_rows(path, task)
+                self._read[name, split] = task.read(path)
             else:
                 raise MissingDataError("\n".join(self.missing([name])))
         return self._read[name, split]
@@ -216,7 +146,7 @@ class GlueData:
         examples = []
         for number, row in enumerate(zip(*columns.values(), strict=True)):
             try:
-                examples.append(example_of(dict(zip(columns, row, strict=True)), task))
+                examples.append(task.example(dict(zip(columns, row, strict=True))))
             except ValueError as error:
                 raise DataError(f"{HUB_NAME}, {name}, {split}, row {number}: {error}") from None
         return examples

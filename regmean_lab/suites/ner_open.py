@@ -7,28 +7,31 @@ Shared Task on Novel and Emerging Entity Recognition", W-NUT 2017).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass, field
 
-from regmean_lab.suites.base import Split, register_suite
-from regmean_lab.suites.entity_suite import EntitySuite
+from regmean_lab.suites.base import register_suite
+from regmean_lab.suites.entity_suite import EntitySettings, EntitySuite
+
+CORPORA = ("wikigold", "btc_a", "btc_b", "btc_g", "wnut17")
+
+
+@dataclass
+class OpenNerSettings(EntitySettings):
+    """Settings of the open NER suite, all of whose corpora are evaluated out of domain where they are not merged."""
+
+    out_of_domain: list[str] | None = field(default_factory=lambda: list(CORPORA))
 
 
 @register_suite("ner_open")
 class OpenNerSuite(EntitySuite):
-    """Named entities in openly licensed corpora (see the module's description).
+    """Named entities in openly licensed corpora (see the module's description), or in any other.
 
-    Files: ``<data_dir>/ner_open/{wikigold,btc_a,btc_b,btc_g,wnut17}/{train,dev,test}.conll``, as
-    :func:`~regmean_lab.suites.conll.read_columns` takes them. A corpus that is not merged is out of domain.
+    Files: ``<data_dir>/ner_open/<corpus>/{train,dev,test}.conll``, as :func:`~regmean_lab.suites.conll.read_columns`
+    takes them. A folder of another name is a corpus that can be a member, or be named in ``out_of_domain``.
     """
 
-    folder_name = "ner_open"
-    reference_order = ("wikigold", "btc_a", "btc_b", "btc_g", "wnut17")
-
-    def out_of_domain(self, merged: Sequence[str]) -> tuple[str, ...]:
-        """The members that are not merged."""
-        return tuple(corpus for corpus in self.reference_order if corpus not in merged)
-
-    def path(self, corpus: str, split: Split) -> Path:
-        """The file of one split."""
-        return self.folder / corpus / f"{split}.conll"
+    settings_type = OpenNerSettings
+    reference_order = CORPORA
+    no_corpora = ("upstream",)
+    layout = "ner_open/{corpus}/{split}.conll"
+    brought_by = "suite=ner_open"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from regmean_lab.suites.base import Example
-from regmean_lab.suites.sampling import seeded_permutation
+from regmean_lab.suites.sampling import seeded_permutation, seeded_subset
 
 PARTITIONS = ("partition_0", "partition_1")
 KINDS = ("non_iid", "iid")
@@ -69,13 +71,52 @@ def parts_of(
     return [examples[index] for index in first], [examples[index] for index in second]
 
 
-def partition_problems(kind: str, examples: int | None, majority_share: float) -> list[str]:
-    """What is wrong with the settings ``partition``, ``examples`` and ``majority_share``."""
+@dataclass
+class PartitionSettings:
+    """Settings of a suite that divides the training examples of one corpus in two.
+
+    Attributes:
+        partition: ``non_iid`` (one label mostly in the first part, the others mostly in the second) or ``iid`` (random
+            halves).
+        examples: how many training examples are drawn and divided (None: all).
+        majority_share: with ``non_iid``, the share of one label's examples that the first part gets; of all other
+            labels it gets the rest of 1.
+        partition_seed: determines which examples are drawn, which label it is, and the parts.
+    """
+
+    partition: str = "non_iid"
+    examples: int | None = 2000
+    majority_share: float = 0.8
+    partition_seed: int = 1
+
+
+def partition_problems(settings: PartitionSettings) -> list[str]:
+    """What is wrong with the settings."""
     found = []
-    if kind not in KINDS:
-        found.append(f"partition: expected one of {', '.join(KINDS)}, got {kind!r}")
-    if examples is not None and examples < 2:
-        found.append(f"examples: expected at least 2 or null, got {examples}")
-    if not 0 <= majority_share <= 1:
-        found.append(f"majority_share: expected a share from 0 to 1, got {majority_share}")
+    if settings.partition not in KINDS:
+        found.append(f"partition: expected one of {', '.join(KINDS)}, got {settings.partition!r}")
+    if settings.examples is not None and settings.examples < 2:
+        found.append(f"examples: expected at least 2 or null, got {settings.examples}")
+    if not 0 <= settings.majority_share <= 1:
+        found.append(f"majority_share: expected a share from 0 to 1, got {settings.majority_share}")
     return found
+
+
+def partition_content(settings: PartitionSettings) -> dict[str, Any]:
+    """What of the settings determines the parts: for a fingerprint."""
+    return {
+        "partition": settings.partition,
+        "examples": settings.examples,
+        "majority_share": settings.majority_share if settings.partition == "non_iid" else None,
+        "partition_seed": settings.partition_seed,
+    }
+
+
+def drawn_parts(
+    examples: Sequence[Example], settings: PartitionSettings, *, regression: bool
+) -> dict[str, list[Example]]:
+    """Draw ``settings.examples`` of some training examples and divide them; the parts by name, each in order."""
+    chosen = seeded_subset(len(examples), settings.examples, settings.partition_seed)
+    drawn = [examples[index] for index in chosen]
+    parts = parts_of(drawn, settings.partition, settings.majority_share, settings.partition_seed, regression=regression)
+    return dict(zip(PARTITIONS, parts, strict=True))

@@ -14,12 +14,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
 from filelock import FileLock
 
-from regmean_lab.suites.base import DataError, Example, MissingDataError, Split, Suite, Task, register_suite
-from regmean_lab.suites.reading import limit_problems, parse_lines
-from regmean_lab.suites.sampling import seeded_permutation, seeded_subset
+from regmean_lab.suites.base import DataError, Example, MissingDataError, Split, Task, register_suite
+from regmean_lab.suites.corpora import Choices, CorpusSuite
+from regmean_lab.suites.reading import parse_lines
+from regmean_lab.suites.sampling import seeded_permutation
 from regmean_lab.utils.download import (
     DownloadError,
     SourceDistribution,
@@ -29,7 +31,7 @@ from regmean_lab.utils.download import (
     read_source_distribution,
     write_atomically,
 )
-from regmean_lab.utils.files import file_sha256, json_sha256
+from regmean_lab.utils.files import file_sha256
 
 _logger = logging.getLogger(__name__)
 
@@ -191,7 +193,7 @@ def split_documents(documents: Sequence[str], seed: int) -> dict[str, Split]:
 
 
 @register_suite("sentiment")
-class SentimentSuite(Suite):
+class SentimentSuite(CorpusSuite):
     """Negative or positive, in four domains (see the module's description).
 
     Files: ``<data_dir>/sentiment/{tweets,movie,amazon,nyt}.tsv``. Splits are random over documents, so that no article
@@ -201,6 +203,9 @@ class SentimentSuite(Suite):
     settings_type = SentimentSettings
     reference_order = tuple(DOMAINS)
     settings: SentimentSettings
+    choices: ClassVar[Choices] = {"target": TARGETS}
+    seed_setting = "split_seed"
+    fingerprinted = ("target",)
 
     def __init__(self, data_dir: Path, settings: SentimentSettings) -> None:
         super().__init__(data_dir, settings)
@@ -209,20 +214,10 @@ class SentimentSuite(Suite):
 
     def problems(self) -> list[str]:
         """What is wrong with the settings."""
-        settings = self.settings
-        found = limit_problems(settings, "train_examples", "dev_examples", "test_examples")
-        if settings.target not in TARGETS:
-            found.append(f"target: expected one of {', '.join(TARGETS)}, got {settings.target!r}")
-        if not 0 < settings.minimum_score <= HIGHEST:
-            found.append(f"minimum_score: expected above 0 and at most {HIGHEST:g}, got {settings.minimum_score}")
-        if unknown := [corpus for corpus in settings.out_of_domain or [] if corpus not in DOMAINS]:
-            found.append(f"out_of_domain: no domain {', '.join(unknown)}; there are {', '.join(DOMAINS)}")
+        found = super().problems()
+        if not 0 < self.settings.minimum_score <= HIGHEST:
+            found.append(f"minimum_score: expected above 0 and at most {HIGHEST:g}, got {self.settings.minimum_score}")
         return found
-
-    def out_of_domain(self, merged: Sequence[str]) -> tuple[str, ...]:
-        """The domains of the setting ``out_of_domain`` that are not merged."""
-        chosen = self.reference_order if self.settings.out_of_domain is None else self.settings.out_of_domain
-        return tuple(corpus for corpus in dict.fromkeys(chosen) if corpus not in merged)
 
     def task(self, corpus: str) -> Task:
         """Binary classification, or regression on the rating: the same for every corpus."""
@@ -257,12 +252,6 @@ class SentimentSuite(Suite):
             if not all(self._path(corpus).exists() for corpus in corpora):
                 self._bring()
 
-    def examples(self, corpus: str, split: Split) -> list[Example]:
-        """Examples of one split, in the file's order."""
-        examples = self.all_examples(corpus, split)
-        limit: int | None = getattr(self.settings, f"{split}_examples")
-        return [examples[index] for index in seeded_subset(len(examples), limit, self.settings.split_seed)]
-
     def all_examples(self, corpus: str, split: Split) -> list[Example]:
         """Examples of one split, in the file's order, before the limits."""
         rows = self._read(corpus)
@@ -273,27 +262,10 @@ class SentimentSuite(Suite):
         clear = [row for row in chosen if abs(row.score) >= self.settings.minimum_score]
         return [Example(row.text, int(row.score > 0)) for row in clear]
 
-    def out_of_domain_examples(self, corpus: str) -> list[Example]:
-        """The test split."""
-        return self.examples(corpus, "test")
-
-    def fingerprint(self, corpus: str) -> str:
-        """Hash of the file and of the settings that choose training and dev examples.
-
-        ``test_examples`` is left out: it changes neither a trained member nor its statistics.
-        """
-        settings = self.settings
-        content = {
-            "suite": self.name,
-            "corpus": corpus,
-            "file": file_sha256(self._require(corpus)),
-            "target": settings.target,
-            "minimum_score": settings.minimum_score if settings.target == "binary" else None,
-            "split_seed": settings.split_seed,
-            "train_examples": settings.train_examples,
-            "dev_examples": settings.dev_examples,
-        }
-        return json_sha256(content)
+    def content(self, corpus: str) -> dict[str, Any]:
+        """Hash of the file, and which of its sentences are examples."""
+        minimum = self.settings.minimum_score if self.settings.target == "binary" else None
+        return {"file": file_sha256(self._require(corpus)), "minimum_score": minimum}
 
     def _path(self, corpus: str) -> Path:
         if corpus not in DOMAINS:

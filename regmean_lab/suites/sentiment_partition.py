@@ -10,31 +10,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from regmean_lab.suites.base import Example, Split, Task, register_suite
-from regmean_lab.suites.partition import PARTITIONS, partition_problems, parts_of
-from regmean_lab.suites.sampling import seeded_subset
+from regmean_lab.suites.partition import (
+    PARTITIONS,
+    PartitionSettings,
+    drawn_parts,
+    partition_content,
+    partition_problems,
+)
 from regmean_lab.suites.sentiment import DOMAINS, SentimentSettings, SentimentSuite
 from regmean_lab.utils.files import json_sha256
 
 
 @dataclass
-class SentimentPartitionSettings(SentimentSettings):
-    """Settings of the sentiment partition suite, besides those of the sentiment suite.
+class SentimentPartitionSettings(PartitionSettings, SentimentSettings):
+    """Settings of the sentiment partition suite, besides those of the sentiment suite and of every partition.
 
     Attributes:
         domain: the domain that is divided.
-        partition: ``non_iid`` (one label mostly in the first part, the other mostly in the second) or ``iid`` (random
-            halves).
-        examples: how many training examples are drawn and divided (None: all).
-        majority_share: with ``non_iid``, the share of one label's examples that the first part gets; of the other label
-            it gets the rest of 1.
-        partition_seed: determines which examples are drawn, which label it is, and the parts.
     """
 
     domain: str = "movie"
-    partition: str = "non_iid"
-    examples: int | None = 2000
-    majority_share: float = 0.8
-    partition_seed: int = 1
 
 
 @register_suite("sentiment_partition")
@@ -46,25 +41,25 @@ class SentimentPartitionSuite(SentimentSuite):
 
     settings_type = SentimentPartitionSettings
     reference_order = PARTITIONS
+    has_out_of_domain = False
     settings: SentimentPartitionSettings
 
     def __init__(self, data_dir: Path, settings: SentimentPartitionSettings) -> None:
         super().__init__(data_dir, settings)
-        self._parts: tuple[list[Example], list[Example]] | None = None
+        self._parts: dict[str, list[Example]] = {}
 
     def problems(self) -> list[str]:
         """What is wrong with the settings."""
-        settings = self.settings
         found = super().problems()
-        if settings.domain not in DOMAINS:
-            found.append(f"domain: expected one of {', '.join(DOMAINS)}, got {settings.domain!r}")
-        if settings.out_of_domain:
-            found.append("out_of_domain: both parts have the same domain, and no other is evaluated; leave it out")
-        return found + partition_problems(settings.partition, settings.examples, settings.majority_share)
+        if self.settings.domain not in DOMAINS:
+            found.append(f"domain: expected one of {', '.join(DOMAINS)}, got {self.settings.domain!r}")
+        return found + partition_problems(self.settings)
 
-    def out_of_domain(self, merged: Sequence[str]) -> tuple[str, ...]:
-        """None."""
-        return ()
+    def out_of_domain_problems(self) -> list[str]:
+        """The setting is that of the sentiment suite; here it means nothing."""
+        if not self.settings.out_of_domain:
+            return []
+        return ["out_of_domain: both parts have the same domain, and no other is evaluated; leave it out"]
 
     def task(self, corpus: str) -> Task:
         """That of the domain."""
@@ -78,35 +73,16 @@ class SentimentPartitionSuite(SentimentSuite):
         """Bring the domain's file."""
         super().prepare([self.settings.domain])
 
-    def examples(self, corpus: str, split: Split) -> list[Example]:
-        """One part of the training examples, or the domain's split."""
-        settings = self.settings
+    def all_examples(self, corpus: str, split: Split) -> list[Example]:
+        """One part of the training examples, or the domain's split, before the limits."""
         if split != "train":
-            return super().examples(settings.domain, split)
-        if self._parts is None:
-            everything = self.all_examples(settings.domain, "train")
-            chosen = seeded_subset(len(everything), settings.examples, settings.partition_seed)
-            drawn = [everything[index] for index in chosen]
-            self._parts = parts_of(
-                drawn,
-                settings.partition,
-                settings.majority_share,
-                settings.partition_seed,
-                regression=settings.target == "regression",
-            )
-        part = self._parts[PARTITIONS.index(corpus)]
-        return [part[index] for index in seeded_subset(len(part), settings.train_examples, settings.split_seed)]
+            return super().all_examples(self.settings.domain, split)
+        if not self._parts:
+            everything = super().all_examples(self.settings.domain, "train")
+            self._parts = drawn_parts(everything, self.settings, regression=self.settings.target == "regression")
+        return self._parts[corpus]
 
     def fingerprint(self, corpus: str) -> str:
         """Hash of the domain's fingerprint and of the settings that divide it."""
-        settings = self.settings
-        content = {
-            "suite": self.name,
-            "corpus": corpus,
-            "domain": super().fingerprint(settings.domain),
-            "partition": settings.partition,
-            "examples": settings.examples,
-            "majority_share": settings.majority_share if settings.partition == "non_iid" else None,
-            "partition_seed": settings.partition_seed,
-        }
-        return json_sha256(content)
+        content = {"suite": self.name, "corpus": corpus, "domain": super().fingerprint(self.settings.domain)}
+        return json_sha256({**content, **partition_content(self.settings)})

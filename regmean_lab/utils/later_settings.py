@@ -19,6 +19,7 @@ LATER_SETTINGS: dict[str, Any] = {
     "statistics.gram.generated_padding": False,
     "statistics.gram.generated_tokens": 4,
     "suite.key_score": "entity_f1",
+    "suite.out_of_domain": ["wikigold", "btc_a", "btc_b", "btc_g", "wnut17"],
     "suite.out_of_domain_labels": "all",
     "suite.threshold_inclusive": False,
     "task.threshold_inclusive": False,

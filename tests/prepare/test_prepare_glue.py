@@ -13,7 +13,8 @@ from regmean_lab.prepare import PrepareError, Request
 from regmean_lab.prepare.glue import GluePreparer
 from regmean_lab.suites import glue_data
 from regmean_lab.suites.base import Example
-from regmean_lab.suites.glue import GlueSettings, GlueSuite
+from regmean_lab.suites.corpora import CorpusSettings
+from regmean_lab.suites.glue import GlueSuite
 from regmean_lab.suites.glue_data import TASKS
 
 DATA = os.environ.get("REGMEAN_LAB_TEST_DATA")
@@ -79,7 +80,7 @@ def read(tmp_path: Path, task: str, file: str = "train") -> list[dict[str, Any]]
 def test_the_suite_reads_what_is_written(tmp_path: Path, tables: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         prepare(tmp_path, tables)
-    suite = GlueSuite(tmp_path / "data", GlueSettings())
+    suite = GlueSuite(tmp_path / "data", CorpusSettings())
     assert set(EXPECTED) == set(TASKS)
     for task, (train, validation) in EXPECTED.items():
         assert suite.missing([task]) == []
@@ -207,7 +208,7 @@ def test_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare(tmp_path, None)
     validation = {task: "validation_matched" if task == "mnli" else "validation" for task in TASKS}
     assert asked == [("nyu-mll/glue", task, split) for task in TASKS for split in ("train", validation[task])]
-    suite = GlueSuite(tmp_path / "data", GlueSettings())
+    suite = GlueSuite(tmp_path / "data", CorpusSettings())
     for task in TASKS:
         first, second = suite.examples(task, "train")
         assert first.text == f"{TASKS[task].columns[0]} 0" and second.text.endswith(" 1")

