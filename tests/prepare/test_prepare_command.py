@@ -139,7 +139,7 @@ runpy.run_module("regmean_lab.prepare", run_name="__main__")
 
 def test_every_preparer_serves_a_suite_and_says_what_it_does(tmp_path: Path) -> None:
     known = preparers()
-    assert set(known) == {"conll2003", "emotion", "glue", "ner_open", "ontonotes", "sentiment", "twitter"}
+    assert {"conll2003", "emotion", "glue", "ner_open", "ontonotes", "sentiment", "twitter"} <= set(known)
     for name, preparer in known.items():
         assert preparer.name == name and preparer.notice.strip() and preparer.needs
         assert set(preparer.suites) <= set(suite_types())
@@ -181,7 +181,7 @@ def test_the_list(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatc
     assert main([f"data_dir={data_dir}"]) == 0
     printed = capsys.readouterr().out
     found = {status.name: status for status in statuses(data_dir, preparers(), suite_types(), Path("data"))}
-    assert set(found) == set(preparers())
+    assert set(preparers()) <= set(found)  # and suites that nothing prepares
     assert found["emotion"].present == ("tec",)
     assert set(found["emotion"].missing) == set(preparers()["emotion"].files(data_dir)) - {"tec"}
     assert found["emotion"].suites == ("emotion", "emotion_text")

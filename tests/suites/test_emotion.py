@@ -159,6 +159,20 @@ def test_absent_out_of_domain_corpora_are_skipped_on_request(tmp_path: Path, cap
     assert "train.jsonl" in message and "test.jsonl" in message and "dev.jsonl" not in message
 
 
+def test_corpora_that_are_not_there_are_told_from_those_that_are(tmp_path: Path) -> None:
+    for corpus in ("my tweets", "emoint"):
+        corpus_of(tmp_path, corpus)
+    assert suite(tmp_path, out_of_domain=["my tweets"]).problems() == []
+    (problem,) = suite(tmp_path, out_of_domain=["my tweet", "emoint"]).problems()
+    assert problem.startswith("out_of_domain: no corpus my tweet (did you mean my tweets?); there are dailydialog, ")
+    # On request they are left out, with a warning.
+    assert suite(tmp_path, out_of_domain=["my tweet"], skip_missing_out_of_domain=True).problems() == []
+    (message,) = suite(tmp_path).missing(["my tweet", "my tweets"])
+    assert "unknown corpus 'my tweet'; did you mean my tweets?" in message
+    with pytest.raises(DataError, match=r"unknown corpus 'my tweet'; did you mean my tweets\?"):
+        suite(tmp_path).examples("my tweet", "train")
+
+
 def test_missing_files_are_named(tmp_path: Path) -> None:
     corpus_of(tmp_path, "isear")
     write(tmp_path, "tec", "dev")

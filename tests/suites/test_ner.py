@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
+from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from regmean_lab.suites.base import SPLITS, DataError, MissingDataError, Split, 
 from regmean_lab.suites.conll import LABELS, TokenExample
 from regmean_lab.suites.entity_suite import EntitySettings, EntitySuite
 from regmean_lab.suites.ner import NerSettings, NerSuite
-from regmean_lab.suites.ner_open import OpenNerSuite
+from regmean_lab.suites.ner_open import OpenNerSettings, OpenNerSuite
+from regmean_lab.utils.later_settings import without_later_settings
 
 DATA = os.environ.get("REGMEAN_LAB_TEST_DATA")
 COUNTS = {
@@ -120,6 +122,47 @@ def test_corpora_that_can_be_members(tmp_path: Path) -> None:
     assert suite.member_problems(["bc", "conll"]) == [
         "members: suite ner has no 'conll'; did you mean conll2003?",
     ]
+
+
+@pytest.mark.parametrize("name", ["ner", "ner_open"])
+def test_any_folder_of_the_layout_is_a_corpus(data_dir: Path, name: str) -> None:
+    """Beside the known ones, in alphabetical order; what was fetched, and hidden folders, are none."""
+    for corpus in ("zulu", "court"):
+        for split in SPLITS:
+            write(data_dir, f"{name}/{corpus}/{split}.conll", corpus, split, SIZES[split])
+    for folder in ("ner_open/upstream", "ner/ontonotes", f"{name}/.cache"):
+        (data_dir / folder).mkdir(parents=True, exist_ok=True)
+    suite = {"ner": ner, "ner_open": open_ner}[name](data_dir)
+    known = len(suite.candidates) - 2
+    assert suite.candidates[known:] == ("court", "zulu")
+    assert suite.member_number("zulu") == known + 1
+    assert suite.members == suite.reference_order
+    assert suite.member_problems(["court", suite.members[0]]) == []
+    assert suite.missing(["court"]) == []
+    assert suite.examples("court", "dev") == [sentence("court", "dev", number) for number in range(SIZES["dev"])]
+    assert "court" not in suite.out_of_domain(suite.members[:2])
+    assert suite.fingerprint("court") != suite.fingerprint("zulu")
+
+
+def test_a_corpus_of_another_name_out_of_domain(data_dir: Path) -> None:
+    write(data_dir, "ner_open/court/test.conll", "court", "test", 4)
+    suite = OpenNerSuite(data_dir, OpenNerSettings(out_of_domain=["court", "btc_a"]))
+    assert suite.problems() == []
+    assert suite.out_of_domain(["btc_a", "btc_b"]) == ("court",)
+    (message,) = suite.missing(["court"])
+    assert "court/train.conll" in message and "court/dev.conll" in message and "court/test.conll" not in message
+    assert "regmean_lab.prepare" not in message  # which does not bring it
+    (wrong,) = OpenNerSuite(data_dir, OpenNerSettings(out_of_domain=["cuort"])).problems()
+    assert wrong.startswith("out_of_domain: no corpus cuort (did you mean court?); there are wikigold, btc_a")
+    assert wrong.endswith(f"court, and any other folder in {data_dir}/ner_open")
+    (member,) = suite.member_problems(["nothing like it", "court"])
+    assert f"there are wikigold, btc_a, btc_b, btc_g, wnut17, court, and any other folder in {data_dir}" in member
+
+
+def test_the_default_corpora_out_of_domain_are_those_of_0_1() -> None:
+    assert without_later_settings({"suite": asdict(OpenNerSettings())}) == {
+        "suite": {"train_examples": None, "dev_examples": None, "test_examples": None, "sample_seed": 0}
+    }
 
 
 def test_limits_choose_the_same_sentences_again(data_dir: Path) -> None:
