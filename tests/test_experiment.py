@@ -37,6 +37,7 @@ from regmean_lab.merging import method_types
 from regmean_lab.results import Result, read_result
 from regmean_lab.suites.base import IGNORED, DataError
 from regmean_lab.suites.emotion import EmotionSettings, EmotionSuite
+from regmean_lab.sweeps.steps import Step, run_step
 from regmean_lab.zoo import Zoo
 
 ARCHITECTURES = ("bert", "roberta", "distilbert", "deberta_v2")
@@ -569,15 +570,15 @@ class TestCommand:
         assert "seed=1,2" in again.environment["started_as"]
 
     def test_the_stage_of_statistics_has_logs_of_its_own(self, workspace: Workspace) -> None:
-        stage = ("method=regmean", "statistics.gram.examples=24", "logger=csv", "stage=statistics")
-        folder = workspace.folder(*stage)
-        assert run(workspace.configuration(*stage), folder, workspace.overrides(*stage)) == (None, True)
+        config = workspace.configuration("method=regmean", "statistics.gram.examples=24", "logger=csv")
+        folder = workspace.output_dir / "steps"
         for member in MEMBERS:
+            run_step(Step(member, "gram"), config, folder)
             with (folder / "statistics" / f"{member}-gram" / "metrics.csv").open(newline="") as file:
                 (measured,) = csv.DictReader(file)
             assert float(measured["statistics/examples"]) == 24
         shutil.rmtree(folder)
-        run(workspace.configuration(*stage), folder, workspace.overrides(*stage))
+        run_step(Step(MEMBERS[0], "gram"), config, folder)
         assert not (folder / "statistics").exists()  # they were found
 
     def test_a_job_that_fails_does_not_stop_the_others(self, own: Workspace) -> None:

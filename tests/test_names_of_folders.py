@@ -26,11 +26,11 @@ def test_what_is_one(name: str) -> None:
 
 
 def test_all_hostile_names_of_a_configuration_are_told(compose_job: Callable[..., Any]) -> None:
-    config = compose_job("suite=emotion", "model.name=a/b", "stage=train", "stage_members=['../x']")
+    config = compose_job("suite=emotion", "model.name=a/b", "members=['../x']")
     config.experiment = "../../out"
     with pytest.raises(ConfigurationError) as caught:
         settings_of(config)
     keys = {problem.split(":")[0] for problem in caught.value.problems}
-    assert {"experiment", "model.name", "stage_members"} <= keys
+    assert {"experiment", "model.name", "members"} <= keys
     with pytest.raises((ValueError, OmegaConfBaseException), match=r"experiment: '\.\./\.\./out'.*model\.name: 'a/b'"):
         job_folder(config)

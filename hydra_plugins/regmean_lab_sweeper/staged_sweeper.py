@@ -23,13 +23,18 @@ class StagedSweeper(Sweeper):
     Args:
         params: parameters by key, as on a command line.
         grids: several sets of parameters, each a product of its own, besides or instead of ``params``.
+        until: the last stage that is run: ``train``, ``statistics`` or ``jobs``.
     """
 
     def __init__(
-        self, params: Mapping[str, Any] | None = None, grids: Sequence[Mapping[str, Any]] | None = None
+        self,
+        params: Mapping[str, Any] | None = None,
+        grids: Sequence[Mapping[str, Any]] | None = None,
+        until: str = "jobs",
     ) -> None:
         self.params = params or {}
         self.grids = grids or []
+        self.until = until
         self.config: DictConfig | None = None
         self.launcher: Launcher | None = None
         self.hydra_context: HydraContext | None = None
@@ -48,7 +53,7 @@ class StagedSweeper(Sweeper):
             arguments: overrides of the command line.
 
         Returns:
-            What the launcher returned of each job of the last stage that it ran.
+            What the launcher returned of each job that it ran.
 
         Raises:
             SystemExit: with status 1 when a job has failed; the summary of the sweep says which.
@@ -58,4 +63,4 @@ class StagedSweeper(Sweeper):
         assert self.launcher is not None
         assert self.config is not None
         output_dir = Path(self.config.paths.output_dir)
-        return run_sweep(self.params, self.grids, arguments, self.launcher.launch, output_dir)
+        return run_sweep(self.params, self.grids, arguments, self.launcher.launch, output_dir, self.until)

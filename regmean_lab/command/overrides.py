@@ -35,6 +35,12 @@ from regmean_lab.sweeps.launchers import LAUNCHER_GROUP, launcher_problems
 NOT_IN_PATHS = ("checkpoint", "checkpoints", "data", "kinds", "output")
 """Settings whose values are no names of folders."""
 
+GONE = dict.fromkeys(
+    ("stage", "stage_members"),
+    "a sweep trains members and collects statistics by itself; hydra.sweeper.until=statistics with -m ends it there",
+)
+"""Settings of earlier versions, and what is there instead."""
+
 INTERPOLATION = "Interpolation key "
 """What OmegaConf says of ``${NAME}`` where there is no such setting."""
 
@@ -199,6 +205,9 @@ def _key_problems(base: DictConfig, values: Sequence[Override]) -> list[str]:
             continue
         if key in known:
             continue
+        if key in GONE:
+            problems.append(f"{key}: {GONE[key]}")
+            continue
         near = difflib.get_close_matches(key, known, n=3, cutoff=0.6)
         near += [leaves[leaf] for leaf in difflib.get_close_matches(key.rpartition(".")[2], leaves, n=2, cutoff=0.6)]
         hint = " or ".join(dict.fromkeys(near)) if near else "one of those that --cfg job shows"
@@ -255,10 +264,9 @@ def _shared_paths(jobs: Sequence[Sequence[str]], composer: Composer, root: str) 
 
 
 def _check_suite_job(config: DictConfig) -> None:
-    from regmean_lab.config.schema import settings_of
-    from regmean_lab.experiment import check_files
+    from regmean_lab.evaluation.checks import check
 
-    check_files(settings_of(config))
+    check(config)
 
 
 def _jobs(grids: Sequence[Grid]) -> Iterator[list[str]]:

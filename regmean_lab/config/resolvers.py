@@ -60,8 +60,7 @@ def job_folder(_root_: DictConfig) -> str:
     """
     resolved = _without_hydra(_root_)
     named = [("experiment", resolved["experiment"]), ("model.name", resolved["model"]["name"])]
-    for key in ("members", "stage_members"):
-        named += [(key, name) for name in resolved.get(key) or []]
+    named += [("members", name) for name in resolved.get("members") or []]
     if problems := [problem for key, name in named if (problem := name_problem(key, str(name))) is not None]:
         raise ValueError("; ".join(problems))
     members, first = resolved.get("members"), resolved.get("first")
@@ -71,9 +70,6 @@ def job_folder(_root_: DictConfig) -> str:
         corpora = "+".join(members[:first]) if members else "all"
     method = resolved["method"]["name"]
     name = f"{resolved['model']['name']}-{method}-seed{resolved['seed']}-{fingerprint(resolved)[:10]}"
-    if (stage := resolved.get("stage", "all")) != "all":
-        only = "+".join(resolved.get("stage_members") or ["all"])
-        return f"{resolved['experiment']}/stages/{corpora}/{name}/{stage}-{only}"
     return f"{resolved['experiment']}/{corpora}/{name}"
 
 

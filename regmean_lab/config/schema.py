@@ -37,7 +37,6 @@ from regmean_lab.utils.files import name_problem
 HEAD_INITS = ("same", "different")
 ORDERS = ("given", "greedy")
 LOGGERS = ("csv", "wandb", "tensorboard", "none")
-STAGES = ("all", "train", "statistics")
 LAST_SEED = 2**32 - 1
 
 
@@ -74,9 +73,6 @@ class Config:
         save_merged: write the merged model as a Hugging Face folder, ``merged``, into the job's folder.
         force: run although a finished result with the same fingerprint exists.
         plan: show what the command would do and what is missing for it, and do nothing.
-        stage: ``all`` of the job, or a part that parallel jobs share: ``train`` finds or trains its members,
-            ``statistics`` also collects what its method needs of them. Sweeps set it by themselves.
-        stage_members: with a stage, only these members; None is all.
     """
 
     experiment: str = MISSING
@@ -97,8 +93,6 @@ class Config:
     save_merged: bool = False
     force: bool = False
     plan: bool = False
-    stage: str = "all"
-    stage_members: list[str] | None = None
 
 
 @dataclass
@@ -115,6 +109,11 @@ class Settings:
     def suite_name(self) -> str:
         """Name of the suite."""
         return self.suite.name
+
+    @property
+    def corpora(self) -> list[str]:
+        """Everything that the job reads: its members' corpora, then those out of domain."""
+        return [*self.members, *self.suite.out_of_domain(self.members)]
 
     def member_seed(self, member: str) -> int:
         """Seed with which a member is trained, by ``head_init``."""
@@ -165,12 +164,10 @@ def settings_of(config: DictConfig) -> Settings:
         members = members[: plain.first]
     one_of("head_init", plain.head_init, HEAD_INITS, found)
     one_of("logger.kind", plain.logger.kind, LOGGERS, found)
-    one_of("stage", plain.stage, STAGES, found)
     if not 0 <= plain.seed <= LAST_SEED:
         found.append(f"seed: expected 0 to {LAST_SEED}, got {plain.seed}")
     found += [f"trainer.{problem}" for problem in plain.trainer.problems()]
     names = [("experiment", plain.experiment), ("model.name", plain.model.name)]
-    names += [("stage_members", name) for name in plain.stage_members or []]
     found += [problem for key, name in names if (problem := name_problem(key, name)) is not None]
     if plain.model.dropout is not None and not 0 <= plain.model.dropout < 1:
         found.append(f"model.dropout: expected a share from 0 to below 1 or null, got {plain.model.dropout}")

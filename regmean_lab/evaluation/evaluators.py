@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from regmean_lab.callbacks.merge import MemberSource, MergeCallback
 from regmean_lab.callbacks.refine import TextReading
@@ -23,29 +22,46 @@ from regmean_lab.models.base_weights import base_weights
 from regmean_lab.models.pretrained import MODELS_FOLDER
 from regmean_lab.modules import Predictions, TaskModule
 from regmean_lab.modules.multi_task import load_part
+from regmean_lab.results import mean
+from regmean_lab.suites import Suite
 from regmean_lab.suites.data_module import CorpusDataModule
 from regmean_lab.training.train import JOINT, multi_task
 from regmean_lab.training.trainers import test_trainer
+from regmean_lab.zoo import ZooEntry
+
+log = logging.getLogger(__name__)
+
+
+def evaluate(job: Job) -> Outcome:
+    """Scores of a job's method: of a merge inside ``Trainer.test``, or of what merges are compared with."""
+    method = job.settings.method
+    if isinstance(method, Individual):
+        return evaluate_individual(job)
+    if isinstance(method, Ensemble):
+        return evaluate_ensemble(job)
+    if isinstance(method, Multitask):
+        return evaluate_joint(job)
+    return evaluate_merge(job)
 
 
 def evaluate_merge(job: Job) -> Outcome:
     """Merge the members inside ``Trainer.test`` and evaluate the merged model."""
     settings, config = job.settings, job.settings.config
     data = job.data_module()
-    sources = [member_source(job, data, member) for member in settings.members]
+    suite, entries = settings.suite, job.entries
+    sources = [member_source(suite, data, member, entries[member]) for member in settings.members]
     method: MergeMethod = settings.method
     requests = requests_of(config.statistics, config.training, config.trainer)
     base = partial(base_weights, job.checkpoint, cache_dir=Path(config.paths.zoo_dir) / MODELS_FOLDER)
     reading = TextReading(config.training.batch_size, config.statistics.seed, config.statistics.batch_tokens)
-    callback = MergeCallback(sources, method, requests, own_heads=settings.suite.own_heads, base=base, reading=reading)
+    callback = MergeCallback(sources, method, requests, own_heads=suite.own_heads, base=base, reading=reading)
     trainer = test_trainer(config.trainer, [callback])
     loaders = data.test_dataloader()
     started = time.perf_counter()
-    if not (method.is_partial or settings.suite.own_heads):
+    if not (method.is_partial or suite.own_heads):
         module = sources[0].load()
-        metrics = metrics_of(
-            job.evaluations, predict(trainer, module, loaders), known_labels(settings.suite, settings.members)
-        )
+        known = known_labels(suite, settings.members)
+        metrics = metrics_of(job.evaluations, predict(trainer, module, loaders), known)
         outcome = Outcome(key_scores(job.evaluations, metrics), dict(metrics), module)
     else:
         # With each member's own parameters in turn: on its own data, and the mean of all out of domain.
@@ -55,7 +71,7 @@ def evaluate_merge(job: Job) -> Outcome:
             module = source.load()
             predicted = predict(trainer, module, [loaders[i] for i in chosen])
             trained = [source.name] if _keeps_labels(method, module) else settings.members
-            known = known_labels(settings.suite, trained)
+            known = known_labels(suite, trained)
             by_member[source.name] = metrics_of([job.evaluations[i] for i in chosen], predicted, known)
         outcome = _own_scores(job, by_member)
     for stage, seconds in callback.seconds.items():
@@ -65,9 +81,8 @@ def evaluate_merge(job: Job) -> Outcome:
     return outcome
 
 
-def member_source(job: Job, data: CorpusDataModule, member: str) -> MemberSource:
-    """Where the weights and the data of one of the job's members are."""
-    suite, entry = job.settings.suite, job.entries[member]
+def member_source(suite: Suite, data: CorpusDataModule, member: str, entry: ZooEntry) -> MemberSource:
+    """Where the weights and the data of a member are."""
     task = suite.task(member)
     return MemberSource(
         member,
@@ -129,15 +144,20 @@ def evaluate_joint(job: Job) -> Outcome:
         return Outcome(key_scores(job.evaluations, metrics), dict(metrics), module)
 
 
-def evaluator_of(method: Any) -> Callable[[Job], Outcome]:
-    """What evaluates a method."""
-    if isinstance(method, Individual):
-        return evaluate_individual
-    if isinstance(method, Ensemble):
-        return evaluate_ensemble
-    if isinstance(method, Multitask):
-        return evaluate_joint
-    return evaluate_merge
+def best_out_of_domain_first(job: Job) -> list[str]:
+    """The job's members by their own mean key score out of domain, best first."""
+    outside = [number for number, evaluation in enumerate(job.evaluations) if evaluation.domain == "out"]
+    evaluations = [job.evaluations[number] for number in outside]
+    scores = {}
+    for member in job.settings.members:
+        known = known_labels(job.settings.suite, [member])
+        metrics = metrics_of(evaluations, predictions_of(job, member, outside), known)
+        own = mean(key_scores(evaluations, metrics)["out_of_domain"].values())
+        assert own is not None  # the configuration was checked for corpora out of domain
+        scores[member] = own
+    order = sorted(scores, key=lambda member: -scores[member])
+    log.info("order of members: %s", ", ".join(f"{member} ({scores[member]:.2f})" for member in order))
+    return order
 
 
 def predictions_of(job: Job, member: str, chosen: list[int]) -> list[Predictions]:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from regmean_lab.config.schema import Settings
+from regmean_lab.config.schema import ConfigurationError, Settings
+from regmean_lab.evaluation.label_spaces import label_differences
 from regmean_lab.models.pretrained import Checkpoint, shared_tokenizer
 from regmean_lab.modules import TaskModule
-from regmean_lab.suites.data_module import CorpusDataModule, Evaluation
-from regmean_lab.zoo import Zoo, ZooEntry
+from regmean_lab.results import combine_fingerprints
+from regmean_lab.suites.data_module import CorpusDataModule, Evaluation, evaluations_for
+from regmean_lab.zoo import ZooEntry
 
 
 @dataclass
@@ -51,10 +53,26 @@ class Job:
     )
     entries: dict[str, ZooEntry] = field(default_factory=dict)
 
-    @property
-    def zoo(self) -> Zoo:
-        """The zoo that the configuration names."""
-        return Zoo(Path(self.settings.config.paths.zoo_dir))
+    @classmethod
+    def open(cls, settings: Settings, checkpoint: Checkpoint, folder: Path) -> Job:
+        """Bring and read the data of a job.
+
+        Raises:
+            DataError: for data that cannot be brought or read.
+            ConfigurationError: for members whose labels do not go together.
+        """
+        suite = settings.suite
+        suite.prepare(settings.corpora)
+        if different := label_differences(settings, checkpoint):
+            raise ConfigurationError(different)
+        data_fingerprint = combine_fingerprints(suite.fingerprint(corpus) for corpus in settings.corpora)
+        return cls(settings, checkpoint, evaluations_for(suite, settings.members), data_fingerprint, folder)
+
+    def of_members(self, members: Sequence[str]) -> Job:
+        """The same job of some of its members, in another order; which corpora are out of domain follows from it."""
+        job = Job.open(replace(self.settings, members=tuple(members)), self.checkpoint, self.folder)
+        job.seconds = self.seconds
+        return job
 
     def data_module(self) -> CorpusDataModule:
         """Loaders over the job's data."""

@@ -10,7 +10,6 @@ from regmean_lab.config.schema import Settings
 from regmean_lab.merging import MergeMethod
 from regmean_lab.models.pretrained import Checkpoint, head_parameters
 from regmean_lab.modules import module_type
-from regmean_lab.results import Result
 from regmean_lab.suites.base import IGNORED, Suite, Task
 from regmean_lab.suites.data_module import Evaluation
 
@@ -51,16 +50,6 @@ def unknown_labels(suite: Suite, members: Sequence[str], evaluations: Sequence[E
 def _columns(evaluation: Evaluation) -> Iterable[tuple[int, ...]]:
     """For each label, its values in all examples."""
     return zip(*(cast(tuple[int, ...], example.label) for example in evaluation.examples), strict=True)
-
-
-def counts_unknown(result: Result, settings: Settings, evaluations: Sequence[Evaluation]) -> bool:
-    """Whether a result of version 0.1 counted labels as predicted that a model was not trained on."""
-    if result.unknown_labels is not None:
-        return False
-    suite, method = settings.suite, settings.method
-    alone = isinstance(method, Individual) or getattr(method, "is_partial", False)
-    models = [[member] for member in settings.members] if alone else [settings.members]
-    return any(unknown_labels(suite, members, evaluations) for members in models)
 
 
 def label_differences(settings: Settings, checkpoint: Checkpoint) -> list[str]:

@@ -5,24 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-import torch
 from omegaconf import DictConfig
-from transformers import AutoModel
 
-from regmean_lab.callbacks.statistics import requests_of
+from regmean_lab.callbacks.statistics import StatisticsRequest
 from regmean_lab.config.resolvers import job_folder
 from regmean_lab.config.schema import ConfigurationError, Settings, settings_of
-from regmean_lab.evaluation.label_spaces import counts_unknown
-from regmean_lab.experiment import check_files, corpora_of
+from regmean_lab.evaluation.checks import check_files
+from regmean_lab.evaluation.finished import finished_result
 from regmean_lab.merging import Layout, MergeMethod
-from regmean_lab.merging.layout import averaged_line, layout_of
-from regmean_lab.models.pretrained import Checkpoint, ModelError, find_checkpoint, quiet_transformers
-from regmean_lab.results import combine_fingerprints, find_result
+from regmean_lab.merging.layout import averaged_line
+from regmean_lab.models.pretrained import MODELS_FOLDER, Checkpoint, ModelError, find_checkpoint
+from regmean_lab.results import combine_fingerprints
 from regmean_lab.suites import Suite
 from regmean_lab.suites.base import DataError
-from regmean_lab.suites.data_module import evaluations_for
+from regmean_lab.suites.data_module import Evaluation, evaluations_for
+from regmean_lab.sweeps.steps import Step, empty_layout, requests_for
 from regmean_lab.training.train import MemberTraining, describe, trainings_of
 from regmean_lab.zoo import Zoo, ZooEntry, member_address
 
@@ -33,19 +31,27 @@ class PlannedMember:
 
     Attributes:
         training: what it is trained on, and how.
-        settings: those of the first job that needs it.
+        job: the first job that needs it.
         checkpoint: what it starts from; None if that is not here.
-        overrides: those of the first job that needs it.
         entry: its entry in the zoo; None if it has to be trained.
         problem: why it cannot be trained, or None; set while a sweep runs.
     """
 
     training: MemberTraining
-    settings: Settings
+    job: PlannedJob
     checkpoint: Checkpoint | None
-    overrides: Sequence[str]
     entry: ZooEntry | None
     problem: str | None = None
+
+    @property
+    def settings(self) -> Settings:
+        """Those of the first job that needs it."""
+        return self.job.settings
+
+    @property
+    def step(self) -> Step:
+        """What trains it."""
+        return Step(self.training.name)
 
 
 @dataclass(eq=False)
@@ -56,7 +62,7 @@ class PlannedStatistics:
         member: the member.
         kind: ``gram`` or ``fisher``.
         examples: from how many training examples they are collected; None is all.
-        overrides: those of the first job that needs them.
+        job: the first job that needs them.
         found: whether they are there.
         problem: why they cannot be collected, or None; set while a sweep runs.
     """
@@ -64,9 +70,14 @@ class PlannedStatistics:
     member: PlannedMember
     kind: str
     examples: int | None
-    overrides: Sequence[str]
+    job: PlannedJob
     found: bool
     problem: str | None = None
+
+    @property
+    def step(self) -> Step:
+        """What collects them."""
+        return Step(self.member.training.name, self.kind)
 
 
 @dataclass(eq=False)
@@ -88,6 +99,11 @@ class PlannedJob:
     finished: bool
     members: list[PlannedMember] = field(default_factory=list)
     statistics: list[PlannedStatistics] = field(default_factory=list)
+
+    @property
+    def folder_name(self) -> str:
+        """Its folder below the output folder."""
+        return self.folder.relative_to(self.settings.config.paths.output_dir).as_posix()
 
 
 @dataclass
@@ -140,15 +156,9 @@ def make_plan(jobs: Iterable[tuple[Sequence[str], DictConfig]]) -> Plan:
 
 def _checkpoint_if_any(settings: Settings) -> Checkpoint | None:
     try:
-        return find_checkpoint(settings.config.model, Path(settings.config.paths.zoo_dir) / ".models")
+        return find_checkpoint(settings.config.model, Path(settings.config.paths.zoo_dir) / MODELS_FOLDER)
     except ModelError:
         return None
-
-
-def empty_layout(checkpoint: Checkpoint) -> Layout:
-    """The layout of a model without its head, from its configuration alone."""
-    with quiet_transformers(), torch.device("meta"):
-        return layout_of(AutoModel.from_config(checkpoint.config()))
 
 
 class _Planner:
@@ -180,28 +190,28 @@ class _Planner:
         if job.finished:
             return
         job.members = [self._member(job, checkpoint, training) for training in trainings_of(settings)]
-        if isinstance(settings.method, MergeMethod) and settings.config.order == "given":
-            plain = settings.config
-            experts = self._note_averaged(settings.method, checkpoint, plain.model.name)
-            job.statistics = [
-                self._collected(job, member, replace(request, experts=experts) if request.kind == "gram" else request)
-                for request in requests_of(plain.statistics, plain.training, plain.trainer)
-                if request.kind in settings.method.statistics
-                for member in job.members
-            ]
+        method = settings.method
+        if isinstance(method, MergeMethod) and settings.config.order == "given":
+            layout = self._layout(method, checkpoint)
+            if layout is not None:
+                self._note_averaged(method, layout, settings.config.model.name)
+            requests = requests_for(settings, layout)
+            job.statistics = [self._collected(job, member, request) for request in requests for member in job.members]
 
-    def _note_averaged(self, method: MergeMethod, checkpoint: Checkpoint | None, name: str) -> bool:
-        """Note which matrices of a model a method averages; tells whether it solves for fused experts."""
+    def _layout(self, method: MergeMethod, checkpoint: Checkpoint | None) -> Layout | None:
+        """The layout of a model, where a method looks at it."""
         if checkpoint is None or not method.by_layer:
-            return False
+            return None
         if checkpoint.fingerprint not in self._layouts:
             self._layouts[checkpoint.fingerprint] = empty_layout(checkpoint)
-        layout = self._layouts[checkpoint.fingerprint]
+        return self._layouts[checkpoint.fingerprint]
+
+    def _note_averaged(self, method: MergeMethod, layout: Layout, name: str) -> None:
+        """Note which matrices of a model a method averages."""
         names = [*layout.stacked, *layout.other_maps]
         line = averaged_line(method.averaged_maps(set(names) - method.kept(names), layout), method.name)
         if line is not None and (note := f"{name}: {line}") not in self.plan.notes:
             self.plan.notes.append(note)
-        return method.solves_experts and bool(layout.stacked)
 
     def _report(self, problems: Iterable[str]) -> None:
         for problem in problems:
@@ -237,20 +247,20 @@ class _Planner:
         return self._fingerprints[key]
 
     def _is_finished(self, settings: Settings, checkpoint: Checkpoint | None, folder: Path) -> bool:
-        if settings.config.force or checkpoint is None or not folder.is_dir():
+        if checkpoint is None or not folder.is_dir():
             return False
         if settings.config.order == "greedy":
             return False  # which data the job reads is known when its members are there
-        data = [self._fingerprint(settings.suite, corpus) for corpus in corpora_of(settings)]
+        data = [self._fingerprint(settings.suite, corpus) for corpus in settings.corpora]
         if None in data:
             return False
         combined = combine_fingerprints(part for part in data if part is not None)
-        merged = settings.config.save_merged
-        found = find_result(folder, settings.resolved, combined, checkpoint.fingerprint, merged_too=merged)
-        if found is None or found.unknown_labels is not None:
-            return found is not None
+
+        def evaluations() -> list[Evaluation]:
+            return evaluations_for(settings.suite, settings.members)
+
         try:
-            return not counts_unknown(found, settings, evaluations_for(settings.suite, settings.members))
+            return finished_result(settings, checkpoint, combined, folder, evaluations) is not None
         except DataError:
             return False
 
@@ -263,7 +273,7 @@ class _Planner:
             if checkpoint is not None and known:
                 description = describe(checkpoint, settings.suite, training.corpora, training.training, training.seed)
                 entry = self._zoo(Path(settings.config.paths.zoo_dir)).get(member_address(description))
-            self._members[key] = PlannedMember(training, settings, checkpoint, job.overrides, entry)
+            self._members[key] = PlannedMember(training, job, checkpoint, entry)
             self.plan.members.append(self._members[key])
         return self._members[key]
 
@@ -272,7 +282,7 @@ class _Planner:
             self._zoos[root] = {entry.address: entry for entry in Zoo(root).entries()}
         return self._zoos[root]
 
-    def _collected(self, job: PlannedJob, member: PlannedMember, request: Any) -> PlannedStatistics:
+    def _collected(self, job: PlannedJob, member: PlannedMember, request: StatisticsRequest) -> PlannedStatistics:
         key = (id(member), repr(request))
         if key not in self._statistics:
             found = False
@@ -280,6 +290,6 @@ class _Planner:
                 fingerprint = self._fingerprint(job.settings.suite, member.training.name)
                 assert fingerprint is not None  # it is part of the entry's address
                 found = request.path(member.entry, fingerprint).exists()
-            self._statistics[key] = PlannedStatistics(member, request.kind, request.examples, job.overrides, found)
+            self._statistics[key] = PlannedStatistics(member, request.kind, request.examples, job, found)
             self.plan.statistics.append(self._statistics[key])
         return self._statistics[key]

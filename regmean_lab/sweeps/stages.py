@@ -1,6 +1,6 @@
-"""A sweep in stages: train missing members, collect missing statistics, then merge and evaluate.
+"""A sweep in stages: train missing members, collect missing statistics, then run the jobs, which merge and evaluate.
 
-In each stage no two jobs do the same work, so they may run in parallel without waiting for each other. What is there
+In each stage nothing is done twice, so all of it may run in parallel without waiting for each other. What is there
 already is not launched: a sweep that was stopped goes on where it was.
 """
 
@@ -10,7 +10,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
@@ -18,13 +18,17 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from regmean_lab.config.grids import Composer, config_loader, grids, jobs_of
+from regmean_lab.config.grids import Composer, SweepError, config_loader, grids, jobs_of
 from regmean_lab.results import RESULT_FILE
 from regmean_lab.sweeps.plan import Plan, PlannedJob, PlannedMember, PlannedStatistics, make_plan
 from regmean_lab.sweeps.summary import JobRecord, record_job
 
+Part = TypeVar("Part", PlannedMember, PlannedStatistics)
+
 Launch = Callable[[Sequence[Sequence[str]], int], Sequence[JobReturn]]
 """Runs jobs, each given by its overrides; the second argument is the number of the first."""
+
+STAGES = ("train", "statistics", "jobs")
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +39,7 @@ def run_sweep(
     arguments: Sequence[str],
     launch: Launch,
     output_dir: Path,
+    last: str = STAGES[-1],
 ) -> list[JobReturn]:
     """Plan a sweep and run it.
 
@@ -44,19 +49,23 @@ def run_sweep(
         arguments: overrides of the command line.
         launch: the launcher.
         output_dir: where records of the jobs are left.
+        last: the last of ``STAGES`` that is run.
 
     Returns:
-        What the launcher returned of each job that it ran in the last stage.
+        What the launcher returned of each job that it ran.
 
     Raises:
+        SweepError: for a stage that there is not.
         SystemExit: with status 1 when a job has failed.
     """
+    if last not in STAGES:
+        raise SweepError(f"hydra.sweeper.until: expected {', '.join(STAGES[:-1])} or {STAGES[-1]}, got {last!r}")
     parser = OverridesParser.create(config_loader=config_loader())
     jobs = jobs_of(grids(params, own_grids, parser.parse_overrides(list(arguments))))
     refused: list[JobRecord] = []
     plan = make_plan(composed(jobs, refused))
     refused += [JobRecord(list(overrides), "", problem) for overrides, problem in plan.refused]
-    returned, failed = run_stages(plan, launch, output_dir, refused)
+    returned, failed = run_stages(plan, launch, output_dir, refused, last)
     if failed:
         sys.exit(1)
     return returned
@@ -75,7 +84,7 @@ def composed(jobs: Iterable[Sequence[str]], refused: list[JobRecord]) -> Iterato
 
 
 def run_stages(
-    plan: Plan, launch: Launch, output_dir: Path, refused: Sequence[JobRecord] = ()
+    plan: Plan, launch: Launch, output_dir: Path, refused: Sequence[JobRecord] = (), last: str = STAGES[-1]
 ) -> tuple[list[JobReturn], bool]:
     """Run the stages of a plan and leave a record of every job.
 
@@ -86,33 +95,31 @@ def run_stages(
         launch: the launcher.
         output_dir: where records of the jobs are left.
         refused: jobs that could not even be planned.
+        last: the last of ``STAGES`` that is run.
 
     Returns:
-        What the launcher returned of each job that it ran in the last stage, and whether a job has failed.
+        What the launcher returned of each job that it ran, and whether anything has failed.
     """
     log.info(
         "%d jobs, %d of them finished; %d members to train, %d statistics to collect",
         *(len(plan.jobs), len(plan.jobs) - len(plan.unfinished), len(plan.to_train), len(plan.to_collect)),
     )
+    stages = STAGES[: STAGES.index(last) + 1]
     number, failed = 0, bool(refused)
-    members, statistics = plan.to_train, plan.to_collect
-    returned = _launch(launch, [_stage(part.overrides, "train", part.training.name) for part in members], number)
-    for member, job_return in zip(members, returned, strict=True):
-        if job_return.status != JobStatus.COMPLETED:
-            member.problem = f"{'+'.join(member.training.corpora)}, seed {member.training.seed}, could not be trained"
+    members = plan.to_train
+    for member in _failed_steps(launch, members, number):
+        member.problem = f"{'+'.join(member.training.corpora)}, seed {member.training.seed}, could not be trained"
+        failed = True
     number += len(members)
-    statistics = [part for part in statistics if part.member.problem is None]
-    returned = _launch(
-        launch, [_stage(part.overrides, "statistics", part.member.training.name) for part in statistics], number
-    )
-    for part, job_return in zip(statistics, returned, strict=True):
-        if job_return.status != JobStatus.COMPLETED:
-            name = f"{part.member.training.name}, seed {part.member.training.seed}"
-            part.problem = f"{part.kind} statistics of {name} could not be collected"
+    to_collect = plan.to_collect if "statistics" in stages else []
+    statistics = [part for part in to_collect if part.member.problem is None]
+    for part in _failed_steps(launch, statistics, number):
+        name = f"{part.member.training.name}, seed {part.member.training.seed}"
+        part.problem = f"{part.kind} statistics of {name} could not be collected"
+        failed = True
     number += len(statistics)
-    ready = [job for job in plan.unfinished if not _problems(job)]
-    returned = _launch(launch, [list(job.overrides) for job in ready], number)
-    failed |= any(member.problem for member in members) or any(part.problem for part in statistics)
+    ready = [job for job in plan.unfinished if not _problems(job)] if "jobs" in stages else []
+    returned = list(launch([list(job.overrides) for job in ready], number)) if ready else []
     failed |= any(job_return.status != JobStatus.COMPLETED for job_return in returned)
     number += len(ready)
     for job in plan.jobs:
@@ -126,15 +133,15 @@ def run_stages(
     for record in refused:
         record_job(output_dir, number, record)
         number += 1
-    return list(returned), failed
+    return returned, failed
 
 
-def _launch(launch: Launch, jobs: Sequence[Sequence[str]], number: int) -> Sequence[JobReturn]:
-    return launch(jobs, number) if jobs else []
-
-
-def _stage(overrides: Sequence[str], stage: str, member: str) -> list[str]:
-    return [*overrides, f"stage={stage}", f"stage_members=[{member}]"]
+def _failed_steps(launch: Launch, parts: Sequence[Part], number: int) -> list[Part]:
+    """Have members trained or statistics collected; those for which it has failed."""
+    if not parts:
+        return []
+    returned = launch([part.step.overrides(part.job.overrides, part.job.folder_name) for part in parts], number)
+    return [part for part, job_return in zip(parts, returned, strict=True) if job_return.status != JobStatus.COMPLETED]
 
 
 def _problems(job: PlannedJob) -> list[str]:

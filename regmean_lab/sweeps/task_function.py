@@ -5,6 +5,7 @@ Launchers that start processes send the function there by its name, so it lies i
 
 from __future__ import annotations
 
+import gc
 import logging
 from pathlib import Path
 
@@ -29,8 +30,11 @@ class JobError(CompactHydraException):
 
 
 def job(config: DictConfig) -> float | None:
-    """One job; returns the mean in-domain score, or None of a stage, which has none."""
+    """One job, or a step that jobs of a sweep share; returns the job's mean in-domain score."""
+    import torch  # this and the others take seconds
+
     from regmean_lab.experiment import run
+    from regmean_lab.sweeps.steps import run_step, step_of
     from regmean_lab.utils.errors import UserError
 
     register_resolvers()
@@ -40,21 +44,31 @@ def job(config: DictConfig) -> float | None:
     overrides = list(hydra_config.overrides.task)
     folder, output_dir = Path(hydra_config.runtime.output_dir), Path(config.paths.output_dir)
     number = hydra_config.job.num if hydra_config.mode == RunMode.MULTIRUN else 0
-    if config.stage == "all":
-        # A process that is killed leaves this record as the last one.
-        record_job(output_dir, number, JobRecord(overrides, str(folder), NOT_ENDED))
+    step = step_of(hydra_config.sweeper)
+
+    def record(error: str | None, computed: bool = False) -> None:
+        told = f"{step.name}: {error}" if step is not None else error
+        record_job(output_dir, number, JobRecord(overrides, str(folder), told, computed))
+
     try:
+        if step is not None:
+            run_step(step, config, folder)
+            return None
+        record(NOT_ENDED)  # a process that is killed leaves this record as the last one
         result, computed = run(config, folder, overrides)
     except UserError as error:
-        record_job(output_dir, number, JobRecord(overrides, str(folder), str(error)))
+        record(str(error))
         raise JobError(str(error)) from error
     except Exception as error:
         log.exception("the job failed")
-        record_job(output_dir, number, JobRecord(overrides, str(folder), f"{type(error).__name__}: {error}"))
+        record(f"{type(error).__name__}: {error}")
         raise
-    if result is None:
-        return None
-    record_job(output_dir, number, JobRecord(overrides, str(folder), None, computed))
+    finally:
+        # Jobs of a sweep share a process: leave no memory of the GPU behind for the next one.
+        if torch.cuda.is_available():
+            gc.collect()
+            torch.cuda.empty_cache()
+    record(None, computed)
     return result.mean_in_domain
 
 

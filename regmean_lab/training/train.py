@@ -29,6 +29,7 @@ from regmean_lab.suites import Suite
 from regmean_lab.suites.data_module import CorpusDataModule
 from regmean_lab.suites.multi_task_data import MultiTaskDataModule
 from regmean_lab.tracking.environment import versions
+from regmean_lab.tracking.loggers import open_loggers
 from regmean_lab.training.best_weights import BestWeights
 from regmean_lab.training.processes import run_together, trainer_devices
 from regmean_lab.training.starting_heads import head_note
@@ -137,6 +138,23 @@ def find_or_train(
         return work() if trainer.devices == 1 else run_together(trainer, work)
 
     return zoo.find_or_train(description, prefix, train)
+
+
+def find_or_train_for(job: Settings, needed: MemberTraining, checkpoint: Checkpoint, folder: Path) -> ZooEntry:
+    """A model that a job needs, from its zoo; trained now, with loggers in the job's folder, if it is not there yet."""
+    config = job.config
+    entry, trained = find_or_train(
+        Zoo(Path(config.paths.zoo_dir)),
+        checkpoint,
+        job.suite,
+        needed.corpora,
+        needed.training,
+        config.trainer,
+        needed.seed,
+        partial(open_loggers, config.logger, folder / "train" / "+".join(needed.corpora)),
+    )
+    log.info("%s %s", "trained" if trained else "found", entry.path)
+    return entry
 
 
 def _with_logs(open_logs: OpenLogs, train: Callable[[Sequence[Logger]], dict[str, Any]]) -> dict[str, Any]:

@@ -8,19 +8,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from hydra import initialize_config_dir
+from hydra import compose, initialize_config_dir
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 
+from regmean_lab.config.grids import SweepError
 from regmean_lab.config.locations import configuration_root
 from regmean_lab.sweeps.stages import run_sweep
+from regmean_lab.sweeps.steps import STEP_KEY, Step, step_of
 from regmean_lab.sweeps.summary import SWEEPS_FOLDER
 from regmean_lab.tracking.sweep_name import SWEEP_VARIABLE
 
 
 @dataclass
 class FakeLauncher:
-    """Notes what it is to run; jobs that have all overrides of `failing`, and its stage, fail."""
+    """Notes what it is to run; jobs that have all overrides of `failing`, and its step, fail."""
 
     failing: set[str] = field(default_factory=set)
     batches: list[list[list[str]]] = field(default_factory=list)
@@ -30,7 +32,7 @@ class FakeLauncher:
         self.batches.append([list(job) for job in jobs])
         self.numbers.append(number)
         failed = [
-            bool(self.failing) and self.failing <= set(job) and stages([list(job)]) == stages([sorted(self.failing)])
+            bool(self.failing) and self.failing <= set(job) and steps([list(job)]) == steps([sorted(self.failing)])
             for job in jobs
         ]
         return [JobReturn(status=JobStatus.FAILED if part else JobStatus.COMPLETED) for part in failed]
@@ -62,8 +64,22 @@ def records(tmp_path: Path) -> list[dict]:
     return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
 
 
-def stages(batch: list[list[str]]) -> set[tuple[str, ...]]:
-    return {tuple(text for text in job if text.startswith("stage")) for job in batch}
+def steps(batch: list[list[str]]) -> set[Step | None]:
+    """What each of the jobs is, as the job itself finds out: Hydra composes its overrides."""
+    found = set()
+    for job in batch:
+        texts = [text for text in job if text.startswith(f"+{STEP_KEY}")]
+        config = compose("config", texts, return_hydra_config=True)
+        found.add(step_of(config.hydra.sweeper))
+    return found
+
+
+def training(member: str) -> str:
+    return next(text for text in Step(member).overrides([], "x/y") if STEP_KEY in text)
+
+
+def collecting(member: str) -> str:
+    return next(text for text in Step(member, "gram").overrides([], "x/y") if STEP_KEY in text)
 
 
 PAIRS = {"members": "[tec,isear],[tec,crowdflower]", "method": "ensemble,regmean"}
@@ -74,12 +90,14 @@ def test_members_are_trained_then_statistics_collected_then_the_jobs_run(common:
     run_sweep(PAIRS, [], common, launcher.launch, tmp_path / "outputs")
     train, collect, jobs = launcher.batches
     members = ("tec", "isear", "crowdflower")
-    assert stages(train) == {("stage=train", f"stage_members=[{member}]") for member in members}
+    assert steps(train) == {Step(member) for member in members}
     assert len(train) == 3
-    assert stages(collect) == {("stage=statistics", f"stage_members=[{member}]") for member in members}
+    assert steps(collect) == {Step(member, "gram") for member in members}
     assert len(collect) == 3
     assert len(jobs) == 4
-    assert stages(jobs) == {()}
+    assert steps(jobs) == {None}
+    folders = [text for job in (*train, *collect) for text in job if text.startswith("hydra.sweep.subdir=")]
+    assert len(set(folders)) == 6  # logs of each are its own
     assert launcher.numbers == [0, 3, 6]
 
 
@@ -92,12 +110,12 @@ def test_comparators_need_no_statistics_and_an_empty_stage_is_not_launched(commo
 
 
 def test_jobs_that_lack_a_member_are_not_run_and_say_why(common: list[str], tmp_path: Path) -> None:
-    launcher = FakeLauncher(failing={"stage=train", "stage_members=[crowdflower]"})
+    launcher = FakeLauncher(failing={training("crowdflower")})
     with pytest.raises(SystemExit) as caught:
         run_sweep(PAIRS, [], common, launcher.launch, tmp_path / "outputs")
     assert caught.value.code == 1
     _, collect, jobs = launcher.batches
-    assert stages(collect) == {("stage=statistics", f"stage_members=[{member}]") for member in ("tec", "isear")}
+    assert steps(collect) == {Step(member, "gram") for member in ("tec", "isear")}
     assert {text for job in jobs for text in job if text.startswith("members=")} == {"members=[tec,isear]"}
     assert len(jobs) == 2
     errors = [record["error"] for record in records(tmp_path)]
@@ -105,7 +123,7 @@ def test_jobs_that_lack_a_member_are_not_run_and_say_why(common: list[str], tmp_
 
 
 def test_jobs_that_lack_statistics_are_not_run_and_the_others_are(common: list[str], tmp_path: Path) -> None:
-    launcher = FakeLauncher(failing={"stage=statistics", "stage_members=[tec]"})
+    launcher = FakeLauncher(failing={collecting("tec")})
     with pytest.raises(SystemExit):
         run_sweep(PAIRS, [], common, launcher.launch, tmp_path / "outputs")
     *_, jobs = launcher.batches
@@ -140,3 +158,25 @@ def test_a_job_that_cannot_be_composed_is_told_and_the_others_run(common: list[s
     assert len(launcher.batches[-1]) == 1
     (record,) = records(tmp_path)
     assert record["overrides"][-2:] == ["seed=two", "members=[tec,isear]"]
+
+
+@pytest.mark.parametrize(("last", "stages"), [("train", 1), ("statistics", 2), ("jobs", 3)])
+def test_a_sweep_ends_after_the_stage_that_is_asked_for(
+    last: str, stages: int, common: list[str], tmp_path: Path
+) -> None:
+    launcher = FakeLauncher()
+    run_sweep(PAIRS, [], common, launcher.launch, tmp_path / "outputs", last)
+    assert len(launcher.batches) == stages
+    assert records(tmp_path) == []
+
+
+def test_a_stage_that_there_is_not_is_told(common: list[str], tmp_path: Path) -> None:
+    with pytest.raises(SweepError, match=r"hydra\.sweeper\.until: expected train, statistics or jobs, got 'merge'"):
+        run_sweep(PAIRS, [], common, FakeLauncher().launch, tmp_path / "outputs", "merge")
+
+
+@pytest.mark.parametrize("member", ["tec", 'it\'s a "name"', "a,b=c", "{x: 1}", "null"])
+def test_any_name_of_a_member_travels_as_it_is(member: str, common: list[str]) -> None:
+    config = compose("config", Step(member, "gram").overrides([], "experiment/rest"), return_hydra_config=True)
+    assert step_of(config.hydra.sweeper) == Step(member, "gram")
+    assert config.hydra.sweep.subdir == f"experiment/steps/rest/gram-{member}"

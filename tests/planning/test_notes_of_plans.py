@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+from omegaconf import DictConfig
 from transformers import MixtralConfig
 
+from regmean_lab.config.schema import settings_of
 from regmean_lab.merging.regmean import RegMean
 from regmean_lab.merging.simple import Simple
 from regmean_lab.sweeps.plan import _Planner
 from regmean_lab.sweeps.plan_text import plan_text
+from regmean_lab.sweeps.steps import requests_for
 
 
-def test_a_plan_names_matrices_that_are_averaged_once() -> None:
+def test_a_plan_names_matrices_that_are_averaged_once(compose_job: Callable[..., DictConfig]) -> None:
     config = MixtralConfig(
         vocab_size=30,
         hidden_size=16,
@@ -25,10 +29,16 @@ def test_a_plan_names_matrices_that_are_averaged_once() -> None:
     )
     checkpoint: Any = SimpleNamespace(fingerprint="one", config=lambda: config)
     planner = _Planner()
-    assert not planner._note_averaged(Simple(), checkpoint, "mixture")
-    assert planner.plan.notes == []
+    assert planner._layout(Simple(), checkpoint) is None  # it averages everything
+    layout = planner._layout(RegMean(), checkpoint)
+    assert layout is not None
     for _ in range(2):
-        assert planner._note_averaged(RegMean(), checkpoint, "mixture")
+        planner._note_averaged(RegMean(), layout, "mixture")
     line = "mixture: averaged, as regmean has no inputs of them: layers.*.mlp.gate.weight (2)"
     assert planner.plan.notes == [line]
     assert f"  note: {line}" in plan_text(planner.plan, None).splitlines()
+
+    # What is collected beforehand is what the merge then looks for: with the inputs of fused experts.
+    settings = settings_of(compose_job("suite=emotion", "method=regmean"))
+    assert [(request.kind, request.experts) for request in requests_for(settings, layout)] == [("gram", True)]
+    assert [(request.kind, request.experts) for request in requests_for(settings, None)] == [("gram", False)]
