@@ -184,14 +184,7 @@ def _write(chosen: Arguments, found: Found, sections: list[Section], notices: li
 
 def _runs_of(sections: Sequence[Section]) -> list[Run]:
     """All results of some sections, each once, in the order of their paths."""
-    runs = {
-        entry.run.path: entry.run
-        for section in sections
-        for column in section.columns
-        for row in column.rows
-        for entry in row.entries.values()
-        if entry.run is not None
-    }
+    runs = {run.path: run for section in sections for column in section.columns for run in column.runs}
     return [runs[path] for path in sorted(runs)]
 
 

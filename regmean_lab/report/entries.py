@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,11 +73,6 @@ def command_of(run: Run) -> str:
     return str(run.result.environment.get("command", ""))
 
 
-def flat_settings(configuration: Mapping[str, Any]) -> dict[str, str]:
-    """A nested configuration by dotted key, with values as text (:func:`setting_text`)."""
-    return dict(_flat(configuration, ""))
-
-
 def setting_text(value: Any) -> str:
     """A value as text, the same however it was written: ``1`` for 1.0, ``none`` for null."""
     if value is None:
@@ -89,6 +84,11 @@ def setting_text(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"[{','.join(map(setting_text, value))}]"
     return str(value)
+
+
+def flat_settings(configuration: Mapping[str, Any], text: Callable[[Any], str] = setting_text) -> dict[str, str]:
+    """A nested configuration by dotted key, with values as text."""
+    return dict(_flat(configuration, "", text))
 
 
 def row_settings(method: str, settings: Mapping[str, str]) -> dict[str, str]:
@@ -129,12 +129,12 @@ def _following_seed(runs: Sequence[Run], flat: Sequence[Mapping[str, str]]) -> s
     return {place for place, follows in seen.items() if follows}
 
 
-def _flat(value: Any, prefix: str) -> Iterable[tuple[str, str]]:
+def _flat(value: Any, prefix: str, text: Callable[[Any], str]) -> Iterable[tuple[str, str]]:
     if isinstance(value, Mapping):
         for key, part in value.items():
-            yield from _flat(part, f"{prefix}.{key}" if prefix else str(key))
+            yield from _flat(part, f"{prefix}.{key}" if prefix else str(key), text)
     else:
-        yield prefix, setting_text(value)
+        yield prefix, text(value)
 
 
 def _below(key: str, parts: Sequence[str]) -> bool:

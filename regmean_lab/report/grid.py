@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from regmean_lab.report.entries import Entry
 from regmean_lab.report.read import Run
-from regmean_lab.report.rows import METHOD_ORDER, ordered_methods, short_name
+from regmean_lab.report.rows import ordered_methods, short_name
 
 LISTED = 3
 """How many results that newer ones replace are named one by one."""
@@ -179,7 +179,7 @@ def _column_setting(key: str) -> str:
 
 def _rows(entries: Sequence[Entry]) -> list[Row]:
     rows = []
-    for method in ordered_methods(sorted({entry.method for entry in entries}, key=_method_order)):
+    for method in ordered_methods(sorted({entry.method for entry in entries})):
         own = [entry for entry in entries if entry.method == method]
         keys = sorted({key for entry in own for key in entry.row})
         varying = [key for key in keys if len({entry.row.get(key) for entry in own}) > 1]
@@ -191,10 +191,6 @@ def _rows(entries: Sequence[Entry]) -> list[Row]:
             members = groups[label]
             rows.append(Row(label, method, members[0].row, {(e.members, e.seed): e for e in members}))
     return rows
-
-
-def _method_order(method: str) -> tuple[int, str]:
-    return (METHOD_ORDER.index(method) if method in METHOD_ORDER else len(METHOD_ORDER), method)
 
 
 def _without_repetitions(entries: Sequence[Entry]) -> tuple[list[Entry], list[str]]:

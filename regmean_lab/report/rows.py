@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
+from regmean_lab.report.entries import flat_settings
 from regmean_lab.results import Result
 
 METHOD_ORDER = ("individual", "ensemble", "multitask", "simple", "fisher", "regmean")
@@ -45,12 +45,8 @@ def ordered_methods(methods: Iterable[str]) -> list[str]:
 
 
 def _settings(result: Result) -> dict[str, str]:
-    return {
-        key: value
-        for part in DISTINGUISHING
-        for key, value in flatten(result.configuration.get(part), part)
-        if not key.endswith((".checkpoint", ".revision"))
-    }
+    settings = flat_settings({part: result.configuration.get(part) for part in DISTINGUISHING}, str)
+    return {key: value for key, value in settings.items() if not key.endswith((".checkpoint", ".revision"))}
 
 
 def _follows_seed(key: str, results: Sequence[Result], flat: Sequence[dict[str, str]]) -> bool:
@@ -72,12 +68,3 @@ def short_name(key: str) -> str:
     if key in ("suite.name", "model.name"):
         return key.partition(".")[0]
     return key.removeprefix("method.").removeprefix("training.").removeprefix("statistics.")
-
-
-def flatten(value: Any, prefix: str) -> Iterable[tuple[str, str]]:
-    """Settings by dotted key, as text."""
-    if isinstance(value, Mapping):
-        for key, part in value.items():
-            yield from flatten(part, f"{prefix}.{key}")
-    else:
-        yield prefix, str(value)

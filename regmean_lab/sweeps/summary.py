@@ -10,8 +10,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from regmean_lab.report.figures import score_figure
-from regmean_lab.report.summary import markdown_table, print_table, score_table
 from regmean_lab.results import RESULT_FILE, Result, ResultError, read_result, unknown_text
 from regmean_lab.tracking.sweep_name import current_sweep
 from regmean_lab.utils.files import write_json
@@ -58,6 +56,10 @@ def summarise(folder: Path) -> None:
     console = Console() if sys.stdout.isatty() else Console(width=FILE_WIDTH)
     results = _results(records)
     if results:
+        # pandas and matplotlib take seconds to import.
+        from regmean_lab.report.figures import score_figure
+        from regmean_lab.report.summary import markdown_table, print_table, score_table
+
         table = score_table(results)
         print_table(table, console)
         (folder / TABLE_FILE).write_text(markdown_table(table), encoding="utf-8")

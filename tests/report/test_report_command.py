@@ -198,6 +198,17 @@ def test_a_report_needs_none_of_the_large_libraries(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize(
+    "code", ["from regmean_lab.report.cli import main; main(['--help'])", "import regmean_lab.sweeps.summary"]
+)
+def test_tables_and_figures_are_imported_only_when_they_are_made(code: str) -> None:
+    code += "; import sys; sys.exit(', '.join({'pandas', 'matplotlib', 'jinja2', 'scipy'} & set(sys.modules)) or 0)"
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_the_module_is_a_command(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "regmean_lab.report", f"results={tmp_path}"], capture_output=True, text=True, timeout=120
