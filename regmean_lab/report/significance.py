@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from regmean_lab.report.grid import Column, Key, Row, Section, count_text
+from regmean_lab.report.grid import Column, Row, Section, count_text
 from regmean_lab.report.tables import by_key, domains_of
 
 MINIMUM_PAIRS = 5
@@ -78,11 +78,7 @@ def comparisons(section: Section, reference: str) -> list[Comparison]:
             if base is None:
                 found.append(Comparison(column.title, domain, "all rows", reference, reason=reason))
                 continue
-            scores = by_key(base, domain)
-            compared = [
-                _comparison(column, domain, row, base, scores) for row in column.rows if row.label != base.label
-            ]
-            found += _with_holm(_together(compared))
+            found += _compared(column, domain, base)
     return found
 
 
@@ -136,34 +132,27 @@ def holm(probabilities: Sequence[float]) -> list[float]:
     return [float(p) for p in adjusted[order.argsort()]]
 
 
-def _comparison(column: Column, domain: str, row: Row, base: Row, scores: dict[Key, float]) -> Comparison:
-    own = by_key(row, domain)
-    differences = [own[key] - scores[key] for key in sorted(own.keys() & scores.keys())]
-    if len(differences) < MINIMUM_PAIRS:
-        reason = _too_few(len(differences))
-        return Comparison(column.title, domain, row.label, base.label, len(differences), reason=reason)
-    return Comparison(column.title, domain, row.label, base.label, len(differences), paired_test(differences))
-
-
-def _together(compared: list[Comparison]) -> list[Comparison]:
-    """One line where no row is tested."""
-    if len(compared) < 2 or any(comparison.test is not None for comparison in compared):
-        return compared
-    pairs = max(comparison.pairs for comparison in compared)
-    return [replace(compared[0], label="all rows", pairs=pairs, reason=_too_few(pairs))]
+def _compared(column: Column, domain: str, base: Row) -> list[Comparison]:
+    """Each row against the reference row, with Holm's correction; one line for all where none is tested."""
+    scores, compared = by_key(base, domain), []
+    for row in column.rows:
+        if row.label == base.label:
+            continue
+        own = by_key(row, domain)
+        differences = [own[key] - scores[key] for key in sorted(own.keys() & scores.keys())]
+        pairs = len(differences)
+        test, reason = (paired_test(differences), "") if pairs >= MINIMUM_PAIRS else (None, _too_few(pairs))
+        compared.append(Comparison(column.title, domain, row.label, base.label, pairs, test, reason=reason))
+    probabilities = [one.test.probability for one in compared if one.test is not None]
+    if not probabilities and len(compared) > 1:
+        pairs = max(one.pairs for one in compared)
+        return [replace(compared[0], label="all rows", pairs=pairs, reason=_too_few(pairs))]
+    adjusted = iter(holm(probabilities))
+    return [one if one.test is None else replace(one, adjusted=next(adjusted)) for one in compared]
 
 
 def _too_few(pairs: int) -> str:
     return f"not tested: {count_text(pairs, 'paired score')}, at least {MINIMUM_PAIRS} are needed"
-
-
-def _with_holm(compared: Iterable[Comparison]) -> list[Comparison]:
-    listed = list(compared)
-    tested = [number for number, comparison in enumerate(listed) if comparison.test is not None]
-    adjusted = holm([test.probability for number in tested if (test := listed[number].test) is not None])
-    for number, probability in zip(tested, adjusted, strict=True):
-        listed[number] = replace(listed[number], adjusted=probability)
-    return listed
 
 
 HEADINGS = ("column", "domain", "method", "n", "difference", "95 % interval", "p", "p (Holm)")
