@@ -326,10 +326,15 @@ def by_key(row: Row, domain: str) -> dict[Key, float]:
     return {key: score for key, score in found.items() if score is not None}
 
 
-def row_cell(row: Row, domain: str) -> Cell:
-    """The mean of a row by itself in one domain: what is missing is not asked."""
-    found = [(0, 0, seed, score, None) for (_, seed), score in by_key(row, domain).items()]
-    return cells_of(pd.DataFrame(found, columns=["row", "column", "seed", "score", "run"]), 1, 1)[0][0]
+def row_cells(rows: Sequence[Row], domain: str) -> list[Cell]:
+    """The mean of each row by itself in one domain: what is missing is not asked."""
+    found = [
+        (number, 0, seed, score, None)
+        for number, row in enumerate(rows)
+        for (_, seed), score in by_key(row, domain).items()
+    ]
+    lines = pd.DataFrame(found, columns=["row", "column", "seed", "score", "run"])
+    return [cell for (cell,) in cells_of(lines, len(rows), 1)]
 
 
 def _likely_places(members: Sequence[str], shown: Iterable[Place]) -> list[Place]:

@@ -109,6 +109,8 @@ def test_results_of_another_schema_are_named_and_left_out(tmp_path: Path, schema
         ("scores", {"in_domain": {"tec": "high"}, "out_of_domain": {}}),
         ("scores", {"in_domain": {"tec": True}, "out_of_domain": {}}),
         ("mean_in_domain", "high"),
+        ("mean_in_domain", float("nan")),
+        ("scores", {"in_domain": {"tec": float("inf")}, "out_of_domain": {}}),
         ("configuration", []),
         ("environment", None),
     ],

@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 from regmean_lab.report.charts.chart import Chart, Style, legend_below, panels, styles_of
 from regmean_lab.report.files import FileNames
 from regmean_lab.report.grid import Column, Row, Section
-from regmean_lab.report.tables import Cell, domains_of, row_cell
+from regmean_lab.report.tables import Cell, domains_of, row_cells
 
 BAND = 0.18
 """Opacity of bands: two may lie on each other."""
@@ -134,8 +134,8 @@ def _chart(
         styles = styles_of([*curves, *(row.label for row in levels)])
         axes = panels(figure, domains)
         for own, (domain, lines) in zip(axes, shown.items(), strict=True):
-            for row in levels:
-                _draw_level(own, row.label, row_cell(row, domain), styles[row.label])
+            for row, cell in zip(levels, row_cells(levels, domain), strict=True):
+                _draw_level(own, row.label, cell, styles[row.label])
             for label, points in lines.items():
                 _draw_curve(own, points, label, styles[label])
             own.set_xlabel(axis.axis)
@@ -154,8 +154,9 @@ def _chart(
 
 def _points(rows: Sequence[tuple[float, Row]], domain: str) -> Points:
     """Means and deviations over seeds of the rows that have scores, by their place on the x axis."""
-    cells = [(x, row_cell(row, domain)) for x, row in sorted(rows, key=lambda pair: pair[0])]
-    return [(x, cell) for x, cell in cells if cell.mean is not None]
+    ordered = sorted(rows, key=lambda pair: pair[0])
+    cells = row_cells([row for _, row in ordered], domain)
+    return [(x, cell) for (x, _), cell in zip(ordered, cells, strict=True) if cell.mean is not None]
 
 
 def _band(cell: Cell) -> tuple[float, float, float]:

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from regmean_lab.report.charts.chart import BLUE, VERMILION, Chart, legend_below, shortened, text_width
 from regmean_lab.report.files import FileNames
 from regmean_lab.report.grid import Column, Section
-from regmean_lab.report.tables import IN_DOMAIN, domains_of, row_cell
+from regmean_lab.report.tables import IN_DOMAIN, by_key, domains_of, row_cells
 
 MOST_ROWS = 24
 """Of more rows no chart is drawn: they are values of a setting, of which there is a curve."""
@@ -21,13 +21,13 @@ def score_charts(section: Section, names: FileNames) -> list[Chart]:
     return [
         _chart(section, column, names)
         for column in section.columns
-        if 2 <= len([row for row in column.rows if row_cell(row, IN_DOMAIN).runs]) <= MOST_ROWS
+        if 2 <= sum(bool(by_key(row, IN_DOMAIN)) for row in column.rows) <= MOST_ROWS
     ]
 
 
 def _chart(section: Section, column: Column, names: FileNames) -> Chart:
     domains = domains_of(column)
-    cells = {domain: [(place, row_cell(row, domain)) for place, row in enumerate(column.rows)] for domain in domains}
+    cells = {domain: list(enumerate(row_cells(column.rows, domain))) for domain in domains}
     told = []
     for domain, own in cells.items():
         values = [f"{column.rows[place].label} {cell.mean:.2f}" for place, cell in own if cell.mean is not None]
