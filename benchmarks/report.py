@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import platform
 import shlex
 import sys
@@ -14,6 +13,7 @@ import torch
 
 from benchmarks.figure import Figure, Setting
 from regmean_lab.tracking.environment import commit, versions
+from regmean_lab.utils.files import write_text
 
 PACKAGES = ("python", "torch", "pytorch-lightning", "transformers")
 
@@ -45,10 +45,7 @@ def write_report(
     for family, message in failures.items():
         lines += [f"## {family}", "", f"Failed: {message}", ""]
     lines += ["## Machine", "", *(f"- {line}" for line in machine(setting, seconds)), ""]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text("\n".join(lines), encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, "\n".join(lines))
 
 
 def table(figures: Sequence[Figure]) -> list[str]:

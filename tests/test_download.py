@@ -18,7 +18,6 @@ from regmean_lab.utils.download import (
     checked,
     download_source_distribution,
     read_source_distribution,
-    write_atomically,
 )
 
 CONTENT = b"an archive"
@@ -50,28 +49,6 @@ def pip(monkeypatch: pytest.MonkeyPatch, act: Callable[[Path], tuple[int, str]])
 
     monkeypatch.setattr(download.subprocess, "run", run)
     return commands
-
-
-def test_written_file_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_bytes(b"old")
-    write_atomically(path, b"new")
-    assert path.read_bytes() == b"new"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "file"
-    path.write_bytes(b"old")
-
-    def fail(*_: object) -> None:
-        raise OSError("no space")
-
-    monkeypatch.setattr(download.os, "replace", fail)
-    with pytest.raises(OSError, match="no space"):
-        write_atomically(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_checked() -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -23,7 +21,7 @@ from regmean_lab.models.folders import check_tokenizer_files, read_json_file, st
 from regmean_lab.models.headers import CheckpointError
 from regmean_lab.models.merged_model import CARD_FRONT_MATTER
 from regmean_lab.tracking.environment import command_line, versions
-from regmean_lab.utils.files import file_sha256, share, write_json
+from regmean_lab.utils.files import file_sha256, new_folder, write_json
 from regmean_lab.utils.later_settings import without_later_settings
 
 RECORD_FILE = "merge.json"
@@ -97,9 +95,7 @@ def write_output(
         sums: checksums of the sources, if they are known.
     """
     sums = checksums(prepared) if sums is None else sums
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder.parent))
-    try:
+    with new_folder(folder) as temporary:
         write_merged_weights(prepared, temporary, device)
         _write_configuration(prepared, temporary)
         _copy_tokenizer(prepared.lead, temporary)
@@ -109,15 +105,6 @@ def write_output(
         record = _record(prepared, settings, sums)
         (temporary / CARD_FILE).write_text(_card(prepared, record), encoding="utf-8")
         write_json(temporary / RECORD_FILE, record)
-        temporary.chmod(0o755)
-        for path in temporary.rglob("*"):
-            if path.is_file():
-                share(path)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _write_configuration(prepared: PreparedMerge, folder: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from regmean_lab.modules import Predictions
 from regmean_lab.suites.base import Task
 from regmean_lab.suites.data_module import Batches, Evaluation
 from regmean_lab.training.trainers import test_trainer
-from regmean_lab.utils.files import share
+from regmean_lab.utils.files import new_file, share
 from regmean_lab.zoo import ZooEntry
 
 FOLDER = "predictions"
@@ -74,9 +73,7 @@ def _read(path: Path) -> Predictions | None:
 
 
 def _write(path: Path, predictions: Predictions) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     tensors = {"logits": predictions.logits.contiguous(), "labels": predictions.labels.contiguous()}
-    save_file(tensors, temporary, {"kind": "predictions"})
-    share(temporary)
-    os.replace(temporary, path)
+    with new_file(path) as temporary:
+        save_file(tensors, temporary, {"kind": "predictions"})
+        share(temporary)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
-import tempfile
 from pathlib import Path
 
 import torch
@@ -15,7 +12,7 @@ from transformers import PreTrainedModel
 
 from regmean_lab.merging.weights import SafetensorsWeights
 from regmean_lab.models.pretrained import Checkpoint, ModelError, head_parameters, quiet_transformers
-from regmean_lab.utils.files import share
+from regmean_lab.utils.files import new_folder
 from regmean_lab.utils.names import abbreviated
 
 
@@ -55,14 +52,6 @@ def _write(checkpoint: Checkpoint, model_class: type[PreTrainedModel], folder: P
             f"model.checkpoint: {checkpoint.source} lacks {abbreviated(lost)} of {model_class.__name__}: it cannot be "
             "the base of what was trained from it"
         )
-    temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder.parent))
-    try:
-        state = {name: tensor for name, tensor in model.state_dict().items() if name not in missing}
-        with quiet_transformers():
-            model.save_pretrained(temporary, state_dict=state, save_original_format=False)
-        temporary.chmod(0o755)
-        for path in temporary.iterdir():
-            share(path)
-        os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    state = {name: tensor for name, tensor in model.state_dict().items() if name not in missing}
+    with new_folder(folder) as temporary, quiet_transformers():
+        model.save_pretrained(temporary, state_dict=state, save_original_format=False)

@@ -12,9 +12,7 @@ import json
 import os
 import shlex
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +20,7 @@ from typing import Any
 from filelock import FileLock
 
 from regmean_lab.models.hub import SAFETENSORS_FILES, HubModel, cached_folder, conversion_on_hub
-from regmean_lab.utils.download import write_atomically
-from regmean_lab.utils.files import contents_sha256, share
+from regmean_lab.utils.files import contents_sha256, new_folder, write_json
 
 DEFAULT_MODELS_FOLDER = Path("zoo") / ".models"
 RECORD_FILE = "conversion.json"
@@ -204,8 +201,7 @@ def note_conversion(models_folder: Path, name: str, commit: str, weights_commit:
     path = _note(models_folder, name, commit)
     content = {"name": name, "commit": commit, "weights_commit": weights_commit}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+        write_json(path, content)
     except OSError:
         return  # it is asked for again next time
 
@@ -240,23 +236,6 @@ def copy_small(folder: Path, target: Path) -> dict[str, Path]:
         copies[name].parent.mkdir(exist_ok=True)
         shutil.copyfile(path, copies[name])
     return copies
-
-
-@contextmanager
-def new_folder(target: Path) -> Iterator[Path]:
-    """A temporary folder that gets its name, in place of one that is there, when nothing went wrong."""
-    temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=target.parent))
-    try:
-        yield temporary
-        temporary.chmod(0o755)
-        for path in temporary.rglob("*"):
-            if path.is_file() and path.stat().st_nlink == 1:  # what is linked belongs to somebody else as well
-                share(path)
-        if target.is_dir():
-            shutil.rmtree(target)
-        os.replace(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def read_record(folder: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from huggingface_hub import HfApi, constants, snapshot_download, try_to_load_fro
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from regmean_lab.utils.download import write_atomically
+from regmean_lab.utils.files import write_bytes
 
 TIMEOUT_SECONDS = 10.0
 
@@ -223,5 +223,5 @@ def fetch(
     if revision is not None and revision != commit:
         noted = folder.parent.parent / "refs" / revision  # as the hub's library notes it when it is asked for a branch
         noted.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(noted, commit.encode())
+        write_bytes(noted, commit.encode())
     return folder

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from regmean_lab.models.pretrained import quiet_transformers
 from regmean_lab.results import Result, unknown_text
-from regmean_lab.utils.files import share
+from regmean_lab.utils.files import new_folder
 
 CARD_FRONT_MATTER = """\
 ---
@@ -28,21 +25,11 @@ tags:
 
 def write_merged_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, card: str, folder: Path) -> None:
     """Write model, tokenizer and card (``README.md``) into a folder, whole or not at all; replaces an earlier one."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder.parent))
-    try:
+    with new_folder(folder) as temporary:
         with quiet_transformers():
             model.save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
         (temporary / "README.md").write_text(card, encoding="utf-8")
-        temporary.chmod(0o755)
-        for path in temporary.iterdir():
-            share(path)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def model_card(result: Result, settings: Mapping[str, Any], checkpoint: str) -> str:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +25,8 @@ from transformers import (
     T5Config,
     T5ForConditionalGeneration,
 )
+
+from regmean_lab.utils.files import new_folder
 
 VOCABULARY = 384
 POSITIONS = 514
@@ -263,11 +262,7 @@ def pico_folder(architecture: str, cache_dir: Path) -> Path:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model = make.model(make.config(len(tokenizer)))
-        temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=cache_dir))
-        try:
+        with new_folder(folder) as temporary:
             model.save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
-            os.replace(temporary, folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
     return folder

@@ -19,7 +19,7 @@ from tqdm import tqdm
 import regmean_lab
 from regmean_lab.prepare.base import PrepareError, run_all
 from regmean_lab.suites.reading import parse_lines
-from regmean_lab.utils.download import write_atomically
+from regmean_lab.utils.files import write_bytes
 
 MANIFEST = "SHA256SUMS"
 TIMEOUT = 30.0
@@ -107,7 +107,7 @@ def _bring_one(file: UpstreamFile, folder: Path, mirror: str | None) -> None:
             folder / MANIFEST,
         )
         lines = [f"{value}  {name}\n" for name, value in sorted({**known, file.name: digest}.items())]
-        write_atomically(folder / MANIFEST, "".join(lines).encode())
+        write_bytes(folder / MANIFEST, "".join(lines).encode())
     elif known[file.name] != digest:
         where = "the new copy" if brought else str(path)
         raise PrepareError(
@@ -117,7 +117,7 @@ def _bring_one(file: UpstreamFile, folder: Path, mirror: str | None) -> None:
             + f"If you trust the other contents, delete its line in {MANIFEST}."
         )
     if brought:
-        write_atomically(path, content)
+        write_bytes(path, content)
 
 
 def _obtain(file: UpstreamFile, mirror: str | None) -> bytes:

@@ -26,7 +26,6 @@ from regmean_lab.models.converted_weights import (
     hub_weights,
     is_converted,
     matching,
-    new_folder,
     pickled_files,
     read_record,
 )
@@ -41,7 +40,7 @@ from regmean_lab.models.pretrained import (
 )
 from regmean_lab.prepare.base import PrepareError
 from regmean_lab.tracking.environment import versions
-from regmean_lab.utils.files import file_sha256, write_json
+from regmean_lab.utils.files import file_sha256, new_folder, write_json
 
 SCHEMA = 1
 NOTICE = (

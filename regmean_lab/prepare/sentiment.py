@@ -7,7 +7,8 @@ from pathlib import Path
 
 from regmean_lab.prepare.base import PrepareError, Preparer, Request, register_preparer
 from regmean_lab.suites import sentiment
-from regmean_lab.utils.download import DownloadError, read_source_distribution, write_atomically
+from regmean_lab.utils.download import DownloadError, read_source_distribution
+from regmean_lab.utils.files import write_bytes
 
 _logger = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ vaderSentiment 3.3.2 (https://pypi.org/project/vaderSentiment/3.3.2/). Licence: 
             except DownloadError as error:
                 raise PrepareError(str(error)) from error
             suite.folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(suite.folder / sentiment.SOURCE.file_name, content)
+            write_bytes(suite.folder / sentiment.SOURCE.file_name, content)
         if request.force:
             for domain, (path,) in self.files(request.data_dir).items():
                 if suite.missing([domain]):

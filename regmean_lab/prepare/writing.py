@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
-import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from regmean_lab.prepare.base import PrepareError
 from regmean_lab.suites.base import DataError
-from regmean_lab.utils.download import write_atomically
+from regmean_lab.utils.files import new_file, write_text
 
 NOTICE_FILE = "NOTICE.txt"
 
@@ -47,18 +46,11 @@ def wanted(corpus: str, paths: Sequence[Path], read: Callable[[Path], object], f
 
 def write_together(contents: Mapping[Path, bytes]) -> None:
     """Write files, and give them their names only when all are complete; folders are made."""
-    temporary = {path: path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp") for path in contents}
-    try:
+    with ExitStack() as together:
         for path, content in contents.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary[path].write_bytes(content)
-        for path, name in temporary.items():
-            os.replace(name, path)
-    finally:
-        for name in temporary.values():
-            name.unlink(missing_ok=True)
+            together.enter_context(new_file(path)).write_bytes(content)
 
 
 def write_notice(folder: Path, notice: str, changes: str) -> None:
     """Put origin, licence and citation beside the data, and how it was changed."""
-    write_atomically(folder / NOTICE_FILE, f"{notice.strip()}\n\nHow the files here were made: {changes}\n".encode())
+    write_text(folder / NOTICE_FILE, f"{notice.strip()}\n\nHow the files here were made: {changes}\n")

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import json
 import os
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -34,7 +33,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from regmean_lab.utils.files import share
+from regmean_lab.utils.files import new_file, share
 
 from .errors import StatisticsError, name_list
 from .finite import all_finite
@@ -412,11 +411,6 @@ def _save(
         except (TypeError, ValueError) as error:
             raise StatisticsError(f"metadata '{name}' cannot be written as JSON: {error}") from error
     stored = {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in tensors.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
+    with new_file(path) as temporary:
         save_file(stored, temporary, metadata=encoded)
         share(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

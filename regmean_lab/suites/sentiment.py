@@ -29,9 +29,8 @@ from regmean_lab.utils.download import (
     checked,
     download_source_distribution,
     read_source_distribution,
-    write_atomically,
 )
-from regmean_lab.utils.files import file_sha256
+from regmean_lab.utils.files import file_sha256, write_bytes
 
 _logger = logging.getLogger(__name__)
 
@@ -314,10 +313,10 @@ class SentimentSuite(CorpusSuite):
         except DownloadError as error:
             raise MissingDataError(self._advice(error, local)) from error
         notice = NOTICE.format(files=", ".join(f"{corpus}.tsv" for corpus in DOMAINS)).encode()
-        write_atomically(self.folder / "NOTICE.txt", notice + license_text)
+        write_bytes(self.folder / "NOTICE.txt", notice + license_text)
         for corpus, content in contents.items():
             if not self._path(corpus).exists():
-                write_atomically(self._path(corpus), content)
+                write_bytes(self._path(corpus), content)
         _logger.info("Sentiment data is in %s.", self.folder)
 
     def _advice(self, error: DownloadError, local: Path) -> str:

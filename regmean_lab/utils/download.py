@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import subprocess
 import sys
 import tarfile
 import tempfile
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,16 +38,6 @@ class SourceDistribution:
     def file_name(self) -> str:
         """Name of the archive, as pip saves it."""
         return f"{self.project}-{self.version}.tar.gz"
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that it is either absent (or as before) or complete: to a temporary name, then rename."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def checked(content: bytes, sha256: str, name: str) -> bytes:

@@ -6,7 +6,11 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -61,27 +65,57 @@ def share(path: Path) -> None:
     path.chmod(0o666 & ~mask)
 
 
-def write_text(path: Path, content: str) -> Path:
-    """Write a text to a temporary name and rename it; returns the path."""
-    return write_bytes(path, content.encode("utf-8"))
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """A temporary name beside ``path``: what is written to it gets the name ``path`` when nothing went wrong.
+
+    So a file is either absent (or as it was before) or complete. Folders above it are made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder that becomes ``path``, in place of one that is there, when nothing went wrong.
+
+    Its files are shared as the umask says. Folders above it are made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=path.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        for file in temporary.rglob("*"):
+            if file.is_file() and file.stat().st_nlink == 1:  # what is linked belongs to somebody else as well
+                share(file)
+        if path.is_dir():
+            shutil.rmtree(path)
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_bytes(path: Path, content: bytes) -> Path:
-    """Write bytes to a temporary name and rename it; returns the path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    """Write a file, whole or not at all; returns its path."""
+    with new_file(path) as temporary:
+        temporary.write_bytes(content)
     return path
+
+
+def write_text(path: Path, content: str) -> Path:
+    """Write a text (UTF-8), whole or not at all; returns its path."""
+    return write_bytes(path, content.encode("utf-8"))
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> Path:
-    """Write JSON to a temporary name and rename it; NaN and infinity become null."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(_finite(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
-    return path
+    """Write JSON, whole or not at all; NaN and infinity become null."""
+    return write_text(path, json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
 
 
 def _finite(value: Any) -> Any:

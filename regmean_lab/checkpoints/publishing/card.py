@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from regmean_lab.statistics import StatisticsFile
-from regmean_lab.utils.download import write_atomically
+from regmean_lab.utils.files import write_bytes
 
 BEGIN = "<!-- regmean_lab statistics: begin -->"
 END = "<!-- regmean_lab statistics: end -->"
@@ -141,7 +141,7 @@ def write_cards(folder: Path, name: str, *, both: bool = True) -> list[Path]:
     """
     text = section(describe(folder / "statistics"), name)
     own = folder / "statistics" / CARD_FILE
-    write_atomically(own, text.replace("## ", "# ", 1).encode())
+    write_bytes(own, text.replace("## ", "# ", 1).encode())
     if not both:
         return [own]
     card = folder / CARD_FILE
@@ -151,7 +151,7 @@ def write_cards(folder: Path, name: str, *, both: bool = True) -> list[Path]:
         after = insert_section(before.replace("\r\n", "\n"), text)
     except ValueError as error:
         raise ValueError(f"{card}: {error}") from None
-    write_atomically(card, (after.replace("\n", "\r\n") if windows else after).encode())
+    write_bytes(card, (after.replace("\n", "\r\n") if windows else after).encode())
     return [own, card]
 
 
