@@ -19,9 +19,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.figure import Figure, Setting
 from benchmarks.measure import interleaved, ratio
-from regmean_lab.callbacks.statistics import save_statistics
 from regmean_lab.checkpoints.writing import PlannedTensor, plan_shards, write_shards
-from regmean_lab.statistics import GramStatistics
+from regmean_lab.statistics import GramStatistics, save_gram
 
 METHODS = ("simple", "task_arithmetic")
 MANY_METHODS = (*METHODS, "regmean")
@@ -186,7 +185,7 @@ def write_statistics(folder: Path) -> Path:
     rows_of = {name: width for width, name in leaders.items()}
     statistics = GramStatistics(matrices, shared, rows_of, examples=1, batches=1)
     path = folder / "statistics" / "gram.safetensors"
-    save_statistics(path, statistics, {"settings": {}, "data_fingerprint": ""})
+    save_gram(path, statistics, {"settings": {}, "data_fingerprint": ""})
     return path
 
 

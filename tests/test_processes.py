@@ -28,7 +28,7 @@ from regmean_lab.config.groups import (
 )
 from regmean_lab.evaluation.scores import load_module
 from regmean_lab.models.pretrained import find_checkpoint
-from regmean_lab.statistics import GramFile, rank, world_size
+from regmean_lab.statistics import MatrixFile, rank, world_size
 from regmean_lab.suites.data_module import CorpusDataModule
 from regmean_lab.suites.emotion import EmotionSettings, EmotionSuite
 from regmean_lab.training.processes import ProcessError, device_problems, run_together, trainer_devices
@@ -119,7 +119,7 @@ def test_two_devices_train_and_collect_what_one_does(tmp_path: Path, pico_cache:
         assert file.path.name == other.path.name
         assert (file.examples, file.batches, file.shared) == (other.examples, other.batches, other.shared)
         assert file.batches > 1
-        if isinstance(file, GramFile):
+        if isinstance(file, MatrixFile):
             assert file.rows == other.rows
         for name in file.shared:
             expected = file.read(name)

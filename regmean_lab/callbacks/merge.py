@@ -123,7 +123,7 @@ class MergeCallback(pl.Callback):
         return replace(self.method, keep_layers=[*self.method.keep_layers, *heads])
 
     def _needed(self, module: TaskModule) -> list[StatisticsRequest]:
-        """The requests, of Gram matrices for no more layers than the method reads."""
+        """The requests, of statistics of layers' inputs for no more layers than the method reads."""
         method, names = self._method(module), module.model.state_dict().keys()
         layers = method.gram_layers(names - method.kept(names), layout_of(module.model))
         experts = expert_layers(module.model)
@@ -131,10 +131,10 @@ class MergeCallback(pl.Callback):
         every = len(layers) == len(linear_layers(module.model)) + (len(experts) if with_experts else 0)
         return [
             replace(request, layers=None if every else tuple(layers), experts=with_experts)
-            if request.kind == "gram"
+            if request.about.of == "inputs"
             else request
             for request in self.requests
-            if request.kind != "gram" or layers
+            if request.about.of != "inputs" or layers
         ]
 
     def _merge(
@@ -142,11 +142,8 @@ class MergeCallback(pl.Callback):
     ) -> dict[str, Tensor]:
         """The merged parameters by name: a whole model's, or none if one cannot be merged."""
         members = [
-            MergeMember(
-                member.name,
-                SafetensorsWeights(member.entry.path),
-                annotated=member.annotated,
-                **_opened(member, requests),
+            MergeMember.of(
+                member.name, SafetensorsWeights(member.entry.path), _opened(member, requests), member.annotated
             )
             for member in self.members
         ]
@@ -192,7 +189,7 @@ class MergeCallback(pl.Callback):
 
 
 def _opened(member: MemberSource, requests: Sequence[StatisticsRequest]) -> dict[str, Any]:
-    """A member's statistics by kind, as `MergeMember` takes them."""
+    """A member's statistics by kind, as `MergeMember.of` takes them."""
     return {request.kind: open_statistics(member.entry, request, member.data_fingerprint) for request in requests}
 
 

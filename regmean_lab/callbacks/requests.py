@@ -6,21 +6,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from regmean_lab.config.groups import (
-    BATCH_LABEL_SOURCES,
-    FisherConfig,
-    GradientGramConfig,
-    GramConfig,
-    StatisticsConfig,
-    TrainerConfig,
-    TrainingConfig,
-)
-from regmean_lab.statistics import FisherFile, Form, GradientGramFile, GramFile, StatisticsError
+from regmean_lab.config.groups import StatisticsConfig, TrainerConfig, TrainingConfig
+from regmean_lab.statistics import KINDS, Form, Kind, KindConfig, LayerFile, StatisticsError
 from regmean_lab.utils.later_settings import without_later_settings
 from regmean_lab.zoo import ZooEntry, statistics_key
-
-LIGHTNING_NAMES = {"float32": "32-true"}
-"""What `StatisticsRequest.precision` calls settings of a precision of its own, where Lightning has a name for them."""
 
 
 @dataclass(frozen=True)
@@ -28,20 +17,20 @@ class StatisticsRequest:
     """Which statistics to collect, and how.
 
     Attributes:
-        kind: ``gram``, ``fisher`` or ``gradient_gram``.
+        kind: name of the kind.
         settings: the kind's own settings.
         batch_size: examples a batch, where batches matter.
         seed: which examples are drawn.
         precision: the trainer's precision.
         batch_tokens: tokens a batch, where batches do not matter; None chooses for the device.
-        layers: of Gram matrices of both kinds, the only linear layers that are needed; None for all.
-        experts: whether Gram matrices of the layers of fused experts are among them.
+        layers: of statistics of layers, the only linear layers that are needed; None for all.
+        experts: whether statistics of the layers of fused experts are among them.
         storage: form in which Gram matrices are stored where they are collected; files in any form are found.
         devices: the trainer's settings, if several devices collect together, in a process each.
     """
 
     kind: str
-    settings: GramConfig | FisherConfig | GradientGramConfig
+    settings: KindConfig
     batch_size: int
     seed: int
     precision: str
@@ -68,13 +57,7 @@ class StatisticsRequest:
             "data_fingerprint": data_fingerprint,
         }
         del description["batches"]
-        if isinstance(self.settings, GramConfig):
-            if (own := self.settings.precision) is not None:
-                description["precision"] = LIGHTNING_NAMES.get(own, own)
-            # What is not asked for is left out, so that files keep the names that they had before there was the choice.
-            for name in ("tokens", "tolerance"):
-                if description[name] is None:
-                    del description[name]
+        description = self.settings.describe(description)
         if self.layers is not None:
             description["layers"] = list(self.layers)
         if self.experts:
@@ -84,29 +67,24 @@ class StatisticsRequest:
         return description
 
     @property
+    def about(self) -> Kind:
+        """What is known of the kind."""
+        return KINDS[self.kind]
+
+    @property
     def can_be_shared(self) -> bool:
         """Whether batches can be divided among processes: with a stop rule each batch depends on those before it."""
-        return not isinstance(self.settings, GramConfig) or self.settings.tolerance is None
+        return not self.settings.stops_early
 
     @property
     def groups_matter(self) -> bool:
         """Whether the result depends on how examples are grouped into batches: those of ``batch_size`` then."""
-        if isinstance(self.settings, FisherConfig):
-            return self.settings.labels_from in BATCH_LABEL_SOURCES
-        return self.drawn_order
+        return self.settings.groups_matter
 
     @property
     def drawn_order(self) -> bool:
-        """Whether batches are made in the order in which examples are drawn, rather than of like lengths.
-
-        So where rows of padding count: how many there are depends on which examples share a batch. Rows that a batch
-        brings once, whatever its size, depend on the number of batches.
-        """
-        if isinstance(self.settings, FisherConfig):
-            return self.settings.labels_from in ("batch_hard", "batch_loss")  # as published
-        settings = self.settings
-        written = isinstance(settings, GramConfig) and settings.generation and settings.generated_padding
-        return settings.count_padding or settings.extra_rows or written
+        """Whether batches are made in the order in which examples are drawn, rather than of like lengths."""
+        return self.settings.drawn_order
 
     def path(self, entry: ZooEntry, data_fingerprint: str) -> Path:
         """Where the statistics of a member lie, if they are collected for this request."""
@@ -124,7 +102,8 @@ class StatisticsRequest:
         others = [other for other in entry.statistics_files() if other.name.startswith(f"{self.kind}-")]
         for other in (complete.path(entry, data_fingerprint), *others):
             try:
-                with GramFile(other) as file:
+                with self.about.file(other) as file:
+                    assert isinstance(file, LayerFile)
                     settings = {key: value for key, value in file.metadata["settings"].items() if key != "layers"}
                     if settings == description and set(self.layers) <= set(file.layers):
                         return other
@@ -141,7 +120,7 @@ def requests_of(
     return [
         StatisticsRequest(
             kind,
-            settings,
+            getattr(statistics, kind),
             training.batch_size,
             statistics.seed,
             trainer.precision,
@@ -149,17 +128,11 @@ def requests_of(
             storage=storage,
             devices=trainer if trainer.devices > 1 else None,
         )
-        for kind, settings in (
-            ("gram", statistics.gram),
-            ("fisher", statistics.fisher),
-            ("gradient_gram", statistics.gradient_gram),
-        )
+        for kind in KINDS
     ]
 
 
-def open_statistics(entry: ZooEntry, request: StatisticsRequest, data_fingerprint: str) -> GramFile | FisherFile:
-    """Statistics of a member, read layer by layer."""
+def open_statistics(entry: ZooEntry, request: StatisticsRequest, data_fingerprint: str) -> Any:
+    """Statistics of a member, read layer by layer: a file of the kind's own class."""
     path = request.find(entry, data_fingerprint) or request.path(entry, data_fingerprint)
-    if request.kind == "fisher":
-        return FisherFile(path)
-    return GramFile(path) if request.kind == "gram" else GradientGramFile(path)
+    return request.about.file(path)

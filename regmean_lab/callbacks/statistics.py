@@ -1,69 +1,46 @@
-"""Statistics of a member, collected on the trainer's device and kept beside the member."""
+"""Statistics of a member, collected by a callback under ``Trainer.test`` and kept beside the member."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from itertools import chain
-from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from regmean_lab.callbacks.requests import StatisticsRequest, open_statistics, requests_of
-from regmean_lab.config.groups import GradientGramConfig, GramConfig, TrainerConfig
+from regmean_lab.config.groups import TrainerConfig
 from regmean_lab.modules import TaskModule
-from regmean_lab.modules.base import Batch, WrittenAnswers
-from regmean_lab.statistics import (
-    FisherStatistics,
-    Form,
-    GradientGramStatistics,
-    GramStatistics,
-    collect_fisher,
-    collect_gradient_gram,
-    collect_gram,
-    doubling_rounds,
-    gather,
-    linear_layers,
-    rank,
-    save_fisher,
-    save_gradient_gram,
-    save_gram,
-    world_size,
-)
+from regmean_lab.modules.base import Batch
+from regmean_lab.statistics import KINDS, Collection, Kind, KindConfig, doubling_rounds, gather, rank, world_size
 from regmean_lab.suites.data_module import Batches
 from regmean_lab.training.processes import run_together
-from regmean_lab.training.trainers import test_trainer
+from regmean_lab.training.trainers import test_trainer, trainer_like
 from regmean_lab.zoo import ZooEntry, statistics_key
 
 __all__ = [
     "BATCH_TOKENS_CPU",
+    "Collect",
     "MakeBatches",
-    "Statistics",
     "StatisticsCallback",
     "StatisticsRequest",
     "collect_for_entry",
     "measure",
     "open_statistics",
     "requests_of",
-    "save_statistics",
 ]
 
 log = logging.getLogger(__name__)
-
-Statistics: TypeAlias = GramStatistics | GradientGramStatistics | FisherStatistics
 
 NO_LIMIT = 2**31
 """More examples than a corpus has."""
 
 BATCH_TOKENS_CPU = 512
-BATCH_TOKENS_DEVICE = {"gram": 16384, "fisher": 4096, "gradient_gram": 4096}
-"""Tokens in a batch, where none are configured. What needs gradients needs much more memory for each."""
+"""Tokens in a batch on the CPU, where none are configured."""
 
 
 class MakeBatches(Protocol):
@@ -81,6 +58,86 @@ class MakeBatches(Protocol):
         drawn_order: bool = False,
     ) -> Batches:
         """The loader."""
+
+
+class Collect(pl.Callback):
+    """Collects one kind of statistics of the module that ``Trainer.test`` runs, from the batches that it runs it on.
+
+    The trainer gives the device, the precision, the batches and the progress bar; it must not run in inference mode
+    (``Trainer(inference_mode=False)``), where there are no gradients. In place of predictions, the module makes of each
+    batch what the kind of statistics needs.
+
+    Args:
+        kind: the kind.
+        settings: the kind's own.
+        layers: the only linear layers that are needed; None for all.
+        experts: whether layers of fused experts are among them.
+        across_processes: the batches are this process's share, and the statistics are of the shares of all processes of
+            PyTorch's default process group.
+
+    Attributes:
+        statistics: the statistics, after the test.
+    """
+
+    def __init__(
+        self,
+        kind: Kind,
+        settings: KindConfig,
+        layers: Sequence[str] | None = None,
+        *,
+        experts: bool = False,
+        across_processes: bool = False,
+    ) -> None:
+        self.kind = kind
+        self.settings = settings
+        self.layers = layers
+        self.experts = experts
+        self.across_processes = across_processes
+        self.statistics: Any = None
+        self._collection: Collection | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether no more batches are needed."""
+        return self._collection is not None and self._collection.finished
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin, with the module on its device and in its precision."""
+        assert isinstance(pl_module, TaskModule)
+        self._collection = self.kind.collection(pl_module, self.settings, self.layers, self.experts)
+        pl_module.collection = self._collection
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Compute the statistics."""
+        assert self._collection is not None
+        self._release(pl_module)
+        if self.across_processes:
+            self._collection.add_up()
+        self.statistics = self._collection.compute()
+        self._collection = None
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Let go of the module."""
+        self._release(pl_module)
+
+    def _release(self, module: pl.LightningModule) -> None:
+        assert isinstance(module, TaskModule)
+        module.collection = None
+
+
+class Stream:
+    """Batches of which it is not known how many there are, for a trainer.
+
+    Args:
+        batches: makes an iterable of them.
+    """
+
+    def __init__(self, batches: Callable[[], Iterable[Batch]]) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches."""
+        yield from self.batches()
 
 
 class StatisticsCallback(pl.Callback):
@@ -172,8 +229,11 @@ def _collect_and_save(
     """Collect statistics, in a process group together with the other processes, of which the first writes the file."""
     statistics = measure(trainer, request, load(), batches, f"{request.kind} of {entry.name}")
     if rank() == 0:
-        metadata = {"data_fingerprint": data_fingerprint, "settings": request.describe(data_fingerprint)}
-        save_statistics(request.path(entry, data_fingerprint), statistics, metadata, form=request.storage)
+        metadata: dict[str, Any] = {
+            "settings": request.describe(data_fingerprint),
+            "data_fingerprint": data_fingerprint,
+        }
+        request.about.save(request.path(entry, data_fingerprint), statistics, metadata, form=request.storage)
 
 
 def _collect_share(config: TrainerConfig, *arguments: Any) -> None:
@@ -183,8 +243,8 @@ def _collect_share(config: TrainerConfig, *arguments: Any) -> None:
 
 def measure(
     trainer: pl.Trainer, request: StatisticsRequest, module: TaskModule, batches: MakeBatches, title: str
-) -> Statistics:
-    """Statistics of a module, collected on the trainer's device.
+) -> Any:
+    """Statistics of a module, collected by a second trainer like the one given, which may be at work.
 
     In a process group the batches are divided among the processes, where that can be, and each returns the statistics
     of all of them.
@@ -192,180 +252,87 @@ def measure(
     Args:
         trainer: whose device and precision are used; not in inference mode.
         request: which statistics, and how.
-        module: the module; it comes back to its own device.
+        module: the module; it comes back to its own device and trainer.
         batches: makes the loader of examples.
         title: of the progress bar, where the trainer has one.
+
+    Returns:
+        The statistics, of the kind's own class.
 
     Raises:
         StatisticsError: for a NaN or infinity, naming the layer or parameter.
     """
-    device = trainer.strategy.root_device
-    previous = module.device
-    module.to(device).eval()
-    if _own_precision(request) is None:
-        trainer.precision_plugin.convert_module(module)  # in place; "bf16-true" wants the weights in it too
-    loader = _batches(request, batches, device)
     shared = world_size() > 1 and request.can_be_shared
+    collect = Collect(request.about, request.settings, request.layers, experts=request.experts, across_processes=shared)
+    # Where a kind sets a precision of its own, the trainer's does not come into it.
+    precision = None if request.settings.own_precision is None else "32-true"
+    collecting = trainer_like(trainer, [collect], precision=precision, title=title if rank() == 0 else None)
+    loader = _batches(request, batches, trainer.strategy.root_device, collect)
     if shared:
         loader = _own_batches(loader)
-    shown = trainer.progress_bar_callback is not None and rank() == 0
-    moved = _moved(loader, module, device, title if shown else None)
-    statistics: Statistics
-    with torch.inference_mode(False), _precision(request, trainer, device):
-        if isinstance(request.settings, GramConfig):
-            written = written_answers(request.settings)
-            layers = request.layers
-            if layers is None and not request.experts:
-                layers = tuple(linear_layers(module.model))
-            statistics = collect_gram(
-                module.model,
-                (part for batch in moved for part in module.gram_batches(batch, written)),
-                layers=layers,
-                forward=lambda model, batch: module.gram_pass(batch),
-                mask=module.gram_mask,
-                count_padding=request.settings.count_padding,
-                extra_rows=request.settings.extra_rows,
-                rows_dtype=torch.bfloat16 if request.settings.precision == "bf16" else None,
-                tolerance=request.settings.tolerance,
-                across_processes=shared,
-            )
-        elif isinstance(request.settings, GradientGramConfig):
-            source: Any = request.settings.labels_from  # checked by the schema
-            statistics = collect_gradient_gram(
-                module.model,
-                ({**batch, "labels": module.fisher_labels(batch)} for batch in moved),
-                layers=request.layers,
-                kind=module.likelihood,
-                forward=_logits(module),
-                labels_from=source,
-                mask=module.gradient_mask,
-                count_padding=request.settings.count_padding,
-                extra_rows=request.settings.extra_rows,
-                across_processes=shared,
-            )
-        else:
-            objective = module.fisher_objective(request.settings.labels_from)
-            statistics = collect_fisher(
-                module.model,
-                (objective.with_labels(batch) for batch in moved),
-                kind=objective.likelihood,
-                forward=lambda model, batch: objective.outputs(batch),
-                labels_from=objective.labels_from,
-                batch_mean_labels=objective.batch_mean_labels,
-                across_processes=shared,
-            )
-    module.to(previous)
-    return statistics
-
-
-def save_statistics(
-    path: Path, statistics: Statistics, metadata: dict[str, Any], *, form: Form = "full", rank: int | None = None
-) -> None:
-    """Write statistics of any kind, atomically.
-
-    Args:
-        path: the file.
-        statistics: what to write.
-        metadata: see :func:`regmean_lab.statistics.save_gram`.
-        form: of Gram matrices of both kinds; a Fisher diagonal has one form only.
-        rank: of the form ``low_rank``.
-    """
-    if isinstance(statistics, GramStatistics):
-        if statistics.relative_change is not None:
-            metadata = {**metadata, "relative_change": statistics.relative_change}
-        save_gram(path, statistics, metadata, form=form, rank=rank)
-    elif isinstance(statistics, GradientGramStatistics):
-        save_gradient_gram(path, statistics, metadata, form=form, rank=rank)
-    else:
-        save_fisher(path, statistics, metadata)
-
-
-def written_answers(settings: GramConfig) -> WrittenAnswers | None:
-    """How a model writes answers whose layer inputs count; None if it need not."""
-    if not settings.generation:
-        return None
-    return WrittenAnswers(settings.generated_tokens, settings.generated_padding or settings.count_padding)
+    previous, owner = module.device, module._trainer
+    try:
+        collecting.test(module, loader, verbose=False)
+    finally:
+        module.to(previous)
+        module.trainer = owner
+    return collect.statistics
 
 
 def tokens_in_batch(configured: int | None, kind: str, device: torch.device) -> int:
     """Tokens in a batch, padding included: as configured, or what suits a kind of statistics and a device."""
     if configured is not None:
         return configured
-    return BATCH_TOKENS_CPU if device.type == "cpu" else BATCH_TOKENS_DEVICE[kind]
+    return BATCH_TOKENS_CPU if device.type == "cpu" else KINDS[kind].tokens
 
 
 def _batches(
-    request: StatisticsRequest, batches: MakeBatches, device: torch.device
-) -> Iterable[dict[str, torch.Tensor]]:
-    """The batches of a request; with a tolerance in rounds, each as large as all before it."""
-    size, seed, settings = request.batch_size, request.seed, request.settings
-    tokens = settings.tokens if isinstance(settings, GramConfig) else None
-    if request.groups_matter:
-        # In drawn order the first batches are a random choice as they are, so that a stop rule needs no rounds.
-        return batches(request.examples, size, seed, tokens=tokens, drawn_order=request.drawn_order)
-    budget = tokens_in_batch(request.batch_tokens, request.kind, device)
-    if not isinstance(settings, GramConfig) or settings.tolerance is None:
-        return batches(request.examples, size, seed, tokens=tokens, batch_tokens=budget)
+    request: StatisticsRequest, batches: MakeBatches, device: torch.device, collect: Collect
+) -> Batches | Stream:
+    """The batches of a request, until ``collect`` needs no more; with a stop rule in rounds.
 
-    def rounds() -> Iterator[Batches]:
-        for part in doubling_rounds(request.examples or NO_LIMIT, passes=2 if settings.generation else 1):
-            loader = batches(request.examples, size, seed, tokens=tokens, batch_tokens=budget, part=part)
+    Each round is as large as all before it, of batches of like lengths. In drawn order the first batches are a random
+    choice as they are, so that a stop rule needs no rounds.
+    """
+    size, seed, settings = request.batch_size, request.seed, request.settings
+    choice: dict[str, Any] = {"tokens": settings.most_tokens}
+    if request.groups_matter:
+        choice["drawn_order"] = request.drawn_order
+    else:
+        choice["batch_tokens"] = tokens_in_batch(request.batch_tokens, request.kind, device)
+    if not settings.stops_early:
+        loader = batches(request.examples, size, seed, **choice)
+        # A trainer takes anything else but a loader for several loaders.
+        return loader if isinstance(loader, DataLoader) else Stream(partial(iter, loader))
+
+    def until_finished() -> Iterator[Batch]:
+        if request.groups_matter:
+            parts: Iterable[tuple[int, int] | None] = [None]
+        else:
+            parts = doubling_rounds(request.examples or NO_LIMIT, settings.passes)
+        for part in parts:
+            loader = batches(request.examples, size, seed, part=part, **choice)
             if len(loader) == 0:
                 return
-            yield loader
+            for batch in loader:
+                yield batch
+                if collect.finished:
+                    return
 
-    return chain.from_iterable(rounds())
+    return Stream(until_finished)
 
 
-def _own_batches(loader: Iterable[dict[str, torch.Tensor]]) -> Batches:
-    """This process's share of a loader's batches, which are sorted by length: every so-manieth, and none made twice."""
+def _own_batches(loader: Batches | Stream) -> Batches | Stream:
+    """This process's share of a loader's batches, which are sorted by length: dealt out in turn, none made twice."""
     assert isinstance(loader, DataLoader)
     assert loader.batch_sampler is not None
+    own = list(loader.batch_sampler)[rank() :: world_size()]
+    if not own:
+        return Stream(list)  # a trainer would not begin with a loader of length 0, and the others wait for the sums
     return DataLoader(
         loader.dataset,
-        batch_sampler=list(loader.batch_sampler)[rank() :: world_size()],
+        batch_sampler=own,
         collate_fn=loader.collate_fn,
         num_workers=loader.num_workers,
         pin_memory=loader.pin_memory,
     )
-
-
-@contextmanager
-def _precision(request: StatisticsRequest, trainer: pl.Trainer, device: torch.device) -> Iterator[None]:
-    """The precision of the forward pass: the statistics' own, or else the trainer's."""
-    own = _own_precision(request)
-    if own is None:
-        with trainer.precision_plugin.forward_context():
-            yield
-    elif own == "bf16":
-        with torch.autocast(device.type, torch.bfloat16):
-            yield
-    else:
-        before = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("high" if own == "tf32" else "highest")
-        try:
-            yield
-        finally:
-            torch.set_float32_matmul_precision(before)
-
-
-def _own_precision(request: StatisticsRequest) -> str | None:
-    return request.settings.precision if isinstance(request.settings, GramConfig) else None
-
-
-def _logits(module: TaskModule) -> Callable[[torch.nn.Module, Batch], torch.Tensor]:
-    """Runs the module's model as the module does."""
-
-    def forward(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-        logits: torch.Tensor = module(batch)
-        return logits
-
-    return forward
-
-
-def _moved(
-    loader: Iterable[dict[str, torch.Tensor]], module: TaskModule, device: torch.device, title: str | None
-) -> Iterator[dict[str, torch.Tensor]]:
-    """Batches on the device, with a progress bar in a terminal if it has a title."""
-    for batch in tqdm(loader, desc=title, disable=True if title is None else None, leave=False):
-        yield module.transfer_batch_to_device(batch, device, 0)

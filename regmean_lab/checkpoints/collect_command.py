@@ -39,13 +39,12 @@ from regmean_lab.merging.base import matches
 from regmean_lab.models.folders import stored_tensors
 from regmean_lab.models.pretrained import MODELS_FOLDER, Checkpoint, ModelError, find_checkpoint
 from regmean_lab.modules import TaskModule
-from regmean_lab.statistics import FORMS, StatisticsError, expert_layers, linear_layers
+from regmean_lab.statistics import FORMS, KINDS, StatisticsError, expert_layers, linear_layers
 from regmean_lab.suites.base import Task
 from regmean_lab.suites.data_module import CorpusDataModule
 from regmean_lab.training.trainers import test_trainer
 from regmean_lab.utils.files import file_sha256, write_json
 
-KINDS = ("gram", "fisher", "gradient_gram")
 RECORD_FILE = "collection.json"
 HEADERS = {"auto": None, True: True, False: False}
 """What the setting ``header`` may be: whether there is one, or None where the first line tells."""
@@ -72,7 +71,7 @@ class CollectConfig:
         text: the column of texts, or two of pairs of texts; None is the obvious one.
         target: for seq2seq, the column of texts that the model writes; None is the obvious one.
         label: the column of labels, for statistics that need true labels; None is the obvious one.
-        kinds: which statistics: ``gram``, ``fisher``, ``gradient_gram``.
+        kinds: which statistics: names of kinds.
         form: how Gram matrices are published: ``full``, ``packed`` (half the bytes, nothing lost), ``diagonal`` or
             ``low_rank``.
         rank: of the form ``low_rank``.
@@ -290,11 +289,7 @@ def _header_problems(plain: CollectConfig) -> list[str]:
 
 
 def _label_problems(plain: CollectConfig, task: Task) -> list[str]:
-    problems = {
-        kind: label_source_problem(getattr(plain.statistics, kind).labels_from, task.kind)
-        for kind in ("fisher", "gradient_gram")
-        if kind in plain.kinds
-    }
+    problems = {kind: label_source_problem(source, task.kind) for kind, source in _label_sources(plain).items()}
     return [f"statistics.{kind}.labels_from: {problem}" for kind, problem in problems.items() if problem]
 
 
@@ -307,11 +302,19 @@ def _texts(text: Any) -> list[str] | None:
     return listed if sound else []
 
 
+def _label_sources(plain: CollectConfig) -> dict[str, str]:
+    """By kind, where labels come from, of the kinds that are asked for and need any."""
+    sources = {
+        name: kind.needs_labels(getattr(plain.statistics, name)) for name, kind in KINDS.items() if name in plain.kinds
+    }
+    return {name: source for name, source in sources.items() if source is not None}
+
+
 def _needs_label(plain: CollectConfig, task: Task) -> bool:
     """Whether a kind of statistics needs a column of true labels; a language model's are its texts themselves."""
     if task.kind == "text":
         return False
-    sources = [getattr(plain.statistics, kind).labels_from for kind in plain.kinds if kind != "gram"]
+    sources = _label_sources(plain).values()
     needing = {"true", "batch_mean", "batch_loss"} | ({"batch_hard"} if task.kind == "regression" else set())
     return any(source in needing for source in sources)
 
@@ -355,7 +358,7 @@ def _requests(plain: CollectConfig, module: TaskModule) -> list[StatisticsReques
             plain.trainer.precision,
             plain.statistics.batch_tokens,
             layers=_chosen(kind, kept, experts) if plain.exclude_layers else None,
-            experts=kind == "gram" and not set(experts).isdisjoint(kept),
+            experts=KINDS[kind].of == "inputs" and not set(experts).isdisjoint(kept),
         )
         for kind in dict.fromkeys(plain.kinds)
     ]
@@ -363,9 +366,10 @@ def _requests(plain: CollectConfig, module: TaskModule) -> list[StatisticsReques
 
 def _chosen(kind: str, kept: tuple[str, ...], experts: list[str]) -> tuple[str, ...] | None:
     """The layers of one kind of statistics; None where they have none. Experts have Gram matrices of inputs only."""
-    if kind == "fisher":
+    about = KINDS[kind]
+    if not about.by_layer:
         return None
-    return kept if kind == "gram" else tuple(layer for layer in kept if layer not in set(experts))
+    return kept if about.of == "inputs" else tuple(layer for layer in kept if layer not in set(experts))
 
 
 def _public_command(plain: CollectConfig, public: Mapping[str, str]) -> str:

@@ -11,10 +11,9 @@ from regmean_lab.checkpoints.alignment import AlignedFisher, AlignedGradientGram
 from regmean_lab.checkpoints.members import Member
 from regmean_lab.merging.base import Layout, MergeMethod
 from regmean_lab.models.headers import CheckpointError, read_header
-from regmean_lab.statistics import FisherFile, GradientGramFile, GramFile, StatisticsError, StatisticsFile
+from regmean_lab.statistics import KINDS, Kind, LayerFile, StatisticsError, StatisticsFile
 
 FOLDER = "statistics"
-_TYPES: dict[str, type[StatisticsFile]] = {"gram": GramFile, "fisher": FisherFile, "gradient_gram": GradientGramFile}
 
 
 @dataclass
@@ -67,7 +66,7 @@ def open_statistics(
             path = paths[0]
             try:
                 read_header(path)
-                file = _TYPES[kind](path)
+                file = KINDS[kind].file(path)
             except CheckpointError as error:
                 found += error.problems
                 continue
@@ -75,10 +74,10 @@ def open_statistics(
                 found.append(str(error))
                 continue
             layers = method.gram_layers(names, layout)
-            problems = _problems(file, kind, member, layers, names, layout)
+            problems = _problems(file, KINDS[kind], member, layers, names, layout)
             found += [f"{path}: {problem}" for problem in problems]
             if not problems:
-                statistics.sources[kind] = _aligned(file, member, order, layout)
+                statistics.sources[kind] = _aligned(file, KINDS[kind], member, order, layout)
                 statistics.files.append(path)
         if lacking and member.source.is_adapter:
             found.append(
@@ -105,7 +104,7 @@ def _files(folder: Path, kind: str) -> list[Path]:
 
 def _problems(
     file: StatisticsFile,
-    kind: str,
+    kind: Kind,
     member: Member,
     layers: Collection[str],
     names: Sequence[str],
@@ -114,23 +113,22 @@ def _problems(
     """Why statistics are not those of a member's weights."""
     needed: dict[str, tuple[int, ...]] = {}
     own_layers = _own_layers(member, layout)
-    if isinstance(file, FisherFile):
+    inputs_of = kind.of == "inputs"
+    if not kind.by_layer:
         own = _names_in(file, member)
         floating = [name for name in names if member.dtypes[name].is_floating_point]
         needed = {own[name]: member.weights.shape(name) for name in floating}
     else:
         for parameter, layer in layout.linear.items():
-            if layer.name in layers and (
-                kind == "gram" or own_layers[layer.name] in file.shared
-            ):  # large outputs have none
+            if layer.name in layers and (inputs_of or own_layers[layer.name] in file.shared):  # large outputs have none
                 shape = member.weights.shape(parameter)
                 outputs, inputs = reversed(shape) if layer.transposed else shape
-                needed[own_layers[layer.name]] = (inputs if kind == "gram" else outputs,)
+                needed[own_layers[layer.name]] = (inputs if inputs_of else outputs,)
         for parameter, stack in layout.stacked.items():
-            if kind == "gram":
+            if inputs_of:
                 width = member.weights.shape(parameter)[1 if stack.transposed else 2]
                 needed.update({layer.name: (width,) for layer in stack.layers if layer.name in layers})
-    there_are = set(file.layers if isinstance(file, GramFile) else file.shared)
+    there_are = set(file.layers if isinstance(file, LayerFile) else file.shared)
     lacking = [name for name in needed if name not in there_are]
     found = []
     if lacking:
@@ -138,11 +136,7 @@ def _problems(
         found.append(f"nothing for {shown}; it is of another model, or these were left out when it was collected")
     for name, shape in needed.items():
         if name not in lacking:
-            there: tuple[int, ...] = ()
-            if isinstance(file, GramFile):
-                there = (file.width(name),)
-            elif isinstance(file, FisherFile):
-                there = file.shape(name)
+            there = file.shape(name)[:1] if kind.by_layer else file.shape(name)
             if there != shape:
                 found.append(f"{name}: of size {_times(there)}, but the weights need {_times(shape)}")
     return found
@@ -175,14 +169,14 @@ def other_weights(member: Member, statistics: MemberStatistics, sums: Mapping[st
     return found
 
 
-def _aligned(file: StatisticsFile, member: Member, orders: Mapping[str, RowOrder], layout: Layout) -> Any:
-    if isinstance(file, FisherFile):
+def _aligned(file: Any, kind: Kind, member: Member, orders: Mapping[str, RowOrder], layout: Layout) -> Any:
+    """A file, named and ordered as the merged model is."""
+    if not kind.by_layer:
         return AlignedFisher(file, _names_in(file, member), orders)
     own = _own_layers(member, layout)
-    if isinstance(file, GradientGramFile):
+    if kind.of == "outputs":
         outputs = {layer.name: orders[name] for name, layer in layout.linear.items() if name in orders}
         return AlignedGradientGram(file, outputs, own)
-    assert isinstance(file, GramFile)
     return AlignedGram(file, own)
 
 
@@ -193,7 +187,7 @@ def _own_layers(member: Member, layout: Layout) -> dict[str, str]:
     }
 
 
-def _names_in(file: FisherFile, member: Member) -> dict[str, str]:
+def _names_in(file: StatisticsFile, member: Member) -> dict[str, str]:
     """The name that a file has for each of a member's tensors: a tied one may be kept under any of its names."""
     found = {name: member.own_names.get(name, name) for name in member.weights}
     for alias, leader in member.architecture.leaders.items():

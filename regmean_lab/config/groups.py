@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, make_dataclass
 
 from omegaconf import MISSING
 
-from regmean_lab.merging.base import one_of
+from regmean_lab.statistics import KINDS
+from regmean_lab.statistics.kinds.fisher import FisherConfig
+from regmean_lab.statistics.kinds.gradient_gram import GradientGramConfig
+from regmean_lab.statistics.kinds.gram import GramConfig
+from regmean_lab.utils.checks import one_of
 
 SCHEDULES = ("polynomial", "linear", "constant")
 SELECTIONS = ("best", "last")
-LABEL_SOURCES = ("expectation", "true", "pseudo")
-BATCH_LABEL_SOURCES = ("batch_mean", "batch_hard", "batch_loss")
-"""Sources of labels for Fisher information that squares gradients of batches, not of examples."""
 REWEIGHTINGS = ("none", "sqrt")
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
-GRAM_PRECISIONS = ("float32", "tf32", "bf16")
 STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true")
 STORAGES = ("full", "packed")
 
@@ -106,87 +106,11 @@ class ModelConfig:
     new_head: bool = False
 
 
-@dataclass
-class GramConfig:
-    """How Gram matrices are collected.
-
-    Attributes:
-        examples: number of training examples of each member; None is all of them.
-        batches: the same counted in batches of ``training.batch_size``, as published systems state it; overrides
-            ``examples``.
-        count_padding: count padding tokens as rows. Batches are then made of ``training.batch_size`` examples in the
-            order in which these are drawn, and padded to their longest.
-        extra_rows: count inputs that are no tokens of the batch (relative positions of DeBERTa), once a batch; batches
-            are made as for ``count_padding``.
-        generation: for answers in words, count each question a second time, with what the model itself writes in place
-            of the right answer.
-        generated_tokens: most tokens that the model writes, for ``generation``.
-        generated_padding: for ``generation``, count also the rows after an answer's end, up to the end of the batch's
-            longest: while that is written, the others get padding. Batches are made as for ``count_padding``.
-        tokens: draw no more examples when they have so many tokens; None sets no such limit.
-        tolerance: stop when no matrix has changed by more than this share of its norm since there were half as many
-            examples; None uses all of them.
-        precision: ``bf16`` (forward pass and products in bfloat16, summed in float32), ``tf32`` (the same on GPUs with
-            TensorFloat-32), ``float32``, or None: the forward pass as ``trainer.precision`` says, products in float32.
-    """
-
-    examples: int | None = 16000
-    batches: int | None = None
-    count_padding: bool = False
-    extra_rows: bool = False
-    generation: bool = False
-    generated_tokens: int = 4
-    generated_padding: bool = False
-    tokens: int | None = None
-    tolerance: float | None = None
-    precision: str | None = None
-
-
-@dataclass
-class FisherConfig:
-    """How diagonal Fisher information is collected.
-
-    Attributes:
-        examples: number of training examples of each member; None is all of them.
-        batches: the same counted in batches of ``training.batch_size``; overrides ``examples``.
-        labels_from: ``expectation`` over the model's own labels (exact), the ``true`` labels, or ``pseudo`` labels (the
-            model's most likely ones): squares of the gradients of single examples. Or the square of the gradient of a
-            mean over ``training.batch_size`` examples: ``batch_mean`` of the log-likelihood of the true labels;
-            ``batch_hard``, as published for emotion and GLUE, of that of the largest of all outputs under a softmax
-            (of a regression: the squared error); ``batch_loss``, as published for NER, T5 and GPT-2, of the model's own
-            loss.
-    """
-
-    examples: int | None = 16000
-    batches: int | None = None
-    labels_from: str = "expectation"
-
-
-@dataclass
-class GradientGramConfig:
-    """How Gram matrices of the gradients at layers' outputs are collected.
-
-    Attributes:
-        examples: number of training examples of each member; None is all of them.
-        batches: the same counted in batches of ``training.batch_size``; overrides ``examples``.
-        labels_from: ``expectation`` over the model's own labels (exact), the ``true`` labels, or ``pseudo`` labels (the
-            model's most likely ones).
-        count_padding: count padding tokens as rows; batches are then made as for Gram matrices of inputs.
-        extra_rows: count outputs that are no tokens of the batch (relative positions of DeBERTa); likewise.
-    """
-
-    examples: int | None = 1000
-    batches: int | None = None
-    labels_from: str = "expectation"
-    count_padding: bool = False
-    extra_rows: bool = False
-
-
 def label_source_problem(source: str, task: str) -> str | None:
     """Why labels for a kind of statistics cannot come from a source; None if they can.
 
     Args:
-        source: one of ``LABEL_SOURCES`` and ``BATCH_LABEL_SOURCES``.
+        source: a value of a setting ``labels_from``.
         task: kind of the model's task.
     """
     if source == "expectation" and task in ("token_labels", "text"):
@@ -222,27 +146,22 @@ class StatisticsConfig:
 
     def problems(self) -> list[str]:
         """What is wrong with the settings."""
-        found = []
-        for kind in ("gram", "fisher", "gradient_gram"):
-            for name in ("examples", "batches"):
-                value = getattr(getattr(self, kind), name)
-                if value is not None and value < 1:
-                    found.append(f"{kind}.{name}: expected at least 1 or null, got {value}")
-        for name, value in (("batch_tokens", self.batch_tokens), ("gram.tokens", self.gram.tokens)):
-            if value is not None and value < 1:
-                found.append(f"{name}: expected at least 1 or null, got {value}")
-        if self.gram.tolerance is not None and not (math.isfinite(self.gram.tolerance) and self.gram.tolerance > 0):
-            found.append(f"gram.tolerance: expected a positive number or null, got {self.gram.tolerance}")
-        if self.gram.generated_tokens < 1:
-            found.append(f"gram.generated_tokens: expected at least 1, got {self.gram.generated_tokens}")
-        if self.gram.generated_padding and not self.gram.generation:
-            found.append("gram.generated_padding: is for gram.generation=true, which is not set")
-        if self.gram.precision is not None:
-            one_of("gram.precision", self.gram.precision, GRAM_PRECISIONS, found)
+        found = [f"{kind}.{problem}" for kind in KINDS for problem in getattr(self, kind).problems()]
+        if self.batch_tokens is not None and self.batch_tokens < 1:
+            found.append(f"batch_tokens: expected at least 1 or null, got {self.batch_tokens}")
         one_of("storage", self.storage, STORAGES, found)
-        one_of("fisher.labels_from", self.fisher.labels_from, (*LABEL_SOURCES, *BATCH_LABEL_SOURCES), found)
-        one_of("gradient_gram.labels_from", self.gradient_gram.labels_from, LABEL_SOURCES, found)
         return found
+
+
+def _with_other_kinds(config: type[StatisticsConfig]) -> type[StatisticsConfig]:
+    """The class with the settings of all kinds of statistics that it does not name."""
+    others = [(kind.name, kind.settings, field(default_factory=kind.settings)) for kind in KINDS.values()]
+    own = {entry.name for entry in fields(config)}
+    more = [entry for entry in others if entry[0] not in own]
+    return make_dataclass(config.__name__, more, bases=(config,)) if more else config
+
+
+StatisticsConfig = _with_other_kinds(StatisticsConfig)  # type: ignore[misc]
 
 
 @dataclass

@@ -30,6 +30,7 @@ from regmean_lab.config.groups import (
 )
 from regmean_lab.merging import MergeMethod, method_types
 from regmean_lab.merging.base import one_of
+from regmean_lab.statistics import KINDS
 from regmean_lab.suites import Suite, suite_types
 from regmean_lab.utils.errors import UserError
 from regmean_lab.utils.files import name_problem
@@ -184,11 +185,9 @@ def settings_of(config: DictConfig) -> Settings:
     if plain.save_merged and (suite.own_heads or getattr(method, "is_partial", False)):
         found.append("save_merged: members keep parameters of their own, so there is no single model to be saved")
     sound = not suite.problems() and not suite.member_problems(members)
-    for kind, labels_from in (
-        ("fisher", plain.statistics.fisher.labels_from),
-        ("gradient_gram", plain.statistics.gradient_gram.labels_from),
-    ):
-        if sound and kind in getattr(method, "statistics", ()):
+    for kind, about in KINDS.items():
+        labels_from = about.needs_labels(getattr(plain.statistics, kind))
+        if sound and labels_from is not None and kind in getattr(method, "statistics", ()):
             problems = {label_source_problem(labels_from, suite.task(member).kind): member for member in members}
             key = f"statistics.{kind}.labels_from"
             found += [f"{key}: {problem} ({member})" for problem, member in problems.items() if problem]

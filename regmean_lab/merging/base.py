@@ -10,14 +10,15 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
-from typing import ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from regmean_lab.merging.partial import covered, top_blocks
+from regmean_lab.utils.checks import one_of as one_of
 from regmean_lab.utils.errors import UserError
 
 LABEL_HEADS = ("merged", "row_mean")
@@ -64,6 +65,7 @@ class MergeMember:
         annotated: for each output of a multi-label head, whether the member's training data annotates it. None where
             the labels are the same for all members.
         gradient_gram: Gram matrices of the gradients at its layers' outputs, where the method asks for them.
+        others: by kind, what gives statistics of other kinds that the method asks for.
     """
 
     name: str
@@ -72,6 +74,20 @@ class MergeMember:
     fisher: FisherSource | None = None
     annotated: tuple[bool, ...] | None = None
     gradient_gram: GradientGramSource | None = None
+    others: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        weights: Mapping[str, Tensor],
+        statistics: Mapping[str, Any],
+        annotated: tuple[bool, ...] | None = None,
+    ) -> MergeMember:
+        """A member with what gives its statistics, by kind."""
+        own = {entry.name for entry in fields(cls)} & set(statistics)
+        others = {kind: source for kind, source in statistics.items() if kind not in own}
+        return cls(name, weights, annotated=annotated, others=others, **{kind: statistics[kind] for kind in own})
 
 
 @dataclass(frozen=True)
@@ -239,7 +255,7 @@ class MergeMethod(ABC):
 
     @property
     def statistics(self) -> tuple[str, ...]:
-        """Kinds of statistics that each member must have: ``gram``, ``fisher``, ``gradient_gram``."""
+        """Kinds of statistics that each member must have, see :mod:`regmean_lab.statistics.kinds`."""
         return ()
 
     @property
@@ -346,12 +362,6 @@ def fraction(setting: str, value: float, found: list[str], *, zero: bool = True,
     if not ((value >= 0 if zero else value > 0) and (value <= 1 if one else value < 1)):
         ends = f"{'from' if zero else 'above'} 0 {'to' if one else 'to below'} 1"
         found.append(f"{setting}: expected a number {ends}, got {value}")
-
-
-def one_of(setting: str, value: str, allowed: Sequence[str], found: list[str]) -> None:
-    """Append a message to ``found`` unless ``value`` is one of those ``allowed``."""
-    if value not in allowed:
-        found.append(f"{setting}: expected one of {', '.join(allowed)}, got {value!r}")
 
 
 MethodType = TypeVar("MethodType", bound=type[MergeMethod])

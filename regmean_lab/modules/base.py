@@ -18,26 +18,14 @@ from transformers import PreTrainedModel
 from regmean_lab.metrics.metrics import build_metrics, percentages, predictions
 from regmean_lab.models.pretrained import Checkpoint, quiet_transformers
 from regmean_lab.modules.optimization import Optimization
-from regmean_lab.statistics import FisherLabels, Likelihood, Mask, StatisticsError
+from regmean_lab.statistics import Collection, FisherLabels, Likelihood, Mask, StatisticsError
+from regmean_lab.statistics.kinds import WrittenAnswers as WrittenAnswers
 from regmean_lab.suites.base import Task, TaskKind
 
 Batch = Mapping[str, Tensor]
 
 DEV_SCORE = "dev/score"
 """Name under which the key score on dev is logged (mean over dev sets, times 100)."""
-
-
-@dataclass(frozen=True)
-class WrittenAnswers:
-    """How a model writes answers in the batches that count towards Gram matrices.
-
-    Attributes:
-        tokens: most tokens of an answer.
-        padding: whether what comes after an answer's end counts too, up to the end of the batch's longest answer.
-    """
-
-    tokens: int
-    padding: bool = False
 
 
 @dataclass(frozen=True)
@@ -152,6 +140,9 @@ class TaskModule(TrainableModule):
         model: the model, with a head for the task.
         task: what it predicts.
         optimization: how it is trained; None for a module that is only evaluated.
+
+    Attributes:
+        collection: while statistics are collected, what a test run does with its batches in place of predicting.
     """
 
     head_class: ClassVar[Any] = None
@@ -162,6 +153,7 @@ class TaskModule(TrainableModule):
         self.task = task
         self._dev_metrics: list[MetricCollection] = []
         self._collected: list[list[tuple[Tensor, Tensor]]] = []
+        self.collection: Collection | None = None
 
     @classmethod
     @abstractmethod
@@ -276,7 +268,10 @@ class TaskModule(TrainableModule):
         self._collected = [[] for _ in range(count)]
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Keep one batch's logits and labels."""
+        """Keep one batch's logits and labels; or count it, while statistics are collected."""
+        if self.collection is not None:
+            self.collection.add(batch)
+            return
         self._collected[dataloader_idx].append((self.evaluate(batch).float().cpu(), batch["labels"].cpu()))
 
     def predictions(self) -> list[Predictions]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import StatisticsError
+from .rows import Mask
 
 Batch: TypeAlias = Mapping[str, Any]
 """A batch. Tensors whose first dimension is the number of examples hold one entry for each; the rest is shared."""
@@ -73,6 +74,12 @@ def move_batch(batch: Batch, device: torch.device) -> dict[str, Any]:
 def device_of(model: nn.Module) -> torch.device:
     """The device of the model's first parameter."""
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
+def attention_mask(batch: Batch) -> Mask:
+    """The batch's ``attention_mask`` ``[batch, tokens]``, or None if it has none."""
+    mask: Mask = batch.get("attention_mask")
+    return mask
 
 
 @contextmanager

@@ -13,11 +13,11 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
+from .accumulator import Accumulator
 from .batches import LABELS, Batch, Forward, count_examples, default_forward, device_of, move_batch, select_example
 from .calls import Call, CallRecorder, gradients_at, known_modules, obstacles, shape_obstacles
-from .distributed import add_up_, check_sound, gather
+from .distributed import add_up_
 from .errors import StatisticsError, name_list
-from .finite import all_finite
 from .likelihood import LabelSource, Likelihood, count_terms, output_factors
 from .per_example import Part, add_squares_
 
@@ -110,7 +110,7 @@ class FisherStatistics:
         )
 
 
-class FisherAccumulator:
+class FisherAccumulator(Accumulator[FisherStatistics]):
     """Collects the Fisher diagonal of a model's trainable parameters.
 
     ::
@@ -146,6 +146,10 @@ class FisherAccumulator:
         StatisticsError: for unknown settings, or a model without trainable parameters.
     """
 
+    title = "Fisher diagonal"
+    overflowing = "gradients"
+    suspects = "the weights and labels"
+
     def __init__(
         self,
         model: nn.Module,
@@ -157,6 +161,7 @@ class FisherAccumulator:
         dtype: torch.dtype = torch.float32,
         chunk_bytes: int | None = None,
     ) -> None:
+        super().__init__()
         for setting, value, allowed in (
             ("labels_from", labels_from, get_args(FisherLabels)),
             ("kind", kind, get_args(Likelihood)),
@@ -185,10 +190,6 @@ class FisherAccumulator:
         self._known = known_modules(model)
         self._shapes_checked = False
         self._reasons: tuple[str, ...] = ()
-        self._examples = 0
-        self._batches = 0
-        self._broken = ""
-        self._added_up = False
 
     @property
     def mode(self) -> Mode:
@@ -213,45 +214,27 @@ class FisherAccumulator:
             StatisticsError: if the model is in training mode or was made under inference mode, if the labels do not
                 fit the logits, or if `add_up` was called.
         """
-        if self._added_up:
-            raise StatisticsError("add was called after the sums of all processes were added up")
+        self._check_open("add")
         self._check_model()
         examples = count_examples(batch)
         if labels is not None and len(labels) != examples:
             raise StatisticsError(f"{len(labels)} labels for a batch of {examples} examples")
         # Older versions of PyTorch would reuse weights that an outer autocast cast in a pass without gradients.
         torch.clear_autocast_cache()
-        try:
-            with torch.inference_mode(False), torch.enable_grad():
-                device = device_of(self._model)
-                batch = move_batch(batch, device)
-                if labels is not None:
-                    labels = move_batch({LABELS: labels}, device)[LABELS]
-                if self._labels_from == "batch_mean":
-                    self._add_batch_mean(batch, labels, examples)
-                elif self._reasons or not self._add_products(batch, labels, examples):
-                    self._add_one_at_a_time(batch, labels, examples)
-        except BaseException:
-            self._broken = "a batch failed half-way and may be counted in part"
-            raise
-        self._examples += examples
-        self._batches += 1
+        with self._whole(), torch.inference_mode(False), torch.enable_grad():
+            device = device_of(self._model)
+            batch = move_batch(batch, device)
+            if labels is not None:
+                labels = move_batch({LABELS: labels}, device)[LABELS]
+            if self._labels_from == "batch_mean":
+                self._add_batch_mean(batch, labels, examples)
+            elif self._reasons or not self._add_products(batch, labels, examples):
+                self._add_one_at_a_time(batch, labels, examples)
+        self._count(examples)
 
-    def add_up(self) -> None:
-        """Add up the sums of all processes, which have each seen a share of the examples; ends the collection.
-
-        Every process of the default process group must call this, once, also one that saw no batch. Afterwards
-        `compute` gives the statistics of all examples in each.
-
-        Raises:
-            StatisticsError: in every process, if one has nothing sound to add.
-        """
-        check_sound(self._broken)
-        counts = gather((self._examples, self._batches))
-        self._examples, self._batches = (sum(column) for column in zip(*counts, strict=True))
+    def _add_up_sums(self) -> None:
         for total in self._sums.values():
             add_up_(total)
-        self._added_up = True
 
     def compute(self, device: torch.device | str = "cpu") -> FisherStatistics:
         """The statistics of all batches so far; collecting may go on afterwards.
@@ -263,19 +246,11 @@ class FisherAccumulator:
             StatisticsError: if there was no batch, a batch failed half-way, or a diagonal holds NaN or infinity; the
                 parameters are named.
         """
-        if self._broken:
-            raise StatisticsError(f"{self._broken}; collect again")
-        if self._batches == 0:
-            raise StatisticsError("no batch was added")
+        self._check_counted()
         count = self._batches if self._labels_from == "batch_mean" else self._examples
         with torch.inference_mode(False):
             diagonals = {name: (total / count).to(device) for name, total in self._sums.items()}
-        broken = [name for name, diagonal in diagonals.items() if not all_finite(diagonal)]
-        if broken:
-            raise StatisticsError(
-                f"NaN or infinity in the Fisher diagonal of {name_list(broken)}; the model's gradients overflow or its "
-                "weights are not finite: check the weights and labels, or collect without reduced precision"
-            )
+        self._check_finite(diagonals)
         kept = {id(parameter): name for name, parameter in self._parameters.items()}
         shared = {
             name: kept[id(parameter)]

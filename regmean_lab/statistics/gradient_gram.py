@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
+from .accumulator import Accumulator
 from .batches import LABELS, Batch, Forward, count_examples, default_forward, device_of, move_batch
-from .distributed import add_up_, check_sound, gather
+from .distributed import add_up_, gather
 from .errors import StatisticsError, name_list
-from .finite import all_finite
 from .layers import is_conv1d, select_layers
 from .likelihood import LabelSource, Likelihood, output_factors
 from .products import add_gram_, mirror_upper_
@@ -76,7 +76,7 @@ class _Call:
     mask: Tensor | None
 
 
-class GradientGramAccumulator:
+class GradientGramAccumulator(Accumulator[GradientGramStatistics]):
     """Collects Gram matrices of the gradients at the outputs of a model's linear layers.
 
     The examples of a batch must not influence each other. `add` may be called under ``torch.no_grad``; parameters'
@@ -97,6 +97,11 @@ class GradientGramAccumulator:
         StatisticsError: for unknown settings, or layers that the model does not have.
     """
 
+    title = "gradient Gram matrix"
+    overflowing = "gradients"
+    suspects = "the weights and labels"
+    rows_are = "output"
+
     def __init__(
         self,
         model: nn.Module,
@@ -109,6 +114,7 @@ class GradientGramAccumulator:
         extra_rows: bool = False,
         dtype: torch.dtype = torch.float32,
     ) -> None:
+        super().__init__()
         for setting, value, allowed in (
             ("labels_from", labels_from, get_args(LabelSource)),
             ("kind", kind, get_args(Likelihood)),
@@ -128,10 +134,6 @@ class GradientGramAccumulator:
         self._dtype = dtype
         self._sums: dict[str, Tensor] = {}
         self._rows = dict.fromkeys(self._layers, 0)
-        self._examples = 0
-        self._batches = 0
-        self._broken = ""
-        self._added_up = False
 
     def add(self, batch: Batch, labels: Tensor | None = None, mask: Mask = None) -> None:
         """Add the examples of a batch.
@@ -146,49 +148,31 @@ class GradientGramAccumulator:
             StatisticsError: if the model is in training mode, if its logits carry no gradient, if the labels do not
                 fit them, or if `add_up` was called.
         """
-        if self._added_up:
-            raise StatisticsError("add was called after the sums of all processes were added up")
+        self._check_open("add")
         if training := [name or type(part).__name__ for name, part in self._model.named_modules() if part.training]:
             raise StatisticsError(f"the model is in training mode ({name_list(training, 3)}); call model.eval() first")
         torch.clear_autocast_cache()  # may hold weights that were cast in a pass without gradients
-        try:
-            with torch.inference_mode(False), torch.enable_grad():
-                device = device_of(self._model)
-                moved = move_batch(batch, device)
-                if labels is not None:
-                    labels = move_batch({LABELS: labels}, device)[LABELS]
-                self._add(moved, labels, mask)
-        except BaseException:
-            self._broken = "a batch failed half-way and its rows are counted in part"
-            raise
-        self._examples += count_examples(batch)
-        self._batches += 1
+        with self._whole(), torch.inference_mode(False), torch.enable_grad():
+            device = device_of(self._model)
+            moved = move_batch(batch, device)
+            if labels is not None:
+                labels = move_batch({LABELS: labels}, device)[LABELS]
+            self._add(moved, labels, mask)
+        self._count(count_examples(batch))
 
-    def add_up(self) -> None:
-        """Add up the sums of all processes, which have each seen a share of the examples; ends the collection.
-
-        Every process of the default process group must call this, once, also one that saw no batch. Afterwards
-        `compute` gives the statistics of all examples in each.
-
-        Raises:
-            StatisticsError: in every process, if one has nothing sound to add.
-        """
-        check_sound(self._broken)
+    def _add_up_sums(self) -> None:
         widths = {layer: len(total) for layer, total in self._sums.items()}
-        every = gather((self._rows, widths, self._examples, self._batches))
-        self._rows = {layer: sum(rows[layer] for rows, _, _, _ in every) for layer in self._layers}
-        self._examples = sum(examples for _, _, examples, _ in every)
-        self._batches = sum(batches for _, _, _, batches in every)
+        every = gather((self._rows, widths))
+        self._rows = {layer: sum(rows[layer] for rows, _ in every) for layer in self._layers}
         device = device_of(self._model)
         for layer in self._layers:
             if self._rows[layer] == 0:
                 continue
-            width = next(widths[layer] for _, widths, _, _ in every if layer in widths)
+            width = next(widths[layer] for _, widths in every if layer in widths)
             with torch.inference_mode(False):
                 if layer not in self._sums:
                     self._sums[layer] = torch.zeros(width, width, dtype=self._dtype, device=device)
                 add_up_(self._sums[layer])
-        self._added_up = True
 
     def compute(self, device: torch.device | str = "cpu") -> GradientGramStatistics:
         """The statistics of all batches so far; collecting may go on afterwards.
@@ -200,24 +184,13 @@ class GradientGramAccumulator:
             StatisticsError: if there was no batch, a batch failed half-way, a layer saw no rows, or a matrix holds NaN
                 or infinity; the layers are named.
         """
-        if self._broken:
-            raise StatisticsError(f"{self._broken}; collect again")
-        if self._batches == 0:
-            raise StatisticsError("no batch was added")
-        if empty := [layer for layer, rows in self._rows.items() if rows == 0]:
-            raise StatisticsError(
-                f"no rows were seen by {name_list(empty)}; either the model does not call the layer, or its outputs do "
-                "not have the shape of the mask: leave it out of `layers`, or pass a mask of its own"
-            )
+        self._check_counted()
+        self._check_rows(self._rows)
         with torch.inference_mode(False):
             matrices = {
                 layer: mirror_upper_(self._sums[layer] / self._rows[layer]).to(device) for layer in self._layers
             }
-        if broken := [layer for layer, matrix in matrices.items() if not all_finite(matrix)]:
-            raise StatisticsError(
-                f"NaN or infinity in the gradient Gram matrix of {name_list(broken)}; the model's gradients overflow "
-                "or its weights are not finite: check the weights and labels, or collect without reduced precision"
-            )
+        self._check_finite(matrices)
         return GradientGramStatistics(
             matrices, dict(self._rows), self._examples, self._batches, self._labels_from, self._kind
         )

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .accumulator import Accumulator
 from .batches import device_of
-from .distributed import add_up_, check_sound, gather
+from .distributed import add_up_, gather
 from .errors import StatisticsError, name_list
 from .experts import FusedExperts, fused_experts
-from .finite import all_finite
 from .layers import select_layers
 from .products import mirror_upper_
 from .rows import Mask, RowSelection
@@ -103,7 +103,7 @@ class GramStatistics:
         )
 
 
-class GramAccumulator:
+class GramAccumulator(Accumulator[GramStatistics]):
     """Collects the Gram matrices of a model's linear layers from its forward passes.
 
     ::
@@ -138,6 +138,10 @@ class GramAccumulator:
         StatisticsError: for layers that the model does not have, or another dtype.
     """
 
+    title = "Gram matrix"
+    overflowing = "activations"
+    none_yet = "no batch was collected; run the model inside `with accumulator.batch(...)`"
+
     def __init__(
         self,
         model: nn.Module,
@@ -148,6 +152,7 @@ class GramAccumulator:
         dtype: torch.dtype = torch.float32,
         rows_dtype: torch.dtype | None = None,
     ) -> None:
+        super().__init__()
         if dtype not in (torch.float32, torch.float64):
             raise StatisticsError(f"dtype={dtype}: Gram matrices are summed in torch.float32 or torch.float64")
         if rows_dtype not in (None, dtype, torch.bfloat16):
@@ -163,18 +168,9 @@ class GramAccumulator:
         self._dtype = dtype
         self._rows_dtype = rows_dtype or dtype
         self._groups: dict[str, InputGroup] = {}
-        self._examples = 0
-        self._batches = 0
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._selection: RowSelection | None = None
         self._batch_examples: int | None = None
-        self._broken = ""
-        self._added_up = False
-
-    @property
-    def examples(self) -> int:
-        """Number of examples seen so far."""
-        return self._examples
 
     def attach(self) -> None:
         """Put the hooks on the layers; without effect if they are there."""
@@ -213,9 +209,9 @@ class GramAccumulator:
         """
         self.begin_batch(mask, examples)
         try:
-            yield
+            with self._whole():
+                yield
         except BaseException:
-            self._broken = "a batch failed half-way and its rows are counted in part"
             self._selection = None
             raise
         self.end_batch()
@@ -233,8 +229,7 @@ class GramAccumulator:
         """
         if self._selection is not None:
             raise StatisticsError("begin_batch was called twice without end_batch")
-        if self._added_up:
-            raise StatisticsError("begin_batch was called after the sums of all processes were added up")
+        self._check_open("begin_batch")
         if not self._handles:
             raise StatisticsError(
                 "begin_batch was called while detached; call attach first, or use `with accumulator:`"
@@ -259,27 +254,18 @@ class GramAccumulator:
         for group in self._distinct_groups():
             for part in group.end_batch():
                 self._groups.update(dict.fromkeys(part.members, part))
-        self._examples += self._batch_examples or 0
-        self._batches += 1
+        self._count(self._batch_examples or 0)
 
-    def add_up(self) -> None:
-        """Add up the sums of all processes, which have each seen a share of the examples; ends the collection.
-
-        Every process of the default process group must call this, once, also one that saw no batch. Afterwards
-        `compute` gives the statistics of all examples in each. Layers share a matrix where they shared it everywhere.
-
-        Raises:
-            StatisticsError: in every process, if one has nothing sound to add.
-        """
-        check_sound(self._broken)
+    def _add_up_sums(self) -> None:
+        """Layers share a matrix where they shared it in every process."""
         own = {layer: (group.members[0], group.rows, group.width) for layer, group in self._groups.items()}
-        every = gather((own, self._examples, self._batches))
+        every = gather((own, self._batches))
         # A process without a batch knows nothing of sharing.
-        leaders = [{layer: known[0] for layer, known in seen.items()} for seen, _, batches in every if batches]
+        leaders = [{layer: known[0] for layer, known in seen.items()} for seen, batches in every if batches]
         added: dict[str, InputGroup] = {}
         used: set[int] = set()
         for layers in common_groups(self._layers, leaders):
-            known = [seen[layers[0]] for seen, _, _ in every if layers[0] in seen]
+            known = [seen[layers[0]] for seen, _ in every if layers[0] in seen]
             rows, width = sum(count for _, count, _ in known), max((width for _, _, width in known), default=0)
             if rows == 0:
                 continue
@@ -292,9 +278,6 @@ class GramAccumulator:
                     used.add(id(group))
                 added.update(dict.fromkeys(layers, InputGroup.with_total(layers, add_up_(total), rows)))
         self._groups = added
-        self._examples = sum(examples for _, examples, _ in every)
-        self._batches = sum(batches for _, _, batches in every)
-        self._added_up = True
 
     def compute(self, device: torch.device | str = "cpu", *, release: bool = False) -> GramStatistics:
         """The statistics of all batches so far; collecting may go on afterwards.
@@ -330,13 +313,7 @@ class GramAccumulator:
                 rows[leader] = group.rows
         if release:
             self._broken = "its sums were released"
-        spoilt = {leader for leader, matrix in matrices.items() if not all_finite(matrix)}
-        broken = [layer for layer, leader in shared.items() if leader in spoilt]
-        if broken:
-            raise StatisticsError(
-                f"NaN or infinity in the Gram matrix of {name_list(broken)}; the model's activations overflow or its "
-                "weights are not finite: check the weights, or collect without reduced precision"
-            )
+        self._check_finite(matrices, shared.items())
         return GramStatistics(matrices, shared, rows, self._examples, self._batches, unseen=unseen)
 
     def means(self) -> list[Tensor]:
@@ -356,18 +333,10 @@ class GramAccumulator:
 
     def _check_complete(self) -> None:
         """Raise if there is nothing sound to compute."""
-        if self._broken:
-            raise StatisticsError(f"{self._broken}; collect again")
-        if self._selection is not None:
+        if self._selection is not None and not self._broken:
             raise StatisticsError("compute was called inside a batch; call end_batch first")
-        if self._batches == 0:
-            raise StatisticsError("no batch was collected; run the model inside `with accumulator.batch(...)`")
-        empty = [layer for layer in self._layers if layer not in self._widths and not self._has_rows(layer)]
-        if empty:
-            raise StatisticsError(
-                f"no input rows were seen by {name_list(empty)}; either the model does not call the layer, or its "
-                "inputs do not have the shape of the mask: leave it out of `layers`, or pass a mask of its own"
-            )
+        self._check_counted()
+        self._check_rows({layer: self._has_rows(layer) for layer in self._layers if layer not in self._widths})
 
     def _has_rows(self, layer: str) -> bool:
         return layer in self._groups and self._groups[layer].rows > 0

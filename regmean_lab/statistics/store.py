@@ -5,7 +5,7 @@ layer, a Fisher file a float32 tensor for each trainable parameter. Gram matrice
 smaller form instead (see `regmean_lab.statistics.forms`), and are read as matrices whatever their form. Metadata values
 are strings, JSON where they are structured:
 
-- ``format``: "regmean_lab.statistics"; ``version``: "1"; ``kind``: "gram", "gradient_gram" or "fisher";
+- ``format``: "regmean_lab.statistics"; ``version``: "1"; ``kind``: a name of :mod:`regmean_lab.statistics.kinds`;
 - ``examples``, ``batches``: how many were seen;
 - ``rows``: JSON, by leading layer, the number of rows that the matrix is the mean of (Fisher: empty);
 - ``shared``: JSON, by layer or parameter, the name of the tensor that holds its statistics;
@@ -26,7 +26,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -37,10 +37,7 @@ from regmean_lab.utils.files import new_file, share
 
 from .errors import StatisticsError, name_list
 from .finite import all_finite
-from .fisher import FisherStatistics
 from .forms import FORMS, Form, check_form, from_form, packed_width, shape_fault, tensor_names, to_form
-from .gradient_gram import GradientGramStatistics
-from .gram import GramStatistics
 
 FORMAT = "regmean_lab.statistics"
 VERSION = "1"
@@ -52,80 +49,8 @@ _File = TypeVar("_File", bound="StatisticsFile")
 _WIDEST = 1 << 17
 """Widest matrix of zeros that a file may ask for: nothing is stored of it that would show its size."""
 
-_KINDS = ("gram", "gradient_gram", "fisher")
 _PLAIN = ("format", "version", "kind", "form", "data_fingerprint", "labels_from", "likelihood", "batch_mean_labels")
 _REQUIRED = ("rows", "shared", "examples", "batches", "data_fingerprint", "settings")
-
-
-def save_gram(
-    path: str | os.PathLike[str],
-    statistics: GramStatistics,
-    metadata: Mapping[str, Json],
-    *,
-    form: Form = "full",
-    rank: int | None = None,
-) -> None:
-    """Write Gram matrices to ``path``, atomically.
-
-    Args:
-        path: the file; an existing one is replaced.
-        statistics: what to write.
-        metadata: ``data_fingerprint`` (a string, empty by default), ``settings`` (by default empty) and anything else
-            worth keeping.
-        form: in which form, see `regmean_lab.statistics.forms`: "full", "packed", "diagonal" or "low_rank".
-        rank: of "low_rank".
-
-    Raises:
-        StatisticsError: if ``metadata`` uses a name of the format, or holds something that JSON does not; for another
-            form, or a rank where there is none.
-    """
-    header: dict[str, object] = {
-        "kind": "gram",
-        "rows": statistics.rows,
-        "shared": statistics.shared,
-        "examples": statistics.examples,
-        "batches": statistics.batches,
-    }
-    if statistics.unseen:
-        header["unseen"] = statistics.unseen
-    _save_matrices(Path(path), statistics.matrices, header, metadata, form, rank)
-
-
-def save_fisher(path: str | os.PathLike[str], statistics: FisherStatistics, metadata: Mapping[str, Json]) -> None:
-    """Write a Fisher diagonal to ``path``, atomically; arguments and errors as for `save_gram`."""
-    header: dict[str, object] = {
-        "kind": "fisher",
-        "rows": {},
-        "shared": statistics.shared,
-        "examples": statistics.examples,
-        "batches": statistics.batches,
-        "labels_from": statistics.labels_from,
-        "likelihood": statistics.likelihood,
-    }
-    if statistics.batch_mean_labels != "true":
-        header["batch_mean_labels"] = statistics.batch_mean_labels
-    _save(Path(path), statistics.diagonals, header, metadata)
-
-
-def save_gradient_gram(
-    path: str | os.PathLike[str],
-    statistics: GradientGramStatistics,
-    metadata: Mapping[str, Json],
-    *,
-    form: Form = "full",
-    rank: int | None = None,
-) -> None:
-    """Write gradient Gram matrices to ``path``, atomically; arguments and errors as for `save_gram`."""
-    header: dict[str, object] = {
-        "kind": "gradient_gram",
-        "rows": statistics.rows,
-        "shared": {layer: layer for layer in statistics.layers},
-        "examples": statistics.examples,
-        "batches": statistics.batches,
-        "labels_from": statistics.labels_from,
-        "likelihood": statistics.likelihood,
-    }
-    _save_matrices(Path(path), statistics.matrices, header, metadata, form, rank)
 
 
 class StatisticsFile:
@@ -142,7 +67,20 @@ class StatisticsFile:
         StatisticsError: for a file that is missing, damaged, or something else.
     """
 
-    kind: str | None = None
+    kind: ClassVar[str | None] = None
+    """The only kind that it reads; None for any."""
+
+    is_of_matrices: ClassVar[bool] = False
+    """Whether its tensors are symmetric matrices, in any form, each with its number of rows."""
+
+    types: ClassVar[dict[str, type[StatisticsFile]]] = {}
+    """By kind, what reads it: every subclass that names one."""
+
+    def __init_subclass__(cls) -> None:
+        """Make the kind known that the subclass reads."""
+        super().__init_subclass__()
+        if cls.kind is not None:
+            StatisticsFile.types[cls.kind] = cls
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -192,6 +130,16 @@ class StatisticsFile:
         # What was read of a mapped file stays resident until the mapping goes: so each tensor has a mapping of its own.
         return from_form(self.shared[name], self.form, self._open().get_tensor)
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of the statistics of layer or parameter ``name``, without reading them.
+
+        Raises:
+            StatisticsError: if the file has none for it.
+        """
+        if name not in self.shared:
+            raise StatisticsError(f"{self.path}: nothing for '{name}'; it has {name_list(self.shared)}")
+        return tuple(self._file.get_slice(self.shared[name]).get_shape())
+
     def check_finite(self) -> None:
         """Read all tensors and raise if one holds NaN or infinity.
 
@@ -221,7 +169,7 @@ class StatisticsFile:
             raise self._fault(f"not a statistics file (format is {raw.get('format')!r}, expected {FORMAT!r})")
         if raw.get("version") != VERSION:
             raise self._fault(f"version {raw.get('version')!r} of the format, this program reads {VERSION!r}")
-        expected = _KINDS if self.kind is None else (self.kind,)
+        expected = tuple(self.types) if self.kind is None else (self.kind,)
         if raw.get("kind") not in expected:
             raise self._fault(f"holds statistics of the kind {raw.get('kind')!r}, expected {' or '.join(expected)}")
         missing = [name for name in _REQUIRED if name not in raw]
@@ -246,7 +194,8 @@ class StatisticsFile:
 
     def _check_tensors(self) -> None:
         """Raise if tensors and metadata do not fit together."""
-        if self.form not in FORMS or (self.form != "full" and self.metadata["kind"] == "fisher"):
+        of_matrices = self.types[self.metadata["kind"]].is_of_matrices
+        if self.form not in FORMS or (self.form != "full" and not of_matrices):
             raise self._fault(f"its matrices have the form {self.form!r}, this program reads {', '.join(FORMS)}")
         tensors = set(self._file.keys())
         leaders = sorted({str(leader) for leader in self.shared.values()})
@@ -259,7 +208,7 @@ class StatisticsFile:
         for name in sorted(tensors):
             if (dtype := self._file.get_slice(name).get_dtype()) != "F32":
                 raise self._fault(f"tensor '{name}' is {dtype}, expected F32")
-        if self.metadata["kind"] in ("gram", "gradient_gram"):
+        if of_matrices:
             for name in leaders:
                 self._check_matrix(name)
 
@@ -273,10 +222,24 @@ class StatisticsFile:
             raise self._fault(f"metadata 'rows' has {rows!r} for '{name}', expected a positive number")
 
 
-class GramFile(StatisticsFile):
-    """A file of Gram matrices, see `StatisticsFile`; a matrix is read when it is asked for."""
+class LayerFile(StatisticsFile):
+    """A file of statistics of layers."""
 
-    kind = "gram"
+    @property
+    def layers(self) -> list[str]:
+        """The names of all layers, those that share another layer's statistics and those without rows included."""
+        return list(self.shared)
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """By leading layer, the number of rows that its statistics are the mean of."""
+        return dict(self.metadata["rows"])
+
+
+class MatrixFile(LayerFile):
+    """A file of symmetric matrices of layers; a matrix is read when it is asked for."""
+
+    is_of_matrices = True
 
     @property
     def layers(self) -> list[str]:
@@ -289,26 +252,23 @@ class GramFile(StatisticsFile):
         unseen: dict[str, int] = self.metadata.get("unseen", {})
         return unseen
 
-    @property
-    def rows(self) -> dict[str, int]:
-        """By leading layer, the number of rows that its matrix is the mean of."""
-        return dict(self.metadata["rows"])
-
     def width(self, layer: str) -> int:
-        """The width of the Gram matrix of ``layer``, without reading it.
+        """The width of the matrix of ``layer``, without reading it.
 
         Raises:
             StatisticsError: if the file has none for this layer.
         """
         if layer in self.unseen:
             return self.unseen[layer]
-        if layer not in self.shared:
-            raise StatisticsError(f"{self.path}: nothing for '{layer}'; it has {name_list(self.shared)}")
-        size: int = self._file.get_slice(self.shared[layer]).get_shape()[0]
+        size = super().shape(layer)[0]
         return (packed_width(size) or 0) if self.form == "packed" else size
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape ``[width, width]`` of the matrix of layer ``name``, whatever its form, without reading it."""
+        return (self.width(name),) * 2
+
     def matrix(self, layer: str) -> Tensor:
-        """The Gram matrix of ``layer``: float32 ``[in, in]``, symmetric, the mean over rows.
+        """The matrix of ``layer``: float32, symmetric, the mean over rows.
 
         Raises:
             StatisticsError: if the file has none for this layer.
@@ -316,41 +276,6 @@ class GramFile(StatisticsFile):
         if layer in self.unseen:
             return torch.zeros(self.unseen[layer], self.unseen[layer])
         return self.read(layer)
-
-
-class GradientGramFile(GramFile):
-    """A file of gradient Gram matrices ``[out, out]``, see `GramFile`; no layer shares another's."""
-
-    kind = "gradient_gram"
-
-
-class FisherFile(StatisticsFile):
-    """A file of a Fisher diagonal, see `StatisticsFile`; a tensor is read when it is asked for."""
-
-    kind = "fisher"
-
-    @property
-    def parameters(self) -> list[str]:
-        """The names of all parameters, tied ones included."""
-        return list(self.shared)
-
-    def diagonal(self, parameter: str) -> Tensor:
-        """The Fisher diagonal of ``parameter``: float32, of its shape.
-
-        Raises:
-            StatisticsError: if the file has none for this parameter.
-        """
-        return self.read(parameter)
-
-    def shape(self, parameter: str) -> tuple[int, ...]:
-        """The shape of the Fisher diagonal of ``parameter``, without reading it.
-
-        Raises:
-            StatisticsError: if the file has none for this parameter.
-        """
-        if parameter not in self.shared:
-            raise StatisticsError(f"{self.path}: nothing for '{parameter}'; it has {name_list(self.shared)}")
-        return tuple(self._file.get_slice(self.shared[parameter]).get_shape())
 
 
 def check_finite(path: str | os.PathLike[str]) -> None:
@@ -363,30 +288,56 @@ def check_finite(path: str | os.PathLike[str]) -> None:
         file.check_finite()
 
 
-def _save_matrices(
-    path: Path,
+def write_matrices(
+    path: str | os.PathLike[str],
     matrices: Mapping[str, Tensor],
-    header: dict[str, object],
+    header: Mapping[str, object],
     metadata: Mapping[str, Json],
-    form: Form,
-    rank: int | None,
+    *,
+    form: Form = "full",
+    rank: int | None = None,
 ) -> None:
-    """Write symmetric matrices in a form."""
+    """Write symmetric matrices to ``path``, atomically.
+
+    Args:
+        path: the file; an existing one is replaced.
+        matrices: by leading layer.
+        header: see `write_statistics`.
+        metadata: see `write_statistics`.
+        form: in which form, see `regmean_lab.statistics.forms`: "full", "packed", "diagonal" or "low_rank".
+        rank: of "low_rank".
+
+    Raises:
+        StatisticsError: as `write_statistics` does; for another form, or a rank where there is none.
+    """
     check_form(form, rank)
-    if form != "full":
-        header["form"] = form
-    if rank is not None:
-        header["rank"] = rank
+    header = {**header, **({} if form == "full" else {"form": form}), **({} if rank is None else {"rank": rank})}
     tensors: dict[str, Tensor] = {}
     for name, matrix in matrices.items():
         tensors.update(to_form(name, matrix.detach(), form, rank))
-    _save(path, tensors, header, metadata)
+    write_statistics(path, tensors, header, metadata)
 
 
-def _save(
-    path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, object], metadata: Mapping[str, Json]
+def write_statistics(
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, Tensor],
+    header: Mapping[str, object],
+    metadata: Mapping[str, Json],
 ) -> None:
-    """Write tensors and metadata to a temporary name beside ``path``, then rename."""
+    """Write tensors and metadata to a temporary name beside ``path``, then rename.
+
+    Args:
+        path: the file; an existing one is replaced.
+        tensors: stored in float32.
+        header: the metadata of the format: ``kind``, ``rows``, ``shared``, ``examples``, ``batches`` and what else a
+            kind has.
+        metadata: ``data_fingerprint`` (a string, empty by default), ``settings`` (by default empty) and anything else
+            worth keeping.
+
+    Raises:
+        StatisticsError: if ``metadata`` uses a name of the format, or holds something that JSON does not.
+    """
+    path = Path(path)
     reserved = {"format", "version", "form", "rank", *header}
     clash = sorted(reserved & set(metadata))
     if clash:

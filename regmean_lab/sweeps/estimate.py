@@ -18,7 +18,7 @@ from regmean_lab.config.baselines import Comparator
 from regmean_lab.config.groups import TrainingConfig
 from regmean_lab.merging.refining import RefiningMethod
 from regmean_lab.models.pretrained import Checkpoint, quiet_transformers
-from regmean_lab.statistics import is_conv1d, linear_layers
+from regmean_lab.statistics import KINDS, is_conv1d, linear_layers
 from regmean_lab.suites import Suite
 from regmean_lab.suites.base import DataError
 from regmean_lab.suites.encoding import encoding_of
@@ -45,15 +45,15 @@ class Size:
     Attributes:
         parameters: number of all parameters.
         multiplied: number of those in linear layers: each token is multiplied by all of them.
-        gram_entries: number of entries of the Gram matrices of all linear layers; that some share their input, and so
+        input_entries: number of entries of matrices [in, in] of all linear layers; that some share their input, and so
             their matrix, is not taken into account.
-        gradient_gram_entries: the same of the Gram matrices of gradients at their outputs.
+        output_entries: the same of the Gram matrices of gradients at their outputs.
     """
 
     parameters: int
     multiplied: int
-    gram_entries: int
-    gradient_gram_entries: int
+    input_entries: int
+    output_entries: int
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,8 @@ def size_of(checkpoint: Checkpoint) -> Size:
     return Size(
         parameters=sum(parameter.numel() for parameter in weights.values()),
         multiplied=sum(weights[f"{name}.weight"].numel() for name in layers),
-        gram_entries=sum(inputs * inputs for _, inputs in shapes),
-        gradient_gram_entries=sum(outputs * outputs for outputs, _ in shapes),
+        input_entries=sum(inputs * inputs for _, inputs in shapes),
+        output_entries=sum(outputs * outputs for outputs, _ in shapes),
     )
 
 
@@ -158,29 +158,20 @@ class _Costs:
         return Cost(self._seconds(member, 6 * size.multiplied * tokens), disk)
 
     def statistics(self, part: PlannedStatistics) -> Cost:
-        """Operations of a token, by kind.
-
-        Gram: a forward pass and half of each product. Fisher: a forward pass and, for each label, a backward pass and
-        its squares. Gradient Gram: a forward pass and, for each label, the half of a backward pass that finds gradients
-        of outputs, and half of each product.
-        """
+        """A forward pass over all tokens, and what the kind does beside it."""
         member = part.member
         if member.checkpoint is None:
             return UNKNOWN
         size, corpus = self._size(member.checkpoint), member.training.corpora[0]
-        entries = {"gram": size.gram_entries, "gradient_gram": size.gradient_gram_entries, "fisher": size.parameters}
-        disk = FLOAT_BYTES * entries[part.kind]
+        kind = KINDS[part.kind]
+        disk = FLOAT_BYTES * kind.entries(size)
         load = self._load(member, corpus, "train")
         if load is None:
             return Cost(None, disk)
         tokens = min(load[0], part.examples or load[0]) * load[1]
         labels = max(len(member.settings.suite.task(corpus).labels), 1)
-        more = {
-            "gram": size.gram_entries,
-            "gradient_gram": labels * (2 * size.multiplied + size.gradient_gram_entries),
-            "fisher": 6 * labels * size.multiplied,
-        }
-        return Cost(self._seconds(member, (2 * size.multiplied + more[part.kind]) * tokens), disk)
+        operations = 2 * size.multiplied + kind.operations(size, labels)
+        return Cost(self._seconds(member, operations * tokens), disk)
 
     def evaluation(self, job: PlannedJob) -> Cost:
         """A forward pass over all that the job evaluates."""
@@ -219,7 +210,7 @@ class _Costs:
                 return None
             size = self._size(member.checkpoint)
             passes = 5 if method.own_passes else 1
-            operations += (2 * size.multiplied * passes + size.gram_entries) * min(load[0], method.examples) * load[1]
+            operations += (2 * size.multiplied * passes + size.input_entries) * min(load[0], method.examples) * load[1]
         return operations
 
     def _size(self, checkpoint: Checkpoint) -> Size:

@@ -119,7 +119,7 @@ def requests_for(settings: Settings, layout: Layout | None) -> list[StatisticsRe
         return []
     experts = layout is not None and method.by_layer and method.solves_experts and bool(layout.stacked)
     return [
-        replace(request, experts=experts) if request.kind == "gram" else request
+        replace(request, experts=experts) if request.about.of == "inputs" else request
         for request in requests_of(config.statistics, config.training, config.trainer)
         if request.kind in method.statistics
     ]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.plugins.precision import HalfPrecision
 
 from regmean_lab.config.groups import TrainerConfig
 from regmean_lab.training.processes import trainer_devices
@@ -24,6 +27,68 @@ def test_trainer(
         logger=logger,
         enable_checkpointing=False,
         enable_progress_bar=config.progress_bar,
+        enable_model_summary=False,
+        inference_mode=False,
+        use_distributed_sampler=False,
+    )
+
+
+class TitledProgressBar(TQDMProgressBar):
+    """A progress bar that says what it is of, and goes when that is done.
+
+    Args:
+        title: what it is of.
+    """
+
+    def __init__(self, title: str) -> None:
+        super().__init__()
+        self.title = title
+
+    @property
+    def test_description(self) -> str:
+        """What is before the bar."""
+        return self.title
+
+    def init_test_tqdm(self) -> Any:
+        """The bar."""
+        bar = super().init_test_tqdm()
+        bar.leave = False
+        return bar
+
+
+class HalfModel(HalfPrecision):
+    """A model in half precision; its batches, whose labels may be real numbers, stay as they are."""
+
+    def convert_input(self, data: Any) -> Any:
+        """The batch itself."""
+        return data
+
+
+def trainer_like(
+    trainer: pl.Trainer, callbacks: Sequence[pl.Callback], *, precision: str | None = None, title: str | None = None
+) -> pl.Trainer:
+    """A second trainer on the device of another one, which may be at work.
+
+    Args:
+        trainer: the other one; also says whether there are progress bars.
+        callbacks: what it does.
+        precision: its precision; None is that of the other one.
+        title: of its progress bar; None for none.
+    """
+    device, own = trainer.strategy.root_device, precision or trainer.precision
+    shown = title is not None and trainer.progress_bar_callback is not None
+    half: Any = own
+    precise: dict[str, Any] = {"precision": own}
+    if own in ("bf16-true", "16-true"):
+        precise = {"plugins": [HalfModel(half)]}
+    return pl.Trainer(
+        accelerator=device.type,
+        devices=1 if device.index is None else [device.index],
+        **precise,
+        callbacks=[*callbacks, *([TitledProgressBar(title)] if shown and title is not None else [])],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=shown,
         enable_model_summary=False,
         inference_mode=False,
         use_distributed_sampler=False,

@@ -155,8 +155,8 @@ class TestEstimate:
         linear = [module for module in model.modules() if type(module).__name__ == "Linear"]
         assert size.parameters == sum(parameter.numel() for parameter in model.parameters())
         assert size.multiplied == sum(module.weight.numel() for module in linear)
-        assert size.gram_entries == sum(module.in_features**2 for module in linear)
-        assert size.gradient_gram_entries == sum(module.out_features**2 for module in linear)
+        assert size.input_entries == sum(module.in_features**2 for module in linear)
+        assert size.output_entries == sum(module.out_features**2 for module in linear)
 
     def test_gradient_gram_costs_no_products_of_weights(self, workspace: Workspace) -> None:
         settings = ["statistics.gram.examples=8", "statistics.gradient_gram.examples=8"]
@@ -168,7 +168,7 @@ class TestEstimate:
         assert member.checkpoint is not None
         size, labels = size_of(member.checkpoint), len(member.settings.suite.task(member.training.corpora[0]).labels)
         forward = 2 * size.multiplied
-        expected = (forward + labels * (forward + size.gradient_gram_entries)) / (forward + size.gram_entries)
+        expected = (forward + labels * (forward + size.output_entries)) / (forward + size.input_entries)
         assert (both_cost - gram_cost) / gram_cost == pytest.approx(expected, rel=0.5)  # the machine's own speed varies
 
     def test_time_grows_with_the_work(self, workspace: Workspace) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from regmean_lab.checkpoints.publishing.guard import Shortage, most_rows, refuse, shortages
-from regmean_lab.statistics import GramStatistics, StatisticsError
+from regmean_lab.statistics import KINDS, GramStatistics, StatisticsError
 
 
 def test_layers_with_too_few_rows_are_found() -> None:
@@ -43,7 +43,7 @@ def test_the_reason_holds_for_fisher_information() -> None:
 def test_the_message_names_layers_rows_widths_and_remedies() -> None:
     found = [Shortage(f"layer{number}", 10 + number, 100) for number in range(12)]
     with pytest.raises(StatisticsError) as raised:
-        refuse(found, 1.5, before=False)
+        refuse(found, 1.5, before=False, kind=KINDS["gram"])
     text = str(raised.value)
     assert "nothing was written" in text
     assert "layer0: 10 rows for 100 columns, required 150" in text
@@ -51,10 +51,10 @@ def test_the_message_names_layers_rows_widths_and_remedies() -> None:
     for remedy in ("statistics.gram.examples", "exclude_layers=", "method.exclude_layers", "allow_few_rows=true"):
         assert remedy in text
     with pytest.raises(StatisticsError, match=r"nothing was measured(.|\n)*layer0: at most 10 rows"):
-        refuse(found, 1.5, before=True)
-    refuse([], 2.0, before=True)
+        refuse(found, 1.5, before=True, kind=KINDS["gram"])
+    refuse([], 2.0, before=True, kind=KINDS["gram"])
     with pytest.raises(StatisticsError) as raised:
-        refuse(found, 1.5, before=True, kind="fisher")
+        refuse(found, 1.5, before=True, kind=KINDS["fisher"])
     text = str(raised.value)
     assert text.startswith("fisher: too few rows")
     assert "statistics.fisher.examples" in text and "do without them (kinds)" in text and "exclude_layers" not in text

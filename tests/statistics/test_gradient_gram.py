@@ -203,7 +203,7 @@ def test_wrong_use_is_told() -> None:
         collect_gradient_gram(model, BATCHES).matrix("x")
     with pytest.raises(StatisticsError, match="the logits carry no gradient"):
         collect_gradient_gram(model, BATCHES, forward=lambda m, batch: m(**batch).logits.detach())
-    with pytest.raises(StatisticsError, match="no rows were seen by 'classifier'"):
+    with pytest.raises(StatisticsError, match="no output rows were seen by 'classifier'"):
         collect_gradient_gram(model, BATCHES, mask=lambda batch: {"classifier": torch.ones(7, 1), "*": None})
     accumulator = GradientGramAccumulator(model, labels_from="true")
     with pytest.raises(StatisticsError, match="no labels"):

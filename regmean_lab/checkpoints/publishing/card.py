@@ -7,22 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from regmean_lab.statistics import StatisticsFile
+from regmean_lab.statistics import KINDS, StatisticsFile
 from regmean_lab.utils.files import write_bytes
 
 BEGIN = "<!-- regmean_lab statistics: begin -->"
 END = "<!-- regmean_lab statistics: end -->"
 HEADING = "## Statistics for merging"
 CARD_FILE = "README.md"
-
-KINDS = {
-    "gram": "Gram matrices of linear layers' inputs (`xᵀx`, mean over rows): RegMean",
-    "fisher": "diagonal Fisher information of the parameters: Fisher merging",
-    "gradient_gram": "Gram matrices of the gradients at linear layers' outputs: MaTS",
-}
-"""What each kind is, and the method that it is for."""
-
-METHODS = {"gram": "regmean", "fisher": "fisher", "gradient_gram": "mats"}
 
 FORMS = {
     "full": "whole",
@@ -82,7 +73,7 @@ def section(files: Sequence[Described], model: str) -> str:
     ]
     lines += ["| file | what | form | examples | rows | bytes |", "|---|---|---|---:|---:|---:|"]
     lines += [
-        f"| `statistics/{file.name}` | {KINDS[file.kind]}; {file.layers} {_unit(file)} | {_form(file)} "
+        f"| `statistics/{file.name}` | {KINDS[file.kind].title}; {file.layers} {_unit(file)} | {_form(file)} "
         f"| {file.metadata['examples']} | {_rows(file)} | {file.size} |"
         for file in files
     ]
@@ -90,7 +81,7 @@ def section(files: Sequence[Described], model: str) -> str:
     for file in files:
         lines += [f"- `{file.name}`: {_settings(file)}"]
     lines += _provenance(files)
-    methods = [METHODS[file.kind] for file in files]
+    methods = [KINDS[file.kind].method for file in files]
     lines += ["", "To merge with them, beside another folder of the same architecture:", ""]
     lines += [
         f"    python -m regmean_lab experiment=merge_checkpoints checkpoints=[{model},OTHER] method={method}"
@@ -161,11 +152,11 @@ def _collected(file: Described) -> dict[str, Any]:
 
 
 def _unit(file: Described) -> str:
-    return "parameters" if file.kind == "fisher" else "layers"
+    return "layers" if KINDS[file.kind].by_layer else "parameters"
 
 
 def _form(file: Described) -> str:
-    if file.kind == "fisher":
+    if not KINDS[file.kind].file.is_of_matrices:
         return "diagonal"
     return FORMS[file.metadata.get("form", "full")].format(rank=file.metadata.get("rank"))
 
@@ -204,23 +195,13 @@ def _provenance(files: Sequence[Described]) -> list[str]:
 def _revealed(files: Sequence[Described]) -> list[str]:
     """What the files may reveal, in plain words."""
     lines = ["What these files may reveal of the data:", ""]
-    kinds = {file.kind for file in files}
-    if kinds & {"gram", "gradient_gram"}:
-        least = min(
-            (rows / width for file in files for rows, width in _rows_and_widths(file)),
-            default=None,
-        )
-        told = "" if least is None else f" (here at least {least:.3g} rows for each column)"
-        lines += [
-            "- Gram matrices are sums over all rows: with more rows than columns they determine the rows only up to a "
-            f"rotation{told}. They do tell what the data are like on the whole, and somebody who has the data set, or "
-            "guesses it, can confirm that it is the one.",
-        ]
-    if "fisher" in kinds:
-        lines += [
-            "- Fisher information of an embedding is zero for exactly the tokens that never occur: it tells the "
-            "vocabulary of the examples.",
-        ]
+    told: dict[str, list[float]] = {}
+    for file in files:
+        ratios = [rows / width for rows, width in _rows_and_widths(file)]
+        told.setdefault(KINDS[file.kind].reveals, []).extend(ratios)
+    for sentence, ratios in told.items():
+        rows = f" (here at least {min(ratios):.3g} rows for each column)" if ratios else ""
+        lines.append(f"- {sentence.format(rows=rows)}")
     return [*lines, "- There is no guarantee in the sense of differential privacy, as there is none for the weights."]
 
 

@@ -11,19 +11,15 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from regmean_lab.callbacks.statistics import Statistics, StatisticsRequest, measure, save_statistics
+from regmean_lab.callbacks.statistics import StatisticsRequest, measure
 from regmean_lab.checkpoints.publishing.corpus import CORPUS
-from regmean_lab.checkpoints.publishing.guard import Shortage, most_rows, refuse, shortages, widths_of
-from regmean_lab.config.groups import GramConfig
+from regmean_lab.checkpoints.publishing.guard import Shortage, most_rows, refuse, shortages
 from regmean_lab.modules import TaskModule
 from regmean_lab.statistics import (
-    FisherFile,
-    FisherStatistics,
+    KINDS,
     Form,
-    GradientGramFile,
-    GradientGramStatistics,
-    GramFile,
-    GramStatistics,
+    GramConfig,
+    Kind,
     StatisticsError,
     StatisticsFile,
     collect_gram,
@@ -35,12 +31,7 @@ from regmean_lab.tracking.environment import versions
 log = logging.getLogger(__name__)
 
 STATISTICS_FOLDER = "statistics"
-FILES: dict[str, type[StatisticsFile]] = {"gram": GramFile, "fisher": FisherFile, "gradient_gram": GradientGramFile}
-"""What reads each kind."""
-
 LOSSLESS = ("full", "packed")
-FORESEEN = ("gram", "fisher")
-"""Kinds whose rows are those of a pass forward (files of Fisher information do not count any)."""
 PROBED = 2
 """Examples in the batch from which it is learned which layers get one row an example."""
 
@@ -74,8 +65,8 @@ class Publication:
         return self.folder / STATISTICS_FOLDER / f"{kind}.safetensors"
 
     def form_of(self, kind: str) -> tuple[Form, int | None]:
-        """Form and rank of one kind of statistics: a Fisher diagonal has one form only."""
-        return ("full", None) if kind == "fisher" else (self.form, self.rank)
+        """Form and rank of one kind of statistics: what are no matrices has one form only."""
+        return (self.form, self.rank) if KINDS[kind].file.is_of_matrices else ("full", None)
 
 
 def collect(
@@ -103,29 +94,29 @@ def collect(
     Raises:
         StatisticsError: when too few rows were seen, or can be; for a NaN or infinity.
     """
+    kind = request.about
     path, (form, rank) = publication.path(request.kind), publication.form_of(request.kind)
     fingerprint = data.suite.fingerprint(CORPUS)
     settings = {**request.describe(fingerprint), **publication.described}
-    found = None if force else _found(path, request.kind, settings, publication.model)
+    found = None if force else _found(path, kind, settings, publication.model)
     if found is not None and (found.form, found.metadata.get("rank")) == (form, rank):
         log.info("found %s", path)
         return "found"
-    statistics: Statistics
-    if isinstance(found, GramFile) and found.form in LOSSLESS:
-        statistics = _read(found)
+    if found is not None and found.is_of_matrices and found.form in LOSSLESS:
+        statistics = kind.load(found)
         done = "written again"
     else:
-        if publication.minimum is not None and request.kind in FORESEEN:
+        if publication.minimum is not None and kind.forward_rows:
             short = _foreseen(request, module, data, publication.minimum)
-            refuse(short, publication.minimum, before=True, kind=request.kind)
+            refuse(short, publication.minimum, before=True, kind=kind)
         batches = partial(data.statistics_dataloader, CORPUS)
         statistics = measure(trainer, request, module, batches, f"{request.kind} of {publication.folder.name}")
         done = "collected"
-    widths = {} if isinstance(statistics, FisherStatistics) else widths_of(statistics)
-    if publication.minimum is not None and not isinstance(statistics, FisherStatistics):
-        short = shortages(statistics.rows, widths, publication.minimum)
-        refuse(short, publication.minimum, before=False, kind=request.kind)
-    metadata = {
+    widths = kind.widths_of(statistics)
+    if publication.minimum is not None:
+        short = shortages(kind.rows_of(statistics), widths, publication.minimum)
+        refuse(short, publication.minimum, before=False, kind=kind)
+    metadata: dict[str, Any] = {
         "data_fingerprint": fingerprint,
         "settings": settings,
         "collected": {
@@ -136,17 +127,17 @@ def collect(
             "widths": widths,
         },
     }
-    save_statistics(path, statistics, metadata, form=form, rank=rank)
+    kind.save(path, statistics, metadata, form=form, rank=rank)
     log.info("%s %s", done, path)
     return done
 
 
-def _found(path: Path, kind: str, settings: dict[str, Any], model: dict[str, Any]) -> StatisticsFile | None:
+def _found(path: Path, kind: Kind, settings: dict[str, Any], model: dict[str, Any]) -> StatisticsFile | None:
     """The file of statistics, if it was measured in the same way on the same examples with the same weights."""
     if not path.exists():
         return None
     try:
-        file = FILES[kind](path)
+        file = kind.file(path)
     except StatisticsError as error:
         log.warning("%s", error)
         return None
@@ -156,17 +147,6 @@ def _found(path: Path, kind: str, settings: dict[str, Any], model: dict[str, Any
         return file
     log.info("%s was collected with other settings, examples or weights, and is replaced", path)
     return None
-
-
-def _read(file: GramFile) -> GramStatistics | GradientGramStatistics:
-    """All matrices of a file."""
-    matrices = {layer: file.matrix(layer) for layer in file.rows}
-    metadata = file.metadata
-    if isinstance(file, GradientGramFile):
-        labels = {name: metadata[name] for name in ("labels_from", "likelihood")}
-        return GradientGramStatistics(matrices, file.rows, file.examples, file.batches, **labels)
-    change = metadata.get("relative_change")
-    return GramStatistics(matrices, file.shared, file.rows, file.examples, file.batches, change, file.unseen)
 
 
 def _foreseen(request: StatisticsRequest, module: TaskModule, data: CorpusDataModule, minimum: float) -> list[Shortage]:
@@ -190,4 +170,5 @@ def _foreseen(request: StatisticsRequest, module: TaskModule, data: CorpusDataMo
         extra_rows=settings.extra_rows,
     )
     tokens = sum(example.length for example in longest)
-    return shortages(most_rows(probe, tokens, lengths), widths_of(probe), minimum)
+    widths = {layer: len(matrix) for layer, matrix in probe.matrices.items()}
+    return shortages(most_rows(probe, tokens, lengths), widths, minimum)

@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from regmean_lab.statistics import GradientGramStatistics, GramStatistics, StatisticsError
+from regmean_lab.statistics import GramStatistics, Kind, StatisticsError
 
 SHOWN_LAYERS = 8
 
@@ -45,7 +45,7 @@ def shortages(rows: Mapping[str, int], widths: Mapping[str, int], minimum: float
     return [Shortage(layer, rows[layer], widths[layer]) for layer in rows if rows[layer] < minimum * widths[layer]]
 
 
-def refuse(found: Sequence[Shortage], minimum: float, *, before: bool, kind: str = "gram") -> None:
+def refuse(found: Sequence[Shortage], minimum: float, *, before: bool, kind: Kind) -> None:
     """Raise for layers with too few rows.
 
     Args:
@@ -69,20 +69,15 @@ def refuse(found: Sequence[Shortage], minimum: float, *, before: bool, kind: str
     happened = "nothing was measured" if before else "nothing was written"
     without = (
         "do without them (kinds)"
-        if kind == "fisher"
+        if not kind.by_layer
         else "leave these layers out (exclude_layers=[pattern]; who merges averages them: method.exclude_layers)"
     )
     raise StatisticsError(
-        f"{kind}: too few rows, {happened}: statistics of so few rows can give away the inputs\n"
+        f"{kind.name}: too few rows, {happened}: statistics of so few rows can give away the inputs\n"
         + "\n".join(lines)
-        + f"\nUse more examples (data, statistics.{kind}.examples), {without}, or, where the data are no secret, set "
-        "allow_few_rows=true"
+        + f"\nUse more examples (data, statistics.{kind.name}.examples), {without}, or, where the data are no secret, "
+        "set allow_few_rows=true"
     )
-
-
-def widths_of(statistics: GramStatistics | GradientGramStatistics) -> dict[str, int]:
-    """By leading layer, the number of columns of its matrix."""
-    return {layer: len(matrix) for layer, matrix in statistics.matrices.items()}
 
 
 def most_rows(probe: GramStatistics, tokens: int, lengths: Sequence[int]) -> dict[str, int]:
