@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -174,6 +175,12 @@ class AlignedGram:
     def matrix(self, layer: str) -> Tensor:
         """Mean of the products of the layer's inputs."""
         return self.source.matrix(self.names.get(layer, layer))
+
+    def read(self, layer: str) -> Tensor:
+        """Statistics of the layer's inputs, of a kind that has no matrices."""
+        source: Any = self.source
+        tensor: Tensor = source.read(self.names.get(layer, layer))
+        return tensor
 
 
 class AlignedGradientGram:

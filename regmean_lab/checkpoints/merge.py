@@ -181,7 +181,7 @@ def merged_tensors(prepared: PreparedMerge, device: torch.device | str = "cpu") 
     members = []
     for member, orders, statistics in zip(prepared.members, agreement.orders, prepared.statistics, strict=True):
         view = AlignedWeights(member.weights, {name: name for name in names}, orders, filler=lead.weights)
-        members.append(MergeMember(member.name, view, **statistics.sources))
+        members.append(MergeMember.of(member.name, view, statistics.sources))
     base = None
     if prepared.base is not None:
         own = {name: name for name in names if name in prepared.base.weights}

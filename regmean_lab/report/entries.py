@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from regmean_lab.config.baselines import comparator_types
-from regmean_lab.merging import method_types
 from regmean_lab.report.read import Run
 
 COLUMN_PARTS = ("suite", "model", "training", "trainer.precision", "head_init", "order")
@@ -15,6 +13,22 @@ COLUMN_PARTS = ("suite", "model", "training", "trainer.precision", "head_init", 
 
 ROW_PARTS = ("method", "statistics")
 """Settings that are compared: results that differ in them stand in different rows."""
+
+STATISTICS_OF = {
+    "individual": (),
+    "ensemble": (),
+    "multitask": (),
+    "simple": (),
+    **dict.fromkeys(("task_arithmetic", "ties", "dare", "della", "breadcrumbs", "model_stock"), ()),
+    **dict.fromkeys(("slerp", "karcher", "tsv", "iso_c", "iso_cts", "wudi"), ()),
+    "mats": ("statistics.gram", "statistics.gradient_gram", "statistics.seed"),
+    "optimal_transport": (),
+    "fisher": ("statistics.fisher", "statistics.seed"),
+    "regmean": ("statistics.gram", "statistics.seed"),
+}
+"""Which statistics settings change a method's result; for methods that are not listed, all may.
+
+Written out, as a report is to start without PyTorch, which the methods import; a test asks them."""
 
 NOT_DISTINGUISHING = (".checkpoint", ".revision", "method.name")
 
@@ -81,20 +95,8 @@ def flat_settings(configuration: Mapping[str, Any], text: Callable[[Any], str] =
 
 def row_settings(method: str, settings: Mapping[str, str]) -> dict[str, str]:
     """Those settings that make a method's results another row."""
-    statistics = statistics_settings(method)
+    statistics = STATISTICS_OF.get(method, ("statistics",))
     return {key: value for key, value in settings.items() if _below(key, ("method", *statistics)) and _tells(key)}
-
-
-def statistics_settings(method: str) -> tuple[str, ...]:
-    """Which statistics settings change a method's result; for methods that are not known, all may."""
-    if method in comparator_types():
-        return ()
-    if (known := method_types().get(method)) is None:
-        return ("statistics",)
-    asked = known()
-    if asked.needs_text:
-        return ("statistics",)  # it draws texts as they are drawn for statistics
-    return (*(f"statistics.{kind}" for kind in asked.statistics), *(["statistics.seed"] if asked.statistics else []))
 
 
 def column_settings(settings: Mapping[str, str]) -> dict[str, str]:
