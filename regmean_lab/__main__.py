@@ -1,21 +1,23 @@
-"""The command ``python -m regmean_lab``: compose, check, run, exit code."""
+"""The command ``regmean-lab``, or ``python -m regmean_lab``: verb, compose, check, run, exit code."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, cast
 
 import hydra
 from hydra._internal.utils import get_args_parser
 
+from regmean_lab.command.completion import complete_verbs, is_completion
 from regmean_lab.command.overrides import output_folder, override_problems
-from regmean_lab.command.plan import show_plan, wants_plan
+from regmean_lab.command.plan import PLAN_OVERRIDE, show_plan, wants_plan
 from regmean_lab.command.quoting import corrected_command
+from regmean_lab.command.verbs import VERBS, VerbError, run_program, split_verb
+from regmean_lab.config.checkpoint_commands import RootError, split_root
 from regmean_lab.config.grids import CONFIG_NAME
 from regmean_lab.config.locations import configuration_root, register_sweeps
 from regmean_lab.config.resolvers import register_resolvers
-from regmean_lab.config.roots import RootError, register_root, split_root
 from regmean_lab.config.schema import register_schemas
 from regmean_lab.sweeps.launchers import register_launchers
 from regmean_lab.sweeps.summary import SWEEPS_FOLDER, summarise
@@ -24,43 +26,54 @@ from regmean_lab.tracking.sweep_name import begin_sweep
 
 EXIT_CONFIGURATION, EXIT_INTERRUPTED = 2, 130
 MULTIRUN_FLAGS = ("-m", "--multirun")
+HELP_FLAGS = ("-h", "--help")
 
 
 def main() -> None:
     """Entry point of ``python -m regmean_lab`` and of the script ``regmean-lab``."""
-    register_schemas()
-    register_resolvers()
-    register_sweeps()
-    register_launchers()
-    if len(sys.argv) == 1:
-        sys.argv.append("--help")
     given = sys.argv[1:]
-    # argparse takes overrides on one side of a flag only; people write them on both.
-    arguments = sorted(sys.argv[1:], key=lambda argument: argument not in MULTIRUN_FLAGS)
-    sys.argv[1:] = arguments
-    sweep = begin_sweep()
+    if is_completion(given):
+        if (config := complete_verbs(given)) is not None:
+            _register()
+            _hydra_command(config)()
+        return
     try:
-        root, arguments = split_root(arguments)
+        verb, arguments = split_verb(given)
+    except VerbError as error:
+        refuse([str(error)])
+    if verb is not None and VERBS[verb].config is None:
+        sys.exit(run_program(verb, arguments))
+    _run(verb, arguments)
+
+
+def _run(verb: str | None, given: list[str]) -> None:
+    """Compose, check and run what a verb of Hydra's, or none, is given."""
+    sweep = begin_sweep()
+    _register()
+    arguments = [*given, *(VERBS[verb].overrides if verb else ())] or ["--help"]
+    # argparse takes overrides on one side of a flag only; people write them on both.
+    arguments = sorted(arguments, key=lambda argument: argument not in MULTIRUN_FLAGS)
+    try:
+        root, arguments = split_root(arguments, verb and VERBS[verb].config)
     except RootError as error:
         refuse([str(error)])
-    if root is not None:
-        register_root(root)
+    if any(argument in HELP_FLAGS for argument in arguments):
+        arguments = [argument for argument in arguments if argument != PLAN_OVERRIDE]
+        arguments += ["hydra/help=plan"] if verb == "plan" else []
     sys.argv[1:] = arguments
     overrides = get_args_parser().parse_args(arguments).overrides
     runs = all(argument in MULTIRUN_FLAGS for argument in arguments if argument.startswith("-"))
     planned = runs and root is None and wants_plan(overrides)
-    corrections: dict[str, str] = {}
-    checked = override_problems(overrides, jobs_too=runs and not planned, root=root, corrections=corrections)
-    if checked:
-        refuse(checked, corrected_command(given, corrections))
+    if overrides or runs:  # a page of help alone has nothing that could be wrong
+        corrections: dict[str, str] = {}
+        checked = override_problems(overrides, jobs_too=runs and not planned, root=root, corrections=corrections)
+        if checked:
+            refuse(checked, corrected_command([verb, *given] if verb else given, corrections))
     if planned:
         sys.exit(0 if show_plan(overrides) else EXIT_CONFIGURATION)
     output = output_folder(overrides) if runs and root is None else None
-    command = hydra.main(
-        version_base="1.3", config_path=str(configuration_root() / "conf"), config_name=root or CONFIG_NAME
-    )(job if root is None else root_job)
     try:
-        command()
+        _hydra_command(root or CONFIG_NAME)()
     except (KeyboardInterrupt, SystemExit) as error:
         # Lightning makes an exit of an interrupt that comes while it trains or tests.
         if isinstance(error, SystemExit) and not isinstance(error.__context__, KeyboardInterrupt):
@@ -72,6 +85,20 @@ def main() -> None:
     finally:
         if output is not None:
             summarise(output / SWEEPS_FOLDER / sweep)
+
+
+def _register() -> None:
+    """Make known to Hydra and OmegaConf what the configuration refers to."""
+    register_schemas()
+    register_resolvers()
+    register_sweeps()
+    register_launchers()
+
+
+def _hydra_command(config: str) -> Callable[[], Any]:
+    """Hydra's command for a root configuration."""
+    decorated = hydra.main(version_base="1.3", config_path=str(configuration_root() / "conf"), config_name=config)
+    return cast(Callable[[], Any], decorated(job if config == CONFIG_NAME else root_job))
 
 
 def refuse(problems: Sequence[str], corrected: str | None = None) -> NoReturn:

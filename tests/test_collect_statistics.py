@@ -29,8 +29,7 @@ from regmean_lab.checkpoints.collect_command import RECORD_FILE, check, run
 from regmean_lab.checkpoints.publishing.card import BEGIN
 from regmean_lab.command.overrides import compose_first_job
 from regmean_lab.config.locations import configuration_root
-from regmean_lab.config.roots import register_root
-from regmean_lab.config.schema import ConfigurationError
+from regmean_lab.config.schema import ConfigurationError, register_schemas
 from regmean_lab.models.pico import pico_folder
 from regmean_lab.models.pretrained import ModelError, quiet_transformers
 from regmean_lab.statistics import FisherFile, GradientGramFile, GramFile, StatisticsError
@@ -76,7 +75,7 @@ def make(pico_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Make:
 @pytest.fixture
 def compose(compose_job: Callable[..., Any], tmp_path: Path) -> Callable[..., DictConfig]:
     compose_job()  # registers resolvers
-    register_root("collect_statistics")
+    register_schemas()
 
     def compose_one(*overrides: str) -> DictConfig:
         own = [f"paths.output_dir={tmp_path}", f"paths.zoo_dir={tmp_path}", "trainer=cpu", "trainer.progress_bar=false"]

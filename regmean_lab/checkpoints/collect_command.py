@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from regmean_lab.callbacks.statistics import StatisticsRequest
@@ -27,11 +27,9 @@ from regmean_lab.checkpoints.publishing.models import (
     task_of,
 )
 from regmean_lab.checkpoints.publishing.tables import DELIMITED, is_file_name, missing_file, read_table
+from regmean_lab.config.checkpoint_commands import CollectConfig
 from regmean_lab.config.groups import (
     ModelConfig,
-    PathsConfig,
-    StatisticsConfig,
-    TrainerConfig,
     label_source_problem,
 )
 from regmean_lab.config.schema import ConfigurationError
@@ -50,74 +48,6 @@ HEADERS = {"auto": None, True: True, False: False}
 """What the setting ``header`` may be: whether there is one, or None where the first line tells."""
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class CollectConfig:
-    """The whole configuration of ``experiment=collect_statistics``.
-
-    Attributes:
-        experiment: its name.
-        checkpoint: the fine-tuned model: a Hugging Face folder, or the name of a model on the hub.
-        revision: git revision of a model of the hub; None is the newest.
-        task: ``sequence_classification``, ``token_classification``, ``seq2seq`` or ``causal``; None is what the model's
-            config.json says.
-        data: a local file (jsonl, json, csv, tsv, txt, parquet), or a data set for ``datasets.load_dataset``.
-        subset: configuration of a data set.
-        split: split of a data set.
-        data_revision: revision of a data set on the hub.
-        header: whether the first line of a .csv or .tsv file holds the names of the columns (``true`` or ``false``);
-            ``auto``: it does if it holds a usual name or those that are given, and is refused if that is not clear.
-        text: the column of texts, or two of pairs of texts; None is the obvious one.
-        target: for seq2seq, the column of texts that the model writes; None is the obvious one.
-        label: the column of labels, for statistics that need true labels; None is the obvious one.
-        kinds: which statistics: names of kinds.
-        form: how Gram matrices are published: ``full``, ``packed`` (half the bytes, nothing lost), ``diagonal`` or
-            ``low_rank``.
-        rank: of the form ``low_rank``.
-        exclude_layers: patterns of linear layers without Gram matrices.
-        max_length: texts are cut to so many tokens; None is 512, or what the model can take if that is less.
-        batch_size: examples a batch, where results depend on batches or are counted in them.
-        minimum_rows_per_column: rows that a layer must have seen for each column of its Gram matrix.
-        allow_few_rows: publish although layers saw fewer rows.
-        output: folder below which ``statistics`` is written; None is the model's own folder, or for a model of the hub
-            the job's folder below ``paths.output_dir``.
-        card: insert the section on statistics into the README.md of that folder.
-        force: collect although the same statistics are there.
-        statistics: how statistics are collected.
-        trainer: group ``trainer``: device and precision.
-        paths: group ``paths``.
-    """
-
-    experiment: str = "collect_statistics"
-    checkpoint: str = MISSING
-    revision: str | None = None
-    task: str | None = None
-    data: str = MISSING
-    subset: str | None = None
-    split: str = "train"
-    data_revision: str | None = None
-    header: Any = "auto"
-    text: Any = None
-    target: str | None = None
-    label: str | None = None
-    kinds: list[str] = field(default_factory=lambda: ["gram"])
-    form: str = "packed"
-    rank: int | None = None
-    exclude_layers: list[str] = field(default_factory=list)
-    max_length: int | None = None
-    batch_size: int = 16
-    minimum_rows_per_column: float = 2.0
-    allow_few_rows: bool = False
-    output: str | None = None
-    card: bool = True
-    force: bool = False
-    statistics: StatisticsConfig = field(default_factory=StatisticsConfig)
-    trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    paths: PathsConfig = field(default_factory=PathsConfig)
-
-
-SCHEMA = CollectConfig
 
 
 def check(config: DictConfig) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 import logging
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from regmean_lab.checkpoints.compatibility import HEADS
@@ -17,56 +17,18 @@ from regmean_lab.checkpoints.merge import MergeRequest, PreparedMerge, prepare_m
 from regmean_lab.checkpoints.output import checksums, find_merged, fingerprint, output_problem, write_output
 from regmean_lab.checkpoints.sources import find_sources
 from regmean_lab.checkpoints.writing import parse_size
-from regmean_lab.config.groups import PathsConfig, TrainerConfig
+from regmean_lab.config.checkpoint_commands import MergeCheckpointsConfig
 from regmean_lab.config.schema import ConfigurationError, all_methods
 from regmean_lab.merging import MergeMethod
-from regmean_lab.merging.base import one_of
 from regmean_lab.models.headers import CheckpointError
 from regmean_lab.models.pretrained import MODELS_FOLDER
 from regmean_lab.results import MERGED_FOLDER
 from regmean_lab.training.processes import device_problems, first_device
+from regmean_lab.utils.checks import one_of
 
 log = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-@dataclass
-class MergeCheckpointsConfig:
-    """Configuration of ``experiment=merge_checkpoints``.
-
-    Attributes:
-        experiment: its name.
-        checkpoints: two or more: folders, names of models on the hub (``model`` or ``owner/model``, with ``@revision``
-            where it is not the newest), or folders of LoRA adapters.
-        method: group ``method``: how they are merged.
-        base: the model that they were trained from: a folder or a name on the hub, as above. Methods that merge task
-            vectors need it, and adapters whose own base lies elsewhere. None is the one that the adapters name.
-        heads: ``merge`` the parameters on top of the encoder like all others, ``keep`` each checkpoint's own in a
-            folder ``heads/NAME``, or ``drop`` them.
-        dtype: of the merged weights: ``float32``, ``bfloat16`` or ``float16``; None takes the first checkpoint's.
-            Whatever they are, arithmetic is float32.
-        output: folder of the merged model; None is ``merged`` in the job's folder.
-        max_shard_size: largest file of weights, such as ``5GB`` or ``200MB``.
-        trainer: group ``trainer``: the device that merges.
-        paths: group ``paths``.
-        force: merge although the output is there already.
-    """
-
-    experiment: str = "merge_checkpoints"
-    checkpoints: list[str] = MISSING
-    method: Any = MISSING
-    base: str | None = None
-    heads: str = "merge"
-    dtype: str | None = None
-    output: str | None = None
-    max_shard_size: str = "5GB"
-    trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    paths: PathsConfig = field(default_factory=PathsConfig)
-    force: bool = False
-
-
-SCHEMA = MergeCheckpointsConfig
 
 
 def check(config: DictConfig) -> None:

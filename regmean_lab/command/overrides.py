@@ -18,6 +18,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from regmean_lab.command.quoting import as_list, for_shell, joined, quoted_override
+from regmean_lab.config.checkpoint_commands import EXPERIMENT_KEY, ROOTS, root_module
 from regmean_lab.config.grids import (
     CONFIG_NAME,
     Composer,
@@ -29,7 +30,6 @@ from regmean_lab.config.grids import (
     values_of,
 )
 from regmean_lab.config.locations import configuration_root
-from regmean_lab.config.roots import EXPERIMENT_KEY, ROOTS, root_module
 from regmean_lab.sweeps.launchers import LAUNCHER_GROUP, launcher_problems
 
 NOT_IN_PATHS = ("checkpoint", "checkpoints", "data", "kinds", "output")
@@ -185,7 +185,7 @@ def _option_problems(loader: ConfigLoaderImpl, override: Override) -> list[str]:
     group = override.key_or_group
     if override.is_delete():
         return []
-    options = [option for option in loader.get_group_options(group, ObjectType.CONFIG) if option != "schema"]
+    options = list(loader.get_group_options(group, ObjectType.CONFIG))
     options += ROOTS if group == EXPERIMENT_KEY else ()
     wanted = [text.partition("=")[2] for text in values_of(override)]
     return [

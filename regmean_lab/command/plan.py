@@ -10,6 +10,7 @@ from regmean_lab.config.grids import grids_of, jobs_of
 from regmean_lab.config.locations import configuration_root
 
 PLAN_KEY = "plan"
+PLAN_OVERRIDE = f"{PLAN_KEY}=true"
 
 
 def wants_plan(arguments: Sequence[str]) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from regmean_lab.config.groups import REWEIGHTINGS
-from regmean_lab.merging.base import one_of
+from regmean_lab.utils.checks import one_of
 
 VOTES = ("soft", "majority")
 TIES = ("lowest", "first_member")

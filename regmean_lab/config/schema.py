@@ -18,6 +18,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from regmean_lab.config import checkpoint_commands
 from regmean_lab.config.baselines import comparator_types
 from regmean_lab.config.groups import (
     LoggerConfig,
@@ -28,10 +29,10 @@ from regmean_lab.config.groups import (
     TrainingConfig,
     label_source_problem,
 )
-from regmean_lab.merging import MergeMethod, method_types
-from regmean_lab.merging.base import one_of
+from regmean_lab.config.method_settings import method_settings
 from regmean_lab.statistics import KINDS
 from regmean_lab.suites import Suite, suite_types
+from regmean_lab.utils.checks import one_of
 from regmean_lab.utils.errors import UserError
 from regmean_lab.utils.files import name_problem
 
@@ -124,17 +125,21 @@ class Settings:
 
 
 def register_schemas() -> None:
-    """Make every schema known to Hydra, as ``schema/NAME`` in its group (idempotent)."""
+    """Make every schema known to Hydra, as ``schema/GROUP/NAME`` (idempotent)."""
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
+    for name, schema in checkpoint_commands.SCHEMAS.items():
+        store.store(name=f"{name}_schema", node=schema)
     for name, suite in suite_types().items():
-        store.store(group="suite/schema", name=name, node=_named(suite.settings_type, name))
-    for name, method in all_methods().items():
-        store.store(group="method/schema", name=name, node=_named(method, name))
+        store.store(group="schema/suite", name=name, node=_named(suite.settings_type, name))
+    for name, method in {**method_settings(), **comparator_types()}.items():
+        store.store(group="schema/method", name=name, node=_named(method, name))
 
 
 def all_methods() -> dict[str, type[Any]]:
     """Merge methods and the comparators beside them, by name."""
+    from regmean_lab.merging import method_types  # imports torch
+
     return {**method_types(), **comparator_types()}
 
 
@@ -144,6 +149,8 @@ def settings_of(config: DictConfig) -> Settings:
     Raises:
         ConfigurationError: with everything that is wrong with the values. Files are not looked at here.
     """
+    from regmean_lab.merging import MergeMethod  # imports torch, which the command's help does without
+
     found: list[str] = []
     resolved = _resolve(config)
     plain = OmegaConf.to_object(config)

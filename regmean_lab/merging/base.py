@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from regmean_lab.merging.partial import covered, top_blocks
-from regmean_lab.utils.checks import one_of as one_of
+from regmean_lab.utils.checks import one_of
 from regmean_lab.utils.errors import UserError
 
 LABEL_HEADS = ("merged", "row_mean")

@@ -17,10 +17,10 @@ from regmean_lab.merging.base import (
     MergeMember,
     MergeMethod,
     Parameter,
-    one_of,
     positive,
     register_method,
 )
+from regmean_lab.utils.checks import one_of
 
 NORMALIZATIONS = ("none", "parameter", "model")
 EPSILON_PLACES = ("after", "before")

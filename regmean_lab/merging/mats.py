@@ -16,12 +16,12 @@ from regmean_lab.merging.base import (
     MergeMethod,
     Parameter,
     fraction,
-    one_of,
     positive,
     register_method,
 )
 from regmean_lab.merging.linear_algebra import conjugate_gradient, scale_off_diagonal, solve_dtype
 from regmean_lab.merging.task_vectors import oriented
+from regmean_lab.utils.checks import one_of
 
 STARTS = ("mean", "base")
 

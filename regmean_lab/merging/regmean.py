@@ -18,7 +18,6 @@ from regmean_lab.merging.base import (
     Parameter,
     fraction,
     matches,
-    one_of,
     positive,
     register_method,
 )
@@ -31,6 +30,7 @@ from regmean_lab.merging.linear_algebra import (
 )
 from regmean_lab.merging.task_vectors import oriented
 from regmean_lab.statistics import all_finite
+from regmean_lab.utils.checks import one_of
 
 REGULARIZATIONS = ("off_diagonal", "shrinkage", "ridge")
 ANCHORS = ("mean", "base")

@@ -16,16 +16,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from regmean_lab.merging.base import (
-    LayerDiagnostics,
-    LinearLayer,
-    MergeError,
-    MergeMethod,
-    Parameter,
-    one_of,
-    positive,
-)
+from regmean_lab.merging.base import LayerDiagnostics, LinearLayer, MergeError, MergeMethod, Parameter, positive
 from regmean_lab.merging.weights import tensor_shape
+from regmean_lab.utils.checks import one_of
 
 COMBINATIONS = ("linear", "ties")
 

@@ -9,9 +9,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from regmean_lab.merging.base import Layout, MergeMember, Parameter, fraction, one_of, register_method
+from regmean_lab.merging.base import Layout, MergeMember, Parameter, fraction, register_method
 from regmean_lab.merging.merge import base_tensor
 from regmean_lab.merging.task_vectors import ElementwiseMethod, elect_and_average, keep_above, magnitude_threshold
+from regmean_lab.utils.checks import one_of
 
 SCOPES = ("model", "parameter")
 

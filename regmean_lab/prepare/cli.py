@@ -1,4 +1,4 @@
-"""The command ``python -m regmean_lab.prepare``."""
+"""The command ``regmean-lab prepare``, or ``python -m regmean_lab.prepare``."""
 
 from __future__ import annotations
 
@@ -48,11 +48,12 @@ class Call:
     zoo_dir: Path = DEFAULT_ZOO_DIR
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, program: str = COMMAND) -> int:
     """Run the command.
 
     Args:
         arguments: those of the command line unless given.
+        program: what the command is called in its help.
 
     Returns:
         The exit code: 0 if all is well, 2 for wrong arguments, missing sources or malformed data, 130 if interrupted.
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     known = preparers()
     if any(argument in HELP_FLAGS for argument in given):
-        print(help_text(known))
+        print(help_text(known, program))
         return 0
     call = parse(given, known)
     if isinstance(call, list):
@@ -110,9 +111,17 @@ def _messages_printed() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def help_text(known: Mapping[str, Preparer]) -> str:
+def completions(finished: Sequence[str], unfinished: str) -> list[str]:
+    """What may come after the words of a command line, for shells that complete."""
+    if unfinished.startswith("suite="):
+        return [f"suite={name}" for name in preparers()]
+    given = {word.partition("=")[0] for word in finished}
+    return [f"{key}=" for key in KEYS if key not in given]
+
+
+def help_text(known: Mapping[str, Preparer], program: str = COMMAND) -> str:
     """What ``--help`` prints."""
-    lines = [f"usage: {COMMAND} [KEY=VALUE ...]", "", "Bring data, or convert what you have, into the suites' layouts."]
+    lines = [f"usage: {program} [KEY=VALUE ...]", "", "Bring data, or convert what you have, into the suites' layouts."]
     lines += ["With model=: have a pretrained model here, with weights as safetensors."]
     lines += ["", "keys:", *(f"  {key + '=':<10} {meaning}" for key, meaning in KEYS.items()), "", "suite= is one of:"]
     for name, preparer in known.items():

@@ -1,4 +1,7 @@
-"""The command ``python -m regmean_lab.report``: reads results and writes tables, figures and a page."""
+"""The command ``regmean-lab report``: reads results and writes tables, figures and a page.
+
+``python -m regmean_lab.report`` is the same.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from regmean_lab.config.locations import configuration_root
 from regmean_lab.report.entries import Entry, entries_of
 from regmean_lab.report.grid import Section, count_text, natural_key, sections_of
 from regmean_lab.report.read import Found, NoResultsError, Run, find_runs
@@ -47,18 +51,19 @@ class Arguments:
     figures: bool = True
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, program: str = PROGRAM) -> int:
     """Run the command.
 
     Args:
         arguments: those of the command line unless given.
+        program: what the command is called in its help.
 
     Returns:
         The exit code: 0, or 2 for a wrong command line or when there are no results.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     if any(argument in ("-h", "--help") for argument in given):
-        print(help_text())
+        print(help_text(program))
         return 0
     try:
         chosen = read_arguments(given)
@@ -76,16 +81,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def help_text() -> str:
+def completions(finished: Sequence[str], unfinished: str) -> list[str]:
+    """What may come after the words of a command line, for shells that complete."""
+    if unfinished.startswith("table="):
+        folder = configuration_root() / "multirun_sweeps"
+        return [f"table={path.stem}" for path in sorted(folder.glob("*.yaml"))]
+    given = {word.partition("=")[0] for word in finished}
+    return [f"{key}=" for key in KEYS if key not in given]
+
+
+def help_text(program: str = PROGRAM) -> str:
     """How the command is used."""
     width = max(map(len, KEYS)) + 1
     keys = "\n".join(f"  {key + '=':{width}}  {meaning}" for key, meaning in KEYS.items())
     return (
-        f"{PROGRAM} [KEY=VALUE …]\n\n"
+        f"{program} [KEY=VALUE …]\n\n"
         "Reads every result.json below the folders of results= and writes tables (Markdown, CSV, LaTeX),\n"
         "figures (PNG, SVG) and one HTML page.\n\n"
-        f"{keys}\n\nExamples:\n  {PROGRAM} results=outputs\n"
-        f"  {PROGRAM} table=demo results=outputs/demo output=report\n\n"
+        f"{keys}\n\nExamples:\n  {program} results=outputs\n"
+        f"  {program} table=demo results=outputs/demo output=report\n\n"
         "Exit code: 0, or 2 for a wrong command line or where there are no results."
     )
 

@@ -15,15 +15,10 @@ from transformers import PreTrainedTokenizerBase
 
 from regmean_lab.statistics import rank, world_size
 from regmean_lab.suites.base import DataError, Example, Split, Suite, Task
+from regmean_lab.suites.batch_sampling import BatchShares, LengthGroupedBatchSampler, TokenBudgetBatchSampler
 from regmean_lab.suites.encoded import encode_once
 from regmean_lab.suites.encoding import Encoded, encoding_of
-from regmean_lab.suites.sampling import (
-    BatchShares,
-    LengthGroupedBatchSampler,
-    TokenBudgetBatchSampler,
-    seeded_permutation,
-    seeded_subset,
-)
+from regmean_lab.suites.sampling import seeded_permutation, seeded_subset
 
 Batches = DataLoader[dict[str, Tensor]]
 """A loader of batches as :class:`~regmean_lab.suites.encoding.Collator` makes them."""

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
+from regmean_lab.suites.batch_sampling import LengthGroupedBatchSampler
 from regmean_lab.suites.data_module import CorpusDataModule, own_share
 from regmean_lab.suites.encoding import encoding_of
-from regmean_lab.suites.sampling import LengthGroupedBatchSampler
 
 TaskBatch = tuple[int, dict[str, Tensor]]
 """Number of a task, and a batch of its examples."""

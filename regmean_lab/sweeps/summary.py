@@ -63,6 +63,7 @@ def summarise(folder: Path) -> None:
         table = score_table(results)
         print_table(table, console)
         (folder / TABLE_FILE).write_text(markdown_table(table), encoding="utf-8")
+
         score_figure(results, folder / FIGURE_FILE)
         computed = sum(record.computed for record in records)
         print(f"{len(results)} result{'s' if len(results) > 1 else ''}, {computed} computed now.")

@@ -14,8 +14,8 @@ from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from regmean_lab.config.checkpoint_commands import root_module
 from regmean_lab.config.resolvers import register_resolvers
-from regmean_lab.config.roots import root_module
 from regmean_lab.sweeps.summary import JobRecord, record_job
 from regmean_lab.utils.quiet import quiet_libraries
 from regmean_lab.utils.threads import limit_threads

@@ -1,4 +1,4 @@
-"""The command ``python -m regmean_lab.zoo``: lists, verifies and prunes the trained members."""
+"""The command ``regmean-lab zoo``, or ``python -m regmean_lab.zoo``: lists, verifies and prunes the trained members."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ from regmean_lab.zoo.store import Pruned, Zoo
 
 ZOO_VARIABLE = "REGMEAN_LAB_ZOO"
 DEFAULT_ZOO = "zoo"
+PROGRAM = "python -m regmean_lab.zoo"
+COMMANDS = ("list", "verify", "prune")
 
 _WIDTH_OF_FILES = 200
 """Characters in a line of a table that goes to a file or a pipe instead of a terminal."""
@@ -31,11 +33,12 @@ _WIDE = 130
 """From how many characters on a line has room for all columns."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, program: str = PROGRAM) -> int:
     """Run the command.
 
     Args:
         arguments: those of the command line unless given.
+        program: what the command is called in its help.
 
     Returns:
         The exit code: 0 if all is well, 1 if there are problems or nothing was confirmed, 2 for a wrong command line.
@@ -43,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or (given[0].startswith("-") and given[0] not in ("-h", "--help")):
         given.insert(0, "list")
-    options = _parser().parse_args(given)
+    options = _parser(program).parse_args(given)
     console = Console(width=None if sys.stdout.isatty() else _WIDTH_OF_FILES, highlight=False, soft_wrap=False)
     zoo = Zoo(options.zoo_dir)
     try:
@@ -53,7 +56,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _parser() -> argparse.ArgumentParser:
+def completions(finished: Sequence[str], unfinished: str) -> list[str]:
+    """What may come after the words of a command line, for shells that complete."""
+    if not finished:
+        return [*COMMANDS, "--zoo-dir", "--json"]
+    options = ["--zoo-dir", "--json"]
+    return [*options, "--older-than", "--broken", "--dry-run", "--yes"] if finished[0] == "prune" else options
+
+
+def _parser(program: str) -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
         "--zoo-dir",
@@ -64,9 +75,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     common.add_argument("--json", action="store_true", help="print JSON instead of text")
     parser = argparse.ArgumentParser(
-        prog="python -m regmean_lab.zoo", description="Look after the trained members. Without a command: list."
+        prog=program, description="Look after the trained members. Without a command: list."
     )
-    commands = parser.add_subparsers(title="commands", metavar="{list,verify,prune}", required=True)
+    commands = parser.add_subparsers(title="commands", metavar=f"{{{','.join(COMMANDS)}}}", required=True)
 
     command = commands.add_parser("list", parents=[common], help="list the members")
     command.set_defaults(run=_list)

@@ -14,19 +14,18 @@ from omegaconf import DictConfig
 import regmean_lab.checkpoints.collect_command
 from regmean_lab.__main__ import EXIT_CONFIGURATION, main
 from regmean_lab.command.overrides import compose_first_job, override_problems
+from regmean_lab.config.checkpoint_commands import ROOTS, RootError, root_module, split_root
 from regmean_lab.config.locations import configuration_root
-from regmean_lab.config.roots import ROOTS, RootError, register_root, root_module, split_root
 from regmean_lab.config.schema import ConfigurationError
 from regmean_lab.models.pretrained import ModelError
 
 COLLECT = "collect_statistics"
+VERB_OF = {COLLECT: "collect", "merge_checkpoints": "merge"}
 
 
 @pytest.fixture(autouse=True)
 def registered(compose_job: Callable[..., Any]) -> None:
     compose_job()  # registers schemas and resolvers
-    for name in ROOTS:
-        register_root(name)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +172,7 @@ def test_a_configuration_that_cannot_work_runs_nothing(
 def test_help_mentions_the_roots(root: str) -> None:
     with initialize_config_dir(str(configuration_root() / "conf"), version_base="1.3"):
         shown = compose(root, return_hydra_config=True).hydra.help.template
-    mentioned = {name for name in ROOTS if f"python -m regmean_lab experiment={name}" in shown}
+    mentioned = {name for name in ROOTS if f"regmean-lab {VERB_OF[name]} " in shown}
     assert mentioned == (set(ROOTS) if root == "config" else {root})
 
 

@@ -22,8 +22,8 @@ from regmean_lab.modules import Optimization
 from regmean_lab.modules.multi_task import MultiTaskModule, load_part
 from regmean_lab.modules.sequence_classification import SequenceClassificationModule
 from regmean_lab.suites import Example, Split, Suite, Task
+from regmean_lab.suites.batch_sampling import LengthGroupedBatchSampler
 from regmean_lab.suites.multi_task_data import InterleavedBatchSampler, MultiTaskDataModule
-from regmean_lab.suites.sampling import LengthGroupedBatchSampler
 from regmean_lab.training.train import describe, train_model
 from regmean_lab.zoo import ZooEntry
 

@@ -7,13 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regmean_lab.suites.sampling import (
-    BatchShares,
-    LengthGroupedBatchSampler,
-    TokenBudgetBatchSampler,
-    seeded_permutation,
-    seeded_subset,
-)
+from regmean_lab.suites.batch_sampling import BatchShares, LengthGroupedBatchSampler, TokenBudgetBatchSampler
+from regmean_lab.suites.sampling import seeded_permutation, seeded_subset
 
 _generator = random.Random(3)
 LENGTHS = [1 + int(_generator.lognormvariate(3, 0.7)) for _ in range(503)]

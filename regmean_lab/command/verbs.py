@@ -1,0 +1,75 @@
+"""The verbs of the command line, ``regmean-lab VERB``: which there are, and what each one does.
+
+Verbs with a ``config`` are Hydra's: they take overrides, and have the root configuration ``conf/CONFIG.yaml``. The
+others are programs of their own, which are imported when they are called.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from regmean_lab.command.plan import PLAN_OVERRIDE
+from regmean_lab.config.grids import CONFIG_NAME
+
+SCRIPT = "regmean-lab"
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One verb.
+
+    Attributes:
+        summary: what it does, in a line.
+        config: its root configuration; None of a program.
+        overrides: what is added to the overrides that it is given.
+        module: of a program: the module with ``main(arguments, program)`` and ``completions(words)``.
+    """
+
+    summary: str
+    config: str | None = None
+    overrides: tuple[str, ...] = ()
+    module: str = ""
+
+
+VERBS = {
+    "run": Verb("train, merge and evaluate; what is done without a verb, too", CONFIG_NAME),
+    "plan": Verb("what run would do with these overrides, and what is missing for it", CONFIG_NAME, (PLAN_OVERRIDE,)),
+    "merge": Verb("merge fine-tuned models in folders of their own", "merge_checkpoints"),
+    "collect": Verb("measure the statistics of a fine-tuned model, to be published with it", "collect_statistics"),
+    "zoo": Verb("list, verify and prune the trained members", module="regmean_lab.zoo.cli"),
+    "prepare": Verb("bring data and pretrained models, or convert what is here", module="regmean_lab.prepare.cli"),
+    "report": Verb("tables, figures and a page of results", module="regmean_lab.report.cli"),
+}
+
+
+class VerbError(ValueError):
+    """A word on the command line that is no verb, or not where a verb belongs."""
+
+
+def split_verb(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The verb that a command line begins with, or None, and its other arguments.
+
+    Raises:
+        VerbError: for a first word that is no verb, and for a verb that is not first.
+    """
+    if not arguments:
+        return None, []
+    first, *others = arguments
+    if first in VERBS:
+        return first, others
+    if re.fullmatch(r"[A-Za-z][\w-]*", first):
+        near = difflib.get_close_matches(first, VERBS, n=2, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(VERBS)}"
+        raise VerbError(f"{first}: there is no such verb; {hint}")
+    if late := [argument for argument in others if argument in VERBS]:
+        raise VerbError(f"{late[0]}: a verb comes first: {SCRIPT} {late[0]} …")
+    return None, list(arguments)
+
+
+def run_program(name: str, arguments: Sequence[str]) -> int:
+    """Run a verb that is a program of its own; returns its exit code."""
+    return int(importlib.import_module(VERBS[name].module).main(arguments, program=f"{SCRIPT} {name}"))

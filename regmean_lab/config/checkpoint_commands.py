@@ -1,0 +1,185 @@
+"""Configurations of the verbs that work on anybody's checkpoints: ``merge`` and ``collect``.
+
+Each has a root configuration of its own beside ``conf/config.yaml``, which the verb (or the older form
+``experiment=NAME``) chooses, and a module that does the work, imported when it is asked for. The module has
+
+- ``check(config)``, which raises ``ConfigurationError`` for a configuration that cannot work;
+- ``written(config)``, which tells what a job writes outside of its own folder, so that no two jobs of a sweep do it;
+- ``run(config, folder)``, which does the work and writes records below ``folder``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from omegaconf import MISSING, DictConfig
+
+from regmean_lab.config.groups import PathsConfig, StatisticsConfig, TrainerConfig
+
+ROOTS = {
+    "collect_statistics": "regmean_lab.checkpoints.collect_command",
+    "merge_checkpoints": "regmean_lab.checkpoints.merge_command",
+}
+"""By root configuration, the module that does its work."""
+
+EXPERIMENT_KEY = "experiment"
+
+
+@dataclass
+class MergeCheckpointsConfig:
+    """The whole configuration of ``merge``.
+
+    Attributes:
+        experiment: its name.
+        checkpoints: two or more: folders, names of models on the hub (``model`` or ``owner/model``, with ``@revision``
+            where it is not the newest), or folders of LoRA adapters.
+        method: group ``method``: how they are merged.
+        base: the model that they were trained from: a folder or a name on the hub, as above. Methods that merge task
+            vectors need it, and adapters whose own base lies elsewhere. None is the one that the adapters name.
+        heads: ``merge`` the parameters on top of the encoder like all others, ``keep`` each checkpoint's own in a
+            folder ``heads/NAME``, or ``drop`` them.
+        dtype: of the merged weights: ``float32``, ``bfloat16`` or ``float16``; None takes the first checkpoint's.
+            Whatever they are, arithmetic is float32.
+        output: folder of the merged model; None is ``merged`` in the job's folder.
+        max_shard_size: largest file of weights, such as ``5GB`` or ``200MB``.
+        trainer: group ``trainer``: the device that merges.
+        paths: group ``paths``.
+        force: merge although the output is there already.
+    """
+
+    experiment: str = "merge_checkpoints"
+    checkpoints: list[str] = MISSING
+    method: Any = MISSING
+    base: str | None = None
+    heads: str = "merge"
+    dtype: str | None = None
+    output: str | None = None
+    max_shard_size: str = "5GB"
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    paths: PathsConfig = field(default_factory=PathsConfig)
+    force: bool = False
+
+
+@dataclass
+class CollectConfig:
+    """The whole configuration of ``collect``.
+
+    Attributes:
+        experiment: its name.
+        checkpoint: the fine-tuned model: a Hugging Face folder, or the name of a model on the hub.
+        revision: git revision of a model of the hub; None is the newest.
+        task: ``sequence_classification``, ``token_classification``, ``seq2seq`` or ``causal``; None is what the model's
+            config.json says.
+        data: a local file (jsonl, json, csv, tsv, txt, parquet), or a data set for ``datasets.load_dataset``.
+        subset: configuration of a data set.
+        split: split of a data set.
+        data_revision: revision of a data set on the hub.
+        header: whether the first line of a .csv or .tsv file holds the names of the columns (``true`` or ``false``);
+            ``auto``: it does if it holds a usual name or those that are given, and is refused if that is not clear.
+        text: the column of texts, or two of pairs of texts; None is the obvious one.
+        target: for seq2seq, the column of texts that the model writes; None is the obvious one.
+        label: the column of labels, for statistics that need true labels; None is the obvious one.
+        kinds: which statistics: names of kinds.
+        form: how Gram matrices are published: ``full``, ``packed`` (half the bytes, nothing lost), ``diagonal`` or
+            ``low_rank``.
+        rank: of the form ``low_rank``.
+        exclude_layers: patterns of linear layers without Gram matrices.
+        max_length: texts are cut to so many tokens; None is 512, or what the model can take if that is less.
+        batch_size: examples a batch, where results depend on batches or are counted in them.
+        minimum_rows_per_column: rows that a layer must have seen for each column of its Gram matrix.
+        allow_few_rows: publish although layers saw fewer rows.
+        output: folder below which ``statistics`` is written; None is the model's own folder, or for a model of the hub
+            the job's folder below ``paths.output_dir``.
+        card: insert the section on statistics into the README.md of that folder.
+        force: collect although the same statistics are there.
+        statistics: how statistics are collected.
+        trainer: group ``trainer``: device and precision.
+        paths: group ``paths``.
+    """
+
+    experiment: str = "collect_statistics"
+    checkpoint: str = MISSING
+    revision: str | None = None
+    task: str | None = None
+    data: str = MISSING
+    subset: str | None = None
+    split: str = "train"
+    data_revision: str | None = None
+    header: Any = "auto"
+    text: Any = None
+    target: str | None = None
+    label: str | None = None
+    kinds: list[str] = field(default_factory=lambda: ["gram"])
+    form: str = "packed"
+    rank: int | None = None
+    exclude_layers: list[str] = field(default_factory=list)
+    max_length: int | None = None
+    batch_size: int = 16
+    minimum_rows_per_column: float = 2.0
+    allow_few_rows: bool = False
+    output: str | None = None
+    card: bool = True
+    force: bool = False
+    statistics: StatisticsConfig = field(default_factory=StatisticsConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    paths: PathsConfig = field(default_factory=PathsConfig)
+
+
+SCHEMAS = {"collect_statistics": CollectConfig, "merge_checkpoints": MergeCheckpointsConfig}
+
+
+class RootModule(Protocol):
+    """What such a module has."""
+
+    def check(self, config: DictConfig) -> None:
+        """Check a composed configuration, as far as can be done without the work itself."""
+
+    def written(self, config: DictConfig) -> list[tuple[str, Path]]:
+        """What a job writes outside of its own folder: by the key that says so, paths."""
+
+    def run(self, config: DictConfig, folder: Path) -> None:
+        """Do the work of one job; ``folder`` is the job's folder below ``paths.output_dir``."""
+
+
+class RootError(ValueError):
+    """A command line that mixes experiments of different roots."""
+
+
+def split_root(arguments: Sequence[str], config: str | None = None) -> tuple[str | None, list[str]]:
+    """The root that a command line asks for, and its other arguments.
+
+    Args:
+        arguments: overrides and flags, as on a command line.
+        config: the root configuration that a verb has chosen.
+
+    Returns:
+        A name of :data:`ROOTS`, and the arguments without the override that chose it (Hydra would look for an option
+        of the group ``experiment``); or None and all arguments.
+
+    Raises:
+        RootError: when such an experiment is one of several, or the verb has chosen another one.
+    """
+    chosen = [argument for argument in arguments if argument.partition("=")[0] == EXPERIMENT_KEY]
+    names = [name.strip() for argument in chosen for name in argument.partition("=")[2].split(",")]
+    roots = [name for name in names if name in ROOTS]
+    if config in ROOTS:
+        if others := [name for name in names if name != config]:
+            raise RootError(f"{EXPERIMENT_KEY}={others[0]}: {config} has a configuration of its own; leave this out")
+        return config, [argument for argument in arguments if argument not in chosen]
+    if not roots:
+        return None, list(arguments)
+    if len(names) > 1:
+        raise RootError(
+            f"{EXPERIMENT_KEY}: {roots[0]} has a configuration of its own and cannot be one of several experiments "
+            f"({', '.join(names)}); give it a command of its own"
+        )
+    return roots[0], [argument for argument in arguments if argument not in chosen]
+
+
+def root_module(name: str) -> RootModule:
+    """The module of an experiment of :data:`ROOTS`."""
+    return cast(RootModule, importlib.import_module(ROOTS[name]))

@@ -1,0 +1,222 @@
+"""The verbs of ``regmean-lab``: what each one runs, how fast its help comes, and what shells complete."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+import regmean_lab
+from regmean_lab.__main__ import EXIT_CONFIGURATION, main
+from regmean_lab.command.verbs import VERBS, VerbError, split_verb
+from regmean_lab.config.method_settings import METHODS_FOLDER, NotDeclaredError, declared_settings
+from regmean_lab.config.schema import _named
+from regmean_lab.merging import method_types
+
+HEAVY = ("torch", "transformers", "pytorch_lightning", "wandb", "matplotlib", "datasets", "pandas", "scipy", "numpy")
+LIGHT = [
+    [],
+    ["--help"],
+    *([verb, "--help"] for verb in VERBS),
+    ["zoo"],
+    ["zoo", "list"],
+    ["prepare"],
+    ["rum"],
+    ["method=regmaen"],
+    ["method.off_diagnal=0.1"],
+    ["seed=one"],
+    ["merge", "trainer=cpx"],
+    ["collect", "chekpoint=a"],
+    ["report", "result=a"],
+    ["prepare", "suit=ner"],
+    ["-sc", "query=bash"],
+]
+PROBE = """
+import contextlib, io, json, sys
+from regmean_lab.__main__ import main
+heavy, commands = json.loads(sys.argv[1]), json.loads(sys.argv[2])
+loaded = {}
+for command in commands:
+    sys.argv = ["regmean-lab", *command]
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        try:
+            main()
+        except SystemExit:
+            pass
+    loaded[" ".join(command)] = [name for name in heavy if name in sys.modules], len(sys.modules)
+print(json.dumps(loaded))
+"""
+
+
+def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["regmean-lab", *arguments])
+    try:
+        main()
+    except SystemExit as error:
+        return int(error.code or 0)
+    return 0
+
+
+def test_help_lists_and_wrong_overrides_wait_for_no_large_library(tmp_path: Path) -> None:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(regmean_lab.__file__).parent.parent),
+        "COMP_LINE": "regmean-lab ",
+    }
+    command = [sys.executable, "-c", PROBE, json.dumps(HEAVY), json.dumps(LIGHT)]
+    output = subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True).stdout
+    loaded = json.loads(output.splitlines()[-1])
+    assert len(loaded) == len(LIGHT)
+    assert {command: names for command, (names, _) in loaded.items() if names} == {}
+    assert max(count for _, count in loaded.values()) < 900  # with torch it is some 3000
+
+
+def test_method_settings_from_the_source_are_those_of_the_classes() -> None:
+    declared, real = declared_settings(METHODS_FOLDER), method_types()
+    assert set(declared) == set(real)
+    for name, method in real.items():
+        shown = [OmegaConf.structured(_named(settings, name)) for settings in (declared[name], method)]
+        assert OmegaConf.to_yaml(shown[0]) == OmegaConf.to_yaml(shown[1])  # keys in the same order, and defaults
+        assert [shown[0]._get_node(key)._metadata.ref_type for key in shown[0]] == [
+            shown[1]._get_node(key)._metadata.ref_type for key in shown[1]
+        ]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "@register_method('x')\n@dataclass\nclass X(Elsewhere):\n    scaling: float = 1.0\n",
+        "@register_method('x')\n@dataclass\nclass X(ABC):\n    scaling: float = DEFAULT\n",
+    ],
+)
+def test_what_the_source_does_not_state_is_not_guessed(tmp_path: Path, source: str) -> None:
+    (tmp_path / "x.py").write_text(source)
+    with pytest.raises(NotDeclaredError):
+        declared_settings(tmp_path)
+
+
+@pytest.mark.parametrize("verb", ["run", "plan", "merge", "collect", "zoo", "prepare", "report"])
+def test_every_verb_has_a_page_of_help(
+    verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_main(monkeypatch, verb, "--help") == 0
+    page = capsys.readouterr().out
+    assert (f"regmean-lab {verb}" if verb != "run" else "regmean-lab [run]") in page
+
+
+def test_the_page_of_help_names_every_verb_and_what_it_does(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_main(monkeypatch, "--help") == 0
+    page = capsys.readouterr().out
+    for name, verb in VERBS.items():
+        assert f"  {name:<10} {verb.summary}\n" in page
+
+
+@pytest.mark.parametrize(
+    ("verb", "older"),
+    [
+        (["run", "seed=3"], ["seed=3"]),
+        (["merge", "checkpoints=[a,b]"], ["experiment=merge_checkpoints", "checkpoints=[a,b]"]),
+        (
+            ["merge", "checkpoints=[a,b]", "experiment=merge_checkpoints"],
+            ["experiment=merge_checkpoints", "checkpoints=[a,b]"],
+        ),
+        (["collect", "checkpoint=a", "data=b"], ["experiment=collect_statistics", "checkpoint=a", "data=b"]),
+    ],
+)
+def test_a_verb_is_what_the_older_form_was(
+    verb: list[str], older: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pages = []
+    for arguments in (verb, older):
+        assert run_main(monkeypatch, *arguments, "--cfg", "job") == 0
+        pages.append(capsys.readouterr().out)
+    assert pages[0] == pages[1]
+    assert "experiment: " in pages[0]
+
+
+def test_plan_is_run_with_plan_true(monkeypatch: pytest.MonkeyPatch) -> None:
+    planned = []
+    monkeypatch.setattr(
+        "regmean_lab.__main__.show_plan", lambda overrides: planned.append(overrides) or len(planned) > 1
+    )
+    assert run_main(monkeypatch, "plan", "seed=3") == EXIT_CONFIGURATION  # something is missing
+    assert run_main(monkeypatch, "run", "seed=3", "plan=true") == 0
+    assert planned == [["seed=3", "plan=true"]] * 2
+
+
+def test_the_exit_code_of_a_program_is_the_commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_main(monkeypatch, "zoo", "list") == 0
+    assert run_main(monkeypatch, "prepare", "suit=ner") == 2
+    assert run_main(monkeypatch, "report", "results=nowhere") == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["mrege", "checkpoints=[a,b]"], "mrege: there is no such verb; did you mean merge or prepare?"),
+        (["evaluate"], "evaluate: there is no such verb; "),
+        (["seed=1", "merge"], "merge: a verb comes first: regmean-lab merge …"),
+    ],
+)
+def test_a_word_that_is_no_verb_is_answered_with_the_nearest(
+    arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(VerbError):
+        split_verb(arguments)
+    assert run_main(monkeypatch, *arguments) == EXIT_CONFIGURATION
+    assert message in capsys.readouterr().err
+
+
+def test_a_verb_and_an_experiment_of_another_root_do_not_mix(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_main(monkeypatch, "merge", "experiment=collect_statistics") == EXIT_CONFIGURATION
+    assert "experiment=collect_statistics: merge_checkpoints has a configuration of its own" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "expected", "absent"),
+    [
+        ("regmean-lab ", {*VERBS, "method=", "seed="}, {"checkpoints."}),
+        ("regmean-lab me", {"merge", "method="}, {"run"}),
+        ("regmean-lab run metho", {"method="}, {"merge"}),
+        ("regmean-lab suite=ner_", {"suite=ner_open"}, {"suite=ner"}),
+        ("regmean-lab merge chec", {"checkpoints."}, {"checkpoint="}),
+        ("regmean-lab collect ", {"checkpoint=", "data="}, {*VERBS}),
+        ("regmean-lab merge method=regmean_p", {"method=regmean_plusplus"}, {"method=regmean"}),
+        ("regmean-lab zoo ", {"list", "verify", "prune"}, {"merge"}),
+        ("regmean-lab zoo prune --dr", {"--dry-run"}, {"--broken"}),
+        ("regmean-lab prepare suite=ont", {"suite=ontonotes"}, {"suite=glue"}),
+        ("regmean-lab report table=dem", {"table=demo"}, {"table=table2"}),
+        ("regmean-lab report ta", {"table="}, {"title="}),
+    ],
+)
+def test_shells_complete_verbs_and_what_each_one_takes(
+    line: str,
+    expected: set[str],
+    absent: set[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("COMP_LINE", line)
+    assert run_main(monkeypatch, "-sc", "query=bash") == 0
+    suggested = set(capsys.readouterr().out.split())
+    assert expected <= suggested
+    assert not absent & suggested
+
+
+def test_bash_learns_completion_from_the_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_main(monkeypatch, "--shell-completion", "install=bash") == 0
+    script = capsys.readouterr().out
+    assert script.rstrip().endswith("hydra_bash_completion regmean-lab")
+    assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
