@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from regmean_lab.utils.files import write_json
+from regmean_lab.utils.files import sha256, write_json
 from regmean_lab.utils.later_settings import without_later_settings
 
 log = logging.getLogger(__name__)
@@ -148,12 +147,12 @@ def fingerprint(resolved: Mapping[str, Any]) -> str:
         if isinstance(settings := relevant.get(part), Mapping):
             relevant[part] = {key: value for key, value in settings.items() if key not in left_out}
     relevant = without_later_settings(relevant)
-    return hashlib.sha256(json.dumps(relevant, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return sha256(json.dumps(relevant, sort_keys=True, separators=(",", ":")))
 
 
 def combine_fingerprints(parts: Iterable[str]) -> str:
     """One hash of several, in order."""
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    return sha256("\n".join(parts))
 
 
 def mean(values: Iterable[float]) -> float | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from regmean_lab.utils import files
-from regmean_lab.utils.files import file_sha256, json_sha256, new_folder, write_bytes
+from regmean_lab.utils.files import file_sha256, json_sha256, new_folder, sha256, sha256_of, write_bytes
 
 
 def test_sha256_of_a_file(tmp_path: Path) -> None:
@@ -20,6 +20,12 @@ def test_sha256_of_a_file_larger_than_a_piece(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"a" * 1_000_000 + b"b" * 1_000_000)
     whole = hashlib.sha256(b"a" * 1_000_000 + b"b" * 1_000_000).hexdigest()
     assert file_sha256(tmp_path / "a") == whole
+
+
+def test_sha256_of_parts_is_that_of_all_together() -> None:
+    assert sha256("äbc") == hashlib.sha256("äbc".encode()).hexdigest() == sha256("äbc".encode())
+    assert sha256_of(["a", b"b", "ç"]) == hashlib.sha256("abç".encode()).hexdigest()
+    assert sha256_of([]) == hashlib.sha256().hexdigest()
 
 
 def test_sha256_of_json_does_not_depend_on_the_order_of_keys() -> None:

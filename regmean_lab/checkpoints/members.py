@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -28,6 +27,7 @@ from regmean_lab.models.folders import (
 )
 from regmean_lab.models.headers import CheckpointError, StoredTensor
 from regmean_lab.models.pretrained import TOKENIZER_FILES, quiet_transformers
+from regmean_lab.utils.files import sha256_of
 from regmean_lab.utils.names import abbreviated
 
 COMPARED_ROWS = 4096
@@ -300,8 +300,8 @@ def read_tokens(folders: list[Path]) -> tuple[dict[str, int] | None, Path | None
         core = [path for pattern in TOKENIZER_FILES for path in sorted(folder.glob(pattern))]
         if core:
             check_tokenizer_files(folder, tokenizer_files(folder))
-            digest = hashlib.sha256(b"".join(path.name.encode() + path.read_bytes() for path in sorted(set(core))))
-            return _vocabulary(folder, digest.hexdigest()), folder
+            digest = sha256_of(path.name.encode() + path.read_bytes() for path in sorted(set(core)))
+            return _vocabulary(folder, digest), folder
     return None, None
 
 

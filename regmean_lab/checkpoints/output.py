@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -21,7 +20,7 @@ from regmean_lab.models.folders import check_tokenizer_files, read_json_file, st
 from regmean_lab.models.headers import CheckpointError
 from regmean_lab.models.merged_model import CARD_FRONT_MATTER
 from regmean_lab.tracking.environment import command_line, versions
-from regmean_lab.utils.files import file_sha256, new_folder, write_json
+from regmean_lab.utils.files import file_sha256, new_folder, sha256, write_json
 from regmean_lab.utils.later_settings import without_later_settings
 
 RECORD_FILE = "merge.json"
@@ -58,7 +57,7 @@ def fingerprint(prepared: PreparedMerge, settings: Mapping[str, Any], sums: Mapp
         "dtype": str(request.dtype),
         "shards": [shard.file for shard in prepared.shards],
     }
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+    return sha256(json.dumps(content, sort_keys=True, default=str))
 
 
 def find_merged(folder: Path, wanted: str) -> bool:

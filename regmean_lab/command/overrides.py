@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -31,6 +30,7 @@ from regmean_lab.config.grids import (
 )
 from regmean_lab.config.locations import configuration_root
 from regmean_lab.sweeps.launchers import LAUNCHER_GROUP, launcher_problems
+from regmean_lab.utils.names import did_you_mean, nearest
 
 NOT_IN_PATHS = ("checkpoint", "checkpoints", "data", "kinds", "output")
 """Settings whose values are no names of folders."""
@@ -119,13 +119,6 @@ def output_folder(arguments: Sequence[str]) -> Path:
         return Path(compose_first_job(arguments).paths.output_dir)
 
 
-def nearest(name: str, candidates: Iterable[str]) -> str:
-    """A hint with the nearest valid names, or all of them where none is near."""
-    listed = sorted(set(candidates))
-    near = difflib.get_close_matches(name, listed, n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(listed)}"
-
-
 def _parses(text: str) -> bool:
     try:
         OverridesParser.create(config_loader=config_loader()).parse_override(text)
@@ -189,7 +182,7 @@ def _option_problems(loader: ConfigLoaderImpl, override: Override) -> list[str]:
     options += ROOTS if group == EXPERIMENT_KEY else ()
     wanted = [text.partition("=")[2] for text in values_of(override)]
     return [
-        f"{group}={option}: there is no such option; {nearest(option, options)}"
+        f"{group}={option}: there is no such option; {did_you_mean(option, sorted(set(options)))}"
         for option in wanted
         if option not in (*options, "null") and not option.startswith("[")
     ]
@@ -208,8 +201,8 @@ def _key_problems(base: DictConfig, values: Sequence[Override]) -> list[str]:
         if key in GONE:
             problems.append(f"{key}: {GONE[key]}")
             continue
-        near = difflib.get_close_matches(key, known, n=3, cutoff=0.6)
-        near += [leaves[leaf] for leaf in difflib.get_close_matches(key.rpartition(".")[2], leaves, n=2, cutoff=0.6)]
+        near = nearest(key, known, cutoff=0.6)
+        near += [leaves[leaf] for leaf in nearest(key.rpartition(".")[2], leaves, most=2, cutoff=0.6)]
         hint = " or ".join(dict.fromkeys(near)) if near else "one of those that --cfg job shows"
         problems.append(f"{key}: there is no such key; did you mean {hint}?")
     return problems

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from regmean_lab.modules import Predictions
 from regmean_lab.suites.base import Task
 from regmean_lab.suites.data_module import Batches, Evaluation
 from regmean_lab.training.trainers import test_trainer
-from regmean_lab.utils.files import new_file, share
+from regmean_lab.utils.files import new_file, sha256_of, share
 from regmean_lab.zoo import ZooEntry
 
 FOLDER = "predictions"
@@ -57,10 +56,8 @@ def member_predictions(
 
 def _path(entry: ZooEntry, evaluation: Evaluation, precision: str, max_length: int | None) -> Path:
     """Where predictions lie: under a hash of everything but the member that determines them."""
-    digest = hashlib.sha256(repr((evaluation.task, precision, max_length)).encode())
-    for example in evaluation.examples:
-        digest.update(repr(example).encode())
-    return entry.path / FOLDER / f"{evaluation.name}-{digest.hexdigest()[:16]}.safetensors"
+    digest = sha256_of([repr((evaluation.task, precision, max_length)), *map(repr, evaluation.examples)])
+    return entry.path / FOLDER / f"{evaluation.name}-{digest[:16]}.safetensors"
 
 
 def _read(path: Path) -> Predictions | None:

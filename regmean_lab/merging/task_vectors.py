@@ -6,7 +6,6 @@ and random numbers.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
@@ -19,6 +18,7 @@ from torch import Tensor
 from regmean_lab.merging.base import LayerDiagnostics, LinearLayer, MergeError, MergeMethod, Parameter, positive
 from regmean_lab.merging.weights import tensor_shape
 from regmean_lab.utils.checks import one_of
+from regmean_lab.utils.files import sha256
 
 COMBINATIONS = ("linear", "ties")
 
@@ -179,7 +179,7 @@ def uniform_numbers(seed: int, parameter: Parameter, member: int) -> Tensor:
         member: number of the member.
     """
     named, like = parameter.members[member], parameter.tensors[member]
-    key = hashlib.sha256("\0".join([str(seed), parameter.name, named.name]).encode()).digest()
+    key = bytes.fromhex(sha256("\0".join([str(seed), parameter.name, named.name])))
     generator = torch.Generator().manual_seed(int.from_bytes(key[:7], "big"))
     numbers = torch.rand(tensor_shape(named.weights, parameter.name), generator=generator)
     if parameter.rows is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import torch
@@ -12,7 +11,7 @@ from transformers import PreTrainedModel
 
 from regmean_lab.merging.weights import SafetensorsWeights
 from regmean_lab.models.pretrained import Checkpoint, ModelError, head_parameters, quiet_transformers
-from regmean_lab.utils.files import new_folder
+from regmean_lab.utils.files import new_folder, sha256
 from regmean_lab.utils.names import abbreviated
 
 
@@ -34,7 +33,7 @@ def base_weights(checkpoint: Checkpoint, model_class: type[PreTrainedModel], cac
     key = "\0".join([checkpoint.fingerprint, model_class.__name__, transformers.__version__])
     if checkpoint.new_head:
         key += "\0new_head"
-    folder = cache_dir / f"base-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+    folder = cache_dir / f"base-{sha256(key)[:16]}"
     cache_dir.mkdir(parents=True, exist_ok=True)
     with FileLock(str(cache_dir / f".{folder.name}.lock")):
         if not folder.is_dir():

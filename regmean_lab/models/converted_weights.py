@@ -7,7 +7,6 @@ Pickles are never loaded here: ``python -m regmean_lab.prepare model=NAME`` conv
 from __future__ import annotations
 
 import fnmatch
-import hashlib
 import json
 import os
 import shlex
@@ -20,7 +19,7 @@ from typing import Any
 from filelock import FileLock
 
 from regmean_lab.models.hub import SAFETENSORS_FILES, HubModel, cached_folder, conversion_on_hub
-from regmean_lab.utils.files import contents_sha256, new_folder, write_json
+from regmean_lab.utils.files import contents_sha256, new_folder, sha256, write_json
 
 DEFAULT_MODELS_FOLDER = Path("zoo") / ".models"
 RECORD_FILE = "conversion.json"
@@ -165,7 +164,7 @@ def folder_weights(folder: Path, models_folder: Path) -> Path | None:
 
 def converted_name(name: str, commit: str) -> str:
     """Name of the folder that a model of the hub is converted into."""
-    return f"converted-{hashlib.sha256(f'{name}@{commit}'.encode()).hexdigest()[:16]}"
+    return f"converted-{sha256(f'{name}@{commit}')[:16]}"
 
 
 def converted_name_of_folder(folder: Path) -> str:

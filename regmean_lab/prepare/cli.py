@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from regmean_lab.prepare.base import PrepareError, Preparer, Request, preparers
 from regmean_lab.prepare.fetch import is_url
 from regmean_lab.prepare.listing import COMMAND, show, statuses
 from regmean_lab.suites import DataError, suite_types
+from regmean_lab.utils.names import did_you_mean
 
 DEFAULT_DATA_DIR, DEFAULT_ZOO_DIR = Path("data"), Path("zoo")
 KEYS = {
@@ -156,7 +156,7 @@ def parse(arguments: Sequence[str], known: Mapping[str, Preparer]) -> Call | lis
             if not equals and key in known:
                 problems.append(f"{argument}: expected KEY=VALUE; did you mean suite={key}?")
             else:
-                problems.append(f"{argument}: there is no key {key!r}; {_nearest(key, KEYS)}")
+                problems.append(f"{argument}: there is no key {key!r}; {did_you_mean(key, KEYS)}")
         elif not value:
             problems.append(f"{argument}: expected {key}=VALUE")
         elif key in values:
@@ -188,7 +188,7 @@ def _chosen(name: str | None, known: Mapping[str, Preparer], problems: list[str]
         parts = ", ".join(f"suite={preparer.name}" for preparer in serving)
         problems.append(f"suite={name}: its data is prepared in parts: {parts}")
     else:
-        problems.append(f"suite={name}: there is nothing of that name to prepare; {_nearest(name, names)}")
+        problems.append(f"suite={name}: there is nothing of that name to prepare; {did_you_mean(name, names)}")
     return None
 
 
@@ -241,8 +241,3 @@ def _truth(text: str, problems: list[str]) -> bool:
     if text.lower() not in ("true", "false"):
         problems.append(f"force={text}: expected true or false")
     return text.lower() == "true"
-
-
-def _nearest(name: str, names: Mapping[str, object]) -> str:
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import urllib.error
 import urllib.request
@@ -19,7 +18,7 @@ from tqdm import tqdm
 import regmean_lab
 from regmean_lab.prepare.base import PrepareError, run_all
 from regmean_lab.suites.reading import parse_lines
-from regmean_lab.utils.files import write_bytes
+from regmean_lab.utils.files import sha256, write_bytes
 
 MANIFEST = "SHA256SUMS"
 TIMEOUT = 30.0
@@ -98,7 +97,7 @@ def _bring_one(file: UpstreamFile, folder: Path, mirror: str | None) -> None:
     known, path = read_manifest(folder), folder / file.name
     brought = not path.is_file()
     content = _obtain(file, mirror) if brought else path.read_bytes()
-    digest = hashlib.sha256(content).hexdigest()
+    digest = sha256(content)
     if file.name not in known:
         _logger.info(
             "%s: SHA-256 %s is noted in %s and compared from now on; this first copy is taken on trust",
@@ -131,7 +130,7 @@ def _obtain(file: UpstreamFile, mirror: str | None) -> bytes:
         raise PrepareError(f"not in the mirror {folder}; its publisher has it at {file.url}")
     content = path.read_bytes()
     listed = read_manifest(folder).get(file.name)
-    digest = hashlib.sha256(content).hexdigest()
+    digest = sha256(content)
     if listed not in (None, digest):
         raise PrepareError(f"{path}: SHA-256 is {digest}, but {folder / MANIFEST} has {listed}")
     return content

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import difflib
 import shlex
 import sys
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from regmean_lab.config.locations import configuration_root
 from regmean_lab.report.entries import Entry, entries_of
 from regmean_lab.report.grid import Section, count_text, natural_key, sections_of
 from regmean_lab.report.read import Found, NoResultsError, Run, find_runs
+from regmean_lab.utils.names import did_you_mean
 
 EXIT_WRONG = 2
 PROGRAM = "python -m regmean_lab.report"
@@ -115,9 +115,7 @@ def read_arguments(given: Sequence[str]) -> Arguments:
     for argument in given:
         key, equals, value = argument.partition("=")
         if key not in KEYS:
-            near = difflib.get_close_matches(key.lstrip("-+"), KEYS, n=2, cutoff=0.5)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(KEYS)}"
-            problems.append(f"{argument}: there is no such key; {hint}")
+            problems.append(f"{argument}: there is no such key; {did_you_mean(key.lstrip('-+'), KEYS)}")
         elif not equals or not value:
             problems.append(f"{argument}: expected {key}=VALUE")
         elif key in values:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from regmean_lab.report.entries import Entry, column_settings, command_of, flat_
 from regmean_lab.report.read import Run
 from regmean_lab.results import NOT_FINGERPRINTED, NOT_FINGERPRINTED_TRAINER, fingerprint
 from regmean_lab.suites import suite_types
+from regmean_lab.utils.names import did_you_mean
 
 SWEEPS, EXPERIMENTS = "multirun_sweeps", "experiment"
 NAMED = ("suite.name", "model.name", "method.name", "head_init", "order", "first", "members", "seed")
@@ -119,9 +119,7 @@ def read_definition(name: str, overrides: Sequence[str] = ()) -> Definition:
     known = {path.stem: SWEEPS for path in sorted((root / SWEEPS).glob("*.yaml"))}
     known |= {p.stem: EXPERIMENTS for p in sorted((root / "conf" / EXPERIMENTS).glob("*.yaml")) if p.stem not in known}
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(known)}"
-        raise DefinitionError(f"table={name}: there is no such table; {hint}")
+        raise DefinitionError(f"table={name}: there is no such table; {did_you_mean(name, known)}")
     choice = f"+{SWEEPS}={name}" if known[name] == SWEEPS else f"{EXPERIMENTS}={name}"
     register_schemas()
     register_resolvers()

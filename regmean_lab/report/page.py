@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
@@ -15,6 +14,7 @@ from regmean_lab.report.details import Details
 from regmean_lab.report.files import FileNames
 from regmean_lab.report.significance import HEADINGS, cells_of_test
 from regmean_lab.report.tables import Cell, Table
+from regmean_lab.utils.files import sha256
 
 WIDE = 7.0
 """From how many inches on a figure has a line of its own."""
@@ -45,7 +45,7 @@ def html_page(report: Report) -> str:
         wide=WIDE,
         style=Markup(style),
         script=Markup(script),
-        script_hash=f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode('ascii')}",
+        script_hash=f"sha256-{base64.b64encode(bytes.fromhex(sha256(script))).decode('ascii')}",
         version=__version__,
     )
 

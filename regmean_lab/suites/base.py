@@ -6,7 +6,6 @@ the rest of the project meets it only through the classes below.
 
 from __future__ import annotations
 
-import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -126,7 +125,7 @@ class Suite(ABC):
 
     def near(self, corpus: str) -> list[str]:
         """Names of corpora that are spelled nearly like ``corpus``, at most two."""
-        return difflib.get_close_matches(corpus, self.candidates, n=2)
+        return nearest(corpus, self.candidates)[:2]
 
     def what_is_there(self) -> str:
         """The names that a corpus can have, for messages."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from regmean_lab.suites.base import Task
 from regmean_lab.suites.encoding import Encoded, encoding_of
+from regmean_lab.utils.files import sha256_of
 
 MOST_EXAMPLES = 200_000
 """So many examples are kept, those used last; of sentences of 30 tokens they take about 300 MB."""
@@ -32,11 +32,8 @@ def encode_once(
     Returns:
         A list that belongs to the caller, of encoded examples that are shared and must not be changed.
     """
-    digest = hashlib.sha256()
-    for example in examples:
-        digest.update(repr(example).encode())
     # The tokenizer is kept with what it made, so that no other one can get its identity.
-    key = (id(tokenizer), task, max_length, digest.digest())
+    key = (id(tokenizer), task, max_length, sha256_of(map(repr, examples)))
     if key not in _kept:
         encode, _ = encoding_of(task)
         _kept[key] = (tokenizer, list(encode(examples, tokenizer, max_length)))

@@ -6,7 +6,6 @@ Language Understanding", ICLR 2019. The labels of the test splits are not public
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ from typing import Any, Literal
 
 from regmean_lab.suites.base import DataError, Example, MissingDataError
 from regmean_lab.suites.row_format import RowFormat
+from regmean_lab.utils.files import sha256_of
 
 _logger = logging.getLogger(__name__)
 
@@ -122,14 +122,15 @@ class GlueData:
     def content_hash(self, name: str) -> str:
         """Hash (SHA-256, hexadecimal) of all examples of a task, wherever they were read from."""
         if name not in self._hashes:
-            digest = hashlib.sha256()
-            for split in SPLITS:
-                digest.update(f"{name} {split}\n".encode())
-                for example in self.examples(name, split):
-                    row = json.dumps([example.text, example.text_pair, example.label])
-                    digest.update(f"{row}\n".encode())
-            self._hashes[name] = digest.hexdigest()
+            self._hashes[name] = sha256_of(self._lines(name))
         return self._hashes[name]
+
+    def _lines(self, name: str) -> Iterator[str]:
+        """All examples of a task, a line each, and a line before each split."""
+        for split in SPLITS:
+            yield f"{name} {split}\n"
+            for example in self.examples(name, split):
+                yield json.dumps([example.text, example.text_pair, example.label]) + "\n"
 
     def _path(self, name: str, split: GlueSplit) -> Path:
         return self.folder / name / f"{TASKS[name].split_name(split)}.jsonl"

@@ -6,7 +6,6 @@ Merging Weights of Language Models", ICLR 2023.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from regmean_lab.suites.partition import (
     partition_content,
     partition_problems,
 )
+from regmean_lab.utils.names import did_you_mean
 
 
 @dataclass
@@ -59,9 +59,7 @@ class GluePartitionSuite(CorpusSuite):
         settings = self.settings
         found = super().problems()
         if settings.task not in TASKS:
-            near = difflib.get_close_matches(settings.task, TASKS, n=2)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(TASKS)}"
-            found.append(f"task: no GLUE task {settings.task!r}; {hint}")
+            found.append(f"task: no GLUE task {settings.task!r}; {did_you_mean(settings.task, TASKS)}")
         return found + partition_problems(settings)
 
     def task(self, corpus: str) -> Task:

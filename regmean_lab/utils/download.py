@@ -6,7 +6,6 @@ with other contents is refused before any of its code runs.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from regmean_lab.utils.errors import UserError
+from regmean_lab.utils.files import sha256_of
 
 PIP_SECONDS = 900
 """Longest time that pip may take."""
@@ -46,7 +46,7 @@ def checked(content: bytes, sha256: str, name: str) -> bytes:
     Raises:
         DownloadError: if it has another one.
     """
-    found = _sha256(content)
+    found = sha256_of([content])
     if found != sha256:
         raise DownloadError(f"{name}: SHA-256 is {found}, expected {sha256}: not the file that was published.")
     return content
@@ -129,7 +129,3 @@ def archive_member(archive: bytes, member: str, name: str) -> bytes:
         raise DownloadError(f"{name}: holds no file {member}.") from error
     except (tarfile.TarError, EOFError, OSError) as error:
         raise DownloadError(f"{name}: not a readable tar archive ({error}).") from error
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

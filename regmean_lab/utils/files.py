@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +26,19 @@ def name_problem(key: str, name: str) -> str | None:
     if name and not name.startswith(".") and name.isprintable() and not any(mark in name for mark in "/\\:"):
         return None
     return f"{key}: {name!r} names a folder; expected a name without '/', '\\' and ':' that does not begin with '.'"
+
+
+def sha256(content: str | bytes) -> str:
+    """SHA-256 of a text (UTF-8) or of bytes, hexadecimal."""
+    return sha256_of([content])
+
+
+def sha256_of(parts: Iterable[str | bytes]) -> str:
+    """SHA-256 of texts (UTF-8) or bytes, one after the other, hexadecimal."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.encode() if isinstance(part, str) else part)
+    return digest.hexdigest()
 
 
 def file_sha256(path: Path) -> str:
@@ -55,7 +68,7 @@ def contents_sha256(files: tuple[tuple[str, int, int], ...]) -> str:
 
 def json_sha256(content: Mapping[str, Any]) -> str:
     """SHA-256 of JSON with sorted keys, hexadecimal: the same for equal content."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return sha256(json.dumps(content, sort_keys=True))
 
 
 def share(path: Path) -> None:

@@ -2,7 +2,27 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
+
+
+def nearest(name: str, candidates: Iterable[str], *, most: int = 3, cutoff: float = 0.5) -> list[str]:
+    """Valid names that are like a wrong one, the most alike first.
+
+    Args:
+        name: what was given.
+        candidates: the valid names.
+        most: so many at most.
+        cutoff: how alike they must be, from 0 to 1 (the same).
+    """
+    return difflib.get_close_matches(name, list(candidates), n=most, cutoff=cutoff)
+
+
+def did_you_mean(name: str, candidates: Iterable[str]) -> str:
+    """A hint with the nearest valid names, or all of them where none is near."""
+    listed = list(candidates)
+    near = nearest(name, listed)
+    return f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(listed)}"
 
 
 def abbreviated(names: Iterable[str], shown: int = 3) -> str:

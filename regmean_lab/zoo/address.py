@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
+
+from regmean_lab.utils.files import sha256
 
 JSON: TypeAlias = "Mapping[str, JSON] | Sequence[JSON] | str | int | float | bool | None"
 
@@ -38,7 +39,7 @@ def statistics_key(settings: Mapping[str, JSON]) -> str:
 
 def _address(content: Mapping[str, JSON]) -> str:
     canonical = json.dumps(plain(content), sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(canonical.encode("ascii")).hexdigest()[:ADDRESS_LENGTH]
+    return sha256(canonical)[:ADDRESS_LENGTH]
 
 
 def plain(content: JSON, *, finite: bool = False) -> JSON:

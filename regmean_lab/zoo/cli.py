@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import os
 import sys
@@ -18,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from regmean_lab.utils.names import nearest
 from regmean_lab.zoo.entry import ZooEntry, ZooError
 from regmean_lab.zoo.store import Pruned, Zoo
 
@@ -200,7 +200,7 @@ def _select(zoo: Zoo, options: argparse.Namespace) -> list[ZooEntry]:
     problems = []
     for name in options.names:
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
+            close = nearest(name, known, most=1, cutoff=0.6)
             problems.append(f"no member '{name}' in {zoo.root}" + (f"; did you mean '{close[0]}'?" if close else ""))
     if problems:
         raise ZooError("\n".join([*problems, "'python -m regmean_lab.zoo list' lists the members"]))

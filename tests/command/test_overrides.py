@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from regmean_lab.command import overrides
-from regmean_lab.command.overrides import nearest, override_problems
+from regmean_lab.command.overrides import override_problems
 from regmean_lab.config.locations import configuration_root, register_sweeps
 from regmean_lab.config.resolvers import register_resolvers
 from regmean_lab.config.schema import register_schemas, settings_of
@@ -30,11 +30,6 @@ def sound(tmp_path: Path, write_emotions: Callable[[Path], Path]) -> list[str]:
         f"paths.data_dir={write_emotions(tmp_path)}",
         f"paths.zoo_dir={tmp_path / 'zoo'}",
     ]
-
-
-def test_nearest_names() -> None:
-    assert nearest("regmaen", ["simple", "regmean", "fisher"]) == "did you mean regmean?"
-    assert nearest("zzz", ["b", "a"]) == "there are: a, b"
 
 
 def test_a_sound_command_line_has_no_problems(sound: list[str]) -> None:

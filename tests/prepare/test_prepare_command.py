@@ -52,7 +52,7 @@ def test_the_licence_comes_before_the_work(tmp_path: Path, monkeypatch: pytest.M
     ("arguments", "message"),
     [
         (["suit=emotion"], "suit=emotion: there is no key 'suit'; did you mean suite?"),
-        (["verbose"], "verbose: there is no key 'verbose'; there are suite, data_dir, from, mirror, seed, force"),
+        (["verbose"], "verbose: there is no key 'verbose'; there are: suite, data_dir, from, mirror, seed, force"),
         (["emotion"], "emotion: expected KEY=VALUE; did you mean suite=emotion?"),
         (["suite="], "suite=: expected suite=VALUE"),
         (["suite=emotin"], "suite=emotin: there is nothing of that name to prepare; did you mean emotion"),

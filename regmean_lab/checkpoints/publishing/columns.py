@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import re
@@ -26,6 +25,7 @@ from regmean_lab.suites.base import IGNORED, DataError, Example, Task
 from regmean_lab.suites.conll import TokenExample
 from regmean_lab.suites.reading import gathered
 from regmean_lab.suites.text_encoding import TextExample
+from regmean_lab.utils.files import sha256_of
 
 _log = logging.getLogger(__name__)
 
@@ -185,10 +185,7 @@ def _texts_of(value: Any) -> Iterator[str]:
 
 def examples_fingerprint(examples: Sequence[Any]) -> str:
     """Hash (SHA-256, hexadecimal) of examples: of their content and order, not of where they were read."""
-    digest = hashlib.sha256()
-    for example in examples:
-        digest.update(f"{example!r}\n".encode())
-    return digest.hexdigest()
+    return sha256_of(f"{example!r}\n" for example in examples)
 
 
 def _whole_text(row: Mapping[str, Any], columns: Columns, task: Task) -> Example:
