@@ -10,13 +10,14 @@ import hydra
 from hydra._internal.utils import get_args_parser
 
 from regmean_lab.command.completion import complete_verbs, is_completion
+from regmean_lab.command.help import help_page
 from regmean_lab.command.overrides import output_folder, override_problems
-from regmean_lab.command.plan import PLAN_OVERRIDE, show_plan, wants_plan
+from regmean_lab.command.plan import show_plan, wants_plan
 from regmean_lab.command.quoting import corrected_command
 from regmean_lab.command.verbs import VERBS, VerbError, run_program, split_verb
 from regmean_lab.config.checkpoint_commands import RootError, split_root
 from regmean_lab.config.grids import CONFIG_NAME
-from regmean_lab.config.locations import configuration_root, register_sweeps
+from regmean_lab.config.locations import configuration_root
 from regmean_lab.config.resolvers import register_resolvers
 from regmean_lab.config.schema import register_schemas
 from regmean_lab.sweeps.launchers import register_launchers
@@ -50,25 +51,26 @@ def _run(verb: str | None, given: list[str]) -> None:
     """Compose, check and run what a verb of Hydra's, or none, is given."""
     sweep = begin_sweep()
     _register()
-    arguments = [*given, *(VERBS[verb].overrides if verb else ())] or ["--help"]
+    asks_for_help = any(argument in HELP_FLAGS for argument in given) or (not given and verb is None)
+    arguments = [*given, *(VERBS[verb].overrides if verb and not asks_for_help else ())]
     # argparse takes overrides on one side of a flag only; people write them on both.
     arguments = sorted(arguments, key=lambda argument: argument not in MULTIRUN_FLAGS)
     try:
         root, arguments = split_root(arguments, verb and VERBS[verb].config)
     except RootError as error:
         refuse([str(error)])
-    if any(argument in HELP_FLAGS for argument in arguments):
-        arguments = [argument for argument in arguments if argument != PLAN_OVERRIDE]
-        arguments += ["hydra/help=plan"] if verb == "plan" else []
     sys.argv[1:] = arguments
     overrides = get_args_parser().parse_args(arguments).overrides
-    runs = all(argument in MULTIRUN_FLAGS for argument in arguments if argument.startswith("-"))
+    runs = not asks_for_help and all(argument in MULTIRUN_FLAGS for argument in arguments if argument.startswith("-"))
     planned = runs and root is None and wants_plan(overrides)
     if overrides or runs:  # a page of help alone has nothing that could be wrong
         corrections: dict[str, str] = {}
         checked = override_problems(overrides, jobs_too=runs and not planned, root=root, corrections=corrections)
         if checked:
             refuse(checked, corrected_command([verb, *given] if verb else given, corrections))
+    if asks_for_help:
+        print(help_page(root or CONFIG_NAME, "plan" if verb == "plan" else None))
+        return
     if planned:
         sys.exit(0 if show_plan(overrides) else EXIT_CONFIGURATION)
     output = output_folder(overrides) if runs and root is None else None
@@ -91,7 +93,6 @@ def _register() -> None:
     """Make known to Hydra and OmegaConf what the configuration refers to."""
     register_schemas()
     register_resolvers()
-    register_sweeps()
     register_launchers()
 
 

@@ -78,13 +78,12 @@ def compose_job() -> Callable[..., Any]:
     from hydra import compose, initialize_config_dir
 
     from regmean_lab.config.grids import CONFIG_NAME
-    from regmean_lab.config.locations import configuration_root, register_sweeps
+    from regmean_lab.config.locations import configuration_root
     from regmean_lab.config.resolvers import register_resolvers
     from regmean_lab.config.schema import register_schemas
 
     register_schemas()
     register_resolvers()
-    register_sweeps()
 
     def compose_one(*overrides: str, **settings: Any) -> Any:
         with initialize_config_dir(str(configuration_root() / "conf"), version_base="1.3"):

@@ -124,6 +124,7 @@ def test_every_experiment_is_documented() -> None:
     assert len(COMMANDS) >= 15
     assert len(TABLE) >= 8 and set(TABLE) <= set(COMMANDS)
     assert [name for name in names if f"experiment={name} " not in text] == []
-    sweeps = {path.stem for path in (DOCUMENT.parents[1] / "multirun_sweeps").glob("*.yaml")} - {"demo", "mini"}
+    folder = DOCUMENT.parents[1] / "conf" / "multirun_sweeps"
+    sweeps = {path.stem for path in folder.glob("*.yaml")} - {"demo", "mini"}
     tables = DOCUMENT.with_name("reproduce.md").read_text(encoding="utf-8")
     assert [name for name in sorted(sweeps) if f"`make reproduce-{name}`" not in tables] == []

@@ -138,7 +138,7 @@ class TestConfigurations:
         [f"experiment={path.stem}" for path in sorted((configuration_root() / "conf" / "experiment").glob("*.yaml"))]
         + [
             f"+multirun_sweeps={path.stem}"
-            for path in sorted((configuration_root() / "multirun_sweeps").glob("*.yaml"))
+            for path in sorted((configuration_root() / "conf" / "multirun_sweeps").glob("*.yaml"))
         ]
         + [f"debug={path.stem}" for path in sorted((configuration_root() / "conf" / "debug").glob("*.yaml"))],
     )

@@ -12,12 +12,12 @@ from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
 from regmean_lab.config.grids import Composer, grids_of, values_of
-from regmean_lab.config.locations import configuration_root, register_sweeps
+from regmean_lab.config.locations import configuration_root
 from regmean_lab.config.resolvers import register_resolvers
 from regmean_lab.config.schema import register_schemas, settings_of
 from regmean_lab.results import fingerprint
 
-SWEEPS = sorted(path.stem for path in (configuration_root() / "multirun_sweeps").glob("*.yaml"))
+SWEEPS = sorted(path.stem for path in (configuration_root() / "conf" / "multirun_sweeps").glob("*.yaml"))
 PAPER = [name for name in SWEEPS if not name.endswith("mini") and name != "demo"]
 DOCUMENT = (Path(__file__).parents[1] / "docs" / "fidelity.md").read_text(encoding="utf-8")
 
@@ -78,7 +78,6 @@ def register() -> None:
     """What compositions need."""
     register_schemas()
     register_resolvers()
-    register_sweeps()
 
 
 @pytest.mark.parametrize("choice", EXPECTED, ids="-".join)

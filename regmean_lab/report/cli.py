@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None, program: str = PROGRAM) -> int:
 def completions(finished: Sequence[str], unfinished: str) -> list[str]:
     """What may come after the words of a command line, for shells that complete."""
     if unfinished.startswith("table="):
-        folder = configuration_root() / "multirun_sweeps"
+        folder = configuration_root() / "conf" / "multirun_sweeps"
         return [f"table={path.stem}" for path in sorted(folder.glob("*.yaml"))]
     given = {word.partition("=")[0] for word in finished}
     return [f"{key}=" for key in KEYS if key not in given]

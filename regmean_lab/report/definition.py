@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from regmean_lab.config.grids import Composer, grids_of, jobs_of
-from regmean_lab.config.locations import configuration_root, register_sweeps
+from regmean_lab.config.locations import configuration_root
 from regmean_lab.config.resolvers import register_resolvers
 from regmean_lab.config.schema import register_schemas
 from regmean_lab.report.entries import Entry, column_settings, command_of, flat_settings, row_settings, setting_text
@@ -106,7 +106,7 @@ class Definition:
 
 
 def read_definition(name: str, overrides: Sequence[str] = ()) -> Definition:
-    """The jobs of ``multirun_sweeps/NAME.yaml``, or else of ``conf/experiment/NAME.yaml``.
+    """The jobs of ``conf/multirun_sweeps/NAME.yaml``, or else of ``conf/experiment/NAME.yaml``.
 
     Args:
         name: name of the YAML.
@@ -115,17 +115,16 @@ def read_definition(name: str, overrides: Sequence[str] = ()) -> Definition:
     Raises:
         DefinitionError: when there is no such table, or its parameters or the overrides are wrong.
     """
-    root = configuration_root()
-    known = {path.stem: SWEEPS for path in sorted((root / SWEEPS).glob("*.yaml"))}
-    known |= {p.stem: EXPERIMENTS for p in sorted((root / "conf" / EXPERIMENTS).glob("*.yaml")) if p.stem not in known}
+    conf = configuration_root() / "conf"
+    known = {path.stem: SWEEPS for path in sorted((conf / SWEEPS).glob("*.yaml"))}
+    known |= {p.stem: EXPERIMENTS for p in sorted((conf / EXPERIMENTS).glob("*.yaml")) if p.stem not in known}
     if name not in known:
         raise DefinitionError(f"table={name}: there is no such table; {did_you_mean(name, known)}")
     choice = f"+{SWEEPS}={name}" if known[name] == SWEEPS else f"{EXPERIMENTS}={name}"
     register_schemas()
     register_resolvers()
-    register_sweeps()
     try:
-        with initialize_config_dir(str(root / "conf"), version_base="1.3"):
+        with initialize_config_dir(str(conf), version_base="1.3"):
             return Definition(name, _jobs(choice, list(overrides)))
     except (HydraException, OmegaConfBaseException) as error:
         message = " ".join(line.strip() for line in str(error).splitlines() if line.strip())

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
 from regmean_lab.utils.errors import UserError
+from regmean_lab.utils.names import nearest
 
 TaskKind = Literal["multi_label", "single_label", "regression", "token_labels", "answers", "text"]
 """Form of a task: labels of a whole text (any number, one, a real value), labels of its words, generated answers to
@@ -125,7 +126,7 @@ class Suite(ABC):
 
     def near(self, corpus: str) -> list[str]:
         """Names of corpora that are spelled nearly like ``corpus``, at most two."""
-        return nearest(corpus, self.candidates)[:2]
+        return nearest(corpus, self.candidates, most=2, cutoff=0.6)
 
     def what_is_there(self) -> str:
         """The names that a corpus can have, for messages."""

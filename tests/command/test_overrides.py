@@ -7,7 +7,7 @@ import pytest
 
 from regmean_lab.command import overrides
 from regmean_lab.command.overrides import override_problems
-from regmean_lab.config.locations import configuration_root, register_sweeps
+from regmean_lab.config.locations import configuration_root
 from regmean_lab.config.resolvers import register_resolvers
 from regmean_lab.config.schema import register_schemas, settings_of
 
@@ -16,7 +16,6 @@ from regmean_lab.config.schema import register_schemas, settings_of
 def registered() -> None:
     register_schemas()
     register_resolvers()
-    register_sweeps()
 
 
 @pytest.fixture
@@ -134,7 +133,7 @@ def test_a_wrong_type_is_told(sound: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", sorted(path.stem for path in (configuration_root() / "multirun_sweeps").glob("*.yaml"))
+    "name", sorted(path.stem for path in (configuration_root() / "conf" / "multirun_sweeps").glob("*.yaml"))
 )
 def test_no_job_of_a_sweep_is_wrongly_configured(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(overrides, "_check_suite_job", settings_of)  # data and models need not be here

@@ -118,6 +118,19 @@ def test_the_page_of_help_names_every_verb_and_what_it_does(
         assert f"  {name:<10} {verb.summary}\n" in page
 
 
+def test_help_shows_the_groups_that_a_person_chooses_from(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_main(monkeypatch, "--help") == 0
+    page = capsys.readouterr().out
+    lines = page.partition("(choose with group=option):")[2].partition("Every key")[0].split("\n")
+    groups = {line.partition(":")[0].strip(): line.partition(": ")[2].split(", ") for line in lines if ":" in line}
+    chosen = {"suite", "model", "method", "training", "trainer", "logger", "paths", "fidelity", "experiment", "debug"}
+    assert set(groups) == {*chosen, "+multirun_sweeps"}
+    assert {"regmean", "fisher", "ensemble"} <= set(groups["method"])
+    assert "demo" in groups["+multirun_sweeps"]
+
+
 @pytest.mark.parametrize(
     ("verb", "older"),
     [

@@ -1,0 +1,44 @@
+"""The pages of ``--help``: the configuration's own text, with the groups and options that a person chooses.
+
+Hydra's own page lists every group, and copies all registered schemas for each of them, which takes seconds.
+"""
+
+from __future__ import annotations
+
+import string
+
+from hydra import compose, initialize_config_dir
+from hydra.core.object_type import ObjectType
+
+from regmean_lab.config.grids import config_loader
+from regmean_lab.config.locations import configuration_root
+
+HIDDEN_GROUPS = ("fidelity_for", "hydra", "launcher_for", "method_for", "schema", "training_for")
+"""Groups that other choices make, and schemas."""
+
+ADDED_GROUPS = ("multirun_sweeps",)
+"""Groups that are added with ``+``, as the default configuration chooses nothing in them."""
+
+
+def help_page(config_name: str, page: str | None = None) -> str:
+    """What ``--help`` prints.
+
+    Args:
+        config_name: the root configuration.
+        page: an option of the group ``hydra/help``, instead of the root configuration's own.
+    """
+    with initialize_config_dir(str(configuration_root() / "conf"), version_base="1.3"):
+        overrides = [] if page is None else [f"hydra/help={page}"]
+        template = compose(config_name, overrides, return_hydra_config=True).hydra.help.template
+        return string.Template(template).safe_substitute(APP_CONFIG_GROUPS=group_lines())
+
+
+def group_lines() -> str:
+    """A line for each group that a person chooses from, with its options; Hydra must be initialised."""
+    repository = config_loader().repository
+    lines = []
+    for group in repository.get_group_options("", ObjectType.GROUP):
+        if group not in HIDDEN_GROUPS:
+            options = repository.get_group_options(group, ObjectType.CONFIG)
+            lines.append(f"{'+' if group in ADDED_GROUPS else ''}{group}: {', '.join(sorted(options))}")
+    return "\n".join(sorted(lines, key=lambda line: line.lstrip("+")))
