@@ -26,7 +26,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet 
 CHECK_PYTHON := import sys; v = sys.version_info[:2]; \
 	sys.exit(0 if (3, 10) <= v <= (3, 13) else f"Python 3.10 to 3.13 is needed, but {sys.executable} is Python {v[0]}.{v[1]}.")
 
-.PHONY: help setup development demo test test-real bench bench-gpu lint format zoo build clean
+.PHONY: help setup development demo test test-real bench bench-gpu lint format tables zoo build clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -108,6 +108,9 @@ lint: development ## check style, formatting and types
 format: development ## mend style and formatting where that can be done automatically
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+tables: setup ## bring the documentation's tables of methods and suites up to date
+	$(BIN)/python docs/tables.py
 
 zoo: setup ## list the trained members
 	@$(BIN)/python -m regmean_lab.zoo list

@@ -1,31 +1,66 @@
-"""docs/methods.md and README.md against the methods themselves."""
+"""The documentation's tables against the methods and suites themselves."""
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from dataclasses import fields
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from regmean_lab.config.baselines import comparator_types
 from regmean_lab.merging import MergeMethod, method_types
 
 ROOT = Path(__file__).parents[1]
 ROWS = {
     cells[0].strip("` "): cells
-    for line in (ROOT / "docs" / "methods.md").read_text(encoding="utf-8").splitlines()
+    for line in (ROOT / "docs" / "methods.md").read_text(encoding="utf-8").partition("## Means")[2].splitlines()
     if re.match(r"\| `[a-z_]+` \|", line)
     and len(cells := [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]) == 4
 }
+"""The formulas of docs/methods.md, which are written by hand."""
+
 SHARED = {field.name for field in fields(MergeMethod)}
 
 
-def test_every_method_has_a_row() -> None:
-    assert set(ROWS) == set(method_types())
+def script() -> ModuleType:
+    """docs/tables.py."""
+    spec = importlib.util.spec_from_file_location("tables", ROOT / "docs" / "tables.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-@pytest.mark.parametrize("name", sorted(method_types()))
+TABLES = script()
+
+
+@pytest.mark.parametrize("path", TABLES.TABLES)
+def test_tables_are_as_the_docstrings_say(path: str) -> None:
+    assert (ROOT / path).read_text(encoding="utf-8") == TABLES.written(path), "run make tables"
+
+
+def test_tables_name_every_method_and_suite() -> None:
+    """Against the names of the files of conf."""
+    for path, group in (("README.md", "method"), ("docs/methods.md", "method"), ("docs/experiments.md", "suite")):
+        text = (ROOT / path).read_text(encoding="utf-8").partition("written by make tables -->")[2].partition("<!--")[0]
+        named = re.findall(r"^\| `([a-z_]+)` \| \S", text, re.M)
+        assert sorted(named) == sorted(file.stem for file in (ROOT / "conf" / group).glob("*.yaml"))
+
+
+def test_a_table_in_markdown() -> None:
+    assert TABLES.table(("a", "b"), [("1|2", ""), ("3", "4")]) == "| a | b |\n| --- | --- |\n| 1\\|2 | |\n| 3 | 4 |\n"
+
+
+def test_a_place_that_is_gone_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TABLES, "ROOT", tmp_path)
+    (tmp_path / "README.md").write_text("<!-- methods: written by make tables -->\n")
+    with pytest.raises(ValueError, match=r"README\.md: expected .* and after it <!-- end -->"):
+        TABLES.written("README.md")
+
+
+@pytest.mark.parametrize("name", sorted(ROWS))
 def test_settings_and_defaults_are_those_of_the_method(name: str) -> None:
     own = {field.name: field for field in fields(method_types()[name]) if field.init and field.name not in SHARED}
     listed = re.findall(r"`([a-z_]+)(?:=([^`]*))?`", ROWS[name][2])
@@ -37,8 +72,5 @@ def test_settings_and_defaults_are_those_of_the_method(name: str) -> None:
             assert (float(first) == value) if isinstance(value, int | float) else (first == value), setting
 
 
-def test_the_readme_names_every_method() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    section = text.partition("## Methods")[2].partition("\n## ")[0]
-    named = set(re.findall(r"`([a-z_]+)`", section))
-    assert set(method_types()) | set(comparator_types()) <= named
+def test_formulas_are_there() -> None:
+    assert {"simple", "fisher", "regmean", "task_arithmetic", "ties", "tsv"} <= set(ROWS) and len(ROWS) >= 19

@@ -15,7 +15,9 @@ from regmean_lab.merging.task_vectors import ElementwiseMethod, weighted_sum
 @register_method("breadcrumbs")
 @dataclass
 class Breadcrumbs(ElementwiseMethod):
-    """θ = θ₀ + α Σ mᵢ ⊙ τᵢ, where masks mᵢ hide the smallest and the largest changes.
+    """The pretrained model plus the members' changes without the smallest and the largest.
+
+    θ = θ₀ + α Σ mᵢ ⊙ τᵢ, where masks mᵢ hide the smallest and the largest changes.
 
     Davari and Belilovsky, 2023, arXiv 2312.06795; masks are made for each parameter on its own.
 

@@ -29,7 +29,9 @@ EPSILON_PLACES = ("after", "before")
 @register_method("fisher")
 @dataclass
 class Fisher(MergeMethod):
-    """θ = Σ cᵢ Fᵢ θᵢ / Σ cᵢ Fᵢ with diagonal Fisher information Fᵢ (Matena and Raffel, 2022, equation 4).
+    """The mean weighted by each element's Fisher information.
+
+    θ = Σ cᵢ Fᵢ θᵢ / Σ cᵢ Fᵢ with diagonal Fisher information Fᵢ (Matena and Raffel, 2022, equation 4).
 
     Attributes:
         normalization: divide Fᵢ by its Euclidean norm, of each ``parameter`` or over the whole ``model``, or ``none``.

@@ -15,7 +15,9 @@ from regmean_lab.merging.task_vectors import MatrixMethod, weighted_sum
 @register_method("iso_c")
 @dataclass
 class IsotropicCommon(MatrixMethod):
-    """W = W₀ + α σ̄ U Vᵀ for every linear layer, the mean for all else (Marczak et al., ICML 2025, Iso-C).
+    """The sum of the members' changes of a linear layer with all singular values equal; the mean for all else.
+
+    W = W₀ + α σ̄ U Vᵀ for every linear layer, the mean for all else (Marczak et al., ICML 2025, Iso-C).
 
     U Σ Vᵀ is the singular value decomposition of the sum of the members' task matrices and σ̄ the mean of its singular
     values: all directions get the same weight. Directions whose singular value is zero up to rounding are left out.

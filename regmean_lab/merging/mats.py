@@ -29,7 +29,9 @@ STARTS = ("mean", "base")
 @register_method("mats")
 @dataclass
 class Mats(MergeMethod):
-    """Σ Gᵢ W Hᵢ = Σ Gᵢ Wᵢ Hᵢ for every linear layer, the mean for all else (Tam, Bansal and Raffel, TMLR 2024).
+    """As RegMean, but weighted by the gradients at the layers' outputs as well.
+
+    Σ Gᵢ W Hᵢ = Σ Gᵢ Wᵢ Hᵢ for every linear layer, the mean for all else (Tam, Bansal and Raffel, TMLR 2024).
 
     Wᵢ is a member's weight as [in, out], Gᵢ the Gram matrix of the layer's inputs and Hᵢ that of the gradients at its
     outputs: Gᵢ ⊗ Hᵢ is the Kronecker-factored approximation of the layer's block of the Fisher information (Martens and

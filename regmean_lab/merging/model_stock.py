@@ -16,7 +16,9 @@ from regmean_lab.merging.task_vectors import task_vectors
 @register_method("model_stock")
 @dataclass
 class ModelStock(MergeMethod):
-    """θ = t θ̄ + (1 − t) θ₀ with t = n cos φ / (1 + (n − 1) cos φ) (Jang, Yun and Han, ECCV 2024).
+    """A point between the pretrained model and the mean, by the angle between the members' changes.
+
+    θ = t θ̄ + (1 − t) θ₀ with t = n cos φ / (1 + (n − 1) cos φ) (Jang, Yun and Han, ECCV 2024).
 
     θ̄ is the mean of the n members and φ the angle between their task vectors, for each parameter on its own; with more
     than two members cos φ is the mean over all pairs. A cosine below 0, which the derivation excludes, counts as 0: the

@@ -42,7 +42,9 @@ COLUMNS = 512
 @register_method("regmean")
 @dataclass
 class RegMean(MergeMethod):
-    """W = (Σ Gᵢ)⁻¹ Σ Gᵢ Wᵢ for every linear layer, the mean for all else (Jin et al., ICLR 2023, equation 2).
+    """Every linear layer solved for the least change of its outputs on the members' inputs; the mean for all else.
+
+    W = (Σ Gᵢ)⁻¹ Σ Gᵢ Wᵢ for every linear layer, the mean for all else (Jin et al., ICLR 2023, equation 2).
 
     Wᵢ is a member's weight as [in, out] and Gᵢ = XᵢᵀXᵢ / n the Gram matrix of the layer's inputs on that member's
     data. The system is solved for the difference from the members' mean, W = W̄ + (Σ Gᵢ)⁻¹ Σ Gᵢ (Wᵢ − W̄), which is

@@ -24,7 +24,9 @@ from regmean_lab.statistics import add_gram_, mirror_upper_
 @register_method("regmean_plusplus")
 @dataclass
 class RegMeanPlusPlus(RefiningMethod, RegMean):
-    """W = (Σ G̃ᵢ)⁻¹ Σ G̃ᵢ Wᵢ, layer after layer (Nguyen, Huu-Tien, Suzuki and Le-Minh, TMLR 2026, arXiv 2508.03121).
+    """As RegMean, layer after layer, on what the layers merged before really pass on.
+
+    W = (Σ G̃ᵢ)⁻¹ Σ G̃ᵢ Wᵢ, layer after layer (Nguyen, Huu-Tien, Suzuki and Le-Minh, TMLR 2026, arXiv 2508.03121).
 
     As :class:`~regmean_lab.merging.regmean.RegMean`, with all its settings, but G̃ᵢ is the Gram matrix of the inputs
     that the layer gets in the merged model when that reads the text of member i: all layers before it are merged

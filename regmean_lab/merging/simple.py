@@ -13,7 +13,10 @@ from regmean_lab.merging.base import LayerDiagnostics, MergeMethod, Parameter, r
 @register_method("simple")
 @dataclass
 class Simple(MergeMethod):
-    """The (weighted) mean of the members' parameters (Wortsman et al., 2022; Jin et al., 2023, section 2)."""
+    """The mean of the members' parameters, or with ``coefficients`` a weighted one.
+
+    Wortsman et al., ICML 2022; Jin et al., ICLR 2023, section 2.
+    """
 
     elementwise: ClassVar[bool] = True
 

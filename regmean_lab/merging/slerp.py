@@ -15,9 +15,11 @@ from regmean_lab.merging.task_vectors import weighted_sum
 @register_method("slerp")
 @dataclass
 class Slerp(MergeMethod):
-    """θ = (sin((1 − t) Ω) θ₁ + sin(t Ω) θ₂) / sin Ω, Ω the angle between two members (Shoemake, SIGGRAPH 1985).
+    """The point of the arc between two members, for each parameter on its own.
 
-    For each parameter on its own; t is the second coefficient. Where the two are parallel, opposite or zero, so that
+    θ = (sin((1 − t) Ω) θ₁ + sin(t Ω) θ₂) / sin Ω, Ω the angle between two members (Shoemake, SIGGRAPH 1985).
+
+    t is the second coefficient. Where the two are parallel, opposite or zero, so that
     there is no such arc, it is their linear interpolation.
     """
 

@@ -15,7 +15,9 @@ from regmean_lab.merging.task_vectors import ElementwiseMethod, weighted_sum
 @register_method("task_arithmetic")
 @dataclass
 class TaskArithmetic(ElementwiseMethod):
-    """θ = θ₀ + λ Σ τᵢ, the sum of the task vectors (Ilharco et al., ICLR 2023).
+    """The pretrained model plus the scaled sum of the members' changes.
+
+    θ = θ₀ + λ Σ τᵢ, the sum of the task vectors (Ilharco et al., ICLR 2023).
 
     With coefficients cᵢ each of the n task vectors counts n cᵢ times.
 

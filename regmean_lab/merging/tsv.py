@@ -16,7 +16,9 @@ from regmean_lab.merging.task_vectors import MatrixMethod
 @register_method("tsv")
 @dataclass
 class TaskSingularVectors(MatrixMethod):
-    """W = W₀ + α U⊥ Σ V⊥ᵀ for every linear layer, the mean for all else (Gargiulo et al., CVPR 2025, TSV-Merge).
+    """Changes of linear layers with all members' singular vectors made orthonormal together; the mean for all else.
+
+    W = W₀ + α U⊥ Σ V⊥ᵀ for every linear layer, the mean for all else (Gargiulo et al., CVPR 2025, TSV-Merge).
 
     Of each of the n members' task matrices the 1/n largest singular values are kept. U and V hold the singular vectors
     of all members side by side, Σ their singular values; U⊥ and V⊥ are the orthonormal matrices nearest to U and V,

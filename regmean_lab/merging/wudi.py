@@ -16,7 +16,9 @@ from regmean_lab.merging.task_vectors import MatrixMethod, weighted_sum
 @register_method("wudi")
 @dataclass
 class Wudi(MatrixMethod):
-    """For every linear layer the τ that minimises Σ ‖(τ − τᵢ) τᵢᵀ‖² / ‖τᵢ‖², the mean for all else.
+    """The change of a linear layer that disturbs the members' own least; the mean for all else.
+
+    For every linear layer the τ that minimises Σ ‖(τ − τᵢ) τᵢᵀ‖² / ‖τᵢ‖², the mean for all else.
 
     The rows of a task matrix τᵢ lie, nearly, in the space of the layer's inputs: so the merged layer computes on those
     inputs what the member computes (Cheng et al., ICML 2025). As published, Adam takes a number of steps of a given

@@ -34,7 +34,9 @@ class SentimentPartitionSettings(PartitionSettings, SentimentSettings):
 
 @register_suite("sentiment_partition")
 class SentimentPartitionSuite(SentimentSuite):
-    """Two parts of one domain (see the module's description); heads are merged, and nothing is out of domain.
+    """Two parts of one domain's sentences (see the module's description); nothing is out of domain.
+
+    Both members have the same labels, so that heads are merged.
 
     ``train_examples`` limits each part; both parts have the domain's dev and test splits.
     """
