@@ -12,12 +12,13 @@ from hydra._internal.utils import get_args_parser
 from regmean_lab.command.completion import complete_verbs, is_completion
 from regmean_lab.command.help import help_page
 from regmean_lab.command.overrides import output_folder, override_problems
+from regmean_lab.command.own_folders import split_folders
 from regmean_lab.command.plan import show_plan, wants_plan
 from regmean_lab.command.quoting import corrected_command
 from regmean_lab.command.verbs import VERBS, VerbError, run_program, split_verb
 from regmean_lab.config.checkpoint_commands import RootError, split_root
 from regmean_lab.config.grids import CONFIG_NAME
-from regmean_lab.config.locations import configuration_root
+from regmean_lab.config.locations import configuration_root, use_own_folders
 from regmean_lab.config.resolvers import register_resolvers
 from regmean_lab.config.schema import register_schemas
 from regmean_lab.sweeps.launchers import register_launchers
@@ -51,6 +52,11 @@ def _run(verb: str | None, given: list[str]) -> None:
     """Compose, check and run what a verb of Hydra's, or none, is given."""
     sweep = begin_sweep()
     _register()
+    whole = [verb, *given] if verb else given
+    folders, given, problems = split_folders(given)
+    if problems:
+        refuse(problems)
+    use_own_folders(folders)
     asks_for_help = any(argument in HELP_FLAGS for argument in given) or (not given and verb is None)
     arguments = [*given, *(VERBS[verb].overrides if verb and not asks_for_help else ())]
     # argparse takes overrides on one side of a flag only; people write them on both.
@@ -67,7 +73,7 @@ def _run(verb: str | None, given: list[str]) -> None:
         corrections: dict[str, str] = {}
         checked = override_problems(overrides, jobs_too=runs and not planned, root=root, corrections=corrections)
         if checked:
-            refuse(checked, corrected_command([verb, *given] if verb else given, corrections))
+            refuse(checked, corrected_command(whole, corrections))
     if asks_for_help:
         print(help_page(root or CONFIG_NAME, "plan" if verb == "plan" else None))
         return

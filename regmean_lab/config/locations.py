@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
+
+SEARCH_PATH_VARIABLE = "REGMEAN_LAB_SEARCH_PATH"
+"""Environment variable with the folders of a person's own YAML, one a line; jobs inherit it in whatever process."""
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -19,3 +24,20 @@ def configuration_root() -> Path:
     raise FileNotFoundError(
         f"conf/config.yaml is neither in {_PACKAGE} nor in {_PACKAGE.parent}; reinstall regmean_lab"
     )
+
+
+def use_own_folders(folders: Sequence[str]) -> None:
+    """Have Hydra look for YAML in these folders, too, from now on.
+
+    Args:
+        folders: as ``hydra.searchpath`` takes them: ``file://FOLDER``, ``pkg://PACKAGE``, or a folder.
+    """
+    if folders:
+        os.environ[SEARCH_PATH_VARIABLE] = "\n".join(folders)
+    else:
+        os.environ.pop(SEARCH_PATH_VARIABLE, None)
+
+
+def own_folders() -> list[str]:
+    """The folders of a person's own YAML, in order."""
+    return [line for line in os.environ.get(SEARCH_PATH_VARIABLE, "").splitlines() if line]

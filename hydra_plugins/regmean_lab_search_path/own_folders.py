@@ -1,0 +1,17 @@
+"""Folders of ``--config-dir`` and ``hydra.searchpath``, wherever the command composes: checks, plans, jobs, reports."""
+
+from __future__ import annotations
+
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+from regmean_lab.config.locations import own_folders
+
+
+class OwnFolders(SearchPathPlugin):
+    """Adds the folders that the command was given, after ``conf``."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Called by Hydra whenever it is initialised."""
+        for folder in own_folders():
+            search_path.append("command-line", folder)
