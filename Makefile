@@ -16,7 +16,7 @@ OMP_NUM_THREADS ?= 1
 
 OVERRIDES ?=
 OUTPUTS ?= outputs
-TABLES := $(filter-out demo mini %-mini,$(basename $(notdir $(wildcard conf/multirun_sweeps/*.yaml))))
+TABLES := $(filter-out demo mini %-mini,$(basename $(notdir $(wildcard multirun_sweeps/*.yaml))))
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -74,7 +74,7 @@ demo: setup ## train members of the default suite and compare ways to merge them
 	@echo "  python -m regmean_lab.report results=outputs                        tables and figures as one HTML page"
 	@echo "  python -m regmean_lab --help                                        everything else"
 
-# The tables and figures of the paper: NAME is a file of conf/multirun_sweeps, OVERRIDES='seed=1 paths.data_dir=DATA' changes it.
+# The tables and figures of the paper: NAME is a file of multirun_sweeps, OVERRIDES='seed=1 paths.data_dir=DATA' changes it.
 plan-%: setup
 	@$(BIN)/python -m regmean_lab -m +multirun_sweeps=$* plan=true paths.output_dir=$(OUTPUTS) $(OVERRIDES)
 

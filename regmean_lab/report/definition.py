@@ -106,7 +106,7 @@ class Definition:
 
 
 def read_definition(name: str, overrides: Sequence[str] = ()) -> Definition:
-    """The jobs of ``conf/multirun_sweeps/NAME.yaml``, or else of ``conf/experiment/NAME.yaml``.
+    """The jobs of ``multirun_sweeps/NAME.yaml``, or else of ``conf/experiment/NAME.yaml``.
 
     Args:
         name: name of the YAML.
