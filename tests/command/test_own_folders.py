@@ -58,7 +58,7 @@ def test_jobs_plans_and_wrong_names_know_the_folder(
     own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     jobs: list[dict[str, object]] = []
-    monkeypatch.setattr("regmean_lab.experiment.check_files", lambda settings: None)
+    monkeypatch.setattr("regmean_lab.evaluation.checks.check_files", lambda settings: None)
     monkeypatch.setattr("regmean_lab.__main__.show_plan", lambda overrides: jobs.append({"plan": overrides}) or True)
     assert run_main(monkeypatch, "plan", "--config-dir", "own conf", "method=gentle,simple", "-m") == 0
     assert jobs == [{"plan": ["method=gentle,simple", "plan=true"]}]
