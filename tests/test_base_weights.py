@@ -56,6 +56,35 @@ def test_a_checkpoint_that_lacks_a_layer_is_no_base(tmp_path: Path) -> None:
     )
     with pytest.raises(ModelError, match=r"lacks bert\.encoder\.layer\.1\.output\..* and 1 more"):
         base_weights(cut, type(pico.load(AutoModelForSequenceClassification)), tmp_path / "cache")
+    with pytest.raises(ModelError, match=r"lacks bert\.encoder\.layer\.1\.output\..* and 1 more"):
+        cut.load(AutoModelForSequenceClassification)  # training would begin with random numbers there
+
+
+@pytest.mark.parametrize("new_head", [False, True])
+@pytest.mark.parametrize("wrapped", ["_orig_mod.{}", "module._orig_mod.{}", "bert._orig_mod.{}"])
+def test_training_begins_with_the_weights_of_a_wrapped_checkpoint(wrapped: str, new_head: bool, tmp_path: Path) -> None:
+    """What torch.compile and data parallelism put into names is left out, not the weights with it."""
+    pico = find_checkpoint(ModelConfig("pico", "pico:bert"), tmp_path)
+    plain = old_checkpoint(pico, tmp_path / "wrapped", tmp_path)
+    path = tmp_path / "wrapped" / "model.safetensors"
+    stored = {wrapped.format(name.removeprefix("bert.")): value for name, value in load_file(path).items()}
+    save_file(stored, path, metadata={"format": "pt"})
+    found = find_checkpoint(ModelConfig("wrapped", str(tmp_path / "wrapped"), new_head=new_head), tmp_path)
+    model = found.load(AutoModelForSequenceClassification)
+    expected = pico.load(AutoModelForSequenceClassification).state_dict()
+    own = {name: value for name, value in model.state_dict().items() if name not in head_parameters(model)}
+    assert plain.fingerprint != found.fingerprint
+    assert len(own) > 30
+    assert all(torch.equal(value, expected[name]) for name, value in own.items())
+
+
+def test_unknown_names_are_told_where_weights_are_lacking(tmp_path: Path) -> None:
+    pico = find_checkpoint(ModelConfig("pico", "pico:bert"), tmp_path)
+    strange = old_checkpoint(pico, tmp_path / "strange", tmp_path)
+    path = tmp_path / "strange" / "model.safetensors"
+    save_file({f"x.y.{name}": value for name, value in load_file(path).items()}, path, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"lacks bert\.embeddings\..*; its files have x\.y\..* and \d+ more"):
+        strange.load(AutoModelForSequenceClassification)
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ class TestFolder:
     def test_whose_weights_vanish_is_told_when_it_is_loaded(self, folder: Path, tmp_path: Path) -> None:
         checkpoint = find(str(folder), tmp_path)
         (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-        with pytest.raises(ModelError, match="no safetensors weights of"):
+        with pytest.raises(ModelError, match="pytorch_model.bin, which is not read"):
             checkpoint.load(AutoModel)
 
 

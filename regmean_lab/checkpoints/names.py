@@ -27,10 +27,7 @@ from transformers.core_model_loading import (
 
 from regmean_lab.checkpoints.weights import DTYPES
 from regmean_lab.models.headers import StoredTensor
-from regmean_lab.utils.names import abbreviated
-
-WRAPPERS = frozenset({"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"})
-"""Parts of names that wrappers add: torch.compile, data parallelism, checkpointing of activations, Fabric."""
+from regmean_lab.utils.names import abbreviated, unwrapped
 
 LEGACY_BUFFERS = re.compile(
     r"(^|\.)(position_ids|masked_bias|attn\.bias|attention\.bias|inv_freq|cos_cached|sin_cached|_float_tensor|version)$"
@@ -125,10 +122,7 @@ def _unwrapped(
     model: PreTrainedModel,
 ) -> tuple[dict[str, tuple[str, str | None]], dict[str, str]]:
     """Where tensors belong, without what wrappers added to names, or what all names begin with if that is not known."""
-    cleaned = {
-        stored: stored if place in shapes else ".".join(part for part in stored.split(".") if part not in WRAPPERS)
-        for stored, (place, _) in places.items()
-    }
+    cleaned = {stored: stored if place in shapes else unwrapped(stored) for stored, (place, _) in places.items()}
     order = sorted(places, key=lambda stored: dot_natural_key(cleaned[stored]))
     places = {stored: places[stored] if cleaned[stored] == stored else target(cleaned[stored]) for stored in order}
     for length in range(1, MAX_PREFIX + 1):

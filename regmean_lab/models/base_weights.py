@@ -10,9 +10,8 @@ from filelock import FileLock
 from transformers import PreTrainedModel
 
 from regmean_lab.merging.weights import SafetensorsWeights
-from regmean_lab.models.pretrained import Checkpoint, ModelError, head_parameters, quiet_transformers
+from regmean_lab.models.pretrained import Checkpoint, quiet_transformers
 from regmean_lab.utils.files import new_folder, sha256
-from regmean_lab.utils.names import abbreviated
 
 
 def base_weights(checkpoint: Checkpoint, model_class: type[PreTrainedModel], cache_dir: Path) -> SafetensorsWeights:
@@ -44,13 +43,6 @@ def base_weights(checkpoint: Checkpoint, model_class: type[PreTrainedModel], cac
 def _write(checkpoint: Checkpoint, model_class: type[PreTrainedModel], folder: Path) -> None:
     with torch.random.fork_rng(devices=[]):  # what the checkpoint lacks is drawn at random, and left out
         model, missing = checkpoint.load_with_missing(model_class)
-    # A head is new, and so may be a pooler; anything else would be averaged without a word.
-    new = set(head_parameters(model))
-    if lost := sorted(name for name in missing - new if "pool" not in name):
-        raise ModelError(
-            f"model.checkpoint: {checkpoint.source} lacks {abbreviated(lost)} of {model_class.__name__}: it cannot be "
-            "the base of what was trained from it"
-        )
     state = {name: tensor for name, tensor in model.state_dict().items() if name not in missing}
     with new_folder(folder) as temporary, quiet_transformers():
         model.save_pretrained(temporary, state_dict=state, save_original_format=False)

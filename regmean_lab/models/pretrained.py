@@ -33,12 +33,13 @@ from regmean_lab.models.converted_weights import (
     prepare_command,
 )
 from regmean_lab.models.folders import check_weights, stored_tensors, two_readings
-from regmean_lab.models.headers import CheckpointError
+from regmean_lab.models.headers import CheckpointError, StoredTensor
 from regmean_lab.models.hub import fetch, find_on_hub, split_reference
 from regmean_lab.models.pico import ARCHITECTURES, pico_folder
 from regmean_lab.suites.base import Task
 from regmean_lab.utils.errors import UserError
 from regmean_lab.utils.files import contents_sha256
+from regmean_lab.utils.names import abbreviated, unwrapped
 
 PACKAGE_PREFIX = "package:"
 PICO_PREFIX = "pico:"
@@ -49,7 +50,6 @@ TOKENIZER_FILES = ("tokenizer*.json", "vocab*", "merges*", "*.model")
 """Files that a tokenizer is made of, in all formats."""
 
 NEW_HEAD_ADVICE = "model.new_head=true leaves it out and makes one anew"
-_WRAPPERS = ("module.", "_orig_mod.")
 WEIGHTS_FILES = ("model*.safetensors", "model.safetensors.index.json")
 
 DROPOUT_NAMES = (
@@ -139,7 +139,7 @@ class Checkpoint:
             settings: what is changed in the model's configuration.
 
         Raises:
-            ModelError: when the weights cannot be had as safetensors.
+            ModelError: when the weights cannot be had as safetensors, or lack a part of the encoder.
         """
         return self.load_with_missing(auto_class, **settings)[0]
 
@@ -150,14 +150,14 @@ class Checkpoint:
         """
         config = self.config(**settings)
         start: dict[str, Any] = {"revision": self.weights_revision or self.revision or "main", "use_safetensors": True}
-        if self.new_head:
-            auto_class, state = self._without_head(auto_class, config)
+        if own_weights := self.new_head or self._has_wrapped_names():
+            auto_class, state = self._read_weights(auto_class, config)
             start = {"state_dict": state}
         model: PreTrainedModel
         try:
             with quiet_transformers():
                 model, info = auto_class.from_pretrained(
-                    None if self.new_head else self.location,
+                    None if own_weights else self.location,
                     config=config,
                     dtype="float32",
                     trust_remote_code=False,
@@ -180,21 +180,37 @@ class Checkpoint:
                 f"model.checkpoint: {self.source} holds a whole model and an adapter, which transformers has added to "
                 "it; download it and put the adapter's files elsewhere, or merge it with PEFT's merge_and_unload()"
             )
-        return model, set(info["missing_keys"])
+        missing = set(info["missing_keys"])
+        # A head is new, and so may be a pooler; anything else would be random numbers without a word.
+        if lost := sorted(name for name in missing - set(head_parameters(model)) if "pool" not in name):
+            there = abbreviated(sorted(info["unexpected_keys"]))
+            raise ModelError(
+                f"model.checkpoint: {self.source} lacks {abbreviated(lost)} of {type(model).__name__}"
+                + (f"; its files have {there}, which that does not know" if there else "")
+            )
+        return model, missing
 
-    def _without_head(self, auto_class: Any, config: PreTrainedConfig) -> tuple[Any, dict[str, torch.Tensor]]:
-        """The class of the model, and the checkpoint's weights but for those of the head."""
-        with torch.device("meta"), torch.random.fork_rng(devices=[]):
-            model = auto_class.from_config(config) if hasattr(auto_class, "from_config") else auto_class(config)
-        left_out = set(head_parameters(model))
+    def _has_wrapped_names(self) -> bool:
+        """Whether names in a local folder's files have parts that torch.compile or data parallelism added."""
+        if self.revision is not None:
+            return False  # those of the hub are read by transformers, and what they lack is an error
+        return any(unwrapped(name) != name for name in self._stored_tensors())
+
+    def _stored_tensors(self) -> dict[str, StoredTensor]:
         try:
-            tensors = stored_tensors(self.weights_folder())
+            return stored_tensors(self.weights_folder())
         except CheckpointError as error:
             raise ModelError("model.checkpoint: " + "; ".join(error.problems)) from None
+
+    def _read_weights(self, auto_class: Any, config: PreTrainedConfig) -> tuple[Any, dict[str, torch.Tensor]]:
+        """The class of the model, and the weights by plain names; with ``new_head``, without those of the head."""
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            model = auto_class.from_config(config) if hasattr(auto_class, "from_config") else auto_class(config)
+        left_out = set(head_parameters(model)) if self.new_head else set()
         state: dict[str, torch.Tensor] = {}
-        for path in dict.fromkeys(tensor.path for tensor in tensors.values()):
-            weights = load_file(path)
-            state |= {name: value for name, value in weights.items() if plain_name(name) not in left_out}
+        for path in dict.fromkeys(tensor.path for tensor in self._stored_tensors().values()):
+            weights = {unwrapped(name): value for name, value in load_file(path).items()}
+            state |= {name: value for name, value in weights.items() if name not in left_out}
         return type(model), state
 
     def weights_folder(self) -> Path:
@@ -215,13 +231,6 @@ class Checkpoint:
         except Exception as error:  # the hub's library raises those of whatever HTTP library it uses
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ModelError(f"model.checkpoint: {self.source} could not be fetched from the hub ({reason})") from None
-
-
-def plain_name(name: str) -> str:
-    """A stored tensor's name without what wrappers of models (DistributedDataParallel, compiled ones) put before it."""
-    for wrapper in _WRAPPERS:
-        name = name.removeprefix(wrapper)
-    return name
 
 
 @lru_cache(maxsize=4)

@@ -13,9 +13,10 @@ import torch
 from regmean_lab.models.folders import stored_tensors
 from regmean_lab.models.headers import CheckpointError
 from regmean_lab.models.hub import cached_folder
-from regmean_lab.models.pretrained import NEW_HEAD_ADVICE, Checkpoint, head_parameters, label_names, plain_name
+from regmean_lab.models.pretrained import NEW_HEAD_ADVICE, Checkpoint, head_parameters, label_names
 from regmean_lab.modules import module_type
 from regmean_lab.suites.base import Task
+from regmean_lab.utils.names import unwrapped
 
 SHOWN_LABELS = 8
 
@@ -112,7 +113,7 @@ def _stored_sizes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]] | None:
         tensors = stored_tensors(folder)
     except CheckpointError:
         return None
-    return {plain_name(name): tensor.shape for name, tensor in tensors.items()}
+    return {unwrapped(name): tensor.shape for name, tensor in tensors.items()}
 
 
 def _own_labels(config: Any) -> tuple[str, ...]:

@@ -1,9 +1,17 @@
-"""Names in messages."""
+"""Names of tensors, and names in messages."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+
+WRAPPERS = frozenset({"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"})
+"""Parts of names that wrappers add: torch.compile, data parallelism, checkpointing of activations, Fabric."""
+
+
+def unwrapped(name: str) -> str:
+    """A tensor's name without what wrappers of models have put into it."""
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
 def nearest(name: str, candidates: Iterable[str], *, most: int = 3, cutoff: float = 0.5) -> list[str]:
