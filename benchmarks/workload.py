@@ -22,7 +22,7 @@ from transformers import (
 from benchmarks.figure import Setting
 from regmean_lab.callbacks.statistics import BATCH_TOKENS_CPU
 from regmean_lab.config.groups import ModelConfig
-from regmean_lab.models.pretrained import find_checkpoint
+from regmean_lab.models.find import find_checkpoint
 from regmean_lab.modules import TaskModule, module_type
 from regmean_lab.suites.base import Task
 from regmean_lab.suites.emotion import EmotionSettings, EmotionSuite

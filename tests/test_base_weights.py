@@ -17,7 +17,8 @@ from transformers import (
 
 from regmean_lab.config.groups import ModelConfig
 from regmean_lab.models.base_weights import base_weights
-from regmean_lab.models.pretrained import Checkpoint, ModelError, find_checkpoint, head_parameters
+from regmean_lab.models.find import find_checkpoint
+from regmean_lab.models.pretrained import Checkpoint, ModelError, head_parameters
 from regmean_lab.modules import module_type
 from regmean_lab.suites.base import Task
 

@@ -14,12 +14,12 @@ from huggingface_hub import HfApi
 from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedModel
 
 from regmean_lab.config.groups import ModelConfig
+from regmean_lab.models.find import find_checkpoint
 from regmean_lab.models.pico import pico_folder
 from regmean_lab.models.pretrained import (
     DROPOUT_NAMES,
     Checkpoint,
     ModelError,
-    find_checkpoint,
     head_parameters,
     label_names,
     load_model,
@@ -92,7 +92,7 @@ class TestFolder:
     def test_whose_weights_vanish_is_told_when_it_is_loaded(self, folder: Path, tmp_path: Path) -> None:
         checkpoint = find(str(folder), tmp_path)
         (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-        with pytest.raises(ModelError, match="pytorch_model.bin, which is not read"):
+        with pytest.raises(ModelError, match=r"pytorch_model\.bin, which is not read"):
             checkpoint.load(AutoModel)
 
 

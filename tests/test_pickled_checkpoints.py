@@ -26,10 +26,11 @@ from regmean_lab.config.schema import ConfigurationError
 from regmean_lab.experiment import run
 from regmean_lab.models.convert_pickled import ConversionError, convert
 from regmean_lab.models.converted_weights import RECORD_FILE
+from regmean_lab.models.find import find_checkpoint
 from regmean_lab.models.headers import CheckpointError
 from regmean_lab.models.hub import conversion_on_hub, find_on_hub
 from regmean_lab.models.pico import TEXT, pico_folder
-from regmean_lab.models.pretrained import Checkpoint, ModelError, find_checkpoint
+from regmean_lab.models.pretrained import Checkpoint, ModelError
 from regmean_lab.prepare import model as prepare_models
 from regmean_lab.prepare.base import PrepareError
 from regmean_lab.prepare.model import prepare_model

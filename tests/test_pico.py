@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from regmean_lab.config.groups import ModelConfig
+from regmean_lab.models.find import find_checkpoint
 from regmean_lab.models.pico import ARCHITECTURES, TEXT, pico_folder
-from regmean_lab.models.pretrained import Checkpoint, find_checkpoint, load_tokenizer
+from regmean_lab.models.pretrained import Checkpoint, load_tokenizer
 
 TEXT_WRITERS = {"t5": AutoModelForSeq2SeqLM, "gpt2": AutoModelForCausalLM}
 

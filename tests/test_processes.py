@@ -27,7 +27,7 @@ from regmean_lab.config.groups import (
     TrainingConfig,
 )
 from regmean_lab.evaluation.scores import load_module
-from regmean_lab.models.pretrained import find_checkpoint
+from regmean_lab.models.find import find_checkpoint
 from regmean_lab.statistics import MatrixFile, rank, world_size
 from regmean_lab.suites.data_module import CorpusDataModule
 from regmean_lab.suites.emotion import EmotionSettings, EmotionSuite

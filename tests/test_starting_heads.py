@@ -16,8 +16,9 @@ from regmean_lab.config.groups import ModelConfig, TrainingConfig
 from regmean_lab.config.schema import ConfigurationError
 from regmean_lab.experiment import run
 from regmean_lab.models.base_weights import base_weights
+from regmean_lab.models.find import find_checkpoint
 from regmean_lab.models.pico import pico_folder
-from regmean_lab.models.pretrained import Checkpoint, ModelError, find_checkpoint, head_parameters
+from regmean_lab.models.pretrained import Checkpoint, ModelError, head_parameters
 from regmean_lab.modules import module_type
 from regmean_lab.suites.base import Task
 from regmean_lab.training.starting_heads import head_note, head_problems

@@ -17,7 +17,8 @@ from transformers import AutoModelForSequenceClassification
 from regmean_lab.config.groups import ModelConfig, TrainerConfig, TrainingConfig
 from regmean_lab.evaluation.scores import load_module
 from regmean_lab.metrics.metrics import score
-from regmean_lab.models.pretrained import Checkpoint, ModelError, find_checkpoint
+from regmean_lab.models.find import find_checkpoint
+from regmean_lab.models.pretrained import Checkpoint, ModelError
 from regmean_lab.suites.emotion import EmotionSettings, EmotionSuite
 from regmean_lab.training.train import describe, find_or_train, train_model
 from regmean_lab.zoo import Zoo, member_address

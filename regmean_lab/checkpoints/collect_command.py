@@ -34,8 +34,9 @@ from regmean_lab.config.groups import (
 )
 from regmean_lab.config.schema import ConfigurationError
 from regmean_lab.merging.base import matches
+from regmean_lab.models.find import find_checkpoint
 from regmean_lab.models.folders import stored_tensors
-from regmean_lab.models.pretrained import MODELS_FOLDER, Checkpoint, ModelError, find_checkpoint
+from regmean_lab.models.pretrained import MODELS_FOLDER, Checkpoint, ModelError
 from regmean_lab.modules import TaskModule
 from regmean_lab.statistics import FORMS, KINDS, StatisticsError, expert_layers, linear_layers
 from regmean_lab.suites.base import Task

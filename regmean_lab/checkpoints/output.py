@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 
+from regmean_lab.checkpoints.heads import HEADS_FOLDER
 from regmean_lab.checkpoints.members import Member
 from regmean_lab.checkpoints.merge import PreparedMerge, write_merged_weights
 from regmean_lab.checkpoints.writing import PlannedTensor, plan_shards, write_shards
@@ -25,7 +26,6 @@ from regmean_lab.utils.later_settings import without_later_settings
 
 RECORD_FILE = "merge.json"
 CARD_FILE = "README.md"
-HEADS_FOLDER = "heads"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 TEMPLATES_FOLDER = "additional_chat_templates"
 SCHEMA = 1

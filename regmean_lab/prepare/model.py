@@ -29,15 +29,9 @@ from regmean_lab.models.converted_weights import (
     pickled_files,
     read_record,
 )
+from regmean_lab.models.find import find_checkpoint, hub_reference
 from regmean_lab.models.hub import HubModel, digests, fetch, find_on_hub
-from regmean_lab.models.pretrained import (
-    PACKAGE_PREFIX,
-    PICO_PREFIX,
-    Checkpoint,
-    ModelError,
-    find_checkpoint,
-    hub_reference,
-)
+from regmean_lab.models.pretrained import PACKAGE_PREFIX, PICO_PREFIX, Checkpoint, ModelError
 from regmean_lab.prepare.base import PrepareError
 from regmean_lab.tracking.environment import versions
 from regmean_lab.utils.files import file_sha256, new_folder, write_json

@@ -13,6 +13,8 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
+from regmean_lab.utils.labels import IGNORED as IGNORED
+
 from .errors import StatisticsError
 
 Likelihood: TypeAlias = Literal["categorical", "bernoulli", "gaussian", "squared_error"]
@@ -30,9 +32,6 @@ VARIANCES: dict[str, float] = {"gaussian": 1.0, "squared_error": 0.5}
 
 LabelSource: TypeAlias = Literal["expectation", "true", "pseudo"]
 """Where the labels come from: the model's own distribution, the data, or the model's most probable label."""
-
-IGNORED = -100
-"""The label of what is not annotated; it has no part in a categorical or Bernoulli likelihood."""
 
 
 def output_factors(logits: Tensor, labels: Tensor | None, kind: Likelihood, labels_from: LabelSource) -> Tensor:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
 from regmean_lab.utils.errors import UserError
+from regmean_lab.utils.labels import IGNORED as IGNORED
 from regmean_lab.utils.names import nearest
 
 TaskKind = Literal["multi_label", "single_label", "regression", "token_labels", "answers", "text"]
@@ -21,9 +22,6 @@ questions, or text as it is, which a language model writes."""
 
 Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
-
-IGNORED = -100
-"""Label value of a label that is not annotated: left out of loss and metric (PyTorch's ``ignore_index``)."""
 
 
 class DataError(UserError):

@@ -11,7 +11,8 @@ import torch
 from regmean_lab.callbacks.merge import MemberSource
 from regmean_lab.config.groups import ModelConfig
 from regmean_lab.evaluation.scores import load_module
-from regmean_lab.models.pretrained import Checkpoint, find_checkpoint
+from regmean_lab.models.find import find_checkpoint
+from regmean_lab.models.pretrained import Checkpoint
 from regmean_lab.modules import TaskModule, module_type
 from regmean_lab.suites.data_module import CorpusDataModule
 from regmean_lab.suites.emotion import EmotionSettings, EmotionSuite

@@ -24,8 +24,9 @@ from regmean_lab.merging.regmean import RegMean
 from regmean_lab.merging.simple import Simple
 from regmean_lab.merging.task_arithmetic import TaskArithmetic
 from regmean_lab.models.base_weights import base_weights
+from regmean_lab.models.find import find_checkpoint
 from regmean_lab.models.merged_model import write_merged_model
-from regmean_lab.models.pretrained import Checkpoint, find_checkpoint, head_parameters
+from regmean_lab.models.pretrained import Checkpoint, head_parameters
 from regmean_lab.modules import TaskModule
 from regmean_lab.modules.text_generation import TextGenerationModule, generation_class
 from regmean_lab.suites.data_module import CorpusDataModule

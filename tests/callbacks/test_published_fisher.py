@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from regmean_lab.callbacks.statistics import StatisticsRequest, collect_for_entry, measure, open_statistics
 from regmean_lab.config.groups import FisherConfig, ModelConfig, TrainerConfig
-from regmean_lab.models.pretrained import Checkpoint, find_checkpoint
+from regmean_lab.models.find import find_checkpoint
+from regmean_lab.models.pretrained import Checkpoint
 from regmean_lab.modules import TaskModule, module_type
 from regmean_lab.statistics import FisherStatistics, StatisticsError
 from regmean_lab.suites.base import IGNORED, Task

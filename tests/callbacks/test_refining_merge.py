@@ -26,7 +26,7 @@ from regmean_lab.merging.layout import layout_of
 from regmean_lab.merging.regmean import RegMean
 from regmean_lab.merging.regmean_plusplus import RegMeanPlusPlus
 from regmean_lab.merging.regmean_sequential import RegMeanSequential
-from regmean_lab.models.pretrained import find_checkpoint
+from regmean_lab.models.find import find_checkpoint
 from regmean_lab.modules import TaskModule, module_type
 from regmean_lab.suites import Suite
 from regmean_lab.suites.data_module import CorpusDataModule

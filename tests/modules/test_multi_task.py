@@ -17,7 +17,8 @@ from transformers import AutoModelForSequenceClassification
 
 from regmean_lab.config.groups import ModelConfig, TrainerConfig, TrainingConfig
 from regmean_lab.evaluation.scores import load_module
-from regmean_lab.models.pretrained import Checkpoint, find_checkpoint, head_parameters
+from regmean_lab.models.find import find_checkpoint
+from regmean_lab.models.pretrained import Checkpoint, head_parameters
 from regmean_lab.modules import Optimization
 from regmean_lab.modules.multi_task import MultiTaskModule, load_part
 from regmean_lab.modules.sequence_classification import SequenceClassificationModule

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from regmean_lab.config.groups import ModelConfig
-from regmean_lab.models.pretrained import Checkpoint, find_checkpoint
+from regmean_lab.models.find import find_checkpoint
+from regmean_lab.models.pretrained import Checkpoint
 from regmean_lab.modules import module_type
 from regmean_lab.modules.reweighting import sqrt_weights
 from regmean_lab.modules.sequence_classification import SequenceClassificationModule

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from regmean_lab.config.groups import ModelConfig
-from regmean_lab.models.pretrained import find_checkpoint
+from regmean_lab.models.find import find_checkpoint
 from regmean_lab.modules import Optimization, module_type
 from regmean_lab.modules.base import DEV_SCORE, TaskModule
 from regmean_lab.suites.base import Task

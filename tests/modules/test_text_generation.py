@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader
 from transformers import BartConfig, BartForConditionalGeneration, PreTrainedTokenizerBase
 
 from regmean_lab.config.groups import ModelConfig
-from regmean_lab.models.pretrained import Checkpoint, find_checkpoint
+from regmean_lab.models.find import find_checkpoint
+from regmean_lab.models.pretrained import Checkpoint
 from regmean_lab.modules import Optimization, module_type
 from regmean_lab.modules.base import WrittenAnswers
 from regmean_lab.modules.text_generation import WRITTEN_TOKENS, TextGenerationModule

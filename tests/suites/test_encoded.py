@@ -6,7 +6,8 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from regmean_lab.config.groups import ModelConfig
-from regmean_lab.models.pretrained import find_checkpoint, shared_tokenizer
+from regmean_lab.models.find import find_checkpoint
+from regmean_lab.models.pretrained import shared_tokenizer
 from regmean_lab.suites import encoded
 from regmean_lab.suites.base import Example, Task
 from regmean_lab.suites.encoded import encode_once

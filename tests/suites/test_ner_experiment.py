@@ -21,7 +21,7 @@ from regmean_lab.config.locations import configuration_root
 from regmean_lab.config.resolvers import register_resolvers
 from regmean_lab.config.schema import ConfigurationError, register_schemas, settings_of
 from regmean_lab.experiment import run
-from regmean_lab.models.pretrained import find_checkpoint
+from regmean_lab.models.find import find_checkpoint
 from regmean_lab.results import Result
 from regmean_lab.statistics import FisherFile, GramFile
 from regmean_lab.suites.conll import LABELS
