@@ -25,8 +25,8 @@ from regmean_lab.config.groups import ModelConfig
 from regmean_lab.models.find import find_checkpoint
 from regmean_lab.modules import TaskModule, module_type
 from regmean_lab.suites.base import Task
+from regmean_lab.suites.batch_sampling import TokenBudgetBatchSampler
 from regmean_lab.suites.emotion import EmotionSettings, EmotionSuite
-from regmean_lab.suites.sampling import TokenBudgetBatchSampler
 from regmean_lab.suites.sentiment import SentimentSettings, SentimentSuite
 
 BASELINE_BATCH = 32
