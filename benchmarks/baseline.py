@@ -49,7 +49,7 @@ def textbook_fisher(model: nn.Module, loss: Callable[[Batch], Tensor], batches: 
     fisher = {name: torch.zeros_like(parameter) for name, parameter in model.named_parameters()}
     for batch in batches:
         model.zero_grad()
-        loss(batch).backward()  # type: ignore[no-untyped-call]
+        loss(batch).backward()
         for name, parameter in model.named_parameters():
             if parameter.grad is not None:
                 fisher[name] += parameter.grad**2 / len(batches)

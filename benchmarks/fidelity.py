@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -190,8 +190,8 @@ def missing_labels(work: Workplace) -> Row:
     task = replace(work.emotion.task(EMOTION_MEMBERS[0]), threshold_on="logit", threshold_inclusive=True)
     known = [work.emotion.annotated_labels(corpus) for corpus in EMOTION_MEMBERS]
     predicted = [work.predicted(member, OUTSIDE)[0] for member in work.emotion_members]
-    total = sum(logits * torch.tensor(row) for logits, row in zip(predicted, known, strict=True))
-    count = sum(torch.tensor(row).double() for row in known)
+    total = torch.stack([logits * torch.tensor(row) for logits, row in zip(predicted, known, strict=True)]).sum(0)
+    count = torch.tensor(known).double().sum(0)
     plain = torch.ge(total / (count + 1e-10), 0.5).long()
     ours = ensemble_predictions(task, "soft", predicted, torch.empty(0), known)
     return Row(
@@ -234,7 +234,7 @@ def reweighted_loss(work: Workplace) -> Row:
             module.label_weights = weights
             module.zero_grad()
             loss = module.batch_loss(batch)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             gradients.append(
                 torch.cat([value.grad.flatten() for value in member.weights.values() if value.grad is not None])
             )
@@ -433,10 +433,10 @@ def head_rows(work: Workplace) -> Row:
     rows = []
     for label in range(len(LABELS)):
         theirs = [weight[label] for weight, labels in zip(weights, known, strict=True) if labels[label]]
-        rows.append(sum(theirs) / len(theirs) if theirs else torch.zeros_like(weights[0][label]))
+        rows.append(torch.stack(theirs).mean(0) if theirs else torch.zeros_like(weights[0][label]))
     plain = {
         f"{layer}.weight": torch.stack(rows),
-        f"{layer}.bias": sum(member.weights[f"{layer}.bias"].detach() for member in members) / len(members),
+        f"{layer}.bias": torch.stack([member.weights[f"{layer}.bias"].detach() for member in members]).mean(0),
     }
     return Row(
         "rows of a multi-label head are means over the members that annotate their label",
@@ -468,7 +468,9 @@ def written_answers(work: Workplace) -> Row:
     )
 
 
-def _answer_grams(module: TaskModule, batches: Sequence[Batch], *, count_padding: bool = False) -> GramStatistics:
+def _answer_grams(
+    module: TaskModule, batches: Sequence[Mapping[str, Any]], *, count_padding: bool = False
+) -> GramStatistics:
     return collect_gram(
         module.model,
         batches,
@@ -479,7 +481,7 @@ def _answer_grams(module: TaskModule, batches: Sequence[Batch], *, count_padding
     )
 
 
-def _forward(module: TaskModule) -> Callable[[object, Batch], Tensor]:
+def _forward(module: TaskModule) -> Callable[[torch.nn.Module, Mapping[str, Any]], Any]:
     return lambda _, batch: module(batch)
 
 

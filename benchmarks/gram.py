@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from statistics import median
 
 import torch
@@ -43,7 +44,7 @@ def gpu_figures(setting: Setting) -> list[Figure]:
         try:
             _collect(work, batches[:1], narrow)
             times = interleaved(
-                {"bare": lambda n=narrow: _bare(work, batches, n), "ours": lambda n=narrow: _collect(work, batches, n)},
+                {"bare": partial(_bare, work, batches, narrow), "ours": partial(_collect, work, batches, narrow)},
                 setting.repeats,
                 setting.device,
             )

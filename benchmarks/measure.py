@@ -48,7 +48,7 @@ def interleaved(
     """
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(repeats):
-        order = list(contenders) if number % 2 == 0 else list(reversed(contenders))
+        order = list(contenders) if number % 2 == 0 else list(contenders)[::-1]
         for name in order:
             times[name].append(seconds(contenders[name], device))
     return times

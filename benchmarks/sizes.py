@@ -41,19 +41,21 @@ EXAMPLES, LENGTH = 1000, 128
 
 CONFIGURATIONS: dict[str, PreTrainedConfig] = {
     "RoBERTa-base": RobertaConfig(vocab_size=50265, max_position_embeddings=514, type_vocab_size=1),
-    "DeBERTa-v3-large": DebertaV2Config(
-        vocab_size=128100,
-        hidden_size=1024,
-        num_hidden_layers=24,
-        num_attention_heads=16,
-        intermediate_size=4096,
-        type_vocab_size=0,
-        relative_attention=True,
-        position_buckets=256,
-        norm_rel_ebd="layer_norm",
-        share_att_key=True,
-        pos_att_type="p2c|c2p",
-        position_biased_input=False,
+    "DeBERTa-v3-large": DebertaV2Config.from_dict(
+        {
+            "vocab_size": 128100,
+            "hidden_size": 1024,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 16,
+            "intermediate_size": 4096,
+            "type_vocab_size": 0,
+            "relative_attention": True,
+            "position_buckets": 256,
+            "norm_rel_ebd": "layer_norm",
+            "share_att_key": True,
+            "pos_att_type": "p2c|c2p",
+            "position_biased_input": False,
+        }
     ),
     "T5-11B": T5Config(vocab_size=32128, d_model=1024, d_kv=128, d_ff=65536, num_layers=24, num_heads=128),
     "a decoder of 7B (Llama 2)": LlamaConfig(

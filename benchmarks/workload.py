@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -127,7 +128,7 @@ def shaped(architecture: str, setting: Setting, sentences: list[list[int]]) -> W
     task = ANSWERS if architecture == "t5_base" else CLASSES
     model = (
         T5ForConditionalGeneration(config)
-        if architecture == "t5_base"
+        if isinstance(config, T5Config)
         else AutoModelForSequenceClassification.from_config(config)
     )
     generator = random.Random(0)
@@ -178,21 +179,23 @@ def _workload(
 
 def _minilm_config(pico: bool) -> PreTrainedConfig:
     assert pico  # its real weights are at hand
-    return BertConfig(
-        vocab_size=40, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=12, num_labels=2
-    )
+    return BertConfig(vocab_size=40, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=12)
 
 
 def _roberta_config(pico: bool) -> PreTrainedConfig:
     if pico:
         return RobertaConfig(
-            vocab_size=40, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=12, num_labels=2
+            vocab_size=40, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=12
         )
-    return RobertaConfig(vocab_size=50265, max_position_embeddings=514, type_vocab_size=1, num_labels=2)
+    return RobertaConfig(vocab_size=50265, max_position_embeddings=514, type_vocab_size=1)
 
 
-def _t5_config(pico: bool) -> PreTrainedConfig:
-    common = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False, "decoder_start_token_id": 0}
+def _t5_config(pico: bool) -> T5Config:
+    common: dict[str, Any] = {
+        "feed_forward_proj": "gated-gelu",
+        "tie_word_embeddings": False,
+        "decoder_start_token_id": 0,
+    }
     if pico:
         return T5Config(vocab_size=40, d_model=8, d_kv=4, d_ff=12, num_layers=2, num_heads=2, **common)
     return T5Config(vocab_size=32128, d_model=768, d_kv=64, d_ff=2048, num_layers=12, num_heads=12, **common)
