@@ -109,7 +109,7 @@ lint: development ## check style, formatting and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: development ## mend style and formatting where that can be done automatically
+format: development ## correct style and formatting where that can be done automatically
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

@@ -48,7 +48,7 @@ class Result:
         environment: versions, device, commit and command line.
         data_fingerprint: hash of all data that was read.
         zoo: address in the zoo of each member.
-        diagnostics: for methods that solve for layers, how well each was posed.
+        diagnostics: of each layer's system of equations, for methods that solve one.
         notes: what a user should know of a merge, such as matrices that were averaged and not solved for.
         configuration: the resolved configuration.
         model_fingerprint: identifies the pretrained weights that members started from.

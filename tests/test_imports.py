@@ -38,7 +38,7 @@ ROOMS = (
 )
 """Files and folders of the package, top first: each imports only what is below it."""
 
-NUMERICAL = {"torch", "numpy", "scipy", "safetensors", "threadpoolctl", "ot"}
+NUMERICAL = {"torch", "numpy", "scipy", "safetensors", "threadpoolctl", "ot", "typing_extensions"}
 """What the numerical core imports beside the standard library: ``ot`` is optimal transport, ``threadpoolctl`` counts
 the threads of BLAS."""
 

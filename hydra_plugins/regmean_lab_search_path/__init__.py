@@ -1,1 +1,1 @@
-"""Hydra finds plugins in the namespace package ``hydra_plugins``; this one adds folders with a person's own YAML."""
+"""Hydra finds plugins in the namespace package ``hydra_plugins``; this one adds folders with a user's own YAML."""

@@ -68,7 +68,7 @@ class MergeCallback(pl.Callback):
 
     Attributes:
         seconds: time spent on ``statistics`` and on ``merge``.
-        diagnostics: for methods that solve for layers, how well each was posed.
+        diagnostics: of each layer's system of equations, for methods that solve one.
         notes: what a user should know of the merge.
     """
 

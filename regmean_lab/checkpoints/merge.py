@@ -69,7 +69,7 @@ class PreparedMerge:
         statistics: of each member, where the method needs some.
         base: the model that they were trained from, under the merged model's names, where the method needs it.
         shards: the files that will be written.
-        diagnostics: for methods that solve for layers, how well each was posed; filled by the merge.
+        diagnostics: of each layer's system of equations, for methods that solve one; filled by the merge.
     """
 
     request: MergeRequest

@@ -1,4 +1,4 @@
-"""The pages of ``--help``: the configuration's own text, with the groups and options that a person chooses.
+"""The pages of ``--help``: the configuration's own text, with the groups and options that a user chooses.
 
 Hydra's own page lists every group, and copies all registered schemas for each of them, which takes seconds.
 """
@@ -34,7 +34,7 @@ def help_page(config_name: str, page: str | None = None) -> str:
 
 
 def group_lines() -> str:
-    """A line for each group that a person chooses from, with its options; Hydra must be initialised."""
+    """A line for each group that a user chooses from, with its options; Hydra must be initialised."""
     repository = config_loader().repository
     lines = []
     for group in repository.get_group_options("", ObjectType.GROUP):

@@ -1,4 +1,4 @@
-"""Folders with a person's own YAML: ``--config-dir FOLDER`` and ``hydra.searchpath=[FOLDER,…]``."""
+"""Folders with a user's own YAML: ``--config-dir FOLDER`` and ``hydra.searchpath=[FOLDER,…]``."""
 
 from __future__ import annotations
 

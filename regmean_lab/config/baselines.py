@@ -1,4 +1,4 @@
-"""What merges are compared with: the members themselves, their ensemble, and joint training.
+"""Baselines: the members themselves, their ensemble, and joint training.
 
 They are chosen like merge methods (``method=ensemble``) and evaluated on the same data.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
+
+from typing_extensions import override
 
 from regmean_lab.config.groups import REWEIGHTINGS
 from regmean_lab.utils.checks import one_of
@@ -49,8 +51,8 @@ class Ensemble(Comparator):
     vote: str = "soft"
     ties: str = "lowest"
 
+    @override
     def problems(self) -> list[str]:
-        """What is wrong with the settings."""
         found: list[str] = []
         one_of("vote", self.vote, VOTES, found)
         one_of("ties", self.ties, TIES, found)
@@ -75,8 +77,8 @@ class Multitask(Comparator):
     steps: int | None = None
     reweight: str | None = None
 
+    @override
     def problems(self) -> list[str]:
-        """What is wrong with the settings."""
         found: list[str] = []
         if self.learning_rate is not None and not self.learning_rate > 0:
             found.append(f"learning_rate: expected a positive number, got {self.learning_rate}")

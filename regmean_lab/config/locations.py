@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 SEARCH_PATH_VARIABLE = "REGMEAN_LAB_SEARCH_PATH"
-"""Environment variable with the folders of a person's own YAML, one a line; jobs inherit it in whatever process."""
+"""Environment variable with the folders of a user's own YAML, one a line; jobs inherit it in whatever process."""
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -39,5 +39,5 @@ def use_own_folders(folders: Sequence[str]) -> None:
 
 
 def own_folders() -> list[str]:
-    """The folders of a person's own YAML, in order."""
+    """The folders of a user's own YAML, in order."""
     return [line for line in os.environ.get(SEARCH_PATH_VARIABLE, "").splitlines() if line]

@@ -223,7 +223,7 @@ def _order_problems(config: Config, suite: Suite, members: tuple[str, ...]) -> l
     if config.first is not None and not 1 <= config.first <= len(members):
         found.append(f"first: expected 1 to {len(members)}, the number of members, got {config.first}")
     if config.order == "greedy" and not suite.member_problems(members) and not suite.out_of_domain(members):
-        found.append("order: greedy needs corpora out of domain, and there are none when all these members are merged")
+        found.append("order: greedy needs out-of-domain corpora, and there are none when all these members are merged")
     return found
 
 

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 def evaluate(job: Job) -> Outcome:
-    """Scores of a job's method: of a merge inside ``Trainer.test``, or of what merges are compared with."""
+    """Scores of a job's method: of a merge inside ``Trainer.test``, or of a baseline."""
     method = job.settings.method
     if isinstance(method, Individual):
         return evaluate_individual(job)
@@ -153,7 +153,7 @@ def best_out_of_domain_first(job: Job) -> list[str]:
         known = known_labels(job.settings.suite, [member])
         metrics = metrics_of(evaluations, predictions_of(job, member, outside), known)
         own = mean(key_scores(evaluations, metrics)["out_of_domain"].values())
-        assert own is not None  # the configuration was checked for corpora out of domain
+        assert own is not None  # the configuration was checked for out-of-domain corpora
         scores[member] = own
     order = sorted(scores, key=lambda member: -scores[member])
     log.info("order of members: %s", ", ".join(f"{member} ({scores[member]:.2f})" for member in order))

@@ -197,7 +197,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class LayerDiagnostics:
-    """How well a layer's system of equations was posed.
+    """Diagnostics of a layer's system of equations: its condition and what was done about it.
 
     Attributes:
         layer: the linear layer's name.
@@ -336,7 +336,7 @@ class MergeMethod(ABC):
         """Merge one parameter.
 
         Returns:
-            The merged tensor, of the same shape, and for a layer that took solving, how well it was posed.
+            The merged tensor, of the same shape, and for a layer that was solved for, its diagnostics.
         """
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from regmean_lab.merging.base import Parameter, fraction, register_method
 from regmean_lab.merging.task_vectors import ElementwiseMethod, weighted_sum
@@ -31,8 +32,8 @@ class Breadcrumbs(ElementwiseMethod):
     small: float = 0.85
     large: float = 0.006
 
+    @override
     def problems(self) -> list[str]:
-        """What is wrong with the settings."""
         found = super().problems()
         wrong = len(found)
         fraction("small", self.small, found, one=False)

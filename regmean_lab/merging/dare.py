@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
+from typing_extensions import override
 
 from regmean_lab.merging.base import Parameter, fraction, register_method
 from regmean_lab.merging.task_vectors import (
@@ -38,8 +39,8 @@ class Dare(ElementwiseMethod):
     then: str = "linear"
     seed: int = 0
 
+    @override
     def problems(self) -> list[str]:
-        """What is wrong with the settings."""
         found = super().problems()
         fraction("drop_rate", self.drop_rate, found, one=False)
         combination_problems(self.then, found)

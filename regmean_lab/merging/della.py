@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
+from typing_extensions import override
 
 from regmean_lab.merging.base import LinearLayer, Parameter, fraction, register_method
 from regmean_lab.merging.task_vectors import (
@@ -42,8 +43,8 @@ class Della(ElementwiseMethod):
     then: str = "ties"
     seed: int = 0
 
+    @override
     def problems(self) -> list[str]:
-        """What is wrong with the settings."""
         found = super().problems()
         wrong = len(found)
         fraction("drop_rate", self.drop_rate, found, one=False)

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from regmean_lab.merging.base import (
     LayerDiagnostics,
@@ -53,8 +54,8 @@ class Fisher(MergeMethod):
         """Fisher information of every member."""
         return ("fisher",)
 
+    @override
     def problems(self) -> list[str]:
-        """What is wrong with the settings."""
         found = super().problems()
         one_of("normalization", self.normalization, NORMALIZATIONS, found)
         positive("epsilon", self.epsilon, found)

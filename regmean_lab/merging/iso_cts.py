@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from regmean_lab.merging.base import fraction, register_method
 from regmean_lab.merging.linear_algebra import nearest_orthonormal, singular_values
@@ -30,8 +31,8 @@ class IsotropicCommonAndSpecific(MatrixMethod):
 
     common_fraction: float = 0.8
 
+    @override
     def problems(self) -> list[str]:
-        """What is wrong with the settings."""
         found = super().problems()
         fraction("common_fraction", self.common_fraction, found)
         return found

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from regmean_lab.merging.base import LayerDiagnostics, MergeMethod, Parameter, positive, register_method
 from regmean_lab.merging.linear_algebra import inner_products
@@ -30,8 +31,8 @@ class Karcher(MergeMethod):
     iterations: int = 100
     tolerance: float = 1e-7
 
+    @override
     def problems(self) -> list[str]:
-        """What is wrong with the settings."""
         found = super().problems()
         if self.iterations < 1:
             found.append(f"iterations: expected at least 1, got {self.iterations}")

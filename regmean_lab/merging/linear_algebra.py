@@ -110,8 +110,8 @@ def solve_positive(
         entries: the dtype in which the matrix's entries were computed, if it is not that of ``matrix``.
         refine: factorise a float64 matrix in float32 and refine the solution until its residual is that of float64
             (Wilkinson's iterative refinement: Higham, Accuracy and Stability of Numerical Algorithms, 2002, chapter
-            12); where it does not get there, or the matrix is not well posed, factorise in float64 after all. None does
-            so where float64 is slow and the matrix is wide.
+            12); where it does not get there, or the matrix is ill-conditioned, factorise in float64 after all. None
+            does so where float64 is slow and the matrix is wide.
 
     Raises:
         ValueError: when the matrix is not positive semi-definite even with its diagonal doubled.

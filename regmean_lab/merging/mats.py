@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from regmean_lab.merging.base import (
     LayerDiagnostics,
@@ -65,8 +66,8 @@ class Mats(MergeMethod):
         """The model that the members were trained from, to start there."""
         return self.start == "base"
 
+    @override
     def problems(self) -> list[str]:
-        """What is wrong with the settings."""
         found = super().problems()
         if self.iterations < 1:
             found.append(f"iterations: expected at least 1, got {self.iterations}")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
+from typing_extensions import override
 
 from regmean_lab.merging.base import LayerDiagnostics, MergeMethod, Parameter, register_method
 from regmean_lab.merging.linear_algebra import inner_products
@@ -30,8 +31,8 @@ class ModelStock(MergeMethod):
         """The model that the members were trained from."""
         return True
 
+    @override
     def problems(self) -> list[str]:
-        """What is wrong with the settings."""
         found = super().problems()
         if self.coefficients is not None:
             found.append("coefficients: model_stock finds the weights itself; expected null")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from regmean_lab.merging.base import (
     FeedForward,
@@ -50,8 +51,8 @@ class OptimalTransport(MergeMethod):
         """What merging the aligned models needs."""
         return ("gram",) if self.then == "regmean" else ()
 
+    @override
     def problems(self) -> list[str]:
-        """What is wrong with the settings."""
         found = super().problems()
         if self.then not in AFTERWARDS:
             found.append(f"then: expected one of {', '.join(AFTERWARDS)}, got {self.then!r}")

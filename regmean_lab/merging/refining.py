@@ -85,7 +85,7 @@ class LayerSolver(Protocol):
         """
 
     def solve(self) -> tuple[dict[str, Tensor], LayerDiagnostics | None]:
-        """The layer's new parameters by name, and how well it was posed."""
+        """The layer's new parameters by name, and the diagnostics of its solution."""
 
 
 class RefiningMethod(ABC):
@@ -142,7 +142,7 @@ def refine_(
         base: weights of the model that the members were trained from, for methods that need them.
 
     Returns:
-        How well each layer was posed, in the order of the layers, for methods that tell.
+        Diagnostics of each layer's solution, in the order of the layers, for methods that tell.
 
     Raises:
         MergeError: when not all passes call the layers in the same order, for NaN or infinity in a layer's inputs or
@@ -179,13 +179,13 @@ def refine_(
             solver = method.solver(layer)
             for number, reader in enumerate(readers):
                 solver.add(number, *reader.rows())
-            values, posed = solver.solve()
+            values, solved = solver.solve()
             for key, value in values.items():
                 if not all_finite(value):
                     raise MergeError(f"{key}: its new value has a NaN or infinity")
                 merged[key].copy_(value)
-            if posed is not None:
-                diagnostics.append(posed)
+            if solved is not None:
+                diagnostics.append(solved)
     return diagnostics
 
 

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from regmean_lab.merging.base import (
     LayerDiagnostics,
@@ -93,8 +94,8 @@ class RegMean(MergeMethod):
         """All linear layers but the excluded ones."""
         return [layer for layer in super().gram_layers(names, layout) if not matches(layer, self.exclude_layers)]
 
+    @override
     def problems(self) -> list[str]:
-        """What is wrong with the settings."""
         found = super().problems()
         fraction("off_diagonal", self.off_diagonal, found)
         one_of("regularization", self.regularization, REGULARIZATIONS, found)

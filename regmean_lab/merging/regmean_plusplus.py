@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from torch import Tensor
+from typing_extensions import override
 
 from regmean_lab.merging.base import (
     LayerDiagnostics,
@@ -46,8 +47,8 @@ class RegMeanPlusPlus(RefiningMethod, RegMean):
         """None: what is needed is collected in the course of the merge."""
         return ()
 
+    @override
     def problems(self) -> list[str]:
-        """What is wrong with the settings."""
         found = super().problems()
         at_least_one("examples", self.examples, found)
         return found

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from regmean_lab.merging.base import (
     LayerDiagnostics,
@@ -48,8 +49,8 @@ class RegMeanSequential(RefiningMethod, RegMean):
     examples: int = 200
     damping: float = 0.1
 
+    @override
     def problems(self) -> list[str]:
-        """What is wrong with the settings."""
         found = super().problems()
         at_least_one("examples", self.examples, found)
         positive("damping", self.damping, found)
@@ -90,8 +91,8 @@ class _System:
             solution = solve_positive(left, self.right.to(device, torch.float64), entries)
         except ValueError as error:
             raise MergeError(f"layer {layer}: its system of equations cannot be solved: {error}") from None
-        posed = LayerDiagnostics(layer, solution.jitter, solution.condition, solution.unseen, share)
-        return solution.value, posed
+        diagnostics = LayerDiagnostics(layer, solution.jitter, solution.condition, solution.unseen, share)
+        return solution.value, diagnostics
 
 
 class _Solver:
@@ -138,12 +139,12 @@ class _Solver:
         weight = self._current.clone()
         bias = layer.merged[layer.bias].clone() if self._intercept else None
         for group, outputs in self._outputs.items():
-            change, posed = self._systems[group].solve(self._damping, self._intercept, layer.layer.name)
+            change, diagnostics = self._systems[group].solve(self._damping, self._intercept, layer.layer.name)
             inputs = weight.shape[1]
             weight[outputs] += change[:inputs].T.to(weight)
             if bias is not None:
                 bias[outputs] += change[inputs].to(bias)
-            solved.append(posed)
+            solved.append(diagnostics)
         values = {layer.weight: oriented(weight, layer.layer)}
         if bias is not None:
             values[layer.bias] = bias

@@ -14,6 +14,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from regmean_lab.merging.base import LayerDiagnostics, LinearLayer, MergeError, MergeMethod, Parameter, positive
 from regmean_lab.merging.weights import tensor_shape
@@ -40,8 +41,8 @@ class TaskVectorMethod(MergeMethod):
         """The model that the members were trained from."""
         return True
 
+    @override
     def problems(self) -> list[str]:
-        """What is wrong with the settings."""
         found = super().problems()
         positive("scaling", self.scaling, found)
         return found

@@ -8,6 +8,7 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from regmean_lab.merging.base import Layout, MergeMember, Parameter, fraction, register_method
 from regmean_lab.merging.merge import base_tensor
@@ -36,8 +37,8 @@ class Ties(ElementwiseMethod):
     scope: str = "model"
     _thresholds: dict[int, float] = field(default_factory=dict, init=False, repr=False)
 
+    @override
     def problems(self) -> list[str]:
-        """What is wrong with the settings."""
         found = super().problems()
         fraction("density", self.density, found, zero=False)
         one_of("scope", self.scope, SCOPES, found)

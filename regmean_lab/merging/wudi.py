@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from regmean_lab.merging.base import positive, register_method
 from regmean_lab.merging.linear_algebra import inner_products
@@ -34,8 +35,8 @@ class Wudi(MatrixMethod):
     steps: int = 300
     learning_rate: float = 1e-5
 
+    @override
     def problems(self) -> list[str]:
-        """What is wrong with the settings."""
         found = super().problems()
         if self.steps < 0:
             found.append(f"steps: expected at least 0, got {self.steps}")

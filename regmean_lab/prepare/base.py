@@ -50,7 +50,7 @@ class Request:
 
     Attributes:
         data_dir: folder below which the suites' files lie.
-        source: file or folder that a person has (``from=``).
+        source: file or folder that the user has (``from=``).
         mirror: folder or base URL to read upstream files from (``mirror=``).
         seed: determines random splits.
         force: whether files that are there are replaced.

@@ -1,4 +1,4 @@
-"""GLUE: from the Hugging Face hub, or from the tables that a person has."""
+"""GLUE: from the Hugging Face hub, or from the tables that the user has."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ and the tasks that you use:
 
 
 def _folders(source: Path) -> dict[str, Path]:
-    """The tasks' folders in what a person has."""
+    """The tasks' folders in what the user has."""
     if not source.is_dir():
         raise PrepareError(f"from={source} is a file; expected the folder that holds SST-2, RTE and so on")
     if found := task_folders(source):

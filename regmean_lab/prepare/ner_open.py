@@ -25,7 +25,7 @@ _WIKIGOLD = (
     "data/wikigold/CONLL-format/data"
 )
 _BTC = "https://raw.githubusercontent.com/GateNLP/broad_twitter_corpus"
-# The second commit mended tokens of section g that were cut at wrong places.
+# The second commit repaired tokens of section g that were cut at wrong places.
 _BTC_COMMITS = {
     "a": "f8380d4457065c480425d718dfc5349eb816a0c3",
     "b": "f8380d4457065c480425d718dfc5349eb816a0c3",

@@ -15,7 +15,7 @@ _logger = logging.getLogger(__name__)
 
 @register_preparer("sentiment")
 class SentimentPreparer(Preparer):
-    """Rated sentences of four domains, from the package index or a source distribution that a person has."""
+    """Rated sentences of four domains, from the package index or a source distribution that the user has."""
 
     suites = ("sentiment", "sentiment_partition")
     options = ("from",)

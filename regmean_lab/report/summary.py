@@ -24,7 +24,7 @@ def score_table(results: Sequence[Result]) -> Table:
     """Key scores of several results, averaged over seeds, and over sets of members if a row has several.
 
     Deviations are over seeds, within one set of members; over several sets there is none, since sets differ by far
-    more than seeds do. Corpora out of domain have columns where they are the same for all results.
+    more than seeds do. Out-of-domain corpora have columns where they are the same for all results.
     """
     sets = list(dict.fromkeys(tuple(result.members) for result in results))
     seeds = sorted({result.seed for result in results})

@@ -202,7 +202,7 @@ def overview(section: Section, name: str) -> Table:
             headings.append(Heading(column.label, domain))
     frame = pd.concat(frames)
     rows = _rows(labels, cells_of(frame.assign(row=frame["label"].map(labels.index)), len(labels), len(headings)))
-    what = "Means over the members, and over the corpora out of domain"
+    what = "Means over the members, and over the out-of-domain corpora"
     return Table(name, f"{section.name}: mean scores", "method", headings, rows, what=what)
 
 

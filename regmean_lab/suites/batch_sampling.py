@@ -94,7 +94,7 @@ class LengthGroupedBatchSampler(Sampler[list[int]]):
 
 
 class BatchShares(Sampler[list[int]]):
-    """One process's share of every batch: every so-manieth example, so that shares are alike in number and length.
+    """One process's share of every batch: every n-th example for n processes, so that shares are alike in size.
 
     There are as many shares as batches, none of them empty: a process for which a small batch leaves nothing takes the
     batch's first example as well. Use ``Trainer(use_distributed_sampler=False)``.

@@ -11,6 +11,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
+from typing_extensions import override
+
 from regmean_lab.suites.base import SPLITS, DataError, MissingDataError, Split, Suite, Task
 from regmean_lab.suites.reading import limit_problems
 from regmean_lab.suites.row_format import RowFormat
@@ -74,8 +76,8 @@ class CorpusSuite(Suite):
     def content(self, corpus: str) -> dict[str, Any]:
         """What identifies a corpus's data, as JSON has it: part of the fingerprint."""
 
+    @override
     def problems(self) -> list[str]:
-        """What is wrong with the settings."""
         limits = [entry.name for entry in fields(self.settings) if entry.name.endswith("_examples")]
         found = limit_problems(self.settings, *limits) + self.out_of_domain_problems()
         for name, allowed in self.choices.items():

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
+from typing_extensions import override
+
 from regmean_lab.suites.base import IGNORED, SPLITS, Example, Split, Task, register_suite
 from regmean_lab.suites.corpora import Choices, CorpusSettings, FileSuite
 from regmean_lab.suites.reading import json_object, parse_lines
@@ -154,8 +156,8 @@ class EmotionCorpora(FileSuite):
         skipped = self.settings.skip_missing_out_of_domain
         return [problem for problem in found if not (skipped and problem.startswith("out_of_domain: no corpus"))]
 
+    @override
     def problems(self) -> list[str]:
-        """What is wrong with the settings."""
         found = super().problems()
         if not math.isfinite(self.settings.positive_threshold):
             found.append(f"positive_threshold: expected a finite number, got {self.settings.positive_threshold}")

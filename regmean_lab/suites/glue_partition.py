@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import override
+
 from regmean_lab.suites.base import DataError, Example, Split, Task, register_suite
 from regmean_lab.suites.corpora import CorpusSettings, CorpusSuite
 from regmean_lab.suites.glue_data import TASKS, GlueData
@@ -54,8 +56,8 @@ class GluePartitionSuite(CorpusSuite):
         self._parts: dict[str, list[Example]] = {}
         self._examples: dict[tuple[str, Split], list[Example]] = {}
 
+    @override
     def problems(self) -> list[str]:
-        """What is wrong with the settings."""
         settings = self.settings
         found = super().problems()
         if settings.task not in TASKS:

@@ -229,7 +229,7 @@ def _half_character(value: Any, where: str = "") -> str | None:
             name = f"{where}: " if where else ""
             return (
                 f"{name}half of a character (\\u{ord(half[0]):04x} without its other half), as where a text was cut "
-                "inside an emoji; mend the text, or leave the row out"
+                "inside an emoji; correct the text, or leave the row out"
             )
     elif isinstance(value, dict):
         for name, part in value.items():

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from filelock import FileLock
+from typing_extensions import override
 
 from regmean_lab.suites.base import DataError, Example, MissingDataError, Split, Task, register_suite
 from regmean_lab.suites.corpora import Choices, CorpusSuite
@@ -211,8 +212,8 @@ class SentimentSuite(CorpusSuite):
         self.folder = data_dir / "sentiment"
         self._rows: dict[str, list[RatedSentence]] = {}
 
+    @override
     def problems(self) -> list[str]:
-        """What is wrong with the settings."""
         found = super().problems()
         if not 0 < self.settings.minimum_score <= HIGHEST:
             found.append(f"minimum_score: expected above 0 and at most {HIGHEST:g}, got {self.settings.minimum_score}")

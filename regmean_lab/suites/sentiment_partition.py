@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from typing_extensions import override
+
 from regmean_lab.suites.base import Example, Split, Task, register_suite
 from regmean_lab.suites.partition import (
     PARTITIONS,
@@ -50,8 +52,8 @@ class SentimentPartitionSuite(SentimentSuite):
         super().__init__(data_dir, settings)
         self._parts: dict[str, list[Example]] = {}
 
+    @override
     def problems(self) -> list[str]:
-        """What is wrong with the settings."""
         found = super().problems()
         if self.settings.domain not in DOMAINS:
             found.append(f"domain: expected one of {', '.join(DOMAINS)}, got {self.settings.domain!r}")

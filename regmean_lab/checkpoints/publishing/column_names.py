@@ -48,7 +48,7 @@ def public_name(name: str, columns: Sequence[str], trusted: bool) -> str:
     Args:
         name: the name.
         columns: all columns of the table.
-        trusted: whether the name was typed by a person, or is a key in a format in which texts are no keys.
+        trusted: whether the name was typed by the user, or is a key in a format in which texts are no keys.
     """
     if is_obvious(name) or (trusted and _IDENTIFIER.fullmatch(name)):
         return name
@@ -61,7 +61,7 @@ def header_doubts(fields: Sequence[str], below: Sequence[Sequence[str]], typed: 
     Args:
         fields: of the first line, without blanks around them.
         below: the other lines.
-        typed: names of columns that a person gave.
+        typed: names of columns that the user gave.
     """
     filled = [field for field in fields if field]
     if not filled:

@@ -107,7 +107,7 @@ def public_names(table: Table, columns: Columns, typed: Sequence[str]) -> dict[s
     Args:
         table: the data.
         columns: the columns that are read.
-        typed: names that a person gave.
+        typed: names that the user gave.
     """
     used = [name for name in (*columns.text, columns.target, columns.label) if name is not None]
     return {name: public_name(name, table.columns, table.keyed or name in typed) for name in used}

@@ -38,7 +38,7 @@ def read_delimited(
         path: the file.
         header: whether the first line holds the columns' names (without them they are ``column_1`` and so on); None
             where the line itself must tell.
-        typed: names of columns that a person gave, which the first line may hold.
+        typed: names of columns that the user gave, which the first line may hold.
 
     Returns:
         Names of columns, rows, and the line of each row.

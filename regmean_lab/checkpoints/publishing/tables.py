@@ -79,7 +79,7 @@ def read_table(
         split: split of a data set.
         revision: revision of a data set on the hub.
         header: of ``.csv`` and ``.tsv``, whether the first line holds the columns' names; None: it must tell itself.
-        typed: names of columns that a person gave.
+        typed: names of columns that the user gave.
 
     Raises:
         DataError: when it cannot be read, naming file and line; when it has no rows.

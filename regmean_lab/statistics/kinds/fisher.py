@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from regmean_lab.statistics.batches import LABELS, Batch, Forward, default_forward, evaluation_mode
 from regmean_lab.statistics.fisher import FisherAccumulator, FisherLabels, FisherStatistics
@@ -39,8 +40,8 @@ class FisherConfig(KindConfig):
 
     labels_from: str = "expectation"
 
+    @override
     def problems(self) -> list[str]:
-        """What is wrong with the settings."""
         found = super().problems()
         one_of("labels_from", self.labels_from, (*get_args(LabelSource), *BATCH_LABEL_SOURCES), found)
         return found

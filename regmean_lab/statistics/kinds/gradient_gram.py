@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 import torch
 from torch import nn
+from typing_extensions import override
 
 from regmean_lab.statistics.batches import (
     LABELS,
@@ -51,8 +52,8 @@ class GradientGramConfig(KindConfig):
     count_padding: bool = False
     extra_rows: bool = False
 
+    @override
     def problems(self) -> list[str]:
-        """What is wrong with the settings."""
         found = super().problems()
         one_of("labels_from", self.labels_from, get_args(LabelSource), found)
         return found

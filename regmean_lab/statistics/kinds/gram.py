@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from typing_extensions import override
 
 from regmean_lab.statistics.batches import (
     Batch,
@@ -72,8 +73,8 @@ class GramConfig(KindConfig):
     tolerance: float | None = None
     precision: str | None = None
 
+    @override
     def problems(self) -> list[str]:
-        """What is wrong with the settings."""
         found = super().problems()
         if self.tokens is not None and self.tokens < 1:
             found.append(f"tokens: expected at least 1 or null, got {self.tokens}")
