@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass, field, fields, make_dataclass
 
 from omegaconf import MISSING
-from typing_extensions import override
 
 from regmean_lab.statistics import KINDS
 from regmean_lab.statistics.kinds.fisher import FisherConfig
@@ -145,8 +144,8 @@ class StatisticsConfig:
     batch_tokens: int | None = None
     storage: str = "full"
 
-    @override
     def problems(self) -> list[str]:
+        """What is wrong with the settings: one message each, beginning with the setting's name."""
         found = [f"{kind}.{problem}" for kind in KINDS for problem in getattr(self, kind).problems()]
         if self.batch_tokens is not None and self.batch_tokens < 1:
             found.append(f"batch_tokens: expected at least 1 or null, got {self.batch_tokens}")
