@@ -66,7 +66,7 @@ def test_a_suites_file_shows_its_settings_defaults_and_source(name: str) -> None
     expected = {entry.name: default(entry) for entry in fields(suite_types()[name].settings_type) if entry.init}
     assert (plain(path)["suite"] if nested else plain(path)) == {**expected, **SET_BY_SUITES.get(name, {})}
     assert comments(path, list(expected), "  " if nested else "") == []
-    assert "# https://" in text
+    assert "# https://" in text or "docs/own_data.md" in text  # one's own data have no paper
 
 
 @pytest.mark.parametrize("path", sorted((CONF / "model").glob("*.yaml")), ids=lambda path: path.stem)

@@ -196,7 +196,7 @@ def _key_problems(base: DictConfig, values: Sequence[Override]) -> list[str]:
         key = override.key_or_group
         if override.is_add() or override.is_force_add() or override.is_delete() or key.startswith("hydra"):
             continue
-        if key in known:
+        if key in known or _takes_any_key(base, key):
             continue
         if key in GONE:
             problems.append(f"{key}: {GONE[key]}")
@@ -206,6 +206,16 @@ def _key_problems(base: DictConfig, values: Sequence[Override]) -> list[str]:
         hint = " or ".join(dict.fromkeys(near)) if near else "one of those that --cfg job shows"
         problems.append(f"{key}: there is no such key; did you mean {hint}?")
     return problems
+
+
+def _takes_any_key(base: DictConfig, key: str) -> bool:
+    """Whether a key lies in a mapping of names that users give, such as ``suite.corpora``."""
+    node: Any = base
+    for part in key.split(".")[:-1]:
+        node = node._get_node(part, validate_access=False) if isinstance(node, DictConfig) else None
+        if isinstance(node, DictConfig) and OmegaConf.is_struct(node) is False:
+            return True
+    return False
 
 
 def _job_problems(grids: Sequence[Grid], root: str | None) -> list[str]:

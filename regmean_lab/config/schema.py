@@ -131,7 +131,7 @@ def register_schemas() -> None:
     for name, schema in checkpoint_commands.SCHEMAS.items():
         store.store(name=f"{name}_schema", node=schema)
     for name, suite in suite_types().items():
-        store.store(group="schema/suite", name=name, node=_named(suite.settings_type, name))
+        store.store(group="schema/suite", name=name, node=_open(_named(suite.settings_type, name)))
     for name, method in {**method_settings(), **comparator_types()}.items():
         store.store(group="schema/method", name=name, node=_named(method, name))
 
@@ -250,6 +250,15 @@ def _named(settings: type[Any], name: str) -> type[Any]:
         if entry.init
     ]
     return make_dataclass(f"{settings.__name__}Config", [("name", str, field(default=name)), *public])
+
+
+def _open(settings: type[Any]) -> Any:
+    """The settings as Hydra keeps them; mappings take any name, so that ``suite.corpora.NAME=FILE`` needs no ``+``."""
+    node = OmegaConf.structured(settings)
+    for entry in fields(settings):
+        if isinstance(node[entry.name], DictConfig):
+            OmegaConf.set_struct(node[entry.name], False)
+    return node
 
 
 def _strip_name(node: Any, settings: type[Any]) -> Any:

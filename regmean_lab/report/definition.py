@@ -150,7 +150,7 @@ def _job(config: DictConfig, texts: Sequence[str], plain: Sequence[str]) -> Job:
     members = OmegaConf.select(config, "members")
     first = OmegaConf.select(config, "first")
     if members is None:
-        members = suite_types()[config.suite.name].reference_order
+        members = suite_types()[config.suite.name].members_by_default(config.suite)
     count = first or len(members)
     greedy = config.order == "greedy"
     names = (f"{count} of {len(members)}, by their scores",) if greedy else tuple(members)[:count]

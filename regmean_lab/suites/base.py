@@ -7,7 +7,7 @@ the rest of the project meets it only through the classes below.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
@@ -94,6 +94,11 @@ class Suite(ABC):
     def members(self) -> tuple[str, ...]:
         """Corpora whose models are merged unless others are named."""
         return self.reference_order
+
+    @classmethod
+    def members_by_default(cls, settings: Mapping[str, Any]) -> tuple[str, ...]:
+        """The :attr:`members` of a suite with these settings, which need not have been checked; nothing is read."""
+        return cls.reference_order
 
     @property
     def candidates(self) -> tuple[str, ...]:

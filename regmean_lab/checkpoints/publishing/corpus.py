@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from regmean_lab.checkpoints.publishing.columns import examples_fingerprint
 from regmean_lab.suites.base import Split, Suite, Task
+from regmean_lab.suites.tables.columns import examples_fingerprint
 
 CORPUS = "data"
 """The name of the only corpus."""

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from regmean_lab.checkpoints.publishing.column_names import header_doubts, numbered
 from regmean_lab.suites.base import DataError
 from regmean_lab.suites.reading import gathered, read_utf8
+from regmean_lab.suites.tables.column_names import header_doubts, numbered
 
 DELIMITERS = (",", ";", "\t", "|")
 LONGEST_FIELD = 2**31 - 1

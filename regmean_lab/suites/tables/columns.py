@@ -9,7 +9,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from regmean_lab.checkpoints.publishing.column_names import (
+from regmean_lab.suites.base import IGNORED, DataError, Example, Task
+from regmean_lab.suites.conll import TokenExample
+from regmean_lab.suites.reading import gathered
+from regmean_lab.suites.tables.column_names import (
     LABELS,
     PAIRS,
     SOURCES,
@@ -19,12 +22,8 @@ from regmean_lab.checkpoints.publishing.column_names import (
     find_column,
     public_name,
 )
-from regmean_lab.checkpoints.publishing.tables import Table
-from regmean_lab.checkpoints.publishing.written_lists import written_list
-from regmean_lab.suites.base import IGNORED, DataError, Example, Task
-from regmean_lab.suites.conll import TokenExample
-from regmean_lab.suites.reading import gathered
-from regmean_lab.suites.text_encoding import TextExample
+from regmean_lab.suites.tables.table import Table
+from regmean_lab.suites.tables.written_lists import written_list
 from regmean_lab.utils.files import sha256_of
 
 _log = logging.getLogger(__name__)
@@ -101,6 +100,11 @@ def choose_columns(
     return Columns(chosen, target if writes else None, label if needs_label else None)
 
 
+def is_missing(text: str) -> bool:
+    """Whether a text is empty, or what programs write where there is none."""
+    return text.casefold() in {"", *MISSING_MARKS}
+
+
 def public_names(table: Table, columns: Columns, typed: Sequence[str]) -> dict[str, str]:
     """What is published of the names of the columns that are read, by name: never what could be a text of the data.
 
@@ -159,7 +163,7 @@ def examples_of(table: Table, columns: Columns, task: Task) -> list[Any]:
         texts = [text.strip() for name in columns.text for text in _texts_of(row[name])]
         if not any(texts):
             empty.append(number)
-        elif len(texts) == 1 and texts[0].casefold() in MISSING_MARKS:
+        elif len(texts) == 1 and is_missing(texts[0]):
             marked.append(number)
     if len(empty) == len(examples):
         raise DataError(f"{table.name}: all texts are empty")
@@ -233,7 +237,9 @@ def _list(value: Any, name: str, what: str) -> list[Any] | None:
     return list(value)
 
 
-def _written(row: Mapping[str, Any], columns: Columns, task: Task) -> TextExample:
+def _written(row: Mapping[str, Any], columns: Columns, task: Task) -> Any:
+    from regmean_lab.suites.text_encoding import TextExample  # imports torch, which the command's help does without
+
     return TextExample(_text(row, columns.text[0]), None if columns.target is None else _text(row, columns.target))
 
 
@@ -275,7 +281,7 @@ def _remedy(value: Any, text: str, labels: Sequence[str]) -> str:
         return ": no label is known; leave such rows out of the data"
     if isinstance(value, bool):
         return "; write the name or the number of a label"
-    missing = text.casefold() in {"", *MISSING_MARKS} if isinstance(value, str) else value is None or value != value
+    missing = is_missing(text) if isinstance(value, str) else value is None or value != value
     if missing:
         return "; a row without a label has to be left out of the data"
     return ""

@@ -8,8 +8,8 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from regmean_lab.checkpoints.publishing.tables import missing_file, read_table
 from regmean_lab.suites.base import DataError, MissingDataError
+from regmean_lab.suites.tables.table import missing_file, read_table
 
 ROWS: list[dict[str, Any]] = [
     {"text": "one, two", "label": "a"},

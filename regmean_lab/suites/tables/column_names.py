@@ -16,7 +16,7 @@ TEXTS = ("text", "sentence", "content", "review", "document", "tweet", "comment"
 WORDS = ("tokens", "words", "text", "sentence")
 SOURCES = ("text", "source", "input", "document", "article", "dialogue", "question")
 TARGETS = ("target", "summary", "highlights", "answer", "output", "labels", "label")
-LABELS = ("label", "labels", "ner_tags", "tags", "score")
+LABELS = ("label", "labels", "ner_tags", "tags", "score", "class", "category", "sentiment", "emotion", "intent")
 
 OBVIOUS = frozenset((*(name for pair in PAIRS for name in pair), *TEXTS, *WORDS, *SOURCES, *TARGETS, *LABELS))
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from regmean_lab.checkpoints.publishing.delimited import read_delimited
 from regmean_lab.suites.base import DataError, MissingDataError
 from regmean_lab.suites.reading import json_object, parse_json, parse_numbered_lines, read_utf8
+from regmean_lab.suites.tables.delimited import read_delimited
 
 DELIMITED = (".csv", ".tsv")
 SUFFIXES = (".jsonl", ".json", *DELIMITED, ".txt", ".parquet")
@@ -49,15 +49,20 @@ def is_file_name(data: str) -> bool:
     return Path(data).suffix.lower() in SUFFIXES or Path(data).expanduser().is_file()
 
 
-def missing_file(data: str) -> str | None:
-    """What is wrong with the name of a local file, before it is read; None for what can be read, or is no file."""
+def missing_file(data: str, key: str = "data") -> str | None:
+    """What is wrong with the name of a local file, before it is read; None for what can be read, or is no file.
+
+    Args:
+        data: the name.
+        key: the setting that holds it, for the message.
+    """
     path = Path(data).expanduser()
     if not is_file_name(data):
         return None
     if not path.is_file():
-        return f"data: no such file: {path}"
+        return f"{key}: no such file: {path}"
     if path.suffix.lower() not in SUFFIXES:
-        return f"data: {path} has the ending {path.suffix or 'of nothing'!r}; expected one of {', '.join(SUFFIXES)}"
+        return f"{key}: {path} has the ending {path.suffix or 'of nothing'!r}; expected one of {', '.join(SUFFIXES)}"
     return None
 
 
@@ -69,6 +74,8 @@ def read_table(
     revision: str | None = None,
     header: bool | None = None,
     typed: Collection[str] = (),
+    most: int | None = None,
+    key: str = "data",
 ) -> Table:
     """Read a table.
 
@@ -80,19 +87,21 @@ def read_table(
         revision: revision of a data set on the hub.
         header: of ``.csv`` and ``.tsv``, whether the first line holds the columns' names; None: it must tell itself.
         typed: names of columns that the user gave.
+        most: of a data set, read only the first so many rows (it is streamed then); None reads all.
+        key: the setting that names the data, for messages.
 
     Raises:
         DataError: when it cannot be read, naming file and line; when it has no rows.
     """
-    if problem := missing_file(data):
+    if problem := missing_file(data, key):
         raise MissingDataError(problem)
     if is_file_name(data):
         table = _file_table(data, header, typed)
     else:
-        rows = _hub_rows(data, subset, split, revision)
+        rows = _hub_rows(data, subset, split, revision, most, key)
         table = Table(data, tuple(map(str, rows[0])) if rows else (), rows)
     if not table.rows:
-        raise DataError(f"data: {data} has no rows")
+        raise DataError(f"{key}: {data} has no rows")
     return table
 
 
@@ -152,15 +161,21 @@ def _parquet_table(data: str, path: Path) -> Table:
     return Table(data, tuple(names), rows)
 
 
-def _hub_rows(name: str, subset: str | None, split: str, revision: str | None) -> Sequence[Mapping[str, Any]]:
+def _hub_rows(
+    name: str, subset: str | None, split: str, revision: str | None, most: int | None, key: str
+) -> Sequence[Mapping[str, Any]]:
     import datasets
 
+    rows: Sequence[Mapping[str, Any]]
     try:
-        rows: Sequence[Mapping[str, Any]] = datasets.load_dataset(name, subset, split=split, revision=revision)
+        if most is None:
+            rows = datasets.load_dataset(name, subset, split=split, revision=revision)
+        else:
+            rows = list(datasets.load_dataset(name, subset, split=split, revision=revision, streaming=True).take(most))
     except Exception as error:  # the library raises errors of many others
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise MissingDataError(
-            f"data: {name!r} is no local file, and no data set of this name could be loaded (subset={subset}, "
+            f"{key}: {name!r} is no local file, and no data set of this name could be loaded (subset={subset}, "
             f"split={split}): {reason}. Name a local file ({', '.join(SUFFIXES)}), or fetch the data set where there "
             "is a network"
         ) from None

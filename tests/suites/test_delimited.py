@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from regmean_lab.checkpoints.publishing.tables import read_table
 from regmean_lab.suites.base import DataError
+from regmean_lab.suites.tables.table import read_table
 
 TEXTS = ["a good day", "the cat ran", "it was late"]
 

@@ -8,17 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regmean_lab.checkpoints.publishing.columns import (
+from regmean_lab.suites.base import IGNORED, DataError, Example, Task
+from regmean_lab.suites.conll import TokenExample
+from regmean_lab.suites.tables.columns import (
     Columns,
     choose_columns,
     examples_fingerprint,
     examples_of,
     public_names,
 )
-from regmean_lab.checkpoints.publishing.tables import Table
-from regmean_lab.checkpoints.publishing.written_lists import written_list
-from regmean_lab.suites.base import IGNORED, DataError, Example, Task
-from regmean_lab.suites.conll import TokenExample
+from regmean_lab.suites.tables.table import Table
+from regmean_lab.suites.tables.written_lists import written_list
 from regmean_lab.suites.text_encoding import TextExample
 
 CLASSES = Task("single_label", ("neg", "pos"), "loss")

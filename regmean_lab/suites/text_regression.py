@@ -1,0 +1,50 @@
+"""The suite of one's own texts with numbers: a value for a text or a pair of texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from typing_extensions import override
+
+from regmean_lab.suites.base import register_suite
+from regmean_lab.suites.corpora import Choices
+from regmean_lab.suites.own_data import OwnDataSettings, OwnDataSuite
+from regmean_lab.suites.tables.table import Table
+
+KEY_SCORES = ("pearson", "spearman")
+
+
+@dataclass
+class TextRegressionSettings(OwnDataSettings):
+    """Settings of the suite, besides those of every suite of one's own data.
+
+    Attributes:
+        key_score: the metric that selects epochs and is reported: ``pearson`` or ``spearman``. The mean squared error
+            is measured too.
+    """
+
+    key_score: str = KEY_SCORES[0]
+
+
+@register_suite("text_regression")
+class TextRegressionSuite(OwnDataSuite):
+    """Texts, or pairs of texts, with a number each (``docs/own_data.md``). All corpora share one scale."""
+
+    settings_type = TextRegressionSettings
+    settings: TextRegressionSettings
+    kind = "regression"
+    choices: ClassVar[Choices] = {"key_score": KEY_SCORES}
+
+    @override
+    def labels_of(self, seen: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+        return ("score",)
+
+    @override
+    def seen_labels(self, table: Table, column: str) -> list[str]:
+        return []
+
+    @override
+    def labelled(self, row: Mapping[str, Any], column: str, labels: Sequence[str]) -> Any:
+        return row[column]

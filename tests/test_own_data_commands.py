@@ -1,0 +1,94 @@
+"""The commands of docs/own_data.md, run from a folder with three csv files and nothing else."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from regmean_lab.suites.text_classification import TextClassificationSettings, TextClassificationSuite
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "docs" / "own_data.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(r"^    python -m (regmean_lab .*)$", TEXT, re.M)
+SMALL = ("model=pico_bert", "training.epochs=3", "training.learning_rate=0.01", "trainer=cpu", "logger=none")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three files of sentences in which one word tells the label."""
+    made = tmp_path_factory.mktemp("own")
+    generator = random.Random(0)
+    for name in ("films", "books", "hotels"):
+        with (made / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["text", "label"])
+            for number in range(120):
+                label = generator.choice(["bad", "good"])
+                word = {"bad": "awful", "good": "best"}[label]
+                writer.writerow([f"the {name} were {word} {number}", label])
+    return made
+
+
+def run(folder: Path, command: str) -> str:
+    finished = subprocess.run(
+        [sys.executable, "-m", *shlex.split(command), *SMALL],
+        cwd=folder,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(folder), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    return finished.stdout + finished.stderr
+
+
+def results(folder: Path) -> dict[str, dict[str, object]]:
+    found = [json.loads(path.read_text()) for path in folder.glob("outputs/**/result.json")]
+    return {f"{result['method']} {len(result['members'])}": result for result in found}
+
+
+def test_the_page_has_the_commands_that_are_run_here() -> None:
+    assert len(COMMANDS) == 4
+    assert ["plan=true" in command for command in COMMANDS] == [True, False, False, False]
+
+
+def test_a_plan_a_table_and_a_merged_folder(folder: Path) -> None:
+    plan, table, methods, merged = COMMANDS
+    told = run(folder, plan)
+    assert "3 to train" in told
+    assert not list(folder.glob("zoo/*/training.json"))
+    assert "mean in domain" in run(folder, table)
+    assert len(list(folder.glob("zoo/*/training.json"))) == 3
+    told = run(folder, methods)
+    assert "3 results, 2 computed now" in told
+    run(folder, merged)
+    assert len(list(folder.glob("zoo/*/training.json"))) == 3, "members were trained again"
+    assert sorted(results(folder)) == ["individual 3", "regmean 2", "regmean 3", "simple 3"]
+
+    # The score of the merge on the corpus out of domain, counted by hand from the folder that was written.
+    (written,) = folder.glob("outputs/**/merged")
+    result = json.loads((written.parent / "result.json").read_text())
+    model, tokenizer = (
+        AutoModelForSequenceClassification.from_pretrained(written),
+        AutoTokenizer.from_pretrained(written),
+    )
+    assert model.config.id2label == {0: "bad", 1: "good"}
+    with (folder / "hotels.csv").open(newline="", encoding="utf-8") as file:
+        rows = {row["text"]: row["label"] for row in csv.DictReader(file)}
+    suite = TextClassificationSuite(folder, TextClassificationSettings(corpora={"hotels": str(folder / "hotels.csv")}))
+    texts = [example.text for example in suite.examples("hotels", "test")]
+    assert len(texts) == 24
+    with torch.inference_mode():
+        logits = model(**tokenizer(texts, return_tensors="pt", padding=True)).logits
+    named = [model.config.id2label[int(number)] for number in logits.argmax(-1)]
+    right = sum(rows[text] == name for text, name in zip(texts, named, strict=True))
+    assert result["scores"]["out_of_domain"]["hotels"] == pytest.approx(100 * right / len(texts))
