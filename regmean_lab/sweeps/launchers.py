@@ -1,4 +1,4 @@
-"""Launchers run the jobs of a sweep: our values of their settings, and a check that they are installed."""
+"""Launchers run the jobs of a sweep: the schemas of their settings, and a check that they are installed."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ from importlib.util import find_spec
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
-from omegaconf import OmegaConf
-
-from regmean_lab.config.locations import configuration_root
 
 LAUNCHER_GROUP = "hydra/launcher"
 
@@ -24,17 +21,17 @@ PACKAGES = {
 
 
 def register_launchers() -> None:
-    """Merge our values, ``conf/launcher_for``, into the settings that installed launchers declare (idempotent).
+    """Make what installed launchers declare the schemas of our files in ``conf/hydra/launcher`` (idempotent).
 
-    Keys and types stay the launcher's. (Hydra would merge a file of the same name in ``conf/hydra/launcher`` too, but
-    warns that it will give that up.)
+    Launchers declare their keys, types and values under the names that our files have. Hydra merges two configurations
+    of one name, but warns that it will give that up; so theirs are moved to ``schema/launcher``.
     """
     Plugins.instance()  # launchers declare their settings when they are discovered
-    for path in sorted((configuration_root() / "conf" / "launcher_for").glob("*.yaml")):
-        if not launcher_problems(path.stem):
-            declared = ConfigStore.instance().load(f"{LAUNCHER_GROUP}/{path.name}").node
-            merged = OmegaConf.merge(declared, OmegaConf.load(path))
-            ConfigStore.instance().store(group=LAUNCHER_GROUP, name=path.stem, node=merged, provider=str(path))
+    store = ConfigStore.instance()
+    declared = store.repo["hydra"]["launcher"]
+    for name in EXTRAS:
+        if (node := declared.pop(f"{name}.yaml", None)) is not None:
+            store.store(group="schema/launcher", name=name, node=node.node, provider=node.provider)
 
 
 def launcher_problems(launcher: str) -> list[str]:

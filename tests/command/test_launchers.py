@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.regmean_lab_launchers.ray_launcher import init_arguments
 from regmean_lab.command.overrides import override_problems
+from regmean_lab.config.locations import configuration_root
 from regmean_lab.config.schema import register_schemas
 from regmean_lab.results import Result, read_result
 from regmean_lab.sweeps import launchers
@@ -210,15 +211,16 @@ class TestSettings:
         register_schemas()
         register_launchers()
 
+    @pytest.mark.filterwarnings("error")
     def test_ours_are_merged_into_those_that_a_launcher_declares(self, compose_job: Callable[..., DictConfig]) -> None:
         for launcher in EXTRAS:
             needs(launcher)
             register_launchers()
             config = compose_job(f"hydra/launcher={launcher}", return_hydra_config=True).hydra.launcher
-            ours = launchers.configuration_root() / "conf" / "launcher_for" / f"{launcher}.yaml"
-            if ours.is_file():
-                assert set(OmegaConf.load(ours).items()) <= set(config.items())
-                assert len(config) > len(OmegaConf.load(ours))
+            ours = OmegaConf.load(configuration_root() / "conf" / "hydra" / "launcher" / f"{launcher}.yaml")
+            declared = [key for key in config if key not in ours]
+            assert {key: config[key] for key in ours if key != "defaults"}.items() <= dict(config).items()
+            assert bool(declared) == (launcher != "ray")  # whose own file has all keys
 
     @pytest.mark.parametrize(
         ("launcher", "override"), [("joblib", "n_jobs=many"), ("submitit_slurm", "array_parallelism=many")]
