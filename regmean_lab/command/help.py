@@ -12,9 +12,10 @@ from hydra.core.object_type import ObjectType
 
 from regmean_lab.config.grids import config_loader
 from regmean_lab.config.locations import configuration_root
+from regmean_lab.sweeps.launchers import LAUNCHER_GROUP
 
-HIDDEN_GROUPS = ("fidelity_for", "hydra", "launcher_for", "method_for", "schema", "training_for")
-"""Groups that other choices make, and schemas."""
+HIDDEN_GROUPS = ("hydra", "published", "schema")
+"""Hydra's own groups, published settings, which other choices make, and schemas."""
 
 ADDED_GROUPS = ("multirun_sweeps",)
 """Groups that are added with ``+``, as the default configuration chooses nothing in them."""
@@ -37,7 +38,7 @@ def group_lines() -> str:
     """A line for each group that a user chooses from, with its options; Hydra must be initialised."""
     repository = config_loader().repository
     lines = []
-    for group in repository.get_group_options("", ObjectType.GROUP):
+    for group in [*repository.get_group_options("", ObjectType.GROUP), LAUNCHER_GROUP]:
         if group not in HIDDEN_GROUPS:
             options = repository.get_group_options(group, ObjectType.CONFIG)
             lines.append(f"{'+' if group in ADDED_GROUPS else ''}{group}: {', '.join(sorted(options))}")

@@ -29,6 +29,7 @@ from regmean_lab.config.grids import (
     values_of,
 )
 from regmean_lab.config.locations import configuration_root
+from regmean_lab.config.published import PublishedError
 from regmean_lab.sweeps.launchers import LAUNCHER_GROUP, launcher_problems
 from regmean_lab.utils.names import did_you_mean, nearest
 
@@ -91,6 +92,8 @@ def override_problems(
             return problems
         try:
             base = compose_first_job([_first(override) for override in groups], config_name)
+        except PublishedError as error:
+            return error.problems
         except (HydraException, OmegaConfBaseException) as error:
             return [_first_line(error)]
         problems = _key_problems(base, values)
@@ -229,7 +232,7 @@ def _job_problems(grids: Sequence[Grid], root: str | None) -> list[str]:
     for overrides in _jobs(grids):
         try:
             check(composer.compose(overrides))
-        except ConfigurationError as error:
+        except (ConfigurationError, PublishedError) as error:
             problems.update(dict.fromkeys(error.problems))
         except (HydraException, OmegaConfBaseException) as error:
             problems[_first_line(error)] = None

@@ -9,6 +9,9 @@ from pathlib import Path
 SEARCH_PATH_VARIABLE = "REGMEAN_LAB_SEARCH_PATH"
 """Environment variable with the folders of a user's own YAML, one a line; jobs inherit it in whatever process."""
 
+PUBLISHED_SCHEME = "published"
+"""Of the place on Hydra's search path that serves published settings."""
+
 _PACKAGE = Path(__file__).resolve().parent.parent
 
 

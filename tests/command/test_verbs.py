@@ -127,7 +127,8 @@ def test_help_shows_the_groups_that_a_person_chooses_from(
     lines = page.partition("(choose with group=option):")[2].partition("Every key")[0].split("\n")
     groups = {line.partition(":")[0].strip(): line.partition(": ")[2].split(", ") for line in lines if ":" in line}
     chosen = {"suite", "model", "method", "training", "trainer", "logger", "paths", "fidelity", "experiment", "debug"}
-    assert set(groups) == {*chosen, "+multirun_sweeps"}
+    assert set(groups) == {*chosen, "+multirun_sweeps", "hydra/launcher"}
+    assert {"basic", "joblib", "submitit_local", "ray"} <= set(groups["hydra/launcher"])
     assert {"regmean", "fisher", "ensemble"} <= set(groups["method"])
     assert "demo" in groups["+multirun_sweeps"]
 
