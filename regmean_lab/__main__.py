@@ -71,7 +71,10 @@ def _run(verb: str | None, given: list[str]) -> None:
     planned = runs and root is None and wants_plan(overrides)
     if overrides or runs:  # a page of help alone has nothing that could be wrong
         corrections: dict[str, str] = {}
-        checked = override_problems(overrides, jobs_too=runs and not planned, root=root, corrections=corrections)
+        multirun = planned or not runs or any(argument in MULTIRUN_FLAGS for argument in arguments)
+        checked = override_problems(
+            overrides, jobs_too=runs and not planned, root=root, multirun=multirun, corrections=corrections
+        )
         if checked:
             refuse(checked, corrected_command(whole, corrections))
     if asks_for_help:

@@ -51,6 +51,7 @@ def override_problems(
     *,
     jobs_too: bool = True,
     root: str | None = None,
+    multirun: bool = True,
     corrections: dict[str, str] | None = None,
 ) -> list[str]:
     """What is wrong with the overrides of a command line: one message each.
@@ -63,6 +64,7 @@ def override_problems(
         arguments: overrides.
         jobs_too: try the jobs as well.
         root: the experiment with a root configuration of its own that they belong to, whose schema is registered.
+        multirun: whether the command line says ``-m``.
         corrections: filled with what to write instead of arguments that only want quotes or brackets, by argument;
             an empty text is what belongs to the one before.
     """
@@ -101,7 +103,7 @@ def override_problems(
         if problems:
             return problems
         try:
-            found = grids_of(arguments, config_name)
+            found = grids_of(arguments, config_name, multirun=multirun)
         except (HydraException, OmegaConfBaseException) as error:
             # What cannot be composed is left to Hydra where no jobs are tried.
             return [_first_line(error)] if jobs_too or isinstance(error, SweepError) else []

@@ -37,7 +37,7 @@ def config_loader() -> ConfigLoaderImpl:
     return loader
 
 
-def grids_of(arguments: Sequence[str], config_name: str = CONFIG_NAME) -> list[Grid]:
+def grids_of(arguments: Sequence[str], config_name: str = CONFIG_NAME, *, multirun: bool = True) -> list[Grid]:
     """The grids of a command line: what the arguments, the experiment and the sweep's own YAML vary.
 
     Hydra must be initialised with the folder ``conf``.
@@ -45,16 +45,25 @@ def grids_of(arguments: Sequence[str], config_name: str = CONFIG_NAME) -> list[G
     Args:
         arguments: overrides, as on a command line; those of Hydra itself (``hydra.…``) vary nothing.
         config_name: the root configuration.
+        multirun: whether the command line says ``-m``; without it, what varies anything has to say that it is a sweep.
 
     Raises:
         HydraException: for overrides that cannot be parsed or composed.
+        SweepError: for parameters that a single run would leave out.
     """
     parsed = OverridesParser.create(config_loader=config_loader()).parse_overrides(list(arguments))
     # What has several values is no choice that the whole sweep could be composed with.
     fixed = [str(override.input_line) for override in parsed if not override.is_sweep_override()]
-    sweeper = OmegaConf.select(compose(config_name, fixed, return_hydra_config=True), "hydra.sweeper")
+    hydra = compose(config_name, fixed, return_hydra_config=True).hydra
+    params, own = _plain(hydra.sweeper.get("params")) or {}, _plain(hydra.sweeper.get("grids")) or []
+    if (params or own) and not multirun and hydra.mode is None:
+        varied = ", ".join(dict.fromkeys(itertools.chain(params, *own)))
+        raise SweepError(
+            f"hydra.sweeper: it varies {varied}, but nothing says that this is a sweep; write hydra.mode: MULTIRUN "
+            "beside it, or give -m"
+        )
     given = [override for override in parsed if not override.key_or_group.startswith("hydra")]
-    return grids(_plain(sweeper.get("params")) or {}, _plain(sweeper.get("grids")) or [], given)
+    return grids(params, own, given)
 
 
 def grids(params: Mapping[str, Any], own: Iterable[Mapping[str, Any]], given: Sequence[Override]) -> list[Grid]:

@@ -7,11 +7,16 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from regmean_lab.config.grids import CONFIG_NAME, Composer, grids, grids_of, jobs_of, values_of
 from regmean_lab.config.locations import configuration_root
+
+CONF = configuration_root() / "conf"
+SWEEPS = [f"experiment={path.stem}" for path in sorted((CONF / "experiment").glob("*.yaml"))]
+SWEEPS += [f"+multirun_sweeps={path.stem}" for path in sorted((CONF / "multirun_sweeps").glob("*.yaml"))]
 
 
 @pytest.fixture(autouse=True)
@@ -109,6 +114,23 @@ def test_a_composed_job_is_what_hydra_composes(overrides: list[str]) -> None:
 def test_what_hydra_refuses_is_refused(override: str) -> None:
     with pytest.raises((HydraException, OmegaConfBaseException)):
         Composer().compose([override])
+
+
+@pytest.mark.parametrize("choice", SWEEPS)
+def test_what_varies_anything_says_that_it_is_a_sweep(choice: str) -> None:
+    hydra = compose(CONFIG_NAME, [choice], return_hydra_config=True).hydra
+    varies = bool(hydra.sweeper.params or hydra.sweeper.grids)
+    assert varies == (hydra.mode == RunMode.MULTIRUN) == (choice != "experiment=glue_partition")
+
+
+def test_parameters_without_a_sweep_are_refused() -> None:
+    varied = ["+hydra.sweeper.params.seed='1,2'", "hydra.sweeper.grids=[{method: simple}]"]
+    with pytest.raises(
+        HydraException, match=r"it varies seed, method, but nothing says .* hydra\.mode: MULTIRUN .* -m"
+    ):
+        grids_of(varied, multirun=False)
+    expected = [["seed=1", "method=simple"], ["seed=2", "method=simple"]]
+    assert jobs_of(grids_of(varied)) == jobs_of(grids_of([*varied, "hydra.mode=MULTIRUN"], multirun=False)) == expected
 
 
 @pytest.mark.parametrize("members", ["[tec]", "[]", "null"])

@@ -78,3 +78,21 @@ def test_a_folder_that_is_not_there_is_told(
     assert "--config-dir: there is no folder 'nowhere'" in told
     assert "hydra.searchpath: there is no folder 'elsewhere'" in told
     assert split_folders(["hydra.searchpath=[pkg://here]", "-m"]) == (["pkg://here"], ["-m"], [])
+
+
+def test_an_experiment_that_varies_something_has_to_say_that_it_is_a_sweep(
+    own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    varies = "# @package _global_\nexperiment: varies\nhydra:\n  sweeper:\n    params: {seed: '1,2'}\n"
+    (own / "experiment/varies.yaml").write_text(varies)
+    monkeypatch.setattr("regmean_lab.evaluation.checks.check_files", lambda settings: None)
+    runs: list[str] = []
+    monkeypatch.setattr("regmean_lab.__main__._hydra_command", lambda config: lambda: runs.append(config))
+    arguments = ["--config-dir", "own conf", "experiment=varies"]
+    assert run_main(monkeypatch, *arguments) == EXIT_CONFIGURATION
+    assert "hydra.sweeper: it varies seed, but nothing says that this is a sweep" in capsys.readouterr().err
+    assert runs == []
+    assert run_main(monkeypatch, "-m", *arguments) == 0
+    (own / "experiment/varies.yaml").write_text(varies.replace("hydra:\n", "hydra:\n  mode: MULTIRUN\n"))
+    assert run_main(monkeypatch, *arguments) == 0
+    assert runs == ["config", "config"]
