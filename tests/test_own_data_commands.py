@@ -57,12 +57,12 @@ def results(folder: Path) -> dict[str, dict[str, object]]:
 
 
 def test_the_page_has_the_commands_that_are_run_here() -> None:
-    assert len(COMMANDS) == 4
-    assert ["plan=true" in command for command in COMMANDS] == [True, False, False, False]
+    assert len(COMMANDS) == 5
+    assert ["plan=true" in command for command in COMMANDS] == [True, False, False, False, False]
 
 
 def test_a_plan_a_table_and_a_merged_folder(folder: Path) -> None:
-    plan, table, methods, merged = COMMANDS
+    plan, table, methods, merged, pairs = COMMANDS
     told = run(folder, plan)
     assert "3 to train" in told
     assert not list(folder.glob("zoo/*/training.json"))
@@ -73,6 +73,7 @@ def test_a_plan_a_table_and_a_merged_folder(folder: Path) -> None:
     run(folder, merged)
     assert len(list(folder.glob("zoo/*/training.json"))) == 3, "members were trained again"
     assert sorted(results(folder)) == ["individual 3", "regmean 2", "regmean 3", "simple 3"]
+    assert "6 results, 6 computed now" in run(folder, pairs)  # the experiment's name is another than above
 
     # The score of the merge on the corpus out of domain, counted by hand from the folder that was written.
     (written,) = folder.glob("outputs/**/merged")

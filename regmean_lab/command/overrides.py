@@ -93,7 +93,7 @@ def override_problems(
         if problems:
             return problems
         try:
-            base = compose_first_job([_first(override) for override in groups], config_name)
+            base = _with_all_keys([_first(override) for override in groups], config_name)
         except PublishedError as error:
             return error.problems
         except (HydraException, OmegaConfBaseException) as error:
@@ -291,6 +291,14 @@ def _jobs(grids: Sequence[Grid]) -> Iterator[list[str]]:
                     yield list(job)
         if not values:
             yield []
+
+
+def _with_all_keys(groups: Sequence[str], config_name: str) -> DictConfig:
+    """The configuration of some choices of groups, for its keys: those of a first job where there is one already."""
+    try:
+        return compose_first_job(groups, config_name)
+    except SweepError:  # what is swept over is said by the values, which come later
+        return compose(config_name, list(groups))
 
 
 def compose_first_job(arguments: Sequence[str], config_name: str = CONFIG_NAME) -> DictConfig:

@@ -24,9 +24,10 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("root_folder", root_folder, replace=True)
 
 
-def pairs(suite: str) -> str:
-    """``${pairs:SUITE}``: all unordered pairs of a suite's members, as values of a sweep."""
-    members = suite_types()[suite].reference_order
+def pairs(suite: str | DictConfig) -> str:
+    """``${pairs:${suite}}``, or ``${pairs:SUITE}``: all unordered pairs of a suite's members, as values of a sweep."""
+    name, settings = (suite, {}) if isinstance(suite, str) else (suite.name, suite)
+    members = suite_types()[name].members_by_default(settings)
     return ",".join(f"[{','.join(pair)}]" for pair in itertools.combinations(members, 2))
 
 

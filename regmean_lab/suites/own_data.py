@@ -26,6 +26,8 @@ from regmean_lab.suites.tables.table import SUFFIXES, Table, is_file_name, missi
 from regmean_lab.utils.names import abbreviated
 
 log = logging.getLogger(__name__)
+_told_of: set[str] = set()
+"""What was logged by this process: the jobs of a sweep read the same files."""
 
 
 @dataclass
@@ -384,7 +386,10 @@ class OwnDataSuite(CorpusSuite):
         return {split: given[split] for split in SPLITS}
 
     def _tell(self, read: Sequence[_Read], seen: Mapping[str, Sequence[str]]) -> None:
-        """Log what was read, and warn of what is probably not meant."""
+        """Log what was read, and warn of what is probably not meant; once for the same data."""
+        if (about := repr((self.settings, self._labels))) in _told_of:
+            return
+        _told_of.add(about)
         for one in read:
             columns = next(iter(one.columns.values()))
             splits = self._examples[one.corpus.name].splits
