@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
+import pkgutil
 from dataclasses import dataclass, field, fields, make_dataclass
+from pathlib import Path
 
 from omegaconf import MISSING
 
-from regmean_lab.statistics import KINDS
-from regmean_lab.statistics.kinds.fisher import FisherConfig
-from regmean_lab.statistics.kinds.gradient_gram import GradientGramConfig
-from regmean_lab.statistics.kinds.gram import GramConfig
+from regmean_lab.statistics.settings import FisherConfig, GradientGramConfig, GramConfig, KindConfig
 from regmean_lab.utils.checks import one_of
 
 SCHEDULES = ("polynomial", "linear", "constant")
@@ -20,6 +19,7 @@ ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
 STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true")
 STORAGES = ("full", "packed")
+KINDS_FOLDER = Path(__file__).resolve().parent.parent / "statistics" / "kinds"
 
 
 @dataclass
@@ -145,8 +145,10 @@ class StatisticsConfig:
     storage: str = "full"
 
     def problems(self) -> list[str]:
-        """What is wrong with the settings: one message each, beginning with the setting's name."""
-        found = [f"{kind}.{problem}" for kind in KINDS for problem in getattr(self, kind).problems()]
+        """What is wrong with the settings."""
+        own = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        kinds = {name: value for name, value in own.items() if isinstance(value, KindConfig)}
+        found = [f"{name}.{problem}" for name, settings in kinds.items() for problem in settings.problems()]
         if self.batch_tokens is not None and self.batch_tokens < 1:
             found.append(f"batch_tokens: expected at least 1 or null, got {self.batch_tokens}")
         one_of("storage", self.storage, STORAGES, found)
@@ -154,11 +156,17 @@ class StatisticsConfig:
 
 
 def _with_other_kinds(config: type[StatisticsConfig]) -> type[StatisticsConfig]:
-    """The class with the settings of all kinds of statistics that it does not name."""
-    others = [(kind.name, kind.settings, field(default_factory=kind.settings)) for kind in KINDS.values()]
+    """The class with the settings of the kinds that it does not name.
+
+    Those are in the kinds' own files, which import PyTorch: without such files nothing is imported.
+    """
     own = {entry.name for entry in fields(config)}
-    more = [entry for entry in others if entry[0] not in own]
-    return make_dataclass(config.__name__, more, bases=(config,)) if more else config
+    if {file.name for file in pkgutil.iter_modules([str(KINDS_FOLDER)])} <= {*own, "base"}:
+        return config
+    from regmean_lab.statistics import KINDS
+
+    others = [(kind.name, kind.settings, field(default_factory=kind.settings)) for kind in KINDS.values()]
+    return make_dataclass(config.__name__, [other for other in others if other[0] not in own], bases=(config,))
 
 
 StatisticsConfig = _with_other_kinds(StatisticsConfig)  # type: ignore[misc]

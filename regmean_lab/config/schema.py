@@ -30,7 +30,6 @@ from regmean_lab.config.groups import (
     label_source_problem,
 )
 from regmean_lab.config.method_settings import method_settings
-from regmean_lab.statistics import KINDS
 from regmean_lab.suites import Suite, suite_types
 from regmean_lab.utils.checks import one_of
 from regmean_lab.utils.errors import UserError
@@ -150,6 +149,7 @@ def settings_of(config: DictConfig) -> Settings:
         ConfigurationError: with everything that is wrong with the values. Files are not looked at here.
     """
     from regmean_lab.merging import MergeMethod  # imports torch, which the command's help does without
+    from regmean_lab.statistics import KINDS
 
     found: list[str] = []
     resolved = _resolve(config)

@@ -19,7 +19,7 @@ from regmean_lab.metrics.metrics import build_metrics, percentages, predictions
 from regmean_lab.models.pretrained import Checkpoint, quiet_transformers
 from regmean_lab.modules.optimization import Optimization
 from regmean_lab.statistics import Collection, FisherLabels, Likelihood, Mask, StatisticsError
-from regmean_lab.statistics.kinds import WrittenAnswers as WrittenAnswers
+from regmean_lab.statistics.settings import WrittenAnswers as WrittenAnswers
 from regmean_lab.suites.base import Task, TaskKind
 
 Batch = Mapping[str, Tensor]

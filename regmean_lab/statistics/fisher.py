@@ -18,8 +18,9 @@ from .batches import LABELS, Batch, Forward, count_examples, default_forward, de
 from .calls import Call, CallRecorder, gradients_at, known_modules, obstacles, shape_obstacles
 from .distributed import add_up_
 from .errors import StatisticsError, name_list
-from .likelihood import LabelSource, Likelihood, count_terms, output_factors
+from .likelihood import Likelihood, count_terms, output_factors
 from .per_example import Part, add_squares_
+from .settings import LabelSource
 
 FisherLabels: TypeAlias = Literal["expectation", "true", "pseudo", "batch_mean"]
 """Variants of the Fisher diagonal.

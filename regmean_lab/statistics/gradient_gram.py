@@ -21,9 +21,10 @@ from .batches import LABELS, Batch, Forward, count_examples, default_forward, de
 from .distributed import add_up_, gather
 from .errors import StatisticsError, name_list
 from .layers import is_conv1d, select_layers
-from .likelihood import LabelSource, Likelihood, output_factors
+from .likelihood import Likelihood, output_factors
 from .products import add_gram_, mirror_upper_
 from .rows import Mask, RowSelection
+from .settings import LabelSource
 
 WIDEST_OUTPUT = 8192
 """Layers with more outputs (the words of a vocabulary) are left out by default: their matrices would be too large."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from regmean_lab.utils.labels import IGNORED as IGNORED
 
 from .errors import StatisticsError
+from .settings import LabelSource
 
 Likelihood: TypeAlias = Literal["categorical", "bernoulli", "gaussian", "squared_error"]
 """The distribution of the labels.
@@ -29,9 +30,6 @@ Likelihood: TypeAlias = Literal["categorical", "bernoulli", "gaussian", "squared
 
 VARIANCES: dict[str, float] = {"gaussian": 1.0, "squared_error": 0.5}
 """Of likelihoods of real values, the variance."""
-
-LabelSource: TypeAlias = Literal["expectation", "true", "pseudo"]
-"""Where the labels come from: the model's own distribution, the data, or the model's most probable label."""
 
 
 def output_factors(logits: Tensor, labels: Tensor | None, kind: Likelihood, labels_from: LabelSource) -> Tensor:

@@ -162,7 +162,8 @@ def test_only_files_of_a_kind_and_the_public_face_name_it() -> None:
     }
     assert spelling == {
         "statistics/kinds/gradient_gram.py",  # what is known of it
-        "statistics/__init__.py",  # the library's face
+        "statistics/__init__.py",  # the text of the library's face
+        "statistics/library.py",  # the list of what it offers
         "config/groups.py",  # its settings
         "report/entries.py",  # which imports nothing of PyTorch; a test compares it with the methods
         "merging/base.py",  # as methods are given it

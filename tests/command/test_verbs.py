@@ -18,8 +18,7 @@ from regmean_lab.config.method_settings import METHODS_FOLDER, NotDeclaredError,
 from regmean_lab.config.schema import _named
 from regmean_lab.merging import method_types
 
-HEAVY = ("transformers", "pytorch_lightning", "wandb", "matplotlib", "datasets", "pandas")
-"""PyTorch is not among them: the settings of statistics lie in files that import it."""
+HEAVY = ("torch", "numpy", "scipy", "transformers", "pytorch_lightning", "wandb", "matplotlib", "datasets", "pandas")
 LIGHT = [
     [],
     ["--help"],

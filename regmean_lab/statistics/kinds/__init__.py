@@ -12,11 +12,9 @@ from .base import (
     KINDS,
     Collection,
     Kind,
-    KindConfig,
     LayerStatistics,
     ModelSize,
     TaskModel,
-    WrittenAnswers,
     register_kind,
 )
 
@@ -27,10 +25,8 @@ __all__ = [
     "KINDS",
     "Collection",
     "Kind",
-    "KindConfig",
     "LayerStatistics",
     "ModelSize",
     "TaskModel",
-    "WrittenAnswers",
     "register_kind",
 ]

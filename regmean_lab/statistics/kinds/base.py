@@ -15,20 +15,8 @@ from regmean_lab.statistics.batches import Batch
 from regmean_lab.statistics.forms import Form
 from regmean_lab.statistics.likelihood import Likelihood
 from regmean_lab.statistics.rows import Mask
+from regmean_lab.statistics.settings import KindConfig, WrittenAnswers
 from regmean_lab.statistics.store import Json, StatisticsFile, write_matrices, write_statistics
-
-
-@dataclass(frozen=True)
-class WrittenAnswers:
-    """How a model writes answers in the batches that count towards statistics of layers' inputs.
-
-    Attributes:
-        tokens: most tokens of an answer.
-        padding: whether what comes after an answer's end counts too, up to the end of the batch's longest answer.
-    """
-
-    tokens: int
-    padding: bool = False
 
 
 class Objective(Protocol):
@@ -83,61 +71,6 @@ class TaskModel(Protocol):
 
     def fisher_objective(self, labels_from: str) -> Objective:
         """What Fisher information is of."""
-
-
-@dataclass
-class KindConfig:
-    """How statistics of a kind are collected: what every kind has, the base of each kind's own settings.
-
-    Attributes:
-        examples: number of training examples of each member; None is all of them.
-        batches: the same counted in batches of ``training.batch_size``; overrides ``examples``.
-    """
-
-    examples: int | None = 16000
-    batches: int | None = None
-
-    def problems(self) -> list[str]:
-        """What is wrong with the settings: one message each, beginning with the setting's name."""
-        return [
-            f"{name}: expected at least 1 or null, got {value}"
-            for name, value in (("examples", self.examples), ("batches", self.batches))
-            if value is not None and value < 1
-        ]
-
-    def describe(self, description: dict[str, Any]) -> dict[str, Any]:
-        """What a file's name is a hash of, given all settings and what else determines the statistics."""
-        return description
-
-    @property
-    def drawn_order(self) -> bool:
-        """Whether batches are made in the order in which examples are drawn, rather than of like lengths."""
-        return False
-
-    @property
-    def groups_matter(self) -> bool:
-        """Whether the result depends on how examples are grouped into batches."""
-        return self.drawn_order
-
-    @property
-    def most_tokens(self) -> int | None:
-        """Draw no more examples when they have so many tokens; None sets no such limit."""
-        return None
-
-    @property
-    def passes(self) -> int:
-        """How often each example is counted."""
-        return 1
-
-    @property
-    def stops_early(self) -> bool:
-        """Whether collection stops by a rule: each batch then depends on those before it."""
-        return False
-
-    @property
-    def own_precision(self) -> str | None:
-        """The precision that the kind itself sets in its passes; None takes the trainer's."""
-        return None
 
 
 class ModelSize(Protocol):

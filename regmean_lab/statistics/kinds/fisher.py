@@ -1,60 +1,21 @@
-"""Diagonal Fisher information: settings, collection and files. What it is: :mod:`regmean_lab.statistics.fisher`."""
+"""Diagonal Fisher information: collection and files. What it is: :mod:`regmean_lab.statistics.fisher`."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from typing_extensions import override
 
 from regmean_lab.statistics.batches import LABELS, Batch, Forward, default_forward, evaluation_mode
 from regmean_lab.statistics.fisher import FisherAccumulator, FisherLabels, FisherStatistics
 from regmean_lab.statistics.forms import Form
-from regmean_lab.statistics.kinds.base import Collection, Kind, KindConfig, ModelSize, TaskModel, register_kind
-from regmean_lab.statistics.likelihood import LabelSource, Likelihood
+from regmean_lab.statistics.kinds.base import Collection, Kind, ModelSize, TaskModel, register_kind
+from regmean_lab.statistics.likelihood import Likelihood
+from regmean_lab.statistics.settings import FisherConfig
 from regmean_lab.statistics.store import Json, StatisticsFile, write_statistics
-from regmean_lab.utils.checks import one_of
-
-BATCH_LABEL_SOURCES = ("batch_mean", "batch_hard", "batch_loss")
-"""Sources of labels for Fisher information that squares gradients of batches, not of examples."""
-
-
-@dataclass
-class FisherConfig(KindConfig):
-    """How diagonal Fisher information is collected.
-
-    Attributes:
-        examples: number of training examples of each member; None is all of them.
-        batches: the same counted in batches of ``training.batch_size``; overrides ``examples``.
-        labels_from: ``expectation`` over the model's own labels (exact), the ``true`` labels, or ``pseudo`` labels (the
-            model's most likely ones): squares of the gradients of single examples. Or the square of the gradient of a
-            mean over ``training.batch_size`` examples: ``batch_mean`` of the log-likelihood of the true labels;
-            ``batch_hard``, as published for emotion and GLUE, of that of the largest of all outputs under a softmax
-            (of a regression: the squared error); ``batch_loss``, as published for NER, T5 and GPT-2, of the model's own
-            loss.
-    """
-
-    labels_from: str = "expectation"
-
-    @override
-    def problems(self) -> list[str]:
-        found = super().problems()
-        one_of("labels_from", self.labels_from, (*get_args(LabelSource), *BATCH_LABEL_SOURCES), found)
-        return found
-
-    @property
-    def drawn_order(self) -> bool:
-        """As published, for two of the variants that square gradients of batches."""
-        return self.labels_from in ("batch_hard", "batch_loss")
-
-    @property
-    def groups_matter(self) -> bool:
-        """For all variants that square gradients of batches."""
-        return self.labels_from in BATCH_LABEL_SOURCES
 
 
 class FisherFile(StatisticsFile):

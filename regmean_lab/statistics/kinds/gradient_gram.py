@@ -1,4 +1,4 @@
-"""Gram matrices of the gradients at layers' outputs: settings, collection and files.
+"""Gram matrices of the gradients at layers' outputs: collection and files.
 
 What they are: :mod:`regmean_lab.statistics.gradient_gram`.
 """
@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import nn
-from typing_extensions import override
 
 from regmean_lab.statistics.batches import (
     LABELS,
@@ -26,42 +24,12 @@ from regmean_lab.statistics.batches import (
 )
 from regmean_lab.statistics.forms import Form
 from regmean_lab.statistics.gradient_gram import GradientGramAccumulator, GradientGramStatistics
-from regmean_lab.statistics.kinds.base import Collection, Kind, KindConfig, ModelSize, TaskModel, register_kind
+from regmean_lab.statistics.kinds.base import Collection, Kind, ModelSize, TaskModel, register_kind
 from regmean_lab.statistics.kinds.gram import GramKind
-from regmean_lab.statistics.likelihood import LabelSource, Likelihood
+from regmean_lab.statistics.likelihood import Likelihood
 from regmean_lab.statistics.rows import Mask
+from regmean_lab.statistics.settings import GradientGramConfig, LabelSource
 from regmean_lab.statistics.store import Json, MatrixFile, write_matrices
-from regmean_lab.utils.checks import one_of
-
-
-@dataclass
-class GradientGramConfig(KindConfig):
-    """How Gram matrices of the gradients at layers' outputs are collected.
-
-    Attributes:
-        examples: number of training examples of each member; None is all of them.
-        batches: the same counted in batches of ``training.batch_size``; overrides ``examples``.
-        labels_from: ``expectation`` over the model's own labels (exact), the ``true`` labels, or ``pseudo`` labels (the
-            model's most likely ones).
-        count_padding: count padding tokens as rows; batches are then made as for Gram matrices of inputs.
-        extra_rows: count outputs that are no tokens of the batch (relative positions of DeBERTa); likewise.
-    """
-
-    examples: int | None = 1000
-    labels_from: str = "expectation"
-    count_padding: bool = False
-    extra_rows: bool = False
-
-    @override
-    def problems(self) -> list[str]:
-        found = super().problems()
-        one_of("labels_from", self.labels_from, get_args(LabelSource), found)
-        return found
-
-    @property
-    def drawn_order(self) -> bool:
-        """Where rows count whose number depends on which examples share a batch."""
-        return self.count_padding or self.extra_rows
 
 
 class GradientGramFile(MatrixFile):

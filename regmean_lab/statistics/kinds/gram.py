@@ -1,20 +1,18 @@
-"""Gram matrices of layers' inputs: settings, collection and files.
+"""Gram matrices of layers' inputs: collection and files.
 
 What they are: :mod:`regmean_lab.statistics.gram`.
 """
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
-from typing_extensions import override
 
 from regmean_lab.statistics.batches import (
     Batch,
@@ -29,107 +27,11 @@ from regmean_lab.statistics.convergence import ConvergenceRule
 from regmean_lab.statistics.errors import StatisticsError
 from regmean_lab.statistics.forms import Form
 from regmean_lab.statistics.gram import GramAccumulator, GramStatistics
-from regmean_lab.statistics.kinds.base import Collection, Kind, KindConfig, TaskModel, WrittenAnswers, register_kind
+from regmean_lab.statistics.kinds.base import Collection, Kind, TaskModel, register_kind
 from regmean_lab.statistics.layers import linear_layers
 from regmean_lab.statistics.rows import Mask
+from regmean_lab.statistics.settings import GramConfig
 from regmean_lab.statistics.store import Json, MatrixFile, write_matrices
-from regmean_lab.utils.checks import one_of
-
-PRECISIONS = ("float32", "tf32", "bf16")
-LIGHTNING_NAMES = {"float32": "32-true"}
-"""What names of files call a precision of the setting ``precision``, where Lightning has a name for the same."""
-
-
-@dataclass
-class GramConfig(KindConfig):
-    """How Gram matrices are collected.
-
-    Attributes:
-        examples: number of training examples of each member; None is all of them.
-        batches: the same counted in batches of ``training.batch_size``, as published systems state it; overrides
-            ``examples``.
-        count_padding: count padding tokens as rows. Batches are then made of ``training.batch_size`` examples in the
-            order in which these are drawn, and padded to their longest.
-        extra_rows: count inputs that are no tokens of the batch (relative positions of DeBERTa), once a batch; batches
-            are made as for ``count_padding``.
-        generation: for answers in words, count each question a second time, with what the model itself writes in place
-            of the right answer.
-        generated_tokens: most tokens that the model writes, for ``generation``.
-        generated_padding: for ``generation``, count also the rows after an answer's end, up to the end of the batch's
-            longest: while that is written, the others get padding. Batches are made as for ``count_padding``.
-        tokens: draw no more examples when they have so many tokens; None sets no such limit.
-        tolerance: stop when no matrix has changed by more than this share of its norm since there were half as many
-            examples; None uses all of them.
-        precision: ``bf16`` (forward pass and products in bfloat16, summed in float32), ``tf32`` (the same on GPUs with
-            TensorFloat-32), ``float32``, or None: the forward pass as ``trainer.precision`` says, products in float32.
-    """
-
-    count_padding: bool = False
-    extra_rows: bool = False
-    generation: bool = False
-    generated_tokens: int = 4
-    generated_padding: bool = False
-    tokens: int | None = None
-    tolerance: float | None = None
-    precision: str | None = None
-
-    @override
-    def problems(self) -> list[str]:
-        found = super().problems()
-        if self.tokens is not None and self.tokens < 1:
-            found.append(f"tokens: expected at least 1 or null, got {self.tokens}")
-        if self.tolerance is not None and not (math.isfinite(self.tolerance) and self.tolerance > 0):
-            found.append(f"tolerance: expected a positive number or null, got {self.tolerance}")
-        if self.generated_tokens < 1:
-            found.append(f"generated_tokens: expected at least 1, got {self.generated_tokens}")
-        if self.generated_padding and not self.generation:
-            found.append("generated_padding: is for gram.generation=true, which is not set")
-        if self.precision is not None:
-            one_of("precision", self.precision, PRECISIONS, found)
-        return found
-
-    def describe(self, description: dict[str, Any]) -> dict[str, Any]:
-        """Its own precision in place of the trainer's; without ``tokens`` and ``tolerance`` where they are not set."""
-        if self.precision is not None:
-            description["precision"] = LIGHTNING_NAMES.get(self.precision, self.precision)
-        # What is not asked for is left out, so that files keep the names that they had before there was the choice.
-        unset = [name for name in ("tokens", "tolerance") if getattr(self, name) is None]
-        return {name: value for name, value in description.items() if name not in unset}
-
-    @property
-    def drawn_order(self) -> bool:
-        """So where rows of padding count: how many there are depends on which examples share a batch.
-
-        Rows that a batch brings once, whatever its size, depend on the number of batches.
-        """
-        return self.count_padding or self.extra_rows or (self.generation and self.generated_padding)
-
-    @property
-    def most_tokens(self) -> int | None:
-        """The setting ``tokens``."""
-        return self.tokens
-
-    @property
-    def passes(self) -> int:
-        """Twice where answers are written."""
-        return 2 if self.generation else 1
-
-    @property
-    def stops_early(self) -> bool:
-        """With a tolerance."""
-        return self.tolerance is not None
-
-    @property
-    def own_precision(self) -> str | None:
-        """The setting ``precision``."""
-        return self.precision
-
-    @property
-    def written(self) -> WrittenAnswers | None:
-        """How a model writes answers whose layer inputs count; None if it need not."""
-        if not self.generation:
-            return None
-        return WrittenAnswers(self.generated_tokens, self.generated_padding or self.count_padding)
 
 
 class GramFile(MatrixFile):
