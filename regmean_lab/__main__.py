@@ -25,6 +25,7 @@ from regmean_lab.sweeps.launchers import register_launchers
 from regmean_lab.sweeps.summary import SWEEPS_FOLDER, summarise
 from regmean_lab.sweeps.task_function import job, root_job
 from regmean_lab.tracking.sweep_name import begin_sweep
+from regmean_lab.utils.quantities import counted
 
 EXIT_CONFIGURATION, EXIT_INTERRUPTED = 2, 130
 MULTIRUN_FLAGS = ("-m", "--multirun")
@@ -118,7 +119,7 @@ def refuse(problems: Sequence[str], corrected: str | None = None) -> NoReturn:
         problems: one message each.
         corrected: the command as it should be, to copy.
     """
-    print(f"{len(problems)} thing{'s' if len(problems) > 1 else ''} to correct:", file=sys.stderr)
+    print(f"{counted(len(problems), 'thing')} to correct:", file=sys.stderr)
     for problem in problems:
         print(f"  - {problem}", file=sys.stderr)
     if corrected is not None:

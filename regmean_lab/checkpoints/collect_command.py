@@ -14,7 +14,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from regmean_lab.callbacks.statistics import StatisticsRequest
 from regmean_lab.checkpoints.publishing.card import write_cards
-from regmean_lab.checkpoints.publishing.collect import STATISTICS_FOLDER, Publication, collect
+from regmean_lab.checkpoints.publishing.collect import Publication, collect
+from regmean_lab.checkpoints.publishing.columns import choose_columns, examples_of, public_names
 from regmean_lab.checkpoints.publishing.corpus import OneCorpus
 from regmean_lab.checkpoints.publishing.models import (
     TASKS,
@@ -25,6 +26,7 @@ from regmean_lab.checkpoints.publishing.models import (
     task_name,
     task_of,
 )
+from regmean_lab.checkpoints.publishing.tables import DELIMITED, is_file_name, missing_file, read_table
 from regmean_lab.config.checkpoint_commands import CollectConfig
 from regmean_lab.config.groups import (
     ModelConfig,
@@ -32,17 +34,16 @@ from regmean_lab.config.groups import (
 )
 from regmean_lab.config.schema import ConfigurationError
 from regmean_lab.merging.base import matches
+from regmean_lab.models.converted_weights import MODELS_FOLDER
 from regmean_lab.models.find import find_checkpoint
 from regmean_lab.models.folders import stored_tensors
-from regmean_lab.models.pretrained import MODELS_FOLDER, Checkpoint, ModelError
+from regmean_lab.models.pretrained import Checkpoint, ModelError
 from regmean_lab.modules import TaskModule
 from regmean_lab.statistics import FORMS, KINDS, StatisticsError, expert_layers, linear_layers
 from regmean_lab.suites.base import Task
 from regmean_lab.suites.data_module import CorpusDataModule
-from regmean_lab.suites.tables.columns import choose_columns, examples_of, public_names
-from regmean_lab.suites.tables.table import DELIMITED, is_file_name, missing_file, read_table
 from regmean_lab.training.trainers import test_trainer
-from regmean_lab.utils.files import file_sha256, write_json
+from regmean_lab.utils.files import STATISTICS_FOLDER, file_sha256, write_json
 
 RECORD_FILE = "collection.json"
 HEADERS = {"auto": None, True: True, False: False}

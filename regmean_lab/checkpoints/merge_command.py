@@ -20,8 +20,8 @@ from regmean_lab.checkpoints.writing import parse_size
 from regmean_lab.config.checkpoint_commands import MergeCheckpointsConfig
 from regmean_lab.config.schema import ConfigurationError, all_methods
 from regmean_lab.merging import MergeMethod
+from regmean_lab.models.converted_weights import MODELS_FOLDER
 from regmean_lab.models.headers import CheckpointError
-from regmean_lab.models.pretrained import MODELS_FOLDER
 from regmean_lab.results import MERGED_FOLDER
 from regmean_lab.training.processes import device_problems, first_device
 from regmean_lab.utils.checks import one_of

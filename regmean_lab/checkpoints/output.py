@@ -21,11 +21,10 @@ from regmean_lab.models.folders import check_tokenizer_files, read_json_file, st
 from regmean_lab.models.headers import CheckpointError
 from regmean_lab.models.merged_model import CARD_FRONT_MATTER
 from regmean_lab.tracking.environment import command_line, versions
-from regmean_lab.utils.files import file_sha256, new_folder, sha256, write_json
+from regmean_lab.utils.files import CARD_FILE, STATISTICS_FOLDER, file_sha256, new_folder, sha256, write_json
 from regmean_lab.utils.later_settings import without_later_settings
 
 RECORD_FILE = "merge.json"
-CARD_FILE = "README.md"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 TEMPLATES_FOLDER = "additional_chat_templates"
 SCHEMA = 1
@@ -264,4 +263,4 @@ Configuration and tokenizer are those of {record["configuration_and_tokenizer"]}
 
 def _label(path: Path) -> str:
     """A file's name, with its folder where that is one of a checkpoint's own."""
-    return f"{path.parent.name}/{path.name}" if path.parent.name in ("statistics", TEMPLATES_FOLDER) else path.name
+    return f"{path.parent.name}/{path.name}" if path.parent.name in (STATISTICS_FOLDER, TEMPLATES_FOLDER) else path.name

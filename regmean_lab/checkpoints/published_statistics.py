@@ -12,8 +12,7 @@ from regmean_lab.checkpoints.members import Member
 from regmean_lab.merging.base import Layout, MergeMethod
 from regmean_lab.models.headers import CheckpointError, read_header
 from regmean_lab.statistics import KINDS, Kind, LayerFile, StatisticsError, StatisticsFile
-
-FOLDER = "statistics"
+from regmean_lab.utils.files import STATISTICS_FOLDER
 
 
 @dataclass
@@ -54,7 +53,7 @@ def open_statistics(
         statistics = MemberStatistics({}, [])
         lacking = []
         for kind in method.statistics:
-            paths = _files((member.source.statistics_from or member.source.folder) / FOLDER, kind)
+            paths = _files((member.source.statistics_from or member.source.folder) / STATISTICS_FOLDER, kind)
             if len(paths) > 1:
                 found.append(
                     f"{paths[0].parent}: {len(paths)} files of {kind} statistics; keep one, as {kind}.safetensors"

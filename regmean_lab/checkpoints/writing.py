@@ -16,9 +16,8 @@ from torch import Tensor
 
 from regmean_lab.checkpoints.weights import DTYPE_NAMES
 from regmean_lab.merging.base import MergeError
-from regmean_lab.models.folders import INDEX_FILE, WEIGHTS_FILE
 from regmean_lab.models.headers import DTYPE_BYTES, LENGTH_BYTES
-from regmean_lab.utils.files import share, write_json
+from regmean_lab.utils.files import INDEX_FILE, WEIGHTS_FILE, share, write_json
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
 

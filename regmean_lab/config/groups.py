@@ -9,7 +9,7 @@ from pathlib import Path
 
 from omegaconf import MISSING
 
-from regmean_lab.statistics.settings import FisherConfig, GradientGramConfig, GramConfig, KindConfig
+from regmean_lab.statistics.settings import STORAGES, FisherConfig, GradientGramConfig, GramConfig, KindConfig
 from regmean_lab.utils.checks import one_of
 
 SCHEDULES = ("polynomial", "linear", "constant")
@@ -18,7 +18,6 @@ REWEIGHTINGS = ("none", "sqrt")
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
 STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true")
-STORAGES = ("full", "packed")
 KINDS_FOLDER = Path(__file__).resolve().parent.parent / "statistics" / "kinds"
 
 

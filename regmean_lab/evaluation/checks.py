@@ -7,8 +7,9 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from regmean_lab.config.schema import ConfigurationError, Settings, settings_of
+from regmean_lab.models.converted_weights import MODELS_FOLDER
 from regmean_lab.models.find import find_checkpoint
-from regmean_lab.models.pretrained import MODELS_FOLDER, Checkpoint, ModelError
+from regmean_lab.models.pretrained import Checkpoint, ModelError
 from regmean_lab.modules import module_type
 from regmean_lab.tracking.loggers import logger_problems
 from regmean_lab.training.processes import device_problems

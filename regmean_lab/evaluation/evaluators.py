@@ -19,7 +19,7 @@ from regmean_lab.merging import MergeMethod, layout_of
 from regmean_lab.metrics.ensemble import ensemble_predictions
 from regmean_lab.metrics.metrics import score_predictions, without_unknown
 from regmean_lab.models.base_weights import base_weights
-from regmean_lab.models.pretrained import MODELS_FOLDER
+from regmean_lab.models.converted_weights import MODELS_FOLDER
 from regmean_lab.modules import Predictions, TaskModule
 from regmean_lab.modules.multi_task import load_part
 from regmean_lab.results import mean

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from torch import Tensor
 from regmean_lab.merging.partial import covered, top_blocks
 from regmean_lab.utils.checks import one_of
 from regmean_lab.utils.errors import UserError
+from regmean_lab.utils.registry import Registry
 
 LABEL_HEADS = ("merged", "row_mean")
 
@@ -364,21 +365,11 @@ def fraction(setting: str, value: float, found: list[str], *, zero: bool = True,
         found.append(f"{setting}: expected a number {ends}, got {value}")
 
 
-MethodType = TypeVar("MethodType", bound=type[MergeMethod])
-_METHODS: dict[str, type[MergeMethod]] = {}
+_METHODS: Registry[MergeMethod] = Registry("merge method")
+register_method = _METHODS.register
+"""Class decorator: make a merge method known under a name."""
 
 
-def register_method(name: str) -> Callable[[MethodType], MethodType]:
-    """Class decorator: make a merge method known under ``name``."""
-
-    def register(method: MethodType) -> MethodType:
-        method.name = name
-        _METHODS[name] = method
-        return method
-
-    return register
-
-
-def method_types() -> dict[str, type[MergeMethod]]:
+def method_types() -> Mapping[str, type[MergeMethod]]:
     """All registered merge methods by name."""
-    return dict(_METHODS)
+    return _METHODS

@@ -11,9 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from regmean_lab.merging.base import MergeError
-
-SINGLE_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
+from regmean_lab.utils.files import INDEX_FILE, WEIGHTS_FILE
 
 
 class StoredWeights(Mapping[str, Tensor]):
@@ -102,11 +100,11 @@ def present_rows(weights: Mapping[str, Tensor], name: str) -> Tensor | None:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    if (folder / SINGLE_FILE).is_file():
-        return [folder / SINGLE_FILE]
+    if (folder / WEIGHTS_FILE).is_file():
+        return [folder / WEIGHTS_FILE]
     index = folder / INDEX_FILE
     if not index.is_file():
-        raise MergeError(f"{folder}: no {SINGLE_FILE} or {INDEX_FILE} there; expected a Hugging Face model folder")
+        raise MergeError(f"{folder}: no {WEIGHTS_FILE} or {INDEX_FILE} there; expected a Hugging Face model folder")
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (ValueError, TypeError, KeyError, AttributeError):

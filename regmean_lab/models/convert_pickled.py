@@ -18,8 +18,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from regmean_lab.models.converted_weights import PICKLED_INDEX, PICKLED_WEIGHTS
-from regmean_lab.models.folders import INDEX_FILE, escape_problem, read_json_file
+from regmean_lab.models.folders import escape_problem, read_json_file
 from regmean_lab.models.headers import CheckpointError, read_header
+from regmean_lab.utils.files import INDEX_FILE
 
 SHOWN = 5
 """So many names are listed in a message."""

@@ -21,7 +21,10 @@ from filelock import FileLock
 from regmean_lab.models.hub import SAFETENSORS_FILES, HubModel, cached_folder, conversion_on_hub
 from regmean_lab.utils.files import contents_sha256, new_folder, sha256, write_json
 
-DEFAULT_MODELS_FOLDER = Path("zoo") / ".models"
+MODELS_FOLDER = ".models"
+"""Folder of the zoo that keeps models which are no members: generated ones, and pretrained weights."""
+
+DEFAULT_MODELS_FOLDER = Path("zoo") / MODELS_FOLDER
 RECORD_FILE = "conversion.json"
 """Beside converted weights: what they were made from, with the SHA-256 of every file that was read and written."""
 
@@ -74,7 +77,7 @@ def prepare_command(model: str, models_folder: Path) -> str:
         models_folder: where converted models are kept: ``.models`` of a zoo.
     """
     command = ["python", "-m", "regmean_lab.prepare", f"model={model}"]
-    if models_folder != DEFAULT_MODELS_FOLDER and models_folder.name == DEFAULT_MODELS_FOLDER.name:
+    if models_folder != DEFAULT_MODELS_FOLDER and models_folder.name == MODELS_FOLDER:
         command.append(f"zoo_dir={models_folder.parent}")
     return shlex.join(command)
 

@@ -7,19 +7,18 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from regmean_lab.models.converted_weights import DEFAULT_MODELS_FOLDER, prepare_command
+from regmean_lab.models.converted_weights import DEFAULT_MODELS_FOLDER, PICKLED_INDEX, prepare_command
 from regmean_lab.models.headers import CheckpointError, StoredTensor, parse_json, read_header
+from regmean_lab.utils.files import INDEX_FILE, WEIGHTS_FILE
 
 CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
 GENERATION_CONFIG_FILE = "generation_config.json"
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
 MAX_JSON_BYTES = 50_000_000
 MAX_TOKENIZER_BYTES = 500_000_000
 
-PICKLED_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+PICKLED_FILES = ("pytorch_model.bin", PICKLED_INDEX)
 """A whole model's weights in transformers' older format."""
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack", ".npz")
@@ -86,7 +85,7 @@ def two_readings(folder: Path) -> str | None:
     """
     if not (folder / ADAPTER_CONFIG_FILE).is_file():
         return None
-    whole = [file for file in (WEIGHTS_FILE, INDEX_FILE, *PICKLED_WEIGHTS) if (folder / file).is_file()]
+    whole = [file for file in (WEIGHTS_FILE, INDEX_FILE, *PICKLED_FILES) if (folder / file).is_file()]
     if not whole:
         return None
     return (

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from regmean_lab.models.pretrained import quiet_transformers
 from regmean_lab.results import Result, unknown_text
-from regmean_lab.utils.files import new_folder
+from regmean_lab.utils.files import CARD_FILE, new_folder
 
 CARD_FRONT_MATTER = """\
 ---
@@ -29,7 +29,7 @@ def write_merged_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
         with quiet_transformers():
             model.save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
-        (temporary / "README.md").write_text(card, encoding="utf-8")
+        (temporary / CARD_FILE).write_text(card, encoding="utf-8")
 
 
 def model_card(result: Result, settings: Mapping[str, Any], checkpoint: str) -> str:

@@ -32,9 +32,6 @@ from regmean_lab.utils.names import abbreviated, unwrapped
 
 PACKAGE_PREFIX = "package:"
 PICO_PREFIX = "pico:"
-MODELS_FOLDER = ".models"
-"""Folder of the zoo that keeps models which are no members: generated ones, and pretrained weights."""
-
 TOKENIZER_FILES = ("tokenizer*.json", "vocab*", "merges*", "*.model")
 """Files that a tokenizer is made of, in all formats."""
 

@@ -10,9 +10,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import ClassVar
 
 from regmean_lab.suites.base import DataError
+from regmean_lab.utils.registry import Registry
 
 OPTIONS = ("from", "mirror", "seed")
 """Arguments that a preparer may take besides ``suite``, ``data_dir`` and ``force``, which all take."""
@@ -96,19 +97,9 @@ class Preparer(ABC):
         """
 
 
-PreparerType = TypeVar("PreparerType", bound=type[Preparer])
-_PREPARERS: dict[str, type[Preparer]] = {}
-
-
-def register_preparer(name: str) -> Callable[[PreparerType], PreparerType]:
-    """Class decorator: make a preparer known under ``name``."""
-
-    def register(preparer: PreparerType) -> PreparerType:
-        preparer.name = name
-        _PREPARERS[name] = preparer
-        return preparer
-
-    return register
+_PREPARERS: Registry[Preparer] = Registry("preparer")
+register_preparer = _PREPARERS.register
+"""Class decorator: make a preparer known under a name."""
 
 
 def preparers() -> dict[str, Preparer]:

@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None, program: str = COMMAND) -> int:
 
 def _prepare_model(model: str, call: Call) -> None:
     # These take seconds to import.
-    from regmean_lab.models.pretrained import MODELS_FOLDER
+    from regmean_lab.models.converted_weights import MODELS_FOLDER
     from regmean_lab.prepare.model import NOTICE, prepare_model
 
     print(NOTICE, flush=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from regmean_lab.prepare.base import PrepareError, Preparer, Request, register_preparer, run_all
-from regmean_lab.prepare.tagged import file_content, rename, sentences_of
+from regmean_lab.prepare.tagged import END, file_content, rename, sentences_of
 from regmean_lab.prepare.writing import wanted, write_notice, write_together
 from regmean_lab.suites.base import DataError
 from regmean_lab.suites.conll import OUTSIDE, TokenExample, read_columns
@@ -32,7 +32,6 @@ CHANGES = (
 
 _PLACE = re.compile(r"/(train|development|test)/data/english/annotations/([a-z]+)/")
 _ENTITY = re.compile(r"(?:\((?P<type>[A-Z_]+)\*?|\*)(?P<closes>\))?")
-_END = ("", "")
 
 _logger = logging.getLogger(__name__)
 
@@ -126,16 +125,16 @@ def read_gold(path: Path) -> list[TokenExample]:
         DataError: naming file and line of malformed lines, of brackets that do not match, or if there is no word.
     """
     # One row for every line, so that a row's place is its line number.
-    rows = parse_lines(path, _parse_line, blank=_END)
+    rows = parse_lines(path, _parse_line, blank=END)
     errors = []
     tagged = []
     current, opened = "", 0
-    for number, (word, entity) in enumerate([*rows, _END], start=1):
+    for number, (word, entity) in enumerate([*rows, END], start=1):
         if not word:
             if current:
                 errors.append(f"{path}:{opened}: the entity ({current} is not closed within its sentence")
             current = ""
-            tagged.append(_END)
+            tagged.append(END)
             continue
         match = _ENTITY.fullmatch(entity)
         assert match is not None  # _parse_line has seen to it
@@ -152,14 +151,12 @@ def read_gold(path: Path) -> list[TokenExample]:
             current = ""
     if errors:
         raise DataError("\n".join(errors[:SHOWN_ERRORS]))
-    return [
-        TokenExample(sentence.tokens, tuple(rename(sentence.tags, TYPES))) for sentence in sentences_of(tagged, _END)
-    ]
+    return [TokenExample(sentence.tokens, tuple(rename(sentence.tags, TYPES))) for sentence in sentences_of(tagged)]
 
 
 def _parse_line(line: str) -> tuple[str, str]:
     if line.startswith("#"):  # "#begin document" and "#end document"; a word is never first in its line
-        return _END
+        return END
     fields = line.split()
     if len(fields) < LEAST_COLUMNS:
         raise ValueError(f"expected at least {LEAST_COLUMNS} columns, found {len(fields)}")

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from regmean_lab.suites.conll import DOCUMENT_START, OUTSIDE, TokenExample
+from regmean_lab.suites.conll import BLANKS, DOCUMENT_START, OUTSIDE, TAG, TokenExample
 from regmean_lab.suites.reading import parse_lines
 
-_TAG = re.compile(r"(?P<prefix>[BI])-(?P<entity>.+)")
-_END = ("", "")
-_BLANKS = re.compile(r"[ \t]+")
+END = ("", "")
+"""Stands for the end of a sentence among rows of token and tag."""
 
 
 def read_columns_of(path: Path, columns: int, separator: str | None) -> list[TokenExample]:
@@ -30,26 +28,26 @@ def read_columns_of(path: Path, columns: int, separator: str | None) -> list[Tok
 
     def parse(line: str) -> tuple[str, str]:
         # Not str.split: it would also cut at a no-break space, which can be part of a token.
-        fields = _BLANKS.split(line.strip(" \t")) if separator is None else line.split(separator)
+        fields = BLANKS.split(line.strip(" \t")) if separator is None else line.split(separator)
         if fields[0] == DOCUMENT_START:
-            return _END
+            return END
         if len(fields) != columns:
             raise ValueError(f"expected {columns} columns (token first, tag last), found {len(fields)}")
         token, tag = fields[0].strip(" "), fields[-1].strip(" ")
         if not token:
             raise ValueError("the token is empty")
-        if tag != OUTSIDE and not _TAG.fullmatch(tag):
+        if tag != OUTSIDE and not TAG.fullmatch(tag):
             raise ValueError(f"the tag must be O, or B- or I- and an entity type, found {tag!r}")
         return token, tag
 
-    return sentences_of(parse_lines(path, parse, blank=_END), _END)
+    return sentences_of(parse_lines(path, parse, blank=END))
 
 
-def sentences_of(rows: Iterable[tuple[str, str]], end: tuple[str, str]) -> list[TokenExample]:
-    """Group rows of token and tag into sentences, at every row that is ``end``; empty ones are left out."""
+def sentences_of(rows: Iterable[tuple[str, str]]) -> list[TokenExample]:
+    """Group rows of token and tag into sentences, at every row that is `END`; empty ones are left out."""
     sentences: list[list[tuple[str, str]]] = [[]]
     for row in rows:
-        if row is not end:
+        if row is not END:
             sentences[-1].append(row)
         elif sentences[-1]:
             sentences.append([])
@@ -67,7 +65,7 @@ def to_bio(tags: Sequence[str]) -> list[str]:
     result = []
     before = ""
     for tag in tags:
-        match = _TAG.fullmatch(tag)
+        match = TAG.fullmatch(tag)
         entity = match["entity"] if match else ""
         result.append(f"B-{entity}" if entity and entity != before else tag)
         before = entity
@@ -78,7 +76,7 @@ def rename(tags: Iterable[str], types: Mapping[str, str]) -> list[str]:
     """Rename entity types, found in small letters in ``types``; words of other types become ``O``."""
     result = []
     for tag in tags:
-        match = _TAG.fullmatch(tag)
+        match = TAG.fullmatch(tag)
         entity = types.get(match["entity"].lower()) if match else None
         result.append(f"{match['prefix']}-{entity}" if match and entity else OUTSIDE)
     return result
@@ -102,6 +100,6 @@ def file_content(sentences: Iterable[TokenExample], domain: str) -> bytes:
     lines = []
     for sentence in sentences:
         for token, tag in zip(sentence.tokens, sentence.tags, strict=True):
-            lines.append(f"{_BLANKS.sub('_', token)} {tag} {domain}\n")
+            lines.append(f"{BLANKS.sub('_', token)} {tag} {domain}\n")
         lines.append("\n")
     return "".join(lines).encode()

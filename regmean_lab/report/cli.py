@@ -13,9 +13,10 @@ from pathlib import Path
 
 from regmean_lab.config.locations import configuration_root
 from regmean_lab.report.entries import Entry, entries_of
-from regmean_lab.report.grid import Section, count_text, natural_key, sections_of
+from regmean_lab.report.grid import Section, natural_key, sections_of
 from regmean_lab.report.read import Found, NoResultsError, Run, find_runs
 from regmean_lab.utils.names import did_you_mean
+from regmean_lab.utils.quantities import counted
 
 EXIT_WRONG = 2
 PROGRAM = "python -m regmean_lab.report"
@@ -74,8 +75,8 @@ def main(arguments: Sequence[str] | None = None, program: str = PROGRAM) -> int:
         return EXIT_WRONG
     for message in [*found.problems, *notices]:
         print(f"warning: {message}", file=sys.stderr)
-    counted = count_text(len(_runs_of(sections)), "result")
-    print(f"{counted} in {count_text(len(sections), 'section')}{left_out}", flush=True)
+    results = counted(len(_runs_of(sections)), "result")
+    print(f"{results} in {counted(len(sections), 'section')}{left_out}", flush=True)
     path = _write(chosen, found, sections, [*_summarised(found.problems), *notices], given)
     print(f"Report: {path}")
     return 0
@@ -162,13 +163,13 @@ def _sections(chosen: Arguments, runs: list[Run]) -> tuple[list[Section], list[s
     if other:
         paths = ", ".join(str(run.path) for run in other[:3]) + (", …" if len(other) > 3 else "")
         notices.append(
-            f"{count_text(len(other), 'result')} of the same experiment left out, whose settings no job of "
+            f"{counted(len(other), 'result')} of the same experiment left out, whose settings no job of "
             f"{chosen.table} has: {paths}"
         )
     sections = sections_of(entries, chosen.table)
     notices += [notice for section in sections for notice in section.notices]
     elsewhere = len(runs) - len(other) - sum(entry.run is not None for entry in entries)
-    left_out = f"; {count_text(elsewhere, 'result')} of other experiments left out" if elsewhere else ""
+    left_out = f"; {counted(elsewhere, 'result')} of other experiments left out" if elsewhere else ""
     return sections, notices, left_out
 
 

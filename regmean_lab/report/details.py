@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from regmean_lab.report.entries import command_of, flat_settings, setting_text
-from regmean_lab.report.grid import count_text
 from regmean_lab.report.read import Run
 from regmean_lab.report.tables import Cell, Heading, Table
 from regmean_lab.results import Result, unknown_text
+from regmean_lab.utils.quantities import byte_size, counted
 
 NOT_SETTINGS = ("seed", "members", "paths.", "logger.", "force", "save_merged")
 """Parts of a configuration that change no number, or that are shown elsewhere."""
@@ -96,11 +96,11 @@ def _common(settings: Sequence[Mapping[str, str]]) -> dict[str, str]:
 
 def _summary(cell: Cell) -> str:
     if cell.mean is None:
-        return f"{count_text(cell.expected, 'result')} missing."
+        return f"{counted(cell.expected, 'result')} missing."
     text = f"Mean {cell.mean:.2f}"
     if cell.deviation is not None:
-        text += f" ± {cell.deviation:.2f} over {count_text(cell.seeds, 'seed')}"
-    text += f", {count_text(cell.runs, 'result')}"
+        text += f" ± {cell.deviation:.2f} over {counted(cell.seeds, 'seed')}"
+    text += f", {counted(cell.runs, 'result')}"
     return f"{text} of {cell.expected}." if cell.absent else f"{text}."
 
 
@@ -114,4 +114,4 @@ def _unknown(result: Result) -> list[tuple[str, str]]:
 
 
 def _memory(size: Any) -> str:
-    return f"{size / 2**30:.2f} GiB" if isinstance(size, int | float) else "not recorded"
+    return byte_size(size) if isinstance(size, int | float) else "not recorded"

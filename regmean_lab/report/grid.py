@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from regmean_lab.report.entries import Entry
 from regmean_lab.report.read import Run
 from regmean_lab.report.rows import ordered_methods, short_name
+from regmean_lab.utils.quantities import counted
 
 LISTED = 3
 """How many results that newer ones replace are named one by one."""
@@ -152,13 +153,8 @@ def _column_labels(columns: Sequence[tuple[Mapping[str, str], int]]) -> list[lis
                 label.append(f"{_column_setting(key)}{settings.get(key, 'not recorded')}")
     if len({count for _, count in columns}) > 1:
         for label, (_, count) in zip(labels, columns, strict=True):
-            label.append(count_text(count, "member"))
+            label.append(counted(count, "member"))
     return labels
-
-
-def count_text(count: int, noun: str) -> str:
-    """``1 seed``, ``5 seeds``."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _comparable(key: str, settings: Mapping[str, str], other: Mapping[str, str]) -> bool:
@@ -210,7 +206,7 @@ def _without_repetitions(entries: Sequence[Entry]) -> tuple[list[Entry], list[st
             )
     if len(notices) > LISTED:
         more = len(notices) - LISTED
-        notices = [*notices[:LISTED], f"{count_text(more, 'more result')} left out for newer ones with other scores"]
+        notices = [*notices[:LISTED], f"{counted(more, 'more result')} left out for newer ones with other scores"]
     return list(kept.values()), notices
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from regmean_lab.report.grid import Column, Row, Section, count_text
+from regmean_lab.report.grid import Column, Row, Section
 from regmean_lab.report.tables import by_key, domains_of
+from regmean_lab.utils.quantities import counted
 
 MINIMUM_PAIRS = 5
 """Fewer paired scores are not tested: no outcome of a signed-rank test of 4 pairs has p below 0.125."""
@@ -152,7 +153,7 @@ def _compared(column: Column, domain: str, base: Row) -> list[Comparison]:
 
 
 def _too_few(pairs: int) -> str:
-    return f"not tested: {count_text(pairs, 'paired score')}, at least {MINIMUM_PAIRS} are needed"
+    return f"not tested: {counted(pairs, 'paired score')}, at least {MINIMUM_PAIRS} are needed"
 
 
 HEADINGS = ("column", "domain", "method", "n", "difference", "95 % interval", "p", "p (Holm)")

@@ -12,8 +12,9 @@ from typing import Literal, NamedTuple
 
 import pandas as pd
 
-from regmean_lab.report.grid import Column, Key, Row, Section, count_text
+from regmean_lab.report.grid import Column, Key, Row, Section
 from regmean_lab.report.read import Run
+from regmean_lab.utils.quantities import counted
 
 IN_DOMAIN, OUT_OF_DOMAIN = "in domain", "out of domain"
 BOTH = (IN_DOMAIN, OUT_OF_DOMAIN)
@@ -176,9 +177,9 @@ class Table:
         if any(cell.deviation is not None for cell in every):
             parts[0] += ", ± sample standard deviation over seeds"
         if (runs := self.common_runs) is not None:
-            over = f" ({count_text(seeds.pop(), 'seed')})" if len(seeds) == 1 else ""
+            over = f" ({counted(seeds.pop(), 'seed')})" if len(seeds) == 1 else ""
             which = "complete score" if incomplete else "score"
-            parts.append(f"Every {which} is of {count_text(runs, 'result')}{over}")
+            parts.append(f"Every {which} is of {counted(runs, 'result')}{over}")
         else:
             parts.append("Beside each score stands the number of results")
         if self.best:

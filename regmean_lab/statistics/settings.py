@@ -12,6 +12,9 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from regmean_lab.utils.checks import one_of
 
+STORAGES = ("full", "packed")
+"""Forms of files of matrices that hold all numbers."""
+
 LabelSource: TypeAlias = Literal["expectation", "true", "pseudo"]
 """Where the labels come from: the model's own distribution, the data, or the model's most probable label."""
 

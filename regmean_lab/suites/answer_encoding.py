@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from regmean_lab.suites.answers import AnswerExample, Wording
 from regmean_lab.suites.base import IGNORED
-from regmean_lab.suites.encoding import Collator, register_encoding
+from regmean_lab.suites.encoding import Collator, padded, register_encoding
 
 SENTINEL = "<extra_id_0>"
 """The token of T5's pretraining that stands for what is to be filled in."""
@@ -150,19 +150,15 @@ class AnswerCollator(Collator):
         options = [tokens for example in batch for tokens in example.answers.options]
         longest = max(len(tokens) for pair in written for tokens in pair)
         return {
-            "input_ids": _padded([example.tokens for example in batch], width, int(self.tokenizer.pad_token_id)),
-            "attention_mask": _padded([(1,) * example.length for example in batch], width, 0),
+            "input_ids": padded([example.tokens for example in batch], width, int(self.tokenizer.pad_token_id)),
+            "attention_mask": padded([(1,) * example.length for example in batch], width, 0),
             "answer_prefix": torch.tensor([example.answers.prefix for example in batch], dtype=torch.long),
-            "answers": _padded(options, max(map(len, options)), IGNORED).unflatten(0, (-1, 2)),
-            "target": _padded(
+            "answers": padded(options, max(map(len, options)), IGNORED).unflatten(0, (-1, 2)),
+            "target": padded(
                 [pair[example.label[0]] for pair, example in zip(written, batch, strict=True)], longest, IGNORED
             ),
             "labels": torch.tensor([example.label for example in batch], dtype=torch.long),
         }
-
-
-def _padded(rows: Sequence[Sequence[int]], width: int, fill: int) -> Tensor:
-    return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows], dtype=torch.long)
 
 
 def _continuation(answer: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -7,14 +7,15 @@ the rest of the project meets it only through the classes below.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal
 
 from regmean_lab.utils.errors import UserError
 from regmean_lab.utils.labels import IGNORED as IGNORED
 from regmean_lab.utils.names import nearest
+from regmean_lab.utils.registry import Registry
 
 TaskKind = Literal["multi_label", "single_label", "regression", "token_labels", "answers", "text"]
 """Form of a task: labels of a whole text (any number, one, a real value), labels of its words, generated answers to
@@ -95,11 +96,6 @@ class Suite(ABC):
         """Corpora whose models are merged unless others are named."""
         return self.reference_order
 
-    @classmethod
-    def members_by_default(cls, settings: Mapping[str, Any]) -> tuple[str, ...]:
-        """The :attr:`members` of a suite with these settings, which need not have been checked; nothing is read."""
-        return cls.reference_order
-
     @property
     def candidates(self) -> tuple[str, ...]:
         """All corpora that can be members: :attr:`members`, and after them those that must be named."""
@@ -178,21 +174,11 @@ class Suite(ABC):
         return (True,) * len(self.task(corpus).labels)
 
 
-SuiteType = TypeVar("SuiteType", bound=type[Suite])
-_SUITES: dict[str, type[Suite]] = {}
+_SUITES: Registry[Suite] = Registry("suite")
+register_suite = _SUITES.register
+"""Class decorator: make a suite known under a name."""
 
 
-def register_suite(name: str) -> Callable[[SuiteType], SuiteType]:
-    """Class decorator: make a suite known under ``name``."""
-
-    def register(suite: SuiteType) -> SuiteType:
-        suite.name = name
-        _SUITES[name] = suite
-        return suite
-
-    return register
-
-
-def suite_types() -> dict[str, type[Suite]]:
+def suite_types() -> Mapping[str, type[Suite]]:
     """All registered suites by name."""
-    return dict(_SUITES)
+    return _SUITES

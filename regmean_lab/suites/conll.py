@@ -35,10 +35,10 @@ OTHER_NAMES = {
 ONE_SENTENCE = 40
 """Words of a file's only sentence from which on blank lines are probably missing."""
 
-_TAG = re.compile(r"[BI]-.+")
+TAG = re.compile(r"(?P<prefix>[BI])-(?P<entity>.+)")
+BLANKS = re.compile(r"[ \t]+")
 _OTHER_SCHEME = re.compile(r"[SEUL]-.+")
 _COMMENT = ("#", "")
-_BLANKS = re.compile(r"[ \t]+")
 _SENTENCE_END = ("", "")
 
 
@@ -83,7 +83,7 @@ def read_columns(path: Path) -> list[TokenExample]:
     others: dict[str, int] = {}
 
     def parse(line: str) -> tuple[str, str]:
-        columns = _BLANKS.split(line.strip(" \t"))
+        columns = BLANKS.split(line.strip(" \t"))
         if columns[0] == DOCUMENT_START:
             return _SENTENCE_END
         if columns[0] == "#" and (len(columns) == 1 or not _is_tag(columns[1])):
@@ -183,7 +183,7 @@ def _known(tag: str, number: int, others: dict[str, int]) -> str:
 
 
 def _is_tag(text: str) -> bool:
-    return text == OUTSIDE or _TAG.fullmatch(text) is not None
+    return text == OUTSIDE or TAG.fullmatch(text) is not None
 
 
 def _check_tags(path: Path, examples: list[TokenExample], others: dict[str, int]) -> None:

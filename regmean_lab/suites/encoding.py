@@ -136,4 +136,9 @@ class Collator:
         return {**padded, "labels": torch.tensor([example.label for example in batch], dtype=self.label_type)}
 
 
+def padded(rows: Sequence[Sequence[int]], width: int, fill: int) -> Tensor:
+    """Rows of whole numbers as one int64 tensor [rows, width], with ``fill`` after the end of each."""
+    return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows], dtype=torch.long)
+
+
 register_encoding(("multi_label", "single_label", "regression"), encode, Collator)

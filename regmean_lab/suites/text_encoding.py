@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from regmean_lab.suites.base import IGNORED
-from regmean_lab.suites.encoding import Collator, register_encoding
+from regmean_lab.suites.encoding import Collator, padded, register_encoding
 
 
 @dataclass(frozen=True)
@@ -86,14 +85,10 @@ class TextCollator(Collator):
         written = [example.target for example in batch]
         longest = max(map(len, written)) if batch[0].has_encoder else width
         return {
-            "input_ids": _padded(read, width, int(self.tokenizer.pad_token_id)),
-            "attention_mask": _padded([(1,) * len(tokens) for tokens in read], width, 0),
-            "labels": _padded(written, longest, IGNORED),
+            "input_ids": padded(read, width, int(self.tokenizer.pad_token_id)),
+            "attention_mask": padded([(1,) * len(tokens) for tokens in read], width, 0),
+            "labels": padded(written, longest, IGNORED),
         }
-
-
-def _padded(rows: Sequence[Sequence[int]], width: int, fill: int) -> Tensor:
-    return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows], dtype=torch.long)
 
 
 register_encoding(("text",), encode_texts, TextCollator)

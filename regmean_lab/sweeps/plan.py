@@ -15,8 +15,9 @@ from regmean_lab.evaluation.checks import check_files
 from regmean_lab.evaluation.finished import finished_result
 from regmean_lab.merging import Layout, MergeMethod
 from regmean_lab.merging.layout import averaged_line
+from regmean_lab.models.converted_weights import MODELS_FOLDER
 from regmean_lab.models.find import find_checkpoint
-from regmean_lab.models.pretrained import MODELS_FOLDER, Checkpoint, ModelError
+from regmean_lab.models.pretrained import Checkpoint, ModelError
 from regmean_lab.results import combine_fingerprints
 from regmean_lab.suites import Suite
 from regmean_lab.suites.base import DataError

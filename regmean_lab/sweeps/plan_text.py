@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from regmean_lab.config.baselines import comparator_types
 from regmean_lab.sweeps.estimate import Cost, Estimate
 from regmean_lab.sweeps.plan import Plan
+from regmean_lab.utils.quantities import byte_size, counted, duration
 
 LISTED = 12
 """So many names of a kind are listed; of more, the number."""
@@ -46,33 +47,9 @@ def plan_text(plan: Plan, costs: Estimate | None) -> str:
         lines.append("  Times are estimates for one job after the other on this machine.")
     lines += [f"  note: {note}" for note in plan.notes]
     if plan.problems:
-        count = len(plan.problems)
-        lines.append(f"\nMissing or wrong, {count} thing{'s' if count > 1 else ''}:")
+        lines.append(f"\nMissing or wrong, {counted(len(plan.problems), 'thing')}:")
         lines += [f"  - {problem}" for problem in plan.problems]
     return "\n".join(lines)
-
-
-def duration(seconds: float) -> str:
-    """A duration in the two largest units that say something: ``3 h 20 min``, ``45 s``."""
-    if seconds < 60:
-        return f"{max(round(seconds), 1)} s"
-    minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    if minutes < 48 * 60:
-        hours, minutes = divmod(minutes, 60)
-        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
-    days, hours = divmod(round(minutes / 60), 24)
-    return f"{days} days {hours} h" if hours else f"{days} days"
-
-
-def disk(size: int) -> str:
-    """A number of bytes in a fitting unit: ``1.4 GB``."""
-    value, units = float(size), ["B", "kB", "MB", "GB", "TB"]
-    while value >= 1000 and len(units) > 1:
-        value /= 1000
-        units.pop(0)
-    return f"{value:.3g} {units[0]}"
 
 
 def _counts(counts: Mapping[str, int]) -> str:
@@ -84,7 +61,7 @@ def _cost(cost: Cost | None, separator: str = ": ") -> str:
     if cost is None:
         return ""
     time = "time unknown" if cost.seconds is None else f"about {duration(cost.seconds)}"
-    size = "disk unknown" if cost.bytes is None else (f"{disk(cost.bytes)} of disk" if cost.bytes else "")
+    size = "disk unknown" if cost.bytes is None else (f"{byte_size(cost.bytes)} of disk" if cost.bytes else "")
     return separator + ", ".join(part for part in (time, size) if part)
 
 

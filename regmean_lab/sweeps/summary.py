@@ -13,6 +13,7 @@ from rich.console import Console
 from regmean_lab.results import RESULT_FILE, Result, ResultError, read_result, unknown_text
 from regmean_lab.tracking.sweep_name import current_sweep
 from regmean_lab.utils.files import write_json
+from regmean_lab.utils.quantities import counted
 
 SWEEPS_FOLDER = "sweeps"
 TABLE_FILE, FIGURE_FILE = "table.md", "scores.png"
@@ -66,7 +67,7 @@ def summarise(folder: Path) -> None:
 
         score_figure(results, folder / FIGURE_FILE)
         computed = sum(record.computed for record in records)
-        print(f"{len(results)} result{'s' if len(results) > 1 else ''}, {computed} computed now.")
+        print(f"{counted(len(results), 'result')}, {computed} computed now.")
         if unknown := _unknown(results):
             print(f"Not predicted, as no member of a job was trained on them (F1 0): {unknown_text(unknown)}")
         print(f"Table and figure: {folder / TABLE_FILE}, {folder / FIGURE_FILE}")

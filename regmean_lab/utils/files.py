@@ -15,6 +15,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+CARD_FILE = "README.md"
+STATISTICS_FOLDER = "statistics"
+"""Names in a model's folder, as Hugging Face has them; statistics lie in a folder beside the weights."""
+
 
 def name_problem(key: str, name: str) -> str | None:
     """Why a name cannot be that of a folder of its own, inside the one where it is made; None if it can.

@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from regmean_lab.utils.names import nearest
+from regmean_lab.utils.quantities import byte_size, counted, duration
 from regmean_lab.zoo.entry import ZooEntry, ZooError
 from regmean_lab.zoo.store import Pruned, Zoo
 
@@ -130,15 +131,15 @@ def _list(zoo: Zoo, options: argparse.Namespace, console: Console) -> int:
             row["name"],
             *("–" if row[name] is None else str(row[name]) for name in described),
             "–" if score is None else f"{score:.2f} {row['key_score']}",
-            _size(row["size_bytes"]),
-            "–" if row["age_seconds"] is None else _age(row["age_seconds"]),
+            byte_size(row["size_bytes"]),
+            "–" if row["age_seconds"] is None else duration(row["age_seconds"]),
             " ".join(sorted({_kind(name) for name in row["statistics"]})),
         ]
         # As Text: names are no markup.
         table.add_row(*(Text(cell) for cell in cells), style="red" if row["problem"] else None)
     console.print(table)
     console.print(
-        Text(f"{_plural(len(rows), 'member')}, {_size(sum(row['size_bytes'] for row in rows))}, in {zoo.root}")
+        Text(f"{counted(len(rows), 'member')}, {byte_size(sum(row['size_bytes'] for row in rows))}, in {zoo.root}")
     )
     for row in rows:
         if row["problem"]:
@@ -162,11 +163,11 @@ def _verify(zoo: Zoo, options: argparse.Namespace, console: Console) -> int:
             console.print(Text(f"  {problem}"), soft_wrap=True)
     if broken:
         console.print(
-            f"{len(broken)} of {_plural(len(entries), 'member')} broken. "
+            f"{len(broken)} of {counted(len(entries), 'member')} broken. "
             "'python -m regmean_lab.zoo prune --broken' removes them; jobs train them again."
         )
         return 1
-    console.print(f"{_plural(len(entries), 'member')}: all is well.")
+    console.print(f"{counted(len(entries), 'member')}: all is well.")
     return 0
 
 
@@ -230,7 +231,7 @@ def _show(pruned: Pruned, verb: str, console: Console) -> None:
         for name in names:
             console.print(Text(f"{verb}: {what} {name}"))
     if pruned.locks:
-        console.print(f"{verb}: {_plural(len(pruned.locks), 'lock file')} that no job holds")
+        console.print(f"{verb}: {counted(len(pruned.locks), 'lock file')} that no job holds")
 
 
 def _say_empty(zoo: Zoo, console: Console) -> None:
@@ -284,23 +285,3 @@ def _order(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _kind(statistics_name: str) -> str:
     return statistics_name.rpartition("-")[0]
-
-
-def _plural(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _size(number: int) -> str:
-    size = float(number)
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"
-
-
-def _age(seconds: float) -> str:
-    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{max(seconds, 0):.0f} s"

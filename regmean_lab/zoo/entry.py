@@ -12,12 +12,11 @@ from stat import S_ISREG
 from typing import Any
 
 from regmean_lab.utils.errors import UserError
-from regmean_lab.utils.files import file_sha256
+from regmean_lab.utils.files import STATISTICS_FOLDER, WEIGHTS_FILE, file_sha256
 from regmean_lab.zoo.address import ADDRESS_LENGTH, member_address
 from regmean_lab.zoo.locks import hold
 
 TRAINING_FILE = "training.json"
-WEIGHTS_FILE = "model.safetensors"
 LOCKS_FOLDER = ".locks"
 
 ENTRY_NAME = re.compile(rf"(?P<prefix>[^.].*)-(?P<address>[0-9a-f]{{{ADDRESS_LENGTH}}})")
@@ -84,7 +83,7 @@ class ZooEntry:
     @property
     def statistics_dir(self) -> Path:
         """The folder of statistics; it exists only if some were collected."""
-        return self.path / "statistics"
+        return self.path / STATISTICS_FOLDER
 
     def statistics_path(self, kind: str, key: str) -> Path:
         """The file of statistics of one kind (such as ``gram``) for the settings that ``key`` is the hash of.

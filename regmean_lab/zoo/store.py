@@ -14,13 +14,12 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
-from regmean_lab.utils.files import file_sha256, share
+from regmean_lab.utils.files import WEIGHTS_FILE, file_sha256, share
 from regmean_lab.zoo.address import ADDRESS_LENGTH, JSON, member_address, plain
 from regmean_lab.zoo.entry import (
     ENTRY_NAME,
     LOCKS_FOLDER,
     TRAINING_FILE,
-    WEIGHTS_FILE,
     ZooEntry,
     ZooError,
 )

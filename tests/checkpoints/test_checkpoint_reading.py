@@ -20,9 +20,10 @@ from regmean_lab.config.groups import ModelConfig
 from regmean_lab.merging import MergeError
 from regmean_lab.merging.simple import Simple
 from regmean_lab.models.find import find_checkpoint
-from regmean_lab.models.folders import INDEX_FILE, check_weights, conversion_command, stored_tensors
+from regmean_lab.models.folders import check_weights, conversion_command, stored_tensors
 from regmean_lab.models.headers import CheckpointError
 from regmean_lab.models.pretrained import ModelError, load_model
+from regmean_lab.utils.files import INDEX_FILE
 
 
 def sharded(folder: Path) -> Path:

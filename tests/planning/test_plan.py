@@ -14,7 +14,8 @@ from regmean_lab.experiment import run
 from regmean_lab.sweeps import estimate as estimates
 from regmean_lab.sweeps.estimate import estimate, size_of
 from regmean_lab.sweeps.plan import Plan, make_plan
-from regmean_lab.sweeps.plan_text import disk, duration, plan_text
+from regmean_lab.sweeps.plan_text import plan_text
+from regmean_lab.utils.quantities import byte_size, duration
 
 MEMBERS = ("tec", "isear", "crowdflower")
 
@@ -247,6 +248,8 @@ class TestText:
     def test_durations(self, seconds: float, expected: str) -> None:
         assert duration(seconds) == expected
 
-    @pytest.mark.parametrize(("size", "expected"), [(7, "7 B"), (91_000_000, "91 MB"), (1_430_000_000, "1.43 GB")])
+    @pytest.mark.parametrize(
+        ("size", "expected"), [(7, "7 B"), (999_900, "1 MB"), (91_000_000, "91 MB"), (1_430_000_000, "1.43 GB")]
+    )
     def test_sizes(self, size: int, expected: str) -> None:
-        assert disk(size) == expected
+        assert byte_size(size) == expected

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from regmean_lab.statistics import KINDS, StatisticsFile
-from regmean_lab.utils.files import write_bytes
+from regmean_lab.utils.files import CARD_FILE, STATISTICS_FOLDER, write_bytes
 
 BEGIN = "<!-- regmean_lab statistics: begin -->"
 END = "<!-- regmean_lab statistics: end -->"
 HEADING = "## Statistics for merging"
-CARD_FILE = "README.md"
 
 FORMS = {
     "full": "whole",
@@ -130,8 +129,8 @@ def write_cards(folder: Path, name: str, *, both: bool = True) -> list[Path]:
     Raises:
         ValueError: for a card whose markers are broken; ``statistics/README.md`` is written all the same.
     """
-    text = section(describe(folder / "statistics"), name)
-    own = folder / "statistics" / CARD_FILE
+    text = section(describe(folder / STATISTICS_FOLDER), name)
+    own = folder / STATISTICS_FOLDER / CARD_FILE
     write_bytes(own, text.replace("## ", "# ", 1).encode())
     if not both:
         return [own]

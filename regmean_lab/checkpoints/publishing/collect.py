@@ -25,13 +25,13 @@ from regmean_lab.statistics import (
     collect_gram,
     linear_layers,
 )
+from regmean_lab.statistics.settings import STORAGES
 from regmean_lab.suites.data_module import CorpusDataModule
 from regmean_lab.tracking.environment import versions
+from regmean_lab.utils.files import STATISTICS_FOLDER
 
 log = logging.getLogger(__name__)
 
-STATISTICS_FOLDER = "statistics"
-LOSSLESS = ("full", "packed")
 PROBED = 2
 """Examples in the batch from which it is learned which layers get one row an example."""
 
@@ -102,7 +102,7 @@ def collect(
     if found is not None and (found.form, found.metadata.get("rank")) == (form, rank):
         log.info("found %s", path)
         return "found"
-    if found is not None and found.is_of_matrices and found.form in LOSSLESS:
+    if found is not None and found.is_of_matrices and found.form in STORAGES:
         statistics = kind.load(found)
         done = "written again"
     else:
