@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
+from regmean_lab.config.baselines import comparator_types
+from regmean_lab.config.method_settings import declared_statistics
 from regmean_lab.report.read import Run
 
 COLUMN_PARTS = ("suite", "model", "training", "trainer.precision", "head_init", "order")
@@ -13,22 +16,6 @@ COLUMN_PARTS = ("suite", "model", "training", "trainer.precision", "head_init", 
 
 ROW_PARTS = ("method", "statistics")
 """Settings that are compared: results that differ in them stand in different rows."""
-
-STATISTICS_OF = {
-    "individual": (),
-    "ensemble": (),
-    "multitask": (),
-    "simple": (),
-    **dict.fromkeys(("task_arithmetic", "ties", "dare", "della", "breadcrumbs", "model_stock"), ()),
-    **dict.fromkeys(("slerp", "karcher", "tsv", "iso_c", "iso_cts", "wudi"), ()),
-    "mats": ("statistics.gram", "statistics.gradient_gram", "statistics.seed"),
-    "optimal_transport": (),
-    "fisher": ("statistics.fisher", "statistics.seed"),
-    "regmean": ("statistics.gram", "statistics.seed"),
-}
-"""Which statistics settings change a method's result; for methods that are not listed, all may.
-
-Written out, as a report is to start without PyTorch, which the methods import; a test asks them."""
 
 NOT_DISTINGUISHING = (".checkpoint", ".revision", "method.name")
 
@@ -93,9 +80,22 @@ def flat_settings(configuration: Mapping[str, Any], text: Callable[[Any], str] =
     return dict(_flat(configuration, "", text))
 
 
+@cache
+def statistics_settings() -> dict[str, tuple[str, ...]]:
+    """Which settings of statistics may change a method's result; for methods that are not listed, all may.
+
+    From the methods' source: a report starts without PyTorch, which the methods import.
+    """
+    kinds = {**dict.fromkeys(comparator_types(), ()), **declared_statistics()}
+    return {
+        method: (*(f"statistics.{kind}" for kind in own), *(["statistics.seed"] if own else []))
+        for method, own in kinds.items()
+    }
+
+
 def row_settings(method: str, settings: Mapping[str, str]) -> dict[str, str]:
     """Those settings that make a method's results another row."""
-    statistics = STATISTICS_OF.get(method, ("statistics",))
+    statistics = statistics_settings().get(method, ("statistics",))
     return {key: value for key, value in settings.items() if _below(key, ("method", *statistics)) and _tells(key)}
 
 

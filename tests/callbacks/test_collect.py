@@ -165,7 +165,6 @@ def test_only_files_of_a_kind_and_the_public_face_name_it() -> None:
         "statistics/__init__.py",  # the text of the library's face
         "statistics/library.py",  # the list of what it offers
         "config/groups.py",  # its settings
-        "report/entries.py",  # which imports nothing of PyTorch; a test compares it with the methods
         "merging/base.py",  # as methods are given it
         "merging/mats.py",  # the method that needs it
     }
