@@ -1,4 +1,8 @@
-"""Writing weights as they are merged: one tensor in memory at a time, whatever the size of the files."""
+"""Writing weights as they are merged: one tensor in memory at a time, whatever the size of the files.
+
+huggingface_hub says which tensor goes to which file. It saves whole dictionaries only, as safetensors does: so
+the files are written here.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import torch
+from huggingface_hub import split_state_dict_into_shards_factory
 from torch import Tensor
 
 from regmean_lab.checkpoints.weights import DTYPE_NAMES
@@ -61,21 +66,18 @@ def plan_shards(tensors: Sequence[PlannedTensor], limit: int) -> list[Shard]:
 
     In each file, wide dtypes come first, so that every tensor is aligned.
     """
-    groups: list[list[PlannedTensor]] = [[]]
-    filled = 0
-    for tensor in tensors:
-        if groups[-1] and filled + tensor.size > limit:
-            groups.append([])
-            filled = 0
-        groups[-1].append(tensor)
-        filled += tensor.size
-    single = len(groups) == 1
+    if not tensors:  # of a head without parameters of its own
+        return [Shard(WEIGHTS_FILE, ())]
+    planned = {tensor.name: tensor for tensor in tensors}
+    split = split_state_dict_into_shards_factory(
+        planned,
+        get_storage_size=lambda tensor: tensor.size,
+        filename_pattern=WEIGHTS_FILE.replace(".", "{suffix}."),
+        max_shard_size=limit,
+    )
     return [
-        Shard(
-            WEIGHTS_FILE if single else f"model-{number:05}-of-{len(groups):05}.safetensors",
-            tuple(sorted(group, key=lambda tensor: -DTYPE_BYTES[DTYPE_NAMES[tensor.dtype]])),
-        )
-        for number, group in enumerate(groups, start=1)
+        Shard(file, tuple(sorted(map(planned.__getitem__, names), key=lambda tensor: -tensor.dtype.itemsize)))
+        for file, names in split.filename_to_tensors.items()
     ]
 
 

@@ -1,4 +1,8 @@
-"""Upstream files: from the web, a mirror, or a folder, each checked against the SHA-256 of its first download."""
+"""Upstream files: from the web, a mirror, or a folder, each checked against the SHA-256 of its first download.
+
+Not by pooch: it knows no checksum of a first download that is kept and compared from then on, which is what files need
+whose publishers state none, and no folder as a mirror.
+"""
 
 from __future__ import annotations
 

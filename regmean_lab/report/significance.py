@@ -125,7 +125,7 @@ def paired_test(differences: Sequence[float]) -> PairedTest:
 
 def holm(probabilities: Sequence[float]) -> list[float]:
     """Holm's step-down correction of several p values, in their order."""
-    import numpy as np  # four lines of it, rather than statsmodels, which nothing else here needs
+    import numpy as np  # four lines: SciPy has no correction of Holm, and nothing else here needs statsmodels
 
     values = np.asarray(probabilities, dtype=np.float64)
     order = values.argsort(kind="stable")

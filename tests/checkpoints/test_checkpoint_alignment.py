@@ -101,7 +101,7 @@ class TestWriting:
             PlannedTensor(name, torch.float32, (size,)) for name, size in zip("abcd", (10, 10, 30, 5), strict=True)
         ]
         shards = plan_shards(tensors, 80)
-        assert [[part.name for part in shard.tensors] for shard in shards] == [["a", "b"], ["c"], ["d"]]
+        assert [[part.name for part in shard.tensors] for shard in shards] == [["c"], ["a", "b"], ["d"]]
         assert shards[0].file == "model-00001-of-00003.safetensors"
 
     def test_an_interrupted_file_is_not_left(self, tmp_path: Path) -> None:
