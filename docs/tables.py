@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ STATISTICS = {"gram": "Gram matrices", "fisher": "Fisher information", "gradient
 NOWHERE = Path("/nowhere")
 
 
-def own(kinds: dict[str, type[Any]]) -> dict[str, type[Any]]:
+def own(kinds: Mapping[str, type[Any]]) -> dict[str, type[Any]]:
     """Those that this package brings, by name."""
     return {name: kind for name, kind in sorted(kinds.items()) if kind.__module__.startswith("regmean_lab.")}
 

@@ -15,7 +15,6 @@ from omegaconf.errors import OmegaConfBaseException
 from regmean_lab.callbacks.statistics import StatisticsRequest
 from regmean_lab.checkpoints.publishing.card import write_cards
 from regmean_lab.checkpoints.publishing.collect import Publication, collect
-from regmean_lab.checkpoints.publishing.columns import choose_columns, examples_of, public_names
 from regmean_lab.checkpoints.publishing.corpus import OneCorpus
 from regmean_lab.checkpoints.publishing.models import (
     TASKS,
@@ -26,7 +25,6 @@ from regmean_lab.checkpoints.publishing.models import (
     task_name,
     task_of,
 )
-from regmean_lab.checkpoints.publishing.tables import DELIMITED, is_file_name, missing_file, read_table
 from regmean_lab.config.checkpoint_commands import CollectConfig
 from regmean_lab.config.groups import (
     ModelConfig,
@@ -42,6 +40,8 @@ from regmean_lab.modules import TaskModule
 from regmean_lab.statistics import FORMS, KINDS, StatisticsError, expert_layers, linear_layers
 from regmean_lab.suites.base import Task
 from regmean_lab.suites.data_module import CorpusDataModule
+from regmean_lab.suites.tables.columns import choose_columns, examples_of, public_names
+from regmean_lab.suites.tables.table import DELIMITED, is_file_name, missing_file, read_table
 from regmean_lab.training.trainers import test_trainer
 from regmean_lab.utils.files import STATISTICS_FOLDER, file_sha256, write_json
 

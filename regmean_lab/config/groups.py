@@ -144,7 +144,7 @@ class StatisticsConfig:
     storage: str = "full"
 
     def problems(self) -> list[str]:
-        """What is wrong with the settings."""
+        """What is wrong with the settings: one message each, beginning with the setting's name."""
         own = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         kinds = {name: value for name, value in own.items() if isinstance(value, KindConfig)}
         found = [f"{name}.{problem}" for name, settings in kinds.items() for problem in settings.problems()]

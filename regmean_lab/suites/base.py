@@ -96,6 +96,11 @@ class Suite(ABC):
         """Corpora whose models are merged unless others are named."""
         return self.reference_order
 
+    @classmethod
+    def members_by_default(cls, settings: Mapping[str, Any]) -> tuple[str, ...]:
+        """The :attr:`members` of a suite with these settings, which need not have been checked; nothing is read."""
+        return cls.reference_order
+
     @property
     def candidates(self) -> tuple[str, ...]:
         """All corpora that can be members: :attr:`members`, and after them those that must be named."""
