@@ -19,7 +19,7 @@ from regmean_lab.suites.text_classification import TextClassificationSettings, T
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs" / "own_data.md").read_text(encoding="utf-8")
-COMMANDS = re.findall(r"^    python -m (regmean_lab .*)$", TEXT, re.M)
+COMMANDS = re.findall(r"^    python -m (regmean_lab .*films.csv.*)$", TEXT, re.M)
 SMALL = ("model=pico_bert", "training.epochs=3", "training.learning_rate=0.01", "trainer=cpu", "logger=none")
 
 

@@ -201,6 +201,8 @@ def settings_of(config: DictConfig) -> Settings:
             problems = {label_source_problem(labels_from, suite.task(member).kind): member for member in members}
             key = f"statistics.{kind}.labels_from"
             found += [f"{key}: {problem} ({member})" for problem, member in problems.items() if problem]
+    if method.name == "ensemble" and sound and suite.task(members[0]).kind == "text":
+        found.append(f"method: ensemble combines predictions of labels; models of suite {suite.name} write texts")
     label_head = getattr(method, "label_head", "merged")
     if label_head == "row_mean" and sound and all(suite.task(member).kind != "multi_label" for member in members):
         found.append(f"method.label_head: models of suite {suite.name} have no multi-label head; expected merged")

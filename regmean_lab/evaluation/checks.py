@@ -42,7 +42,7 @@ def check_files(settings: Settings) -> Checkpoint:
         found.append(str(error))
     else:
         tasks = {member: settings.suite.task(member) for member in settings.members}
-        found += module_type(tasks[settings.members[0]]).model_problems(checkpoint)
+        found += module_type(tasks[settings.members[0]]).model_problems(checkpoint, tasks[settings.members[0]])
         found += head_problems(checkpoint, tasks)
     if found or checkpoint is None:
         raise ConfigurationError(found)

@@ -182,8 +182,8 @@ class TaskModule(TrainableModule):
         """Distribution of the labels, which Fisher information is of."""
 
     @classmethod
-    def model_problems(cls, checkpoint: Checkpoint) -> list[str]:
-        """Why the module cannot do with a pretrained model: one message each, beginning with the setting's name."""
+    def model_problems(cls, checkpoint: Checkpoint, task: Task) -> list[str]:
+        """Why a pretrained model does not do for a task: one message each, beginning with the setting's name."""
         return []
 
     def gram_batches(self, batch: Batch, written: WrittenAnswers | None) -> Iterator[Batch]:

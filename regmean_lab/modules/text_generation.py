@@ -48,7 +48,7 @@ class TextGenerationModule(TaskModule):
         return load_model(generation_class(AutoConfig.from_pretrained(folder)), folder)
 
     @classmethod
-    def model_problems(cls, checkpoint: Checkpoint) -> list[str]:
+    def model_problems(cls, checkpoint: Checkpoint, task: Task) -> list[str]:
         """A message for a model that cannot write."""
         config = checkpoint.config()
         if generation_class(config) is None:

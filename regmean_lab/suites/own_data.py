@@ -306,13 +306,18 @@ class OwnDataSuite(CorpusSuite):
                 try:
                     table = self.read_file(corpus, part, name)
                     tables[part] = replace(table, rows=list(islice(table.rows, self.settings.rows)))
-                    columns[part] = self._columns(corpus, tables[part])
+                    columns[part] = self.columns(corpus, tables[part])
                 except DataError as error:
                     found += _told(corpus, name, error)
             read.append(_Read(corpus, tables, columns))
         return read
 
-    def _columns(self, corpus: OwnCorpus, table: Table) -> Columns:
+    def columns(self, corpus: OwnCorpus, table: Table) -> Columns:
+        """The columns of a table that are read.
+
+        Raises:
+            DataError: for a column that there is not, or that is not obvious.
+        """
         if corpus.group is not None and corpus.group not in table.columns:
             raise DataError(
                 f"group: there is no column {corpus.group!r}; {table.name} has the columns {', '.join(table.columns)}"
@@ -323,7 +328,7 @@ class OwnDataSuite(CorpusSuite):
             text=corpus.text,
             target=corpus.target,
             label=corpus.label,
-            has_encoder=True,
+            has_encoder=getattr(self.settings, "form", None) != "causal",
             needs_label=self.kind != "text",
         )
 
@@ -345,9 +350,7 @@ class OwnDataSuite(CorpusSuite):
             made: dict[str, list[Any]] = {}
             for part, table in one.tables.items():
                 try:
-                    made[part] = examples_of(
-                        self._with_labels(table, one.columns[part]), one.columns[part], self._task()
-                    )
+                    made[part] = examples_of(self.prepared(table, one.columns[part]), one.columns[part], self._task())
                 except DataError as error:
                     found += _told(one.corpus, table.name, error)
             if len(made) == len(one.tables):
@@ -361,7 +364,8 @@ class OwnDataSuite(CorpusSuite):
     def _task(self) -> Task:
         return Task(self.kind, self._labels, self.settings.key_score)
 
-    def _with_labels(self, table: Table, columns: Columns) -> Table:
+    def prepared(self, table: Table, columns: Columns) -> Table:
+        """A table as examples are made of it: with labels by their names."""
         name = columns.label
         if name is None:
             return table

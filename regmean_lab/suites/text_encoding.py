@@ -22,6 +22,11 @@ class TextExample:
 
 
 @dataclass(frozen=True)
+class PromptedText(TextExample):
+    """A text that a decoder reads, and the ``target`` that it writes after it, both in one sequence."""
+
+
+@dataclass(frozen=True)
 class EncodedText:
     """One tokenised example.
 
@@ -47,7 +52,7 @@ def encode_texts(
     """Tokenise texts, in order.
 
     Args:
-        examples: texts; of all of them, or of none, the target is given.
+        examples: texts; of all of them, or of none, the target is given, and all or none are :class:`PromptedText`.
         tokenizer: a Hugging Face tokenizer.
         max_length: texts, and targets, are cut to this many tokens; None cuts nothing.
 
@@ -56,6 +61,9 @@ def encode_texts(
     """
     if not examples:
         return []
+    if isinstance(examples[0], PromptedText):
+        encoded = [_prompted(example, tokenizer, max_length) for example in examples]
+        return [example for example in encoded if any(token != IGNORED for token in example.target)]
     cut: dict[str, Any] = {"truncation": max_length is not None, "max_length": max_length}
     read = tokenizer([example.text for example in examples], **cut)["input_ids"]
     targets = [example.target for example in examples if example.target is not None]
@@ -67,6 +75,23 @@ def encode_texts(
         following = [tuple(tokens[1:]) or (IGNORED,) * len(tokens) for tokens in read]
         encoded = [EncodedText(tuple(one[: len(two)]), two, False) for one, two in zip(read, following, strict=True)]
     return [example for example in encoded if example.tokens and example.target]
+
+
+def _prompted(example: TextExample, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> EncodedText:
+    """A prompt and the text after it as one sequence, in which only the text and the sequence's end are predicted.
+
+    Of what is too long the beginning of the prompt is left out.
+    """
+    end = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
+    prompt = list(tokenizer(example.text)["input_ids"])
+    if end and prompt[-1:] == end:
+        prompt = prompt[:-1]
+    target = [*tokenizer(example.target or "", add_special_tokens=False)["input_ids"], *end]
+    sequence, given = [*prompt, *target], len(prompt)
+    if max_length is not None and (over := max(0, len(sequence) - max_length)):
+        sequence, given = sequence[over:], max(0, given - over)
+    following = [IGNORED] * max(0, given - 1) + sequence[max(given, 1) :]
+    return EncodedText(tuple(sequence[: len(following)]), tuple(following), False)
 
 
 class TextCollator(Collator):

@@ -418,9 +418,9 @@ def test_members_are_saved_and_loaded(architecture: str, pico_cache: Path, tmp_p
 def test_models_that_only_read_are_refused(pico_cache: Path) -> None:
     assert module_type(TASK) is TextGenerationModule
     for architecture in ARCHITECTURES:
-        assert TextGenerationModule.model_problems(checkpoint(architecture, pico_cache)) == []
+        assert TextGenerationModule.model_problems(checkpoint(architecture, pico_cache), TASK) == []
     for architecture in ("bert", "roberta", "distilbert", "deberta_v2"):
-        (problem,) = TextGenerationModule.model_problems(checkpoint(architecture, pico_cache))
+        (problem,) = TextGenerationModule.model_problems(checkpoint(architecture, pico_cache), TASK)
         assert problem.startswith(f"model: pico_{architecture} (")
         assert "does not write" in problem
 
@@ -431,5 +431,7 @@ def test_encoder_decoder_without_a_first_token_is_refused(pico_cache: Path, tmp_
     model.config.decoder_start_token_id = None
     model.save_pretrained(tmp_path)
     source.tokenizer().save_pretrained(tmp_path)
-    (problem,) = TextGenerationModule.model_problems(find_checkpoint(ModelConfig("mine", str(tmp_path)), pico_cache))
+    (problem,) = TextGenerationModule.model_problems(
+        find_checkpoint(ModelConfig("mine", str(tmp_path)), pico_cache), TASK
+    )
     assert problem == "model: the config.json of mine lacks decoder_start_token_id, its decoder's first token"

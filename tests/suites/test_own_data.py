@@ -20,6 +20,8 @@ from regmean_lab.suites.base import DataError, Example
 from regmean_lab.suites.conll import TokenExample
 from regmean_lab.suites.own_data import OwnDataSuite
 from regmean_lab.suites.text_classification import TextClassificationSettings, TextClassificationSuite
+from regmean_lab.suites.text_encoding import PromptedText, TextExample
+from regmean_lab.suites.text_generation import TextGenerationSettings, TextGenerationSuite
 from regmean_lab.suites.text_regression import TextRegressionSettings, TextRegressionSuite
 from regmean_lab.suites.token_classification import TokenClassificationSettings, TokenClassificationSuite
 
@@ -377,3 +379,37 @@ def test_parts_of_speech(tmp_path: Path) -> None:
     suite = tokens({"x": broken(tmp_path, "x.txt", content)}, key_score="token_accuracy")
     assert suite.problems() == []
     assert suite.task("x").labels == ("DT", "NN")
+
+
+def generation(corpora: dict[str, Any], **settings: Any) -> TextGenerationSuite:
+    return TextGenerationSuite(Path(), TextGenerationSettings(corpora=corpora, **settings))
+
+
+def test_texts_to_be_written(tmp_path: Path) -> None:
+    rows = [{"article": f"long {n}", "summary": f"short {n}", "topic": "rain"} for n in range(30)]
+    data = write(tmp_path / "a.jsonl", rows)
+    suite = generation({"a": data}, template="{topic}: {article}")
+    assert suite.problems() == []
+    assert suite.task("a").labels == ("seq2seq",)
+    examples = [example for part in all_examples(suite, "a").values() for example in part]
+    assert Counter(examples) == Counter(TextExample(f"rain: long {n}", f"short {n}") for n in range(30))
+    causal = generation({"a": data}, form="causal", text="article", target="summary")
+    assert {type(example) for example in causal.examples("a", "train")} == {PromptedText}
+    alone = generation({"a": data}, form="causal", text="article")
+    assert {example.target for example in alone.examples("a", "train")} == {None}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"template": "{topc}: {text}"}, r"template: there is no column 'topc'; .*has the columns text, target"),
+        ({"template": "{text"}, "template: cannot be read"),
+        ({"template": "{}: {text}"}, "template: expected the name of a column in braces, found {}"),
+        ({"form": "decoder"}, "form: expected one of seq2seq, causal, got 'decoder'"),
+        ({"target": "summary"}, "target: there is no column 'summary'"),
+    ],
+)
+def test_what_is_wrong_with_texts_to_be_written(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+    rows = [{"text": f"long {n}", "target": f"short {n}"} for n in range(30)]
+    found = "\n".join(generation({"a": write(tmp_path / "a.jsonl", rows)}, **settings).problems())
+    assert re.search(message, found), found

@@ -22,11 +22,11 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from regmean_lab.checkpoints.labels import label_problems
-from regmean_lab.checkpoints.publishing.language_module import LanguageModule
 from regmean_lab.models.folders import stored_tensors
 from regmean_lab.models.headers import CheckpointError
 from regmean_lab.models.pretrained import Checkpoint, ModelError
 from regmean_lab.modules import TaskModule
+from regmean_lab.modules.language_modeling import LanguageModule
 from regmean_lab.modules.sequence_classification import PROBLEM_TYPES, SequenceClassificationModule
 from regmean_lab.modules.token_classification import TokenClassificationModule
 from regmean_lab.suites.base import Task, TaskKind

@@ -238,9 +238,11 @@ def _list(value: Any, name: str, what: str) -> list[Any] | None:
 
 
 def _written(row: Mapping[str, Any], columns: Columns, task: Task) -> Any:
-    from regmean_lab.suites.text_encoding import TextExample  # imports torch, which the command's help does without
+    # Imports torch, which the command's help does without.
+    from regmean_lab.suites.text_encoding import PromptedText, TextExample
 
-    return TextExample(_text(row, columns.text[0]), None if columns.target is None else _text(row, columns.target))
+    made = PromptedText if task.labels == ("causal",) and columns.target is not None else TextExample
+    return made(_text(row, columns.text[0]), None if columns.target is None else _text(row, columns.target))
 
 
 def _text(row: Mapping[str, Any], name: str) -> str:

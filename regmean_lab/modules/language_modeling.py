@@ -1,0 +1,94 @@
+"""Language models of any text: decoders, and encoder-decoders with a text to write."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from regmean_lab.models.pretrained import Checkpoint
+from regmean_lab.modules.base import Batch, FisherObjective, TaskModule, register_module
+from regmean_lab.modules.text_generation import TextGenerationModule
+from regmean_lab.statistics import Mask
+from regmean_lab.suites.base import IGNORED, Task
+from regmean_lab.suites.text_generation import FORMS
+
+
+@register_module("text")
+class LanguageModule(TextGenerationModule):
+    """Predicts each token of a text from those before it (and from what an encoder reads).
+
+    Batches are those of :class:`~regmean_lab.suites.text_encoding.TextCollator`; logits have the shape [batch, written,
+    vocabulary].
+    """
+
+    @classmethod
+    def model_problems(cls, checkpoint: Checkpoint, task: Task) -> list[str]:
+        """A message for a model that cannot write, or is not of the task's form."""
+        if found := super().model_problems(checkpoint, task):
+            return found
+        form = FORMS[0] if checkpoint.config().is_encoder_decoder else FORMS[1]
+        if task.labels not in ((), (form,)):
+            return [
+                f"model: {checkpoint.name} is {'an encoder-decoder' if form == FORMS[0] else 'a decoder'}; expected "
+                f"suite.form={form}"
+            ]
+        return []
+
+    def batch_loss(self, batch: Batch) -> Tensor:
+        """Mean cross-entropy of the tokens that are written, each given those before it."""
+        return TaskModule.batch_loss(self, batch)
+
+    def evaluate(self, batch: Batch) -> Tensor:
+        """What scores of texts are made of: shape [batch, 3], float32.
+
+        Of each text that is written the sum of its tokens' log-probabilities, the number of tokens that are the most
+        probable ones, and the number of tokens. If all are the most probable ones, and only then, greedy decoding
+        writes the text.
+        """
+        logits, labels = self(batch).float(), batch["labels"]
+        real = labels != IGNORED
+        chosen = logits.gather(2, labels.clamp(min=0).unsqueeze(2)).squeeze(2)
+        probabilities = (chosen - logits.logsumexp(2)) * real
+        right = (logits.argmax(2) == labels) & real
+        return torch.stack([probabilities.sum(1), right.sum(1).float(), real.sum(1).float()], 1)
+
+    def join(self, parts: Sequence[Tensor]) -> Tensor:
+        """Scores [examples, 3], or the tokens that are written [examples, tokens] with ``IGNORED`` after their end."""
+        if parts[0].is_floating_point():
+            return torch.cat(list(parts))
+        longest = max(part.shape[1] for part in parts)
+        return torch.cat([functional.pad(part, (0, longest - part.shape[1]), value=IGNORED) for part in parts])
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits of each token that is written: shape [batch, written, vocabulary]."""
+        if self._has_encoder:
+            return self._token_logits(self._question(batch), batch["labels"])
+        logits: Tensor = self.model(
+            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
+        ).logits
+        return logits
+
+    def gram_pass(self, batch: Batch) -> None:
+        """One teacher-forced pass."""
+        self(batch)
+
+    def gram_mask(self, batch: Batch) -> Mask:
+        """Real tokens: of what each part of the model reads."""
+        if self._has_encoder:
+            return super().gram_mask({**batch, "target": batch["labels"]})
+        return batch["attention_mask"]
+
+    def gradient_mask(self, batch: Batch) -> Mask:
+        """Real tokens, as in :meth:`gram_mask`."""
+        return super().gradient_mask(batch) if self._has_encoder else batch["attention_mask"]
+
+    def fisher_labels(self, batch: Batch) -> Tensor:
+        """The tokens that are written, shape [batch, written]."""
+        return batch["labels"]
+
+    def fisher_objective(self, labels_from: str) -> FisherObjective:
+        """See :class:`TaskModule`: the labels are all tokens that are written, in the loss as well."""
+        return TaskModule.fisher_objective(self, labels_from)
