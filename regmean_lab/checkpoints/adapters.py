@@ -16,7 +16,8 @@ import transformers
 from torch import Tensor
 
 from regmean_lab.checkpoints.adapter_tensors import ADVICE, FACTOR, PREFIX, Adapter, SortedTensors, listed
-from regmean_lab.checkpoints.architecture import Architecture, Like, untied_architecture
+from regmean_lab.checkpoints.architecture import Architecture, untied_architecture
+from regmean_lab.checkpoints.empty_models import Like
 from regmean_lab.checkpoints.weights import FileWeights
 from regmean_lab.merging.weights import StoredWeights
 from regmean_lab.models.folders import (

@@ -11,7 +11,7 @@ from typing import ClassVar
 from typing_extensions import override
 
 from regmean_lab.config.groups import REWEIGHTINGS
-from regmean_lab.utils.checks import one_of
+from regmean_lab.utils.checks import one_of, positive
 
 VOTES = ("soft", "majority")
 TIES = ("lowest", "first_member")
@@ -80,8 +80,8 @@ class Multitask(Comparator):
     @override
     def problems(self) -> list[str]:
         found: list[str] = []
-        if self.learning_rate is not None and not self.learning_rate > 0:
-            found.append(f"learning_rate: expected a positive number, got {self.learning_rate}")
+        if self.learning_rate is not None:
+            positive("learning_rate", self.learning_rate, found)
         if self.steps is not None and self.steps < 1:
             found.append(f"steps: expected at least 1 or null, got {self.steps}")
         if self.reweight is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import pkgutil
 from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 from omegaconf import MISSING
 
 from regmean_lab.statistics.settings import STORAGES, FisherConfig, GradientGramConfig, GramConfig, KindConfig
-from regmean_lab.utils.checks import one_of
+from regmean_lab.utils.checks import at_least_one, one_of, positive
 
 SCHEDULES = ("polynomial", "linear", "constant")
 SELECTIONS = ("best", "last")
@@ -62,14 +61,12 @@ class TrainingConfig:
         """What is wrong with the settings: one message each, beginning with the setting's name."""
         found: list[str] = []
         for name in ("epochs", "batch_size", "eval_batch_size", "max_length"):
-            if getattr(self, name) < 1:
-                found.append(f"{name}: expected at least 1, got {getattr(self, name)}")
+            at_least_one(name, getattr(self, name), found)
         for name in ("steps", "eval_steps"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 found.append(f"{name}: expected at least 1 or null, got {value}")
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            found.append(f"learning_rate: expected a positive number, got {self.learning_rate}")
+        positive("learning_rate", self.learning_rate, found)
         for name in ("weight_decay", "gradient_clip"):
             if not getattr(self, name) >= 0:
                 found.append(f"{name}: expected at least 0, got {getattr(self, name)}")

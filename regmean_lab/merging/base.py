@@ -18,7 +18,10 @@ import torch
 from torch import Tensor
 
 from regmean_lab.merging.partial import covered, top_blocks
+from regmean_lab.utils.checks import at_least_one as at_least_one
+from regmean_lab.utils.checks import fraction as fraction
 from regmean_lab.utils.checks import one_of
+from regmean_lab.utils.checks import positive as positive
 from regmean_lab.utils.errors import UserError
 from regmean_lab.utils.registry import Registry
 
@@ -344,25 +347,6 @@ class MergeMethod(ABC):
 def matches(name: str, patterns: Sequence[str]) -> bool:
     """Whether a parameter's or layer's name matches any of the patterns (``*``, ``?``; case-sensitive)."""
     return any(fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def positive(setting: str, value: float, found: list[str]) -> None:
-    """Append a message to ``found`` unless ``value`` is a positive, finite number."""
-    if not (math.isfinite(value) and value > 0):
-        found.append(f"{setting}: expected a positive number, got {value}")
-
-
-def at_least_one(setting: str, value: int, found: list[str]) -> None:
-    """Append a message to ``found`` unless ``value`` is at least 1."""
-    if value < 1:
-        found.append(f"{setting}: expected at least 1, got {value}")
-
-
-def fraction(setting: str, value: float, found: list[str], *, zero: bool = True, one: bool = True) -> None:
-    """Append a message to ``found`` unless ``value`` lies between 0 and 1; ``zero`` and ``one`` allow the ends."""
-    if not ((value >= 0 if zero else value > 0) and (value <= 1 if one else value < 1)):
-        ends = f"{'from' if zero else 'above'} 0 {'to' if one else 'to below'} 1"
-        found.append(f"{setting}: expected a number {ends}, got {value}")
 
 
 _METHODS: Registry[MergeMethod] = Registry("merge method")

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from regmean_lab.merging.base import Parameter, fraction, register_method
+from regmean_lab.merging.base import Parameter, register_method
 from regmean_lab.merging.task_vectors import ElementwiseMethod, weighted_sum
+from regmean_lab.utils.checks import fraction
 
 
 @register_method("breadcrumbs")

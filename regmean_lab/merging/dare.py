@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from typing_extensions import override
 
-from regmean_lab.merging.base import Parameter, fraction, register_method
+from regmean_lab.merging.base import Parameter, register_method
 from regmean_lab.merging.task_vectors import (
     ElementwiseMethod,
     combination_problems,
@@ -16,6 +16,7 @@ from regmean_lab.merging.task_vectors import (
     drop_and_rescale,
     uniform_numbers,
 )
+from regmean_lab.utils.checks import fraction
 
 
 @register_method("dare")

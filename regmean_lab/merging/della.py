@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from typing_extensions import override
 
-from regmean_lab.merging.base import LinearLayer, Parameter, fraction, register_method
+from regmean_lab.merging.base import LinearLayer, Parameter, register_method
 from regmean_lab.merging.task_vectors import (
     ElementwiseMethod,
     combination_problems,
@@ -17,6 +17,7 @@ from regmean_lab.merging.task_vectors import (
     oriented,
     uniform_numbers,
 )
+from regmean_lab.utils.checks import fraction
 
 
 @register_method("della")

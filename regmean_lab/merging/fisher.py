@@ -18,10 +18,9 @@ from regmean_lab.merging.base import (
     MergeMember,
     MergeMethod,
     Parameter,
-    positive,
     register_method,
 )
-from regmean_lab.utils.checks import one_of
+from regmean_lab.utils.checks import one_of, positive
 
 NORMALIZATIONS = ("none", "parameter", "model")
 EPSILON_PLACES = ("after", "before")

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from regmean_lab.merging.base import fraction, register_method
+from regmean_lab.merging.base import register_method
 from regmean_lab.merging.linear_algebra import nearest_orthonormal, singular_values
 from regmean_lab.merging.task_vectors import MatrixMethod, weighted_sum
+from regmean_lab.utils.checks import fraction
 
 
 @register_method("iso_cts")

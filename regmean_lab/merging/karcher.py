@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from regmean_lab.merging.base import LayerDiagnostics, MergeMethod, Parameter, positive, register_method
+from regmean_lab.merging.base import LayerDiagnostics, MergeMethod, Parameter, register_method
 from regmean_lab.merging.linear_algebra import inner_products
 from regmean_lab.merging.task_vectors import weighted_sum
+from regmean_lab.utils.checks import at_least_one, positive
 
 
 @register_method("karcher")
@@ -34,8 +35,7 @@ class Karcher(MergeMethod):
     @override
     def problems(self) -> list[str]:
         found = super().problems()
-        if self.iterations < 1:
-            found.append(f"iterations: expected at least 1, got {self.iterations}")
+        at_least_one("iterations", self.iterations, found)
         positive("tolerance", self.tolerance, found)
         return found
 

@@ -10,19 +10,10 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from regmean_lab.merging.base import (
-    LayerDiagnostics,
-    MergeError,
-    MergeMember,
-    MergeMethod,
-    Parameter,
-    fraction,
-    positive,
-    register_method,
-)
+from regmean_lab.merging.base import LayerDiagnostics, MergeError, MergeMember, MergeMethod, Parameter, register_method
 from regmean_lab.merging.linear_algebra import conjugate_gradient, scale_off_diagonal, solve_dtype
 from regmean_lab.merging.task_vectors import oriented
-from regmean_lab.utils.checks import one_of
+from regmean_lab.utils.checks import at_least_one, fraction, one_of, positive
 
 STARTS = ("mean", "base")
 
@@ -69,8 +60,7 @@ class Mats(MergeMethod):
     @override
     def problems(self) -> list[str]:
         found = super().problems()
-        if self.iterations < 1:
-            found.append(f"iterations: expected at least 1, got {self.iterations}")
+        at_least_one("iterations", self.iterations, found)
         positive("tolerance", self.tolerance, found)
         one_of("start", self.start, STARTS, found)
         fraction("off_diagonal", self.off_diagonal, found)

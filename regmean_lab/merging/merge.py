@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,9 +17,10 @@ from regmean_lab.merging.base import (
     MergeMethod,
     Parameter,
 )
-from regmean_lab.merging.member_tensors import MemberTensors, rows_of
+from regmean_lab.merging.member_tensors import MemberTensors
 from regmean_lab.merging.partial import covered
-from regmean_lab.merging.weights import StoredWeights, present_rows, tensor_rows, tensor_shape
+from regmean_lab.merging.row_groups import average_rows, groups_of_rows, has_averaged_rows, merge_groups
+from regmean_lab.merging.weights import StoredWeights, tensor_rows, tensor_shape
 from regmean_lab.statistics import all_finite
 
 BLOCK_ELEMENTS = 1 << 22
@@ -33,7 +34,7 @@ class MergedParameter:
     Attributes:
         name: the parameter's name.
         value: its merged value, in the dtype of the first member, on the device that merged.
-        diagnostics: of the system of equations that its layer was solved from, for methods that solve one.
+        diagnostics: how well its layer was posed, for methods that solve for it.
     """
 
     name: str
@@ -138,7 +139,7 @@ def _merge_experts(
     """Merge a parameter that holds the layers of several experts, one after the other.
 
     Returns:
-        The whole parameter, with the diagnostics of the worst-conditioned layer.
+        The whole parameter, with the diagnostics of the layer posed worst.
     """
     whole, solved = None, []
     for expert in range(layout.stacked[name].count):
@@ -217,13 +218,13 @@ def merge_parameter(
     parameter = Parameter(name, tensors, members, coefficients, layer, base=start)
     diagnostics, groups = None, None
     if expert is None:
-        groups = _groups_of_rows(name, members, layout, base, len(first) if first.dim() else 0, block)
+        groups = groups_of_rows(name, members, layout, base, len(first) if first.dim() else 0, block)
     if expert is None and has_averaged_rows(method, name, members, layout):
-        value = _average_rows(parameter, 0 if block is None else block.start)
+        value = average_rows(parameter, 0 if block is None else block.start)
     elif groups is None:
         value, diagnostics = method.merge(parameter)
     else:
-        value, diagnostics = _merge_groups(method, parameter, groups)
+        value, diagnostics = merge_groups(method, parameter, groups)
     if not all_finite(value):
         raise MergeError(f"{name}: the merged tensor has a NaN or infinity")
     return MergedParameter(name, value.to(dtype), diagnostics)
@@ -263,137 +264,3 @@ def _working(member: MergeMember, tensor: Tensor, name: str, device: torch.devic
     if not all_finite(tensor):
         raise MergeError(f"{name}: NaN or infinity in the weights of {member.name}")
     return tensor.to(device, torch.promote_types(tensor.dtype, torch.float32))
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """Rows of a parameter that the same members have.
-
-    Attributes:
-        members: indices of those members.
-        rows: indices of the rows.
-        based: whether the model that the members were trained from has them.
-        exact: whether the value of a single member is taken as it is.
-    """
-
-    members: tuple[int, ...]
-    rows: list[int]
-    based: bool = True
-    exact: bool = False
-
-
-def _groups_of_rows(
-    name: str,
-    members: Sequence[MergeMember],
-    layout: Layout,
-    base: Mapping[str, Tensor] | None,
-    count: int,
-    block: slice | None,
-) -> list[_Rows] | None:
-    """A parameter's rows, grouped by the members that they are merged over; None where those are all, for all rows."""
-    masks = [present_rows(member.weights, name) for member in members]
-    base_mask = None if base is None else present_rows(base, name)
-    if any(mask is not None for mask in [*masks, base_mask]):
-        chosen = block or slice(0, count)
-        whole = torch.ones(count, dtype=torch.bool)
-        listed = [(whole if mask is None else mask[chosen]).tolist() for mask in masks]
-        based = (whole if base_mask is None else base_mask[chosen]).tolist()
-        groups: dict[tuple[tuple[int, ...], bool], list[int]] = {}
-        for row, (has_base, *has) in enumerate(zip(based, *listed, strict=True)):
-            indices = tuple(number for number, one in enumerate(has) if one)
-            groups.setdefault((indices, has_base), []).append(row)
-        return [_Rows(indices, rows, has_base, exact=True) for (indices, has_base), rows in groups.items()]
-    if is_label_output(name, members, layout):
-        start = 0 if block is None else block.start
-        return [_Rows(indices, rows) for indices, rows in rows_by_members(members, count, start).items()]
-    return None
-
-
-def _merge_groups(
-    method: MergeMethod, parameter: Parameter, groups: Sequence[_Rows]
-) -> tuple[Tensor, LayerDiagnostics | None]:
-    """Merge each group of rows over its members.
-
-    Returns:
-        The merged tensor, and of the groups of rows that were solved the diagnostics of the worst-conditioned one.
-    """
-    merged = torch.empty_like(parameter.tensors[0])
-    solved = []
-    for group in groups:
-        index = torch.tensor(group.rows, device=merged.device)
-        if group.exact and len(group.members) <= 1:
-            merged[index] = parameter.tensors[group.members[0] if group.members else 0][index]
-            continue
-        total = sum(parameter.coefficients[i] for i in group.members)
-        part = replace(
-            parameter,
-            tensors=rows_of(parameter.tensors, group.members, index),
-            members=[parameter.members[i] for i in group.members],
-            # Members that share a label may all have the coefficient 0.
-            coefficients=[
-                parameter.coefficients[i] / total if total > 0 else 1 / len(group.members) for i in group.members
-            ],
-            rows=index,
-            base=None if parameter.base is None or not group.based else parameter.base[index],
-        )
-        merged[index], diagnostics = method.merge(part)
-        if diagnostics is not None:
-            solved.append(diagnostics)
-    return merged, max(solved, key=lambda row: (row.jitter, row.condition), default=None)
-
-
-def is_label_output(name: str, members: Sequence[MergeMember], layout: Layout) -> bool:
-    """Whether a parameter has a row for each label, and members differ in which labels their data annotates."""
-    return name in layout.label_outputs and any(member.annotated is not None for member in members)
-
-
-def has_averaged_rows(method: MergeMethod, name: str, members: Sequence[MergeMember], layout: Layout) -> bool:
-    """Whether a parameter is averaged row by row whatever the method (``label_head="row_mean"``)."""
-    return method.label_head == "row_mean" and is_label_output(name, members, layout)
-
-
-def rows_by_members(members: Sequence[MergeMember], count: int, start: int = 0) -> Mapping[tuple[int, ...], list[int]]:
-    """Rows of a label output by the members that annotate their labels (all members, where none does).
-
-    Args:
-        members: the members.
-        count: number of rows.
-        start: the label of the first of them.
-    """
-    everyone = tuple(range(len(members)))
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for row in range(count):
-        groups.setdefault(_annotating(members, start + row) or everyone, []).append(row)
-    return groups
-
-
-def _annotating(members: Sequence[MergeMember], label: int) -> tuple[int, ...]:
-    """Indices of the members whose data annotates a label."""
-    return tuple(i for i, member in enumerate(members) if member.annotated is None or member.annotated[label])
-
-
-def _average_rows(parameter: Parameter, start: int) -> Tensor:
-    """A label output without the method, without coefficients: see ``MergeMethod.label_head``.
-
-    Args:
-        parameter: the weight of the output layer, of which each row is averaged over the members that annotate its
-            label, or its bias, which is averaged over all members.
-        start: the label of the first row.
-    """
-    if parameter.layer is None:
-        return _plain_mean(parameter)
-    merged = torch.zeros_like(parameter.tensors[0])
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for row in range(len(merged)):
-        groups.setdefault(_annotating(parameter.members, start + row), []).append(row)
-    for indices, rows in groups.items():
-        if indices:
-            index = torch.tensor(rows, device=merged.device)
-            merged[index] = _plain_mean(replace(parameter, tensors=rows_of(parameter.tensors, indices, index)))
-    return merged
-
-
-def _plain_mean(parameter: Parameter) -> Tensor:
-    """The mean of a parameter's tensors, all with the same weight."""
-    count = len(parameter.tensors)
-    return replace(parameter, coefficients=[1 / count] * count).mean()

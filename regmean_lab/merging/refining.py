@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from regmean_lab.merging.base import LayerDiagnostics, Layout, LinearLayer, MergeError, MergeMember, MergeMethod
 from regmean_lab.merging.forward_pass import ForwardPass, stopping_at
-from regmean_lab.merging.merge import coefficients_of, has_averaged_rows
+from regmean_lab.merging.merge import coefficients_of
+from regmean_lab.merging.row_groups import has_averaged_rows
 from regmean_lab.statistics import Mask, RowSelection, all_finite
 from regmean_lab.statistics.batches import device_of, evaluation_mode
 

@@ -17,9 +17,7 @@ from regmean_lab.merging.base import (
     MergeMember,
     MergeMethod,
     Parameter,
-    fraction,
     matches,
-    positive,
     register_method,
 )
 from regmean_lab.merging.linear_algebra import (
@@ -31,7 +29,7 @@ from regmean_lab.merging.linear_algebra import (
 )
 from regmean_lab.merging.task_vectors import oriented
 from regmean_lab.statistics import all_finite
-from regmean_lab.utils.checks import one_of
+from regmean_lab.utils.checks import fraction, one_of, positive
 
 REGULARIZATIONS = ("off_diagonal", "shrinkage", "ridge")
 ANCHORS = ("mean", "base")

@@ -8,18 +8,12 @@ from typing import ClassVar
 from torch import Tensor
 from typing_extensions import override
 
-from regmean_lab.merging.base import (
-    LayerDiagnostics,
-    LinearLayer,
-    Parameter,
-    at_least_one,
-    matches,
-    register_method,
-)
+from regmean_lab.merging.base import LayerDiagnostics, LinearLayer, Parameter, matches, register_method
 from regmean_lab.merging.merge import merge_parameter
 from regmean_lab.merging.refining import RefinedLayer, RefiningMethod
 from regmean_lab.merging.regmean import RegMean
 from regmean_lab.statistics import add_gram_, mirror_upper_
+from regmean_lab.utils.checks import at_least_one
 
 
 @register_method("regmean_plusplus")

@@ -10,21 +10,14 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from regmean_lab.merging.base import (
-    LayerDiagnostics,
-    LinearLayer,
-    MergeError,
-    at_least_one,
-    matches,
-    positive,
-    register_method,
-)
+from regmean_lab.merging.base import LayerDiagnostics, LinearLayer, MergeError, matches, register_method
 from regmean_lab.merging.linear_algebra import off_diagonal_share, solve_device, solve_positive
-from regmean_lab.merging.merge import rows_by_members
 from regmean_lab.merging.refining import RefinedLayer, RefiningMethod
 from regmean_lab.merging.regmean import RegMean
+from regmean_lab.merging.row_groups import rows_by_members
 from regmean_lab.merging.task_vectors import oriented
 from regmean_lab.statistics import add_gram_, mirror_upper_
+from regmean_lab.utils.checks import at_least_one, positive
 
 
 @register_method("regmean_sequential")

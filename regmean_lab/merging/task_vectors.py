@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from regmean_lab.merging.base import LayerDiagnostics, LinearLayer, MergeError, MergeMethod, Parameter, positive
+from regmean_lab.merging.base import LayerDiagnostics, LinearLayer, MergeError, MergeMethod, Parameter
 from regmean_lab.merging.weights import tensor_shape
-from regmean_lab.utils.checks import one_of
+from regmean_lab.utils.checks import one_of, positive
 from regmean_lab.utils.files import sha256
 
 COMBINATIONS = ("linear", "ties")

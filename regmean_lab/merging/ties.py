@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from regmean_lab.merging.base import Layout, MergeMember, Parameter, fraction, register_method
+from regmean_lab.merging.base import Layout, MergeMember, Parameter, register_method
 from regmean_lab.merging.merge import base_tensor
 from regmean_lab.merging.task_vectors import ElementwiseMethod, elect_and_average, keep_above, magnitude_threshold
-from regmean_lab.utils.checks import one_of
+from regmean_lab.utils.checks import fraction, one_of
 
 SCOPES = ("model", "parameter")
 

@@ -10,9 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
-from typing_extensions import override
-
-from regmean_lab.utils.checks import one_of
+from regmean_lab.utils.checks import at_least_one, one_of
 
 STORAGES = ("full", "packed")
 """Forms of files of matrices that hold all numbers."""
@@ -129,15 +127,14 @@ class GramConfig(KindConfig):
     tolerance: float | None = None
     precision: str | None = None
 
-    @override
     def problems(self) -> list[str]:
+        """What is wrong with the settings."""
         found = super().problems()
         if self.tokens is not None and self.tokens < 1:
             found.append(f"tokens: expected at least 1 or null, got {self.tokens}")
         if self.tolerance is not None and not (math.isfinite(self.tolerance) and self.tolerance > 0):
             found.append(f"tolerance: expected a positive number or null, got {self.tolerance}")
-        if self.generated_tokens < 1:
-            found.append(f"generated_tokens: expected at least 1, got {self.generated_tokens}")
+        at_least_one("generated_tokens", self.generated_tokens, found)
         if self.generated_padding and not self.generation:
             found.append("generated_padding: is for gram.generation=true, which is not set")
         if self.precision is not None:
@@ -205,8 +202,8 @@ class FisherConfig(KindConfig):
 
     labels_from: str = "expectation"
 
-    @override
     def problems(self) -> list[str]:
+        """What is wrong with the settings."""
         found = super().problems()
         one_of("labels_from", self.labels_from, (*get_args(LabelSource), *BATCH_LABEL_SOURCES), found)
         return found
@@ -240,8 +237,8 @@ class GradientGramConfig(KindConfig):
     count_padding: bool = False
     extra_rows: bool = False
 
-    @override
     def problems(self) -> list[str]:
+        """What is wrong with the settings."""
         found = super().problems()
         one_of("labels_from", self.labels_from, get_args(LabelSource), found)
         return found
