@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from regmean_lab.merging.base import register_method
-from regmean_lab.merging.linear_algebra import singular_values
+from regmean_lab.merging.singular_values import singular_values
 from regmean_lab.merging.task_vectors import MatrixMethod, weighted_sum
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from regmean_lab.merging.base import register_method
-from regmean_lab.merging.linear_algebra import nearest_orthonormal, singular_values
+from regmean_lab.merging.singular_values import nearest_orthonormal, singular_values
 from regmean_lab.merging.task_vectors import MatrixMethod, weighted_sum
 from regmean_lab.utils.checks import fraction
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from regmean_lab.merging.base import register_method
-from regmean_lab.merging.linear_algebra import nearest_orthonormal, singular_values
+from regmean_lab.merging.singular_values import nearest_orthonormal, singular_values
 from regmean_lab.merging.task_vectors import MatrixMethod
 
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from regmean_lab.merging import MergeError, MergeMethod
 from regmean_lab.merging.iso_c import IsotropicCommon
 from regmean_lab.merging.iso_cts import IsotropicCommonAndSpecific
-from regmean_lab.merging.linear_algebra import nearest_orthonormal, singular_values
 from regmean_lab.merging.simple import Simple
+from regmean_lab.merging.singular_values import nearest_orthonormal, singular_values
 from regmean_lab.merging.tsv import TaskSingularVectors
 from regmean_lab.merging.wudi import Wudi
 
