@@ -19,7 +19,8 @@ def __getattr__(name: str) -> Any:
     """Import the library when something of it is asked for: the command's help needs the settings, not PyTorch."""
     if name.startswith("__") and name != "__all__":
         raise AttributeError(name)
-    return getattr(importlib.import_module(f"{__name__}.library"), name)
+    library = importlib.import_module(f"{__name__}.library")
+    return globals()[name] if name in globals() else getattr(library, name)  # a file of this folder, or what they offer
 
 
 def __dir__() -> list[str]:
