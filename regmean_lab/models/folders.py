@@ -116,7 +116,7 @@ def check_weights(folder: Path) -> None:
 
 
 def _indexed(folder: Path, index: Path) -> dict[str, StoredTensor]:
-    # Checked here: huggingface_hub reads an index that names files outside of its folder, or tensors that are nowhere.
+    # Not by huggingface_hub, which checks an index only while it loads weights into a model; here are headers alone.
     names = read_json_file(index).get("weight_map")
     if not isinstance(names, Mapping) or not names:
         raise CheckpointError([f"{index}: expected 'weight_map', which gives each tensor's file"])

@@ -1,7 +1,7 @@
 """Tables whose columns are separated by a character: which one it is, whether there are names, and the rows.
 
-Only data sets of the hub are read by the library ``datasets``. It reads such files by pandas, which takes texts such as
-"NA" and "007" for missing values and numbers and any first row for names, and rows come without the lines of the file.
+Only data sets of the hub are read by the library ``datasets``. It reads such files by pandas, which unless it is told
+otherwise takes "NA" and "007" for a missing value and a number, and rows come without the lines of the file.
 """
 
 from __future__ import annotations
