@@ -34,7 +34,7 @@ class MergedParameter:
     Attributes:
         name: the parameter's name.
         value: its merged value, in the dtype of the first member, on the device that merged.
-        diagnostics: how well its layer was posed, for methods that solve for it.
+        diagnostics: of the system of equations that its layer was solved from, for methods that solve one.
     """
 
     name: str
@@ -139,7 +139,7 @@ def _merge_experts(
     """Merge a parameter that holds the layers of several experts, one after the other.
 
     Returns:
-        The whole parameter, with the diagnostics of the layer posed worst.
+        The whole parameter, with the diagnostics of the worst-conditioned layer.
     """
     whole, solved = None, []
     for expert in range(layout.stacked[name].count):

@@ -63,7 +63,7 @@ def merge_groups(
     """Merge each group of rows over its members.
 
     Returns:
-        The merged tensor, and of the groups of rows that were solved the diagnostics of the one posed worst.
+        The merged tensor, and of the groups of rows that were solved the diagnostics of the worst-conditioned one.
     """
     merged = torch.empty_like(parameter.tensors[0])
     solved = []

@@ -10,6 +10,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
+from typing_extensions import override
+
 from regmean_lab.utils.checks import at_least_one, one_of
 
 STORAGES = ("full", "packed")
@@ -127,8 +129,8 @@ class GramConfig(KindConfig):
     tolerance: float | None = None
     precision: str | None = None
 
+    @override
     def problems(self) -> list[str]:
-        """What is wrong with the settings."""
         found = super().problems()
         if self.tokens is not None and self.tokens < 1:
             found.append(f"tokens: expected at least 1 or null, got {self.tokens}")
@@ -202,8 +204,8 @@ class FisherConfig(KindConfig):
 
     labels_from: str = "expectation"
 
+    @override
     def problems(self) -> list[str]:
-        """What is wrong with the settings."""
         found = super().problems()
         one_of("labels_from", self.labels_from, (*get_args(LabelSource), *BATCH_LABEL_SOURCES), found)
         return found
@@ -237,8 +239,8 @@ class GradientGramConfig(KindConfig):
     count_padding: bool = False
     extra_rows: bool = False
 
+    @override
     def problems(self) -> list[str]:
-        """What is wrong with the settings."""
         found = super().problems()
         one_of("labels_from", self.labels_from, get_args(LabelSource), found)
         return found
