@@ -72,7 +72,7 @@ def test_fields_of_any_length(tmp_path: Path, name: str) -> None:
         ("a good day\nthe cat ran\n", "none of the usual names"),
         ("good\nbad\n", "none of the usual names"),
         ("a good day,1\nthe cat ran,0\n", "holds the number 1"),
-        ("utterance,intent\nhello,greet\n", "none of the usual names"),
+        ("utterance,purpose\nhello,greet\n", "none of the usual names"),
         ("question,What is this?\nanswer,It is a cat.\n", "'What is this\\?' reads like a text"),
         ("question,what is this\nanswer,it is a cat\nquestion,who\n", "'question' occurs again as a value"),
         (",\na,b\n", "all its fields are empty"),
@@ -89,9 +89,9 @@ def test_a_first_line_that_may_be_a_text_is_asked_about(tmp_path: Path, content:
 
 
 def test_names_that_are_given_make_a_header(tmp_path: Path) -> None:
-    path = write(tmp_path, "Review Text,intent\nhello,greet\n")
-    assert read_table(path, typed=["Review Text"]).rows == [{"Review Text": "hello", "intent": "greet"}]
-    assert read_table(path, header=True).columns == ("Review Text", "intent")
+    path = write(tmp_path, "Review Text,purpose\nhello,greet\n")
+    assert read_table(path, typed=["Review Text"]).rows == [{"Review Text": "hello", "purpose": "greet"}]
+    assert read_table(path, header=True).columns == ("Review Text", "purpose")
     with pytest.raises(DataError, match="whether the first line"):
         read_table(path, typed=["other"])
 
