@@ -333,14 +333,20 @@ class OwnDataSuite(CorpusSuite):
         )
 
     def _make_examples(self, read: Sequence[_Read], found: list[str]) -> None:
-        seen = {
-            one.corpus.name: [
-                name
-                for part, table in one.tables.items()
-                for name in self.seen_labels(table, one.columns[part].label or "")
-            ]
+        by_part = {
+            one.corpus.name: {
+                part: self.seen_labels(table, one.columns[part].label or "") for part, table in one.tables.items()
+            }
             for one in read
         }
+        seen = {name: [label for own in parts.values() for label in own] for name, parts in by_part.items()}
+        untrained = {name: _not_trained_on(parts) for name, parts in by_part.items()}
+        if hidden := [name for name, labels in untrained.items() if "-1" in labels]:
+            found.append(
+                f"{', '.join(f'corpora.{name}' for name in hidden)}: the label -1 occurs in no training example: labels "
+                "of this split are hidden; leave the split out, and one is drawn from the training examples"
+            )
+            return
         try:
             self._labels = self.labels_of(seen)
         except ValueError as error:
@@ -359,7 +365,7 @@ class OwnDataSuite(CorpusSuite):
                 except ValueError as error:
                     found.append(f"{one.corpus.key}: {error}")
         if not found:
-            self._tell(read, seen)
+            self._tell(read, seen, untrained)
 
     def _task(self) -> Task:
         return Task(self.kind, self._labels, self.settings.key_score)
@@ -389,7 +395,9 @@ class OwnDataSuite(CorpusSuite):
             given.update({split: [made[source][row] for row in rows] for split, rows in drawn.items()})
         return {split: given[split] for split in SPLITS}
 
-    def _tell(self, read: Sequence[_Read], seen: Mapping[str, Sequence[str]]) -> None:
+    def _tell(
+        self, read: Sequence[_Read], seen: Mapping[str, Sequence[str]], untrained: Mapping[str, Sequence[str]]
+    ) -> None:
         """Log what was read, and warn of what is probably not meant; once for the same data."""
         if (about := repr((self.settings, self._labels))) in _told_of:
             return
@@ -413,6 +421,10 @@ class OwnDataSuite(CorpusSuite):
             elif any(seen.values()) and len(there) < len(seen):
                 log.info("labels: %s occurs only in %s", label, abbreviated(there))
 
+        for corpus, labels in untrained.items():
+            if labels:
+                log.warning("corpora.%s: no training example has %s", corpus, abbreviated(labels))
+
     def _warn_of_repetitions(self, one: _Read, columns: Columns) -> None:
         rows = {split: table.rows for split, table in one.tables.items() if split in SPLITS}
         parts: dict[Split, Sequence[Mapping[str, Any]]] = {split: rows[split] for split in SPLITS if split in rows}
@@ -422,6 +434,12 @@ class OwnDataSuite(CorpusSuite):
         for what, names in checks:
             for (split, other), number in repeated(parts, names).items():
                 log.warning("%s: %d %s of %s are in %s too", one.corpus.key, number, what, other, split)
+
+
+def _not_trained_on(parts: Mapping[str, Sequence[str]]) -> list[str]:
+    """Labels that occur in a corpus, but in no split that is trained on; none of a corpus that is only evaluated."""
+    trained = {label for part in ("all", "train") for label in parts.get(part, ())}
+    return sorted({label for own in parts.values() for label in own if label not in trained}) if trained else []
 
 
 def _told(corpus: OwnCorpus, name: str, error: DataError) -> list[str]:

@@ -413,3 +413,15 @@ def test_what_is_wrong_with_texts_to_be_written(tmp_path: Path, settings: dict[s
     rows = [{"text": f"long {n}", "target": f"short {n}"} for n in range(30)]
     found = "\n".join(generation({"a": write(tmp_path / "a.jsonl", rows)}, **settings).problems())
     assert re.search(message, found), found
+
+
+def test_labels_without_training_examples(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    train = write(tmp_path / "train.csv", rows_of(30, (0, 1)))
+    hidden = write(tmp_path / "hidden.csv", rows_of(10, (-1,)))
+    (problem,) = classification({"a": {"train": train, "test": hidden}}).problems()
+    assert problem.startswith("corpora.a: the label -1 occurs in no training example: labels of this split are hidden")
+    more = write(tmp_path / "more.csv", rows_of(10, (0, 2)))
+    with caplog.at_level(logging.WARNING):
+        suite = classification({"a": {"train": train, "test": more}})
+        assert suite.task("a").labels == ("0", "1", "2")
+    assert "corpora.a: no training example has 2" in caplog.text
