@@ -5,7 +5,6 @@ A suite of one kind of task declares the kind, its scores, and what its labels a
 
 from __future__ import annotations
 
-import logging
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,15 +18,13 @@ from typing_extensions import override
 from regmean_lab.suites.base import SPLITS, DataError, Split, Task, TaskKind
 from regmean_lab.suites.corpora import CorpusSuite, OutOfDomainSettings
 from regmean_lab.suites.own_files import OwnCorpus, OwnCorpusError, own_corpus, text_columns
-from regmean_lab.suites.own_splits import IDENTIFIERS, drawn_splits, repeated
-from regmean_lab.suites.tables.column_names import find_column
+from regmean_lab.suites.own_notes import not_trained_on, tell_labels, tell_repetitions, tell_sizes
+from regmean_lab.suites.own_splits import drawn_splits
 from regmean_lab.suites.tables.columns import Columns, choose_columns, examples_fingerprint, examples_of
 from regmean_lab.suites.tables.table import SUFFIXES, Table, is_file_name, missing_file, read_table
-from regmean_lab.utils.names import abbreviated
 
-log = logging.getLogger(__name__)
 _told_of: set[str] = set()
-"""What was logged by this process: the jobs of a sweep read the same files."""
+"""What this process has logged."""
 
 
 @dataclass
@@ -340,11 +337,11 @@ class OwnDataSuite(CorpusSuite):
             for one in read
         }
         seen = {name: [label for own in parts.values() for label in own] for name, parts in by_part.items()}
-        untrained = {name: _not_trained_on(parts) for name, parts in by_part.items()}
+        untrained = {name: not_trained_on(parts) for name, parts in by_part.items()}
         if hidden := [name for name, labels in untrained.items() if "-1" in labels]:
             found.append(
-                f"{', '.join(f'corpora.{name}' for name in hidden)}: the label -1 occurs in no training example: labels "
-                "of this split are hidden; leave the split out, and one is drawn from the training examples"
+                f"{', '.join(f'corpora.{name}' for name in hidden)}: the label -1 occurs in no training example: "
+                "labels of this split are hidden; leave the split out, and one is drawn from the training examples"
             )
             return
         try:
@@ -366,6 +363,19 @@ class OwnDataSuite(CorpusSuite):
                     found.append(f"{one.corpus.key}: {error}")
         if not found:
             self._tell(read, seen, untrained)
+
+    def _tell(
+        self, read: Sequence[_Read], seen: Mapping[str, Sequence[str]], untrained: Mapping[str, Sequence[str]]
+    ) -> None:
+        """Log what was read; once for the same data, which all jobs of a sweep read."""
+        if (about := repr((self.settings, self._labels))) in _told_of:
+            return
+        _told_of.add(about)
+        for one in read:
+            columns = next(iter(one.columns.values()))
+            tell_sizes(one.corpus.key, columns, self._examples[one.corpus.name].splits)
+            tell_repetitions(one.corpus.key, columns, one.tables)
+        tell_labels(self._labels, seen, untrained)
 
     def _task(self) -> Task:
         return Task(self.kind, self._labels, self.settings.key_score)
@@ -394,52 +404,6 @@ class OwnDataSuite(CorpusSuite):
             drawn = drawn_splits(len(made[source]), needed, self.settings.split_seed, groups)
             given.update({split: [made[source][row] for row in rows] for split, rows in drawn.items()})
         return {split: given[split] for split in SPLITS}
-
-    def _tell(
-        self, read: Sequence[_Read], seen: Mapping[str, Sequence[str]], untrained: Mapping[str, Sequence[str]]
-    ) -> None:
-        """Log what was read, and warn of what is probably not meant; once for the same data."""
-        if (about := repr((self.settings, self._labels))) in _told_of:
-            return
-        _told_of.add(about)
-        for one in read:
-            columns = next(iter(one.columns.values()))
-            splits = self._examples[one.corpus.name].splits
-            label = "" if columns.label is None else f", label {columns.label}"
-            log.info(
-                "%s: text %s%s; %s",
-                one.corpus.key,
-                " and ".join(columns.text),
-                label,
-                ", ".join(f"{len(examples)} {split}" for split, examples in splits.items()),
-            )
-            self._warn_of_repetitions(one, columns)
-        for label in self._labels:
-            there = [corpus for corpus, own in seen.items() if label in own]
-            if seen and not there and any(seen.values()):
-                log.warning("labels: no example has the label %s", label)
-            elif any(seen.values()) and len(there) < len(seen):
-                log.info("labels: %s occurs only in %s", label, abbreviated(there))
-
-        for corpus, labels in untrained.items():
-            if labels:
-                log.warning("corpora.%s: no training example has %s", corpus, abbreviated(labels))
-
-    def _warn_of_repetitions(self, one: _Read, columns: Columns) -> None:
-        rows = {split: table.rows for split, table in one.tables.items() if split in SPLITS}
-        parts: dict[Split, Sequence[Mapping[str, Any]]] = {split: rows[split] for split in SPLITS if split in rows}
-        first = next(iter(one.tables.values()))
-        identifier = next((name for usual in IDENTIFIERS if (name := find_column(first.columns, usual))), None)
-        checks = [("texts", columns.text)] + ([("values of " + identifier, (identifier,))] if identifier else [])
-        for what, names in checks:
-            for (split, other), number in repeated(parts, names).items():
-                log.warning("%s: %d %s of %s are in %s too", one.corpus.key, number, what, other, split)
-
-
-def _not_trained_on(parts: Mapping[str, Sequence[str]]) -> list[str]:
-    """Labels that occur in a corpus, but in no split that is trained on; none of a corpus that is only evaluated."""
-    trained = {label for part in ("all", "train") for label in parts.get(part, ())}
-    return sorted({label for own in parts.values() for label in own if label not in trained}) if trained else []
 
 
 def _told(corpus: OwnCorpus, name: str, error: DataError) -> list[str]:
