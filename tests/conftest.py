@@ -50,13 +50,19 @@ MARKS = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of whole files."""
+    """Mark the tests of whole files, and put those first that take longest: two processes then end together."""
     root = Path(__file__).parent
     for item in items:
         path = item.path.relative_to(root).as_posix() if item.path.is_relative_to(root) else ""
         for beginning, mark in MARKS.items():
             if path.startswith(beginning):
                 item.add_marker(mark)
+    slow = ("launchers", "processes", "benchmarks")
+
+    def place(item: pytest.Item) -> int:
+        return min((slow.index(mark.name) for mark in item.iter_markers() if mark.name in slow), default=len(slow))
+
+    items.sort(key=place)
 
 
 def emotion_line(generator: random.Random, corpus: str) -> str:
