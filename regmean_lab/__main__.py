@@ -25,6 +25,7 @@ from regmean_lab.sweeps.launchers import register_launchers
 from regmean_lab.sweeps.summary import SWEEPS_FOLDER, summarise
 from regmean_lab.sweeps.task_function import job, root_job
 from regmean_lab.tracking.sweep_name import begin_sweep
+from regmean_lab.utils.errors import together
 from regmean_lab.utils.quantities import counted
 
 EXIT_CONFIGURATION, EXIT_INTERRUPTED = 2, 130
@@ -119,8 +120,9 @@ def refuse(problems: Sequence[str], corrected: str | None = None) -> NoReturn:
         problems: one message each.
         corrected: the command as it should be, to copy.
     """
-    print(f"{counted(len(problems), 'thing')} to correct:", file=sys.stderr)
-    for problem in problems:
+    shown = together(problems)
+    print(f"{counted(len(shown), 'thing')} to correct:", file=sys.stderr)
+    for problem in shown:
         print(f"  - {problem}", file=sys.stderr)
     if corrected is not None:
         print(f"The command so corrected:\n{corrected}", file=sys.stderr)

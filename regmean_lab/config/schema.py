@@ -32,7 +32,7 @@ from regmean_lab.config.groups import (
 from regmean_lab.config.method_settings import method_settings
 from regmean_lab.suites import Suite, suite_types
 from regmean_lab.utils.checks import one_of
-from regmean_lab.utils.errors import UserError
+from regmean_lab.utils.errors import UserError, together
 from regmean_lab.utils.files import name_problem
 
 HEAD_INITS = ("same", "different")
@@ -49,7 +49,7 @@ class ConfigurationError(UserError):
 
     def __init__(self, problems: list[str]) -> None:
         self.problems = problems
-        super().__init__("\n".join(problems))
+        super().__init__("\n".join(together(problems)))
 
 
 @dataclass

@@ -17,7 +17,11 @@ from regmean_lab.suites.base import SPLITS, DataError, MissingDataError, Split, 
 from regmean_lab.suites.reading import limit_problems
 from regmean_lab.suites.row_format import RowFormat
 from regmean_lab.suites.sampling import seeded_subset
+from regmean_lab.utils.errors import ProblemOf
 from regmean_lab.utils.files import file_sha256, json_sha256
+
+WITHOUT_DATA = "What runs at once, with data that come by themselves: experiment=sentiment_pairwise model=minilm."
+"""What people are told who have nothing prepared."""
 
 Choices = Mapping[str, tuple[str | None, ...]]
 """For settings that take one of a few values, these values."""
@@ -251,7 +255,10 @@ class FileSuite(CorpusSuite):
         return f"{self.name}: unknown corpus {corpus!r}; {near}{self.what_is_there()}."
 
     def _missing_message(self, corpus: str) -> str:
-        absent = self._absent(corpus)
+        absent, advice = self._absent(corpus), self.missing_advice(corpus)
+        if not self.folder.is_dir():  # nothing of the suite is there
+            advice += f" {WITHOUT_DATA}"
         are = "is" if len(absent) == 1 else "are"
         names = ", ".join(map(str, absent))
-        return f"{self.name}: {names} of corpus {corpus} {are} not there. {self.missing_advice(corpus)}"
+        several = f"{self.name}: files of the corpora {ProblemOf.SUBJECTS} are not there, in {self.folder}. {advice}"
+        return ProblemOf(f"{self.name}: {names} of corpus {corpus} {are} not there. {advice}", corpus, several)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from regmean_lab.config.baselines import comparator_types
 from regmean_lab.sweeps.estimate import Cost, Estimate
 from regmean_lab.sweeps.plan import Plan
+from regmean_lab.utils.errors import together
 from regmean_lab.utils.quantities import byte_size, counted, duration
 
 LISTED = 12
@@ -46,9 +47,9 @@ def plan_text(plan: Plan, costs: Estimate | None) -> str:
         lines.append(f"  altogether{_cost(costs.total, separator=' ')}")
         lines.append("  Times are estimates for one job after the other on this machine.")
     lines += [f"  note: {note}" for note in plan.notes]
-    if plan.problems:
-        lines.append(f"\nMissing or wrong, {counted(len(plan.problems), 'thing')}:")
-        lines += [f"  - {problem}" for problem in plan.problems]
+    if problems := together(plan.problems):
+        lines.append(f"\nMissing or wrong, {counted(len(problems), 'thing')}:")
+        lines += [f"  - {problem}" for problem in problems]
     return "\n".join(lines)
 
 
