@@ -1,6 +1,7 @@
 """A process that imports the command once and runs it in forks: a test may start, kill and repeat it in little time.
 
-Reads one JSON object a line: ``{"arguments": […], "log": FILE}`` starts a fork and answers with its process number;
+Reads one JSON object a line: ``{"arguments": […], "log": FILE, "folder": FOLDER}`` starts a fork in a folder (None: where
+this process is) and answers with its process number;
 ``{"wait": NUMBER}`` answers with its exit status once it has ended (minus the signal that ended it).
 """
 
@@ -15,7 +16,7 @@ import torch
 from regmean_lab.__main__ import main
 
 
-def start(arguments: list[str], log: str) -> int:
+def start(arguments: list[str], log: str, folder: str | None) -> int:
     process = os.fork()
     if process:
         return process
@@ -24,6 +25,7 @@ def start(arguments: list[str], log: str) -> int:
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
+        os.chdir(folder or ".")
         sys.argv = ["regmean_lab", *arguments]
         main()
         status = 0
@@ -44,5 +46,5 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     for line in sys.stdin:
         request = json.loads(line)
-        answer = wait(request["wait"]) if "wait" in request else start(request["arguments"], request["log"])
+        answer = wait(request["wait"]) if "wait" in request else start(**request)
         print(answer, flush=True)

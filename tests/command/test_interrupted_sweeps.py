@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from forks import Forks
 
 from regmean_lab.results import Result, read_result
 
@@ -21,38 +20,6 @@ WAIT_SECONDS = 120
 
 METHODS = ("simple", "regmean")
 MEMBERS = ("tec", "isear", "crowdflower")
-
-
-@dataclass
-class Forks:
-    """Talks to `forking_command.py`."""
-
-    server: subprocess.Popen[str]
-
-    def _ask(self, **request: object) -> int:
-        assert self.server.stdin is not None
-        assert self.server.stdout is not None
-        self.server.stdin.write(json.dumps(request) + "\n")
-        self.server.stdin.flush()
-        return int(self.server.stdout.readline())
-
-    def start(self, arguments: list[str], log: Path) -> int:
-        return self._ask(arguments=arguments, log=str(log))
-
-    def wait(self, process: int) -> int:
-        return self._ask(wait=process)
-
-
-@pytest.fixture(scope="module")
-def forks() -> Iterator[Forks]:
-    program = Path(__file__).with_name("forking_command.py")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        [sys.executable, str(program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-    ) as server:
-        yield Forks(server)
-        assert server.stdin is not None
-        server.stdin.close()
 
 
 @dataclass

@@ -7,20 +7,19 @@ import json
 import random
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from forks import Forks
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from regmean_lab.suites.text_classification import TextClassificationSettings, TextClassificationSuite
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "own_data.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^    python -m (regmean_lab .*films.csv.*)$", TEXT, re.M)
-SMALL = ("model=pico_bert", "training.epochs=3", "training.learning_rate=0.01", "trainer=cpu", "logger=none")
+SMALL = ("model=pico_bert", "training.epochs=2", "training.learning_rate=0.01", "trainer=cpu", "logger=none")
 
 
 @pytest.fixture(scope="module")
@@ -39,16 +38,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def run(folder: Path, command: str) -> str:
-    finished = subprocess.run(
-        [sys.executable, "-m", *shlex.split(command), *SMALL],
-        cwd=folder,
-        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(folder), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert finished.returncode == 0, finished.stdout + finished.stderr
-    return finished.stdout + finished.stderr
+def run(forks: Forks, folder: Path, command: str) -> str:
+    log = folder / "log.txt"
+    log.unlink(missing_ok=True)
+    assert forks.wait(forks.start([*shlex.split(command)[1:], *SMALL], log, folder)) == 0, log.read_text()
+    return log.read_text()
 
 
 def results(folder: Path) -> dict[str, dict[str, object]]:
@@ -61,19 +55,19 @@ def test_the_page_has_the_commands_that_are_run_here() -> None:
     assert ["plan=true" in command for command in COMMANDS] == [True, False, False, False, False]
 
 
-def test_a_plan_a_table_and_a_merged_folder(folder: Path) -> None:
+def test_a_plan_a_table_and_a_merged_folder(forks: Forks, folder: Path) -> None:
     plan, table, methods, merged, pairs = COMMANDS
-    told = run(folder, plan)
+    told = run(forks, folder, plan)
     assert "3 to train" in told
     assert not list(folder.glob("zoo/*/training.json"))
-    assert "mean in domain" in run(folder, table)
+    assert "mean in domain" in run(forks, folder, table)
     assert len(list(folder.glob("zoo/*/training.json"))) == 3
-    told = run(folder, methods)
+    told = run(forks, folder, methods)
     assert "3 results, 2 computed now" in told
-    run(folder, merged)
+    run(forks, folder, merged)
     assert len(list(folder.glob("zoo/*/training.json"))) == 3, "members were trained again"
     assert sorted(results(folder)) == ["individual 3", "regmean 2", "regmean 3", "simple 3"]
-    assert "6 results, 6 computed now" in run(folder, pairs)  # the experiment's name is another than above
+    assert "6 results, 6 computed now" in run(forks, folder, pairs)  # the experiment's name is another than above
 
     # The score of the merge on the corpus out of domain, counted by hand from the folder that was written.
     (written,) = folder.glob("outputs/**/merged")
