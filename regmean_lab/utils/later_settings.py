@@ -11,10 +11,17 @@ from typing import Any
 
 LATER_SETTINGS: dict[str, Any] = {
     "header": "auto",
+    "method.by_row": False,
+    "method.density": None,
+    "method.elect_signs": False,
+    "method.epsilon": None,
     "method.epsilon_added": "after",
     "method.label_head": "merged",
+    "method.normalize": None,
+    "method.rescale": True,
     "method.reweight": None,
     "method.ties": "lowest",
+    "method.weights": None,
     "model.new_head": False,
     "statistics.gram.generated_padding": False,
     "statistics.gram.generated_tokens": 4,
