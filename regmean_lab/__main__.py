@@ -15,6 +15,7 @@ from regmean_lab.command.overrides import output_folder, override_problems
 from regmean_lab.command.own_folders import split_folders
 from regmean_lab.command.plan import show_plan, wants_plan
 from regmean_lab.command.quoting import corrected_command
+from regmean_lab.command.recipes import recipe_arguments
 from regmean_lab.command.verbs import VERBS, VerbError, run_program, split_verb
 from regmean_lab.config.checkpoint_commands import RootError, split_root
 from regmean_lab.config.grids import CONFIG_NAME
@@ -45,7 +46,7 @@ def main() -> None:
         refuse([str(error)])
     if verb is not None and VERBS[verb].config is None:
         sys.exit(run_program(verb, arguments))
-    _run(verb, arguments)
+    _run(verb, recipe_arguments(arguments) if verb == "merge" else arguments)
 
 
 def _run(verb: str | None, given: list[str]) -> None:

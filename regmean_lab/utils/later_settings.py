@@ -23,6 +23,7 @@ LATER_SETTINGS: dict[str, Any] = {
     "method.ties": "lowest",
     "method.weights": None,
     "model.new_head": False,
+    "recipe": None,
     "statistics.gram.generated_padding": False,
     "statistics.gram.generated_tokens": 4,
     "suite.key_score": "entity_f1",
