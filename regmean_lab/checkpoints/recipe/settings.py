@@ -122,7 +122,7 @@ def _condition(part: Located, key: str, place: str, found: list[str]) -> Conditi
         return None
     wanted = part.value.get("filter")
     text = None if wanted is None or wanted.value in (None, "*") else wanted.value
-    if text is not None and not isinstance(text, str):
+    if wanted is not None and text is not None and not isinstance(text, str):
         found.append(f"{place}:{wanted.line}: {key}: filter: expected a part of names of tensors, got {wanted.kind}")
         return None
     values = _values(part.value["value"], key, place, found)
