@@ -21,8 +21,9 @@ from regmean_lab.checkpoints.converted_weights import ConvertedWeights
 from regmean_lab.checkpoints.members import Member, equal_tensors, read_member, read_tokens
 from regmean_lab.checkpoints.names import read_names, ties
 from regmean_lab.checkpoints.published_statistics import MemberStatistics, open_statistics, other_weights
-from regmean_lab.checkpoints.recipe.reading import Recipe
+from regmean_lab.checkpoints.recipe.reading import UNION, Recipe
 from regmean_lab.checkpoints.sources import Source, find_sources
+from regmean_lab.checkpoints.union_tokenizer import union_lead
 from regmean_lab.checkpoints.weights import FileWeights
 from regmean_lab.checkpoints.writing import PlannedTensor, Shard, plan_shards, write_shards
 from regmean_lab.merging.base import LayerDiagnostics, MergeError, MergeMember, MergeMethod, TensorSettings
@@ -64,7 +65,8 @@ class MergeRequest:
             empty where there is none such.
         settings: what a recipe says of each tensor; None where all are merged alike.
         tokenizer: the model whose configuration and tokenizer the merged one has: a checkpoint or the base, as they are
-            called here. None takes a checkpoint with all tokens.
+            called here; or ``union``: one with the tokens of all, which is made where there is none. None takes a
+            checkpoint with all tokens.
         chat_template: of the merged model's tokenizer: a template, its name or ``auto``; None is the tokenizer's own.
         recipe: what the merge was asked for by, if by a recipe.
     """
@@ -278,6 +280,8 @@ def _chosen_lead(request: MergeRequest, members: Sequence[Member]) -> Member | N
     """The model whose tokenizer was asked for, or None."""
     if request.tokenizer is None:
         return None
+    if request.tokenizer == UNION:
+        return union_lead(members)
     for member in members:
         if member.source.reference == request.tokenizer:
             return member

@@ -65,10 +65,10 @@ def request_of_recipe(
 
 
 def _tokenizer(recipe: Recipe, references: list[Reference], found: list[str]) -> str | None:
-    """The checkpoint or base, as the merge calls it, whose tokenizer is taken; None for one with all tokens."""
+    """The checkpoint or base, as the merge calls it, whose tokenizer is taken; ``union``, or None."""
     source = recipe.tokenizer_source
     if source is None or source == UNION:
-        return None
+        return source
     wanted = str(recipe.base) if source == OF_BASE else source
     for reference in references:
         if str(reference) == wanted:

@@ -21,7 +21,7 @@ DIGITS = 5
 """Most that the two may differ by, in units of the last digit of a tensor's largest weight."""
 
 ON_A_LINE = 1000
-"""The same for SLERP: mergekit interpolates on the line where the cosine is above 0.9995, as it is of normalisations."""
+"""The same for SLERP: mergekit interpolates on a line where the cosine is above 0.9995, as it is of normalisations."""
 
 ONE_MORE = {"ties", "ties, gradients and filters"}
 """Where one more element of a tensor is kept here, if density times elements is no whole number."""

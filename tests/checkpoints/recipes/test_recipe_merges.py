@@ -373,3 +373,28 @@ def test_the_tokenizer_of_a_model(tmp_path: Path, models: Path) -> None:
         assert len(found[EMBEDDING]) == expected, source
     (problem,) = refused(write(tmp_path / "r.yml", f"{text}c", models))
     assert "expected union, base or one of the models that are merged" in problem
+
+
+def test_a_union_of_tokenizers_of_which_none_has_all(tmp_path: Path, models: Path) -> None:
+    """Rows that one model alone has are taken from it as they are; the others are merged by token."""
+    one = with_tokens(models, tmp_path / "one", ["<x>", "<both>"], 1)
+    two = with_tokens(models, tmp_path / "two", ["<both>", "<y>", "<z>"], 2)
+    text = f"merge_method: linear\nmodels: [{{model: {one}}}, {{model: {two}, parameters: {{weight: 3}}}}]"
+    assert "lacks" in refused(write(tmp_path / "r.yml", text, models))[0]
+    write_merged(write(tmp_path / "r.yml", f"{text}\ntokenizer_source: union", models), tmp_path / "out")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    found, first, second = (tensors_of(folder) for folder in (tmp_path / "out", one, two))
+    ids = [AutoTokenizer.from_pretrained(folder).get_vocab() for folder in (one, two)]
+    merged = tokenizer.get_vocab()
+    assert set(merged) == {*ids[0], *ids[1]}
+    for name in (EMBEDDING, "lm_head.weight"):
+        assert len(found[name]) == len(merged)
+        for token, row in merged.items():
+            parts = [(1, first[name][ids[0][token]])] if token in ids[0] else []
+            parts += [(3, second[name][ids[1][token]])] if token in ids[1] else []
+            mean = sum(weight * part for weight, part in parts) / sum(weight for weight, _ in parts)
+            torch.testing.assert_close(found[name][row], mean, rtol=1e-5, atol=1e-6)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert model.config.vocab_size == len(merged)
+    assert tokenizer.tokenize("a<z>b")[-2:] == ["<z>", "b"]
+    assert str(tmp_path) not in (tmp_path / "out" / "merge.json").read_text()
