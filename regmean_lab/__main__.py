@@ -9,6 +9,7 @@ from typing import Any, NoReturn, cast
 import hydra
 from hydra._internal.utils import get_args_parser
 
+from regmean_lab.command.aliases import known_names
 from regmean_lab.command.completion import complete_verbs, is_completion
 from regmean_lab.command.help import help_page
 from regmean_lab.command.overrides import output_folder, override_problems
@@ -46,7 +47,9 @@ def main() -> None:
         refuse([str(error)])
     if verb is not None and VERBS[verb].config is None:
         sys.exit(run_program(verb, arguments))
-    _run(verb, recipe_arguments(arguments) if verb == "merge" else arguments)
+    if verb == "merge":
+        arguments = recipe_arguments(arguments)
+    _run(verb, known_names(arguments, merges=verb == "merge"))
 
 
 def _run(verb: str | None, given: list[str]) -> None:
