@@ -141,9 +141,15 @@ def read_recipe(path: Path) -> Recipe:
         models = _apart(models, base, method, name, root, path, found)
         _values(method, settings, models, path, found)
     if found:
-        raise CheckpointError(found)
+        raise CheckpointError(sorted(found, key=lambda problem: _line(problem, path)))
     assert method is not None
     return Recipe(path, name, method, tuple(models), base, settings, dtype, source, template, root.plain(), root.keys)
+
+
+def _line(problem: str, path: Path) -> int:
+    """The line that a problem names."""
+    number = problem.removeprefix(f"{path}:").partition(":")[0]
+    return int(number) if number.isdigit() else 0
 
 
 def _given(root: Located, key: str) -> bool:
@@ -152,15 +158,21 @@ def _given(root: Located, key: str) -> bool:
 
 def _missing(root: Located, key: str, path: Path, found: list[str]) -> None:
     """Append that a key is missing, where no other one explains it."""
-    if not any(name in REFUSED or (name not in TOP and nearest(name, TOP)[:1] == [key]) for name in root.value):
+    if not any(name in REFUSED or _stands_for(name, key) for name in root.value):
         found.append(f"{path}:{root.line}: {key}: required, but not given")
 
 
+def _stands_for(name: str, key: str) -> bool:
+    """Whether an unknown key is a misspelt one."""
+    return name not in TOP and name not in REFUSED and nearest(name, TOP)[:1] == [key]
+
+
 def _method(root: Located, path: Path, found: list[str]) -> tuple[str, KnownMethod | None]:
-    if "merge_method" not in root.value:
+    meant = [key for key in root.value if key == "merge_method" or _stands_for(key, "merge_method")]
+    if not meant:
         _missing(root, "merge_method", path, found)
         return "", None
-    part = root.value["merge_method"]
+    part = root.value[meant[0]]
     name = str(part.value)
     if name in UNSUPPORTED:
         found.append(f"{path}:{part.line}: merge_method: {name} is not supported: {UNSUPPORTED[name]}")

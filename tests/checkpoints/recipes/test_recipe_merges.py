@@ -23,6 +23,7 @@ from regmean_lab.checkpoints.recipe.reading import read_recipe
 from regmean_lab.checkpoints.recipe.request import request_of_recipe
 from regmean_lab.command.recipes import recipe_arguments
 from regmean_lab.models.headers import CheckpointError
+from regmean_lab.statistics import FisherStatistics, GramStatistics, linear_layers, save_fisher, save_gram
 
 Weights = Mapping[str, Tensor]
 
@@ -398,3 +399,44 @@ def test_a_union_of_tokenizers_of_which_none_has_all(tmp_path: Path, models: Pat
     assert model.config.vocab_size == len(merged)
     assert tokenizer.tokenize("a<z>b")[-2:] == ["<z>", "b"]
     assert str(tmp_path) not in (tmp_path / "out" / "merge.json").read_text()
+
+
+def statistics_beside(folder: Path, seed: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Random Gram matrices and Fisher information, published beside a model."""
+    model, generator = AutoModelForCausalLM.from_pretrained(folder), torch.Generator().manual_seed(seed)
+    grams = {}
+    for name, module in linear_layers(model).items():
+        rows = torch.randn(2 * module.in_features, module.in_features, generator=generator)
+        grams[name] = rows.T @ rows / len(rows)
+    fisher = {name: torch.rand(value.shape, generator=generator) for name, value in model.named_parameters()}
+    same = {name: name for name in grams}
+    counts = dict.fromkeys(grams, 100)
+    save_gram(folder / "statistics" / "gram.safetensors", GramStatistics(grams, same, counts, 10, 1), {})
+    own = {name: name for name in fisher}
+    save_fisher(
+        folder / "statistics" / "fisher.safetensors", FisherStatistics(fisher, own, 10, 1, "true", "single_label"), {}
+    )
+    return grams, fisher
+
+
+def test_regmean_and_fisher_with_another_weight_in_each_layer(tmp_path: Path) -> None:
+    models = save_models(tmp_path / "models", torch.float32, hidden=16, layers=2)
+    read = {name: tensors_of(models / name) for name in ("a", "b")}
+    statistics = {name: statistics_beside(models / name, seed) for seed, name in enumerate("ab")}
+    text = "models: [{model: a, parameters: {weight: [1, 3]}}, {model: b}]\nmerge_method: "
+    found = merge(write(tmp_path / "r.yml", f"{text}regmean\nparameters: {{off_diagonal: [1, 0.5]}}", models))
+    for number, (weight, factor) in enumerate(((1, 1.0), (3, 0.5))):
+        name = f"model.layers.{number}.mlp.up_proj"
+        left, right = torch.zeros(16, 16, dtype=torch.float64), torch.zeros(16, 40, dtype=torch.float64)
+        for model, share in (("a", weight / (weight + 1)), ("b", 1 / (weight + 1))):
+            gram = statistics[model][0][name].double()
+            gram = factor * gram + (1 - factor) * gram.diagonal().diag()
+            left += share * gram
+            right += share * gram @ read[model][f"{name}.weight"].double().T
+        expected = torch.linalg.solve(left, right).T
+        torch.testing.assert_close(found[f"{name}.weight"].double(), expected, rtol=1e-4, atol=1e-5)
+    found = merge(write(tmp_path / "r.yml", f"{text}fisher", models))
+    name = "model.layers.1.self_attn.k_proj.weight"
+    one, two = 3 * statistics["a"][1][name], statistics["b"][1][name]
+    expected = (one * read["a"][name] + two * read["b"][name]) / (one + two)
+    torch.testing.assert_close(found[name], expected, rtol=1e-5, atol=1e-6)
