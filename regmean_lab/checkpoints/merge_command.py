@@ -17,7 +17,7 @@ from regmean_lab.checkpoints.compatibility import HEADS
 from regmean_lab.checkpoints.merge import MergeRequest, PreparedMerge, prepare_merge, statistics_problems
 from regmean_lab.checkpoints.output import checksums, find_merged, fingerprint, output_problem, write_output
 from regmean_lab.checkpoints.recipe.reading import read_recipe
-from regmean_lab.checkpoints.recipe.request import request_of_recipe
+from regmean_lab.checkpoints.recipe.request import lost_models, request_of_recipe
 from regmean_lab.checkpoints.sources import find_sources
 from regmean_lab.checkpoints.writing import parse_size
 from regmean_lab.config.checkpoint_commands import MergeCheckpointsConfig
@@ -154,6 +154,8 @@ def _of_recipe(
     assert plain.recipe is not None
     try:
         recipe = read_recipe(Path(plain.recipe).expanduser())
+        if problems := lost_models(recipe, models_folder):
+            raise CheckpointError(problems)
         return request_of_recipe(
             recipe, heads=plain.heads, dtype=dtype, max_shard_size=size, models_folder=models_folder
         )

@@ -268,7 +268,10 @@ def _card(prepared: PreparedMerge, record: Mapping[str, Any]) -> str:
     notes = "".join(f"- {note}\n" for note in record["notes"])
     recipe = ""
     if prepared.request.recipe is not None:
-        recipe = f"\n\n## Recipe\n\n```yaml\n{recipe_text(prepared.request.recipe)}```"
+        recipe = (
+            "\n\nThe recipe says which of them are others for single tensors and models." if prepared.settings else ""
+        )
+        recipe += f"\n\n## Recipe\n\n```yaml\n{recipe_text(prepared.request.recipe)}```"
     return f"""\
 {_front_matter(prepared)}
 # {" + ".join(names)}, merged by {record["method"]["name"]}

@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from typing_extensions import override
 
 from regmean_lab.merging.base import MergeMethod
+
+CANCEL = 1e-8
+"""Sums of weights below this count as 0."""
 
 
 @dataclass
@@ -23,6 +27,9 @@ class FreeWeights(MergeMethod):
 
     weights: list[float] | None = None
     normalize: bool | None = None
+
+    divides: ClassVar[bool] = False
+    """Whether it divides by the sum of the weights unless told not to, so that there must be one."""
 
     @property
     @override
@@ -42,6 +49,8 @@ class FreeWeights(MergeMethod):
             return found
         if not all(map(math.isfinite, self.weights)):
             found.append(f"weights: expected numbers, got {self.weights}")
+        elif self.divides and self.normalize is not False and abs(math.fsum(self.weights)) < CANCEL:
+            found.append(f"weights: they add up to 0, by which the sum would be divided, got {self.weights}")
         if self.coefficients is not None:
             found.append("weights: given beside coefficients; expected one of the two")
         return found
@@ -50,7 +59,7 @@ class FreeWeights(MergeMethod):
 def divisor(weights: Sequence[float]) -> float:
     """The sum of weights that a weighted sum is divided by; 1 where they cancel, as there is nothing to divide by."""
     total = math.fsum(weights)
-    return total if abs(total) >= 1e-8 else 1.0
+    return total if abs(total) >= CANCEL else 1.0
 
 
 def shares(weights: Sequence[float]) -> list[float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -31,6 +32,8 @@ class MultiSlerp(FreeWeights):
             without.
         normalize: with weights, whether they are divided by their sum; null is true.
     """
+
+    divides: ClassVar[bool] = True
 
     from_base: bool = False
 

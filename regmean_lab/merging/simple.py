@@ -21,6 +21,7 @@ class Simple(FreeWeights):
     """
 
     elementwise: ClassVar[bool] = True
+    divides: ClassVar[bool] = True
 
     def merge(self, parameter: Parameter) -> tuple[Tensor, LayerDiagnostics | None]:
         """Mean of the members' tensors, weighted by the coefficients or weights; with ``normalize=false`` their sum."""

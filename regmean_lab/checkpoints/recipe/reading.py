@@ -38,7 +38,7 @@ TOP = (
 """Keys of a recipe."""
 
 REFUSED = {
-    "slices": "slices of layers are not put together here; expected models, which are merged layer by layer",
+    "slices": "layers of models are not put together here; where one slice has all layers, list its sources as models",
     "modules": "modules of a model are not merged one by one here; expected models",
     "experts": "mixtures of experts are not built here (mergekit-moe does)",
     "experts_per_token": "mixtures of experts are not built here (mergekit-moe does)",

@@ -11,6 +11,7 @@ from regmean_lab.checkpoints.recipe.chat_templates import template_problem
 from regmean_lab.checkpoints.recipe.methods import BASE, BASE_IF_GIVEN
 from regmean_lab.checkpoints.recipe.reading import OF_BASE, UNION, Recipe, Reference
 from regmean_lab.checkpoints.recipe.translation import translated
+from regmean_lab.checkpoints.sources import find_sources
 from regmean_lab.models.converted_weights import DEFAULT_MODELS_FOLDER
 from regmean_lab.models.headers import CheckpointError
 
@@ -62,6 +63,21 @@ def request_of_recipe(
         recipe.chat_template,
         recipe,
     )
+
+
+def lost_models(recipe: Recipe, models_folder: Path = DEFAULT_MODELS_FOLDER) -> list[str]:
+    """Which models of a recipe cannot be had, with the line that names each."""
+    asked = [(f"{recipe.path}:{model.line}: model", model.reference) for model in recipe.models]
+    if recipe.base is not None:
+        asked.append((recipe.place("base_model"), recipe.base))
+    places = {part: place for place, one in reversed(asked) for part in (one.model, one.adapter) if part is not None}
+    found = []
+    for reference, place in places.items():
+        try:
+            find_sources([reference], models_folder)
+        except CheckpointError as error:
+            found += [f"{place}: {problem}" for problem in error.problems]
+    return found
 
 
 def _tokenizer(recipe: Recipe, references: list[Reference], found: list[str]) -> str | None:

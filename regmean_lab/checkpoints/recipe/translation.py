@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from regmean_lab.checkpoints.recipe.methods import WITHOUT_EFFECT, KnownMethod
@@ -54,8 +54,9 @@ class RecipeSettings:
             return tensor_settings(recipe, name, places[name])
 
         for name in names:
-            problems = _problems(recipe, at(name).applied(method))
-            if problems:
+            own = at(name)
+            here = replace(own, method={**own.method, "weights": own.weights}) if own.weights is not None else own
+            if problems := [*_problems(recipe, here.applied(method)), *_weight_problems(recipe, own)]:
                 raise CheckpointError([f"{problem} (for {name})" for problem in problems])
         return at
 
@@ -89,7 +90,7 @@ def translated(recipe: Recipe) -> tuple[MergeMethod, RecipeSettings | None, list
     elif everywhere.coefficients is not None:
         if min(everywhere.coefficients) < 0:
             differing = True  # beyond the ends of an arc
-        else:
+        elif any(everywhere.coefficients):
             chosen["coefficients"] = list(everywhere.coefficients)
     for key, value in list(chosen.items()):
         problem = _type_problem(own[key].default, value)
@@ -98,7 +99,8 @@ def translated(recipe: Recipe) -> tuple[MergeMethod, RecipeSettings | None, list
             found.append(f"{_where(recipe, name)}: {problem}, got {value!r}")
             del chosen[key]
     method = kind(**chosen)
-    found += _problems(recipe, method)
+    if not any(not setting.is_scalar for _, setting in _all_settings(recipe)):  # else each tensor's are checked
+        found += [*_problems(recipe, method), *_weight_problems(recipe, everywhere)]
     if getattr(method, "scope", None) == "model" and (differing and _varies(recipe, "density")):
         found.append(f"{_where(recipe, 'density')}: with scope: model all tensors and models have one density")
     return method, RecipeSettings(recipe) if differing else None, found
@@ -143,7 +145,7 @@ def tensor_settings(recipe: Recipe, name: str, depth: float) -> TensorSettings:
         weights.append(1.0 if value is None else float(value))
     if known.free:
         return TensorSettings(shared, weights=weights, members=members)
-    equal = all(weight == weights[0] for weight in weights)
+    equal = weights[0] != 0 and all(weight == weights[0] for weight in weights)
     return TensorSettings(shared, coefficients=None if equal else shares(weights), members=members)
 
 
@@ -171,6 +173,7 @@ def _problems(recipe: Recipe, method: MergeMethod) -> list[str]:
     """What is wrong with a method's settings, by the names that the recipe has for them."""
     known: KnownMethod = recipe.method
     names = {ours: key for key, ours in [*known.shared.items(), *known.per_model.items()]}
+    names["weights"] = "weight"
     found = []
     for problem in method.problems():
         ours, _, reason = problem.partition(": ")
@@ -178,6 +181,13 @@ def _problems(recipe: Recipe, method: MergeMethod) -> list[str]:
             continue  # nothing of a task vector is kept
         found.append(f"{_where(recipe, names.get(ours, ours))}: {reason}")
     return found
+
+
+def _weight_problems(recipe: Recipe, own: TensorSettings) -> list[str]:
+    """Weights that must add up to 1 once divided by their sum, and are all zero."""
+    if own.coefficients is not None and T not in recipe.method.shared and not any(own.coefficients):
+        return [f"{_where(recipe, 'weight')}: all are 0"]
+    return []
 
 
 def _where(recipe: Recipe, key: str) -> str:

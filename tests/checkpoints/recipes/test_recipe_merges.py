@@ -6,12 +6,14 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from huggingface_hub import ModelCard
 from llama_models import merge, save_models, tensors_of, write
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
@@ -20,7 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from regmean_lab.checkpoints.merge import prepare_merge
 from regmean_lab.checkpoints.output import checksums, fingerprint, write_output
 from regmean_lab.checkpoints.recipe.reading import read_recipe
-from regmean_lab.checkpoints.recipe.request import request_of_recipe
+from regmean_lab.checkpoints.recipe.request import lost_models, request_of_recipe
 from regmean_lab.command.recipes import recipe_arguments
 from regmean_lab.models.headers import CheckpointError
 from regmean_lab.statistics import FisherStatistics, GramStatistics, linear_layers, save_fisher, save_gram
@@ -440,3 +442,36 @@ def test_regmean_and_fisher_with_another_weight_in_each_layer(tmp_path: Path) ->
     one, two = 3 * statistics["a"][1][name], statistics["b"][1][name]
     expected = (one * read["a"][name] + two * read["b"][name]) / (one + two)
     torch.testing.assert_close(found[name], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_card_names_the_models_of_the_hub(tmp_path: Path, models: Path) -> None:
+    text = "merge_method: ties\nbase_model: base\nmodels: [{model: a}, {model: b}]"
+    prepared = prepare_merge(request_of_recipe(read_recipe(write(tmp_path / "r.yml", text, models))))
+    assert prepared.base is not None
+    for member, name in ((prepared.members[0], "owner/a@v1"), (prepared.base, "owner/base")):
+        member.source = replace(member.source, reference=name, revision="0123abc")
+    write_output(prepared, tmp_path / "out", {"name": "ties"})
+    data = ModelCard.load(tmp_path / "out" / "README.md").data.to_dict()
+    assert data["base_model"] == ["owner/a", "owner/base"]
+    assert data["base_model_relation"] == "merge"
+    assert data["tags"] == ["merge", "model-merging", "regmean_lab"]
+
+
+def test_weights_that_add_up_to_nothing(tmp_path: Path, models: Path) -> None:
+    text = (
+        "merge_method: {}\nmodels: [{{model: a, parameters: {{weight: {}}}}}, {{model: b, parameters: {{weight: {}}}}}]"
+    )
+    for weights in (("1", "-1"), ("[1, 2]", "[-1, 2]")):
+        problems = refused(write(tmp_path / "r.yml", text.format("linear", *weights), models))
+        assert "parameters: weight: they add up to 0, by which the sum would be divided" in problems[0]
+    problems = refused(write(tmp_path / "r.yml", text.format("regmean", 0, 0), models))
+    assert problems[0].endswith("parameters: weight: all are 0")
+
+
+def test_models_that_are_not_there_are_told_with_their_lines(tmp_path: Path) -> None:
+    recipe = tmp_path / "r.yml"
+    recipe.write_text("merge_method: ties\nbase_model: ./base\nmodels:\n- model: ./first\n- model: ./second+./third\n")
+    problems = lost_models(read_recipe(recipe))
+    places = [problem.removeprefix(f"{recipe}:").split(":")[0] for problem in problems]
+    assert sorted(places) == ["2", "4", "5", "5"]
+    assert all("neither a folder nor the name of a model" in problem for problem in problems)

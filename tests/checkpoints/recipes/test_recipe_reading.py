@@ -88,7 +88,7 @@ def test_a_folder_with_a_plus_in_its_name(tmp_path: Path) -> None:
             "r.yml:4: parameters: density: linear has no such parameter",
         ),
         ("merge_method: passthrough\nmodels: [a]\n", "r.yml:1: merge_method: passthrough is not supported"),
-        ("merge_method: linear\nslices: []\n", "r.yml:2: slices: not supported: slices of layers"),
+        ("merge_method: linear\nslices: []\n", "r.yml:2: slices: not supported: layers of models"),
         ("merge_method: linear\nmodules: {}\n", "r.yml:2: modules: not supported"),
         ("base_model: b\nexperts: []\ngate_mode: hidden\n", "r.yml:2: experts: not supported: mixtures of experts"),
         ("merge_method: ties\nmodels: [a]\n", "r.yml:2: base_model: ties needs one, and none is given"),
