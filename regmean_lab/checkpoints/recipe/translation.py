@@ -56,6 +56,8 @@ class RecipeSettings:
         for name in names:
             own = at(name)
             here = replace(own, method={**own.method, "weights": own.weights}) if own.weights is not None else own
+            if problems := list(_type_problems(recipe, own.method).values()):
+                raise CheckpointError([f"{problem} (for {name})" for problem in problems])
             if problems := [*_problems(recipe, here.applied(method)), *_weight_problems(recipe, own)]:
                 raise CheckpointError([f"{problem} (for {name})" for problem in problems])
         return at
@@ -92,12 +94,9 @@ def translated(recipe: Recipe) -> tuple[MergeMethod, RecipeSettings | None, list
             differing = True  # beyond the ends of an arc
         elif any(everywhere.coefficients):
             chosen["coefficients"] = list(everywhere.coefficients)
-    for key, value in list(chosen.items()):
-        problem = _type_problem(own[key].default, value)
-        if problem is not None:
-            name = next((name for name, ours in known.shared.items() if ours == key), key)
-            found.append(f"{_where(recipe, name)}: {problem}, got {value!r}")
-            del chosen[key]
+    for key, problem in _type_problems(recipe, chosen).items():
+        found.append(problem)
+        del chosen[key]
     method = kind(**chosen)
     if not any(not setting.is_scalar for _, setting in _all_settings(recipe)):  # else each tensor's are checked
         found += [*_problems(recipe, method), *_weight_problems(recipe, everywhere)]
@@ -115,8 +114,9 @@ def tensor_settings(recipe: Recipe, name: str, depth: float) -> TensorSettings:
         depth: how deep it lies, from 0 to 1.
     """
     known = recipe.method
+    defaults = {entry.name: entry.default for entry in fields(method_types()[known.method])}
     shared = {
-        ours: value
+        ours: int(value) if _is_whole(defaults[ours], value) else value
         for key, ours in known.shared.items()
         if key != T and (value := _value(recipe.settings.get(key), name, depth)) is not None
     }
@@ -131,8 +131,8 @@ def tensor_settings(recipe: Recipe, name: str, depth: float) -> TensorSettings:
     if not any(members):
         members = []
     else:
-        defaults = {ours: known.fixed[ours] for ours in known.per_model.values()}
-        members = [{**defaults, **own} for own in members]
+        usual = {ours: known.fixed[ours] for ours in known.per_model.values()}
+        members = [{**usual, **own} for own in members]
     if T in known.shared:
         value = _value(recipe.settings.get(T), name, depth)
         place = 0.5 if value is None else float(value)
@@ -195,13 +195,30 @@ def _where(recipe: Recipe, key: str) -> str:
     return f"{recipe.path}:{(lines or [recipe.lines.get('merge_method', 1)])[0]}: parameters: {key}"
 
 
+def _type_problems(recipe: Recipe, settings: Mapping[str, Any]) -> dict[str, str]:
+    """Settings of ours that are of another type than they should be, and what to say of each."""
+    defaults = {entry.name: entry.default for entry in fields(method_types()[recipe.method.method])}
+    names = {ours: key for key, ours in recipe.method.shared.items()}
+    return {
+        key: f"{_where(recipe, names.get(key, key))}: {problem}, got {value!r}"
+        for key, value in settings.items()
+        if (problem := _type_problem(defaults[key], value)) is not None
+    }
+
+
+def _is_whole(default: Any, value: Any) -> bool:
+    """Whether a setting is a whole number, and the value is one."""
+    if isinstance(default, bool) or not isinstance(default, int):
+        return False
+    return isinstance(value, int | float) and not isinstance(value, bool) and float(value).is_integer()
+
+
 def _type_problem(default: Any, value: Any) -> str | None:
     """Why a value cannot be a setting with that default."""
     if isinstance(default, bool):
         return None if isinstance(value, bool) else "expected true or false"
     if isinstance(default, int):
-        whole = isinstance(value, int | float) and not isinstance(value, bool) and float(value).is_integer()
-        return None if whole else "expected a whole number"
+        return None if _is_whole(default, value) else "expected a whole number"
     if isinstance(default, float):
         return None if isinstance(value, int | float) and not isinstance(value, bool) else "expected a number"
     if isinstance(default, str):

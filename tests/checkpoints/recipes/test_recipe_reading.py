@@ -201,3 +201,15 @@ def test_gradients_and_filters(tmp_path: Path) -> None:
     setting = read(tmp_path, text).settings["weight"]
     assert [setting.at("x.mlp.y", depth) for depth in (0, 0.25, 0.5, 0.75, 1)] == [0, 0.5, 1, 2.5, 4]
     assert setting.at("x.attention.y", 0.3) == 7
+
+
+def test_whole_numbers(tmp_path: Path) -> None:
+    text = "merge_method: karcher\nmodels: [a, b]\nparameters: {max_iter: 1e2, tol: 1e-9}\n"
+    method, settings, problems = translated(read(tmp_path, text))
+    assert problems == [] and settings is None
+    assert method == method_types()["karcher"](iterations=100, tolerance=1e-9)
+    recipe = read(tmp_path, text.replace("1e2", "[1, 10]"))
+    _, settings, problems = translated(recipe)
+    assert settings is not None and problems == []
+    with pytest.raises(CheckpointError, match=r"r\.yml:3: parameters: max_iter: expected a whole number, got 5\.5"):
+        settings.of(["x.0.w", "x.1.w", "x.2.w"])
