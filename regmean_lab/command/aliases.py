@@ -23,6 +23,9 @@ SETTINGS: Mapping[str, str] = {
     "method.select_topk": "method.density",
     "method.max_iter": "method.iterations",
     "method.tol": "method.tolerance",
+    "method.reduce_non_diagonal_ratio": "method.off_diagonal",
+    "method.regmean_reduce_nondiag": "method.off_diagonal",
+    "num_regmean_examples": "statistics.gram.examples",
 }
 """Settings of methods."""
 

@@ -135,7 +135,7 @@ KNOWN: dict[str, KnownMethod] = {
         **_EVEN,
     ),
     "sce": KnownMethod(
-        "sce", {"density": 1.0, "scaling": 1.0}, {"select_topk": "density"}, base=BASE, weighted=False, least=1
+        "sce", {"density": 1.0, "scaling": 1.0}, {"select_topk": "density"}, base=BASE, weighted=False, least=2
     ),
     "model_stock": KnownMethod(
         "model_stock", {}, {"filter_wise": "by_row"}, base=BASE, weighted=False, free=False, least=2

@@ -97,6 +97,10 @@ def translated(recipe: Recipe) -> tuple[MergeMethod, RecipeSettings | None, list
     for key, problem in _type_problems(recipe, chosen).items():
         found.append(problem)
         del chosen[key]
+    for key, setting in recipe.settings.items():
+        ours = known.shared.get(key)
+        if ours in own and isinstance(own[ours].default, str) and setting.conditions and not setting.is_scalar:
+            found.append(f"{recipe.path}:{setting.line}: parameters: {key}: it is one for all tensors")
     method = kind(**chosen)
     if not any(not setting.is_scalar for _, setting in _all_settings(recipe)):  # else each tensor's are checked
         found += [*_problems(recipe, method), *_weight_problems(recipe, everywhere)]

@@ -325,6 +325,17 @@ def test_the_command(tmp_path: Path, models: Path, weights: dict[str, dict[str, 
     close(tensors_of(output), {name: (value + weights["b"][name]) / 2 for name, value in weights["a"].items()})
 
 
+def test_a_merge_without_output_lies_in_a_folder_of_the_recipes_name(tmp_path: Path, models: Path) -> None:
+    text = "merge_method: slerp\nbase_model: a\nmodels: [{model: b}]\nparameters: {t: 0.5}"
+    recipe = write(tmp_path / "two of us.yml", text, models)
+    for _ in range(2):  # the second time it is found
+        done = command(str(recipe), f"paths.output_dir={tmp_path / 'jobs'}")
+        assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "jobs" / "merge_checkpoints").iterdir()
+    assert folder.name.startswith("two_of_us-") and (folder / "merged" / "mergekit_config.yml").is_file()
+    assert "found the finished merge" in done.stdout + done.stderr
+
+
 def test_the_command_tells_what_is_wrong(tmp_path: Path) -> None:
     recipe = tmp_path / "r.yml"
     recipe.write_text("merge_methode: linear\nmodels: [a, b]\n")

@@ -213,3 +213,25 @@ def test_whole_numbers(tmp_path: Path) -> None:
     assert settings is not None and problems == []
     with pytest.raises(CheckpointError, match=r"r\.yml:3: parameters: max_iter: expected a whole number, got 5\.5"):
         settings.of(["x.0.w", "x.1.w", "x.2.w"])
+
+
+@pytest.mark.parametrize(
+    ("parameters", "expected"),
+    [
+        ("{scope: [model, parameter]}", "r.yml:4: parameters: scope: it is one for all tensors"),
+        (
+            "{scope: model, density: [0.2, 0.4]}",
+            "r.yml:4: parameters: density: with scope: model all tensors and models",
+        ),
+    ],
+)
+def test_what_concerns_the_whole_model_is_one_for_all_tensors(tmp_path: Path, parameters: str, expected: str) -> None:
+    recipe = read(tmp_path, f"merge_method: ties\nbase_model: b\nmodels: [a, c]\nparameters: {parameters}\n")
+    assert translated(recipe)[2][0].removeprefix(f"{tmp_path}/").startswith(expected)
+
+
+def test_the_whole_models_largest_changes_by_a_recipe(tmp_path: Path) -> None:
+    text = "merge_method: ties\nbase_model: b\nmodels: [a, c]\nparameters: {scope: model, density: 0.2}\n"
+    method, settings, problems = translated(read(tmp_path, text))
+    assert problems == [] and settings is None
+    assert method == method_types()["ties"](scope="model", density=0.2, weights=[1.0, 1.0], normalize=True)
