@@ -10,10 +10,14 @@ import yaml
 
 pytest.importorskip("mergekit")
 
-from llama_models import save_models
-from parity import ABC, RECIPES, compared
+from llama_models import save_models, tensors_of
+from parity import ABC, RECIPES, compared, through_mergekit
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from regmean_lab.checkpoints.merge import prepare_merge
+from regmean_lab.checkpoints.output import write_output
 from regmean_lab.checkpoints.recipe.reading import read_recipe
+from regmean_lab.checkpoints.recipe.request import request_of_recipe
 
 FLOAT32 = "dtype: float32"
 ROUNDED = "dtype: float32\nout_dtype: bfloat16"
@@ -73,3 +77,28 @@ def test_mergekit_reads_the_recipe_that_we_write(models: dict[str, Path], tmp_pa
     (tmp_path / "r.yml").write_text("merge_method: ties" + ABC)
     text = recipe_text(read_recipe(tmp_path / "r.yml"))
     assert MergeConfiguration.model_validate(yaml.safe_load(text)).merge_method == "ties"
+
+
+def test_a_union_of_vocabularies(models: dict[str, Path], tmp_path: Path) -> None:
+    """Token by token: the order of added ones is not the same."""
+    for seed, (name, tokens) in enumerate((("one", ["<x>", "<both>"]), ("two", ["<both>", "<y>"]))):
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_pretrained(models["float32"] / "a")
+        tokenizer = AutoTokenizer.from_pretrained(models["float32"] / "a")
+        tokenizer.add_tokens(tokens)
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        model.save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    recipe = tmp_path / "r.yml"
+    listed = [{"model": str(tmp_path / name), "parameters": {"weight": 0.5}} for name in ("one", "two")]
+    content = {"merge_method": "linear", "models": listed, "tokenizer_source": "union", "dtype": "float32"}
+    recipe.write_text(yaml.safe_dump(content))
+    prepared = prepare_merge(request_of_recipe(read_recipe(recipe)))
+    write_output(prepared, tmp_path / "ours", {"name": "simple"})
+    theirs = through_mergekit(recipe, tmp_path / "theirs")
+    ours = tensors_of(tmp_path / "ours")
+    own, other = (AutoTokenizer.from_pretrained(tmp_path / name).get_vocab() for name in ("ours", "theirs"))
+    assert own.keys() == other.keys()
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        for token, row in own.items():
+            torch.testing.assert_close(ours[name][row], theirs[name][other[token]], rtol=1e-6, atol=1e-7, msg=token)
