@@ -1,4 +1,4 @@
-"""Writes the documentation's tables of methods and suites from their docstrings: ``make tables``.
+"""Writes the documentation's tables of methods, suites and recipes from their docstrings: ``make tables``.
 
 A table stands between two comments, ``<!-- NAME: written by make tables -->`` and ``<!-- end -->``; what is between
 them is replaced.
@@ -13,6 +13,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
+from regmean_lab.checkpoints.recipe.methods import KNOWN
 from regmean_lab.config.baselines import comparator_types
 from regmean_lab.merging import MergeMethod, method_types
 from regmean_lab.suites import suite_types
@@ -79,6 +80,26 @@ def suites() -> str:
     return table(("`suite=`", "what it is", "members by default", "out of domain by default", "score"), rows)
 
 
+def recipes() -> str:
+    """For docs/recipes.md."""
+    bases = {
+        "none": "no",
+        "needed": "yes",
+        "optional": "where it is given",
+        "member": "is merged with the others",
+        "first": "is the first of the two",
+    }
+    rows = []
+    for name, known in KNOWN.items():
+        fixed = "".join(f" `{key}={_value(value)}`" for key, value in known.fixed.items())
+        weight = ["`weight`"] if known.weighted else []
+        pairs = {**known.per_model, **known.shared}
+        own = [f"`{key}`" if key == ours else f"`{key}` (`{ours}`)" for key, ours in pairs.items()]
+        own += [f"`{key}` ({_value(value)} only)" for key, value in known.must.items()]
+        rows.append((f"`{name}`", f"`{known.method}`{fixed}", ", ".join([*weight, *own]), bases[known.base]))
+    return table(("`merge_method`", "`method=` here", "parameters (names here)", "`base_model`"), rows)
+
+
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table in Markdown."""
     lines = [list(head), ["---"] * len(head)]
@@ -90,6 +111,7 @@ TABLES: dict[str, tuple[str, Callable[[], str]]] = {
     "README.md": ("methods", methods_in_short),
     "docs/methods.md": ("methods", methods),
     "docs/experiments.md": ("suites", suites),
+    "docs/recipes.md": ("recipes", recipes),
 }
 """By file, the name of its table and what makes it."""
 

@@ -9,12 +9,14 @@ from typing import Any, NoReturn, cast
 import hydra
 from hydra._internal.utils import get_args_parser
 
+from regmean_lab.command.aliases import known_names
 from regmean_lab.command.completion import complete_verbs, is_completion
 from regmean_lab.command.help import help_page
 from regmean_lab.command.overrides import output_folder, override_problems
 from regmean_lab.command.own_folders import split_folders
 from regmean_lab.command.plan import show_plan, wants_plan
 from regmean_lab.command.quoting import corrected_command
+from regmean_lab.command.recipes import recipe_arguments
 from regmean_lab.command.verbs import VERBS, VerbError, run_program, split_verb
 from regmean_lab.config.checkpoint_commands import RootError, split_root
 from regmean_lab.config.grids import CONFIG_NAME
@@ -47,7 +49,9 @@ def main() -> None:
         refuse([str(error)])
     if verb is not None and VERBS[verb].config is None:
         sys.exit(run_program(verb, arguments))
-    _run(verb, arguments)
+    if verb == "merge":
+        arguments = recipe_arguments(arguments)
+    _run(verb, known_names(arguments, merges=verb == "merge"))
 
 
 def _run(verb: str | None, given: list[str]) -> None:

@@ -38,7 +38,10 @@ class Agreement:
 
 
 def agree(
-    members: Sequence[Member], heads: str, kept: Callable[[Collection[str]], Collection[str]]
+    members: Sequence[Member],
+    heads: str,
+    kept: Callable[[Collection[str]], Collection[str]],
+    lead: Member | None = None,
 ) -> tuple[Agreement | None, list[str]]:
     """Compare members with each other.
 
@@ -46,16 +49,26 @@ def agree(
         members: the members.
         heads: ``merge``, ``keep`` or ``drop``: what becomes of the parameters on top of the encoder.
         kept: which of the parameters the method leaves to the members.
+        lead: a model, one of the members or not, whose configuration, tokenizer and order of rows the merged model has;
+            None takes the first member with all tokens.
 
     Returns:
         How they go together (None if they do not), and everything that stands against it.
     """
+    count = len(members)
+    if lead is not None and all(lead is not member for member in members):
+        members = [*members, lead]
     first = members[0]
     found = [problem for other in members[1:] for problem in _kinds(first, other, heads)]
     if found:  # of other architectures, every parameter would be listed
         return None, found
     _share_ties(members)
-    lead, found = _lead(members)
+    if lead is None:
+        lead, found = _lead(members)
+    elif lead.tokens is None:
+        found = [f"{lead.name} has no tokenizer"]
+    else:
+        found = _other_tokenizers(lead, [member for member in members if member.tokens is not None])
     for member in members:
         member.rename(lead.architecture)
     apart = set(kept({name for member in members for name in member.weights}))
@@ -104,7 +117,7 @@ def agree(
         lead,
         [name for name in lead.weights if name not in apart],
         sorted(apart),
-        orders,
+        orders[:count],
         [*notes, *(note for member in members for note in [*member.notes, *_notes(lead, member)])],
     )
     return agreement, []
@@ -193,15 +206,8 @@ def _lead(members: Sequence[Member]) -> tuple[Member, list[str]]:
     known = [member for member in members if member.tokens is not None]
     if not known or all(member.tokens == known[0].tokens for member in known):
         return (known or members)[0] if members[0].tokens is None else members[0], []
-    first, found = known[0], []
-    for other in known[1:]:
-        one, two = first.tokens or {}, other.tokens or {}
-        shared = len(one.keys() & two.keys())
-        if shared < SHARED_TOKENS * min(len(one), len(two)):
-            found.append(
-                f"{other.name} and {first.name} have other tokenizers: {shared} of {len(two)} tokens are shared"
-            )
-    if found:
+    first = known[0]
+    if found := _other_tokenizers(first, known):
         return first, found
     everything = set().union(*(member.tokens or {} for member in known))
     for member in known:
@@ -216,6 +222,19 @@ def _lead(members: Sequence[Member]) -> tuple[Member, list[str]]:
             "model.resize_token_embeddings) and save it"
         )
     return known[0], lines
+
+
+def _other_tokenizers(first: Member, known: Sequence[Member]) -> list[str]:
+    """Which of some models share too few tokens with one to have its tokenizer."""
+    found = []
+    for other in known:
+        one, two = first.tokens or {}, other.tokens or {}
+        shared = len(one.keys() & two.keys())
+        if shared < SHARED_TOKENS * min(len(one), len(two)):
+            found.append(
+                f"{other.name} and {first.name} have other tokenizers: {shared} of {len(two)} tokens are shared"
+            )
+    return found
 
 
 def _vocabulary_order(lead: Member, member: Member) -> RowOrder | None:

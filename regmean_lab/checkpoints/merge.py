@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
 import torch
 import transformers
@@ -20,10 +21,12 @@ from regmean_lab.checkpoints.converted_weights import ConvertedWeights
 from regmean_lab.checkpoints.members import Member, equal_tensors, read_member, read_tokens
 from regmean_lab.checkpoints.names import read_names, ties
 from regmean_lab.checkpoints.published_statistics import MemberStatistics, open_statistics, other_weights
+from regmean_lab.checkpoints.recipe.reading import UNION, Recipe
 from regmean_lab.checkpoints.sources import Source, find_sources
+from regmean_lab.checkpoints.union_tokenizer import union_lead
 from regmean_lab.checkpoints.weights import FileWeights
 from regmean_lab.checkpoints.writing import PlannedTensor, Shard, plan_shards, write_shards
-from regmean_lab.merging.base import LayerDiagnostics, MergeError, MergeMember, MergeMethod
+from regmean_lab.merging.base import LayerDiagnostics, MergeError, MergeMember, MergeMethod, TensorSettings
 from regmean_lab.merging.layout import averaged_line
 from regmean_lab.merging.merge import merge_members
 from regmean_lab.merging.partial import covered
@@ -33,6 +36,17 @@ from regmean_lab.models.headers import CheckpointError, StoredTensor
 from regmean_lab.utils.names import abbreviated
 
 log = logging.getLogger(__name__)
+
+
+class SettingsByName(Protocol):
+    """How tensors are merged, by their names."""
+
+    def of(self, names: Sequence[str]) -> Callable[[str], TensorSettings]:
+        """The settings of each tensor of a model with these tensors.
+
+        Raises:
+            CheckpointError: when they do not suit the model.
+        """
 
 
 @dataclass(frozen=True)
@@ -47,6 +61,14 @@ class MergeRequest:
         dtype: of the merged weights; None takes the first checkpoint's.
         max_shard_size: most bytes in a file.
         models_folder: where converted models are kept.
+        adapter_bases: for each checkpoint the base of an adapter, where it is not ``base`` or the one that it names;
+            empty where there is none such.
+        settings: what a recipe says of each tensor; None where all are merged alike.
+        tokenizer: the model whose configuration and tokenizer the merged one has: a checkpoint or the base, as they are
+            called here; or ``union``: one with the tokens of all, which is made where there is none. None takes a
+            checkpoint with all tokens.
+        chat_template: of the merged model's tokenizer: a template, its name or ``auto``; None is the tokenizer's own.
+        recipe: what the merge was asked for by, if by a recipe.
     """
 
     checkpoints: list[str]
@@ -56,6 +78,11 @@ class MergeRequest:
     dtype: torch.dtype | None = None
     max_shard_size: int = 5 * 10**9
     models_folder: Path = DEFAULT_MODELS_FOLDER
+    adapter_bases: Sequence[str | None] = ()
+    settings: SettingsByName | None = None
+    tokenizer: str | None = None
+    chat_template: str | None = None
+    recipe: Recipe | None = None
 
 
 @dataclass
@@ -70,6 +97,7 @@ class PreparedMerge:
         base: the model that they were trained from, under the merged model's names, where the method needs it.
         shards: the files that will be written.
         diagnostics: of each layer's system of equations, for methods that solve one; filled by the merge.
+        settings: by a tensor's name, how it is merged; None where all are merged alike.
     """
 
     request: MergeRequest
@@ -79,6 +107,7 @@ class PreparedMerge:
     base: Member | None
     shards: list[Shard]
     diagnostics: list[LayerDiagnostics] = field(default_factory=list)
+    settings: Callable[[str], TensorSettings] | None = None
 
     @property
     def lead(self) -> Member:
@@ -93,6 +122,8 @@ class PreparedMerge:
         }
         if self.base is not None:
             files["base"] = [*self.base.files, *self.base.tokenizer_files()]
+        elif all(self.lead is not member for member in self.members):
+            files["base"] = [*self.lead.files, *self.lead.tokenizer_files()]
         return files
 
 
@@ -119,11 +150,21 @@ def prepare_merge(request: MergeRequest) -> PreparedMerge:
             found += error.problems
     if found:
         raise CheckpointError(found)
-    agreement, found = agree(members, request.heads, lambda names: request.method.kept(set(names)))
+    lead = None
+    try:
+        lead = _chosen_lead(request, members)
+    except CheckpointError as error:
+        raise CheckpointError([f"tokenizer_source: {problem}" for problem in error.problems]) from None
+    agreement, found = agree(members, request.heads, lambda names: request.method.kept(set(names)), lead)
     found += _pattern_problems(request.method, {name for member in members for name in member.weights})
     if agreement is None or found:
         raise CheckpointError(found)
     found += _unreadable(agreement)
+    try:
+        by_name = request.settings.of(agreement.names) if request.settings is not None else None
+    except CheckpointError as error:
+        by_name = None
+        found += error.problems
     layout = agreement.lead.architecture.layout
     statistics = []
     try:
@@ -146,7 +187,7 @@ def prepare_merge(request: MergeRequest) -> PreparedMerge:
     ]
     agreement.notes += _narrowed(members, planned)
     shards = plan_shards(planned, request.max_shard_size)
-    return PreparedMerge(request, members, agreement, statistics, base, shards)
+    return PreparedMerge(request, members, agreement, statistics, base, shards, settings=by_name)
 
 
 def statistics_problems(prepared: PreparedMerge, sums: Mapping[str, Mapping[str, str]]) -> list[str]:
@@ -190,7 +231,8 @@ def merged_tensors(prepared: PreparedMerge, device: torch.device | str = "cpu") 
     method = replace(prepared.request.method, keep_layers=[], merge_layers=None, keep_top=0)
     prepared.diagnostics.clear()
     started = time.perf_counter()
-    for parameter in merge_members(method, members, lead.architecture.layout, device=device, base=base):
+    layout, settings = lead.architecture.layout, prepared.settings
+    for parameter in merge_members(method, members, layout, device=device, base=base, settings=settings):
         if parameter.diagnostics is not None:
             prepared.diagnostics.append(parameter.diagnostics)
         yield parameter.name, parameter.value
@@ -201,10 +243,13 @@ def _find_bases(request: MergeRequest, sources: Sequence[Source]) -> tuple[Sourc
     """The base of the merge, the base of each adapter by its name, and what is wrong."""
     found: list[str] = []
     references: dict[str, str] = {}
-    for source in sources:
+    own = request.adapter_bases or [None] * len(sources)
+    for source, given in zip(sources, own, strict=True):
+        if given is not None and not source.is_adapter:
+            found.append(f"{source.name}: {source.reference} is a whole model; expected an adapter on {given}")
         if source.is_adapter:
             try:
-                named = request.base or adapter_base(source.folder)
+                named = given or request.base or adapter_base(source.folder)
             except CheckpointError as error:
                 found += error.problems
                 continue
@@ -229,6 +274,21 @@ def _find_bases(request: MergeRequest, sources: Sequence[Source]) -> tuple[Sourc
             "set base=FOLDER_OR_NAME"
         )
     return (located.get(chosen) if chosen is not None else None), bases, found
+
+
+def _chosen_lead(request: MergeRequest, members: Sequence[Member]) -> Member | None:
+    """The model whose tokenizer was asked for, or None."""
+    if request.tokenizer is None:
+        return None
+    if request.tokenizer == UNION:
+        return union_lead(members)
+    for member in members:
+        if member.source.reference == request.tokenizer:
+            return member
+    source = find_sources([request.tokenizer], request.models_folder)[0]
+    if source.is_adapter:
+        raise CheckpointError([f"{source.reference} is an adapter; expected a whole model"])
+    return read_member(replace(source, name="base"), None)
 
 
 def _read_base(source: Source, agreement: Agreement) -> Member:

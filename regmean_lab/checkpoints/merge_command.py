@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import logging
 from dataclasses import fields
@@ -15,6 +16,8 @@ from omegaconf.errors import OmegaConfBaseException
 from regmean_lab.checkpoints.compatibility import HEADS
 from regmean_lab.checkpoints.merge import MergeRequest, PreparedMerge, prepare_merge, statistics_problems
 from regmean_lab.checkpoints.output import checksums, find_merged, fingerprint, output_problem, write_output
+from regmean_lab.checkpoints.recipe.reading import read_recipe
+from regmean_lab.checkpoints.recipe.request import lost_models, request_of_recipe
 from regmean_lab.checkpoints.sources import find_sources
 from regmean_lab.checkpoints.writing import parse_size
 from regmean_lab.config.checkpoint_commands import MergeCheckpointsConfig
@@ -28,6 +31,7 @@ from regmean_lab.utils.checks import one_of
 
 log = logging.getLogger(__name__)
 
+DEFAULT_METHOD = "regmean"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -80,7 +84,12 @@ def request_of(config: DictConfig) -> MergeRequest:
         ConfigurationError: with every value that makes no sense.
     """
     try:
-        if missing := sorted(OmegaConf.missing_keys(config)):
+        given = OmegaConf.select(config, "recipe") is not None
+        missing = sorted(OmegaConf.missing_keys(config))
+        if given and "checkpoints" in missing:
+            config = copy.deepcopy(config)
+            config.checkpoints = []
+        elif missing:
             raise ConfigurationError([f"{key}: required, but not given" for key in missing])
         plain = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
@@ -99,10 +108,22 @@ def request_of(config: DictConfig) -> MergeRequest:
     if problem is not None:
         found.append(problem)
     found += device_problems(plain.trainer)
-    method = _method(plain.method, len(plain.checkpoints), plain.heads, found)
     models_folder = Path(plain.paths.zoo_dir) / MODELS_FOLDER
+    dtype = None if plain.dtype is None else DTYPES.get(plain.dtype)
+    request = None
+    if plain.recipe is not None:
+        request = _of_recipe(plain, dtype, size, models_folder, found)
+    else:
+        method = _method(plain.method, len(plain.checkpoints), plain.heads, found)
+        if method is not None:
+            names = list(plain.checkpoints)
+            request = MergeRequest(names, method, plain.base, plain.heads, dtype, size, models_folder)
+    if plain.recipe is not None:
+        listed, base = ([], None) if request is None else (request.checkpoints, request.base)
+    else:
+        listed, base = list(plain.checkpoints), plain.base
     try:
-        sources = find_sources([*plain.checkpoints, *([plain.base] if plain.base is not None else [])], models_folder)
+        sources = find_sources([*listed, *([base] if base is not None else [])], models_folder)
     except CheckpointError as error:
         sources = []
         found += [*error.problems, *_names_with_commas(plain.checkpoints)]
@@ -113,10 +134,34 @@ def request_of(config: DictConfig) -> MergeRequest:
             for source in sources
             if source.folder.resolve().is_relative_to(output)
         ]
-    if found or method is None:
+    if found or request is None:
         raise ConfigurationError(found)
-    dtype = None if plain.dtype is None else DTYPES[plain.dtype]
-    return MergeRequest(list(plain.checkpoints), method, plain.base, plain.heads, dtype, size, models_folder)
+    return request
+
+
+def _of_recipe(
+    plain: MergeCheckpointsConfig, dtype: torch.dtype | None, size: int, models_folder: Path, found: list[str]
+) -> MergeRequest | None:
+    """The merge that a recipe asks for; appends what is wrong with it, or with what was given beside it."""
+    default = all_methods()[DEFAULT_METHOD]()
+    for key, differs in (
+        ("checkpoints", bool(plain.checkpoints)),
+        ("base", plain.base is not None),
+        ("method", any(getattr(plain.method, k, None) != value for k, value in vars(default).items() if k[0] != "_")),
+    ):
+        if differs:
+            found.append(f"{key}: given beside a recipe, which says that; leave it out")
+    assert plain.recipe is not None
+    try:
+        recipe = read_recipe(Path(plain.recipe).expanduser())
+        if problems := lost_models(recipe, models_folder):
+            raise CheckpointError(problems)
+        return request_of_recipe(
+            recipe, heads=plain.heads, dtype=dtype, max_shard_size=size, models_folder=models_folder
+        )
+    except CheckpointError as error:
+        found += error.problems
+    return None
 
 
 def _names_with_commas(references: list[str]) -> list[str]:
@@ -137,8 +182,9 @@ def _method(node: Any, count: int, heads: str, found: list[str]) -> MergeMethod 
     method = method_type(**{part.name: getattr(node, part.name) for part in fields(method_type) if part.init})
     found += [f"method.{problem}" for problem in method.problems()]
     found += [problem.replace("members:", "checkpoints:", 1) for problem in method.count_problems(count)]
-    if method.coefficients is not None and len(method.coefficients) != count:
-        found.append(f"method.coefficients: {len(method.coefficients)} numbers for {count} checkpoints")
+    for key, numbers in (("coefficients", method.coefficients), ("weights", method.free_weights)):
+        if numbers is not None and len(numbers) != count:
+            found.append(f"method.{key}: {len(numbers)} numbers for {count} checkpoints")
     if method.label_head != "merged":
         found.append("method.label_head: checkpoints do not say which labels their data annotated; expected merged")
     if method.is_partial and heads != "keep":

@@ -16,16 +16,18 @@ from transformers import PreTrainedConfig
 from regmean_lab.checkpoints.heads import HEADS_FOLDER
 from regmean_lab.checkpoints.members import Member
 from regmean_lab.checkpoints.merge import PreparedMerge, write_merged_weights
+from regmean_lab.checkpoints.recipe.chat_templates import TEMPLATE_FILE, TOKENIZER_CONFIG_FILE, chosen_template
+from regmean_lab.checkpoints.recipe.record import RECIPE_FILE, public_name, recipe_text
+from regmean_lab.checkpoints.recipe.translation import method_settings
 from regmean_lab.checkpoints.writing import PlannedTensor, plan_shards, write_shards
 from regmean_lab.models.folders import check_tokenizer_files, read_json_file, stored_tensors
 from regmean_lab.models.headers import CheckpointError
-from regmean_lab.models.merged_model import CARD_FRONT_MATTER
+from regmean_lab.models.hub import split_reference
 from regmean_lab.tracking.environment import command_line, versions
 from regmean_lab.utils.files import CARD_FILE, STATISTICS_FOLDER, file_sha256, new_folder, sha256, write_json
 from regmean_lab.utils.later_settings import without_later_settings
 
 RECORD_FILE = "merge.json"
-TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 TEMPLATES_FOLDER = "additional_chat_templates"
 SCHEMA = 1
 
@@ -55,6 +57,13 @@ def fingerprint(prepared: PreparedMerge, settings: Mapping[str, Any], sums: Mapp
         "heads": request.heads,
         "dtype": str(request.dtype),
         "shards": [shard.file for shard in prepared.shards],
+    }
+    if request.recipe is not None:
+        content["recipe"] = method_settings(request.recipe)
+    content |= {
+        key: value
+        for key, value in (("tokenizer", request.tokenizer and prepared.lead.name), ("template", request.chat_template))
+        if value is not None
     }
     return sha256(json.dumps(content, sort_keys=True, default=str))
 
@@ -97,10 +106,13 @@ def write_output(
         write_merged_weights(prepared, temporary, device)
         _write_configuration(prepared, temporary)
         _copy_tokenizer(prepared.lead, temporary)
+        _set_template(prepared, temporary)
         if prepared.request.heads != "drop" and prepared.agreement.apart:
             for member in prepared.members:
                 _write_head(prepared, member, temporary / HEADS_FOLDER / member.name)
         record = _record(prepared, settings, sums)
+        if prepared.request.recipe is not None:
+            (temporary / RECIPE_FILE).write_text(recipe_text(prepared.request.recipe), encoding="utf-8")
         (temporary / CARD_FILE).write_text(_card(prepared, record), encoding="utf-8")
         write_json(temporary / RECORD_FILE, record)
 
@@ -134,6 +146,23 @@ def _copy_tokenizer(member: Member, folder: Path) -> None:
             write_json(folder / path.name, content)
         else:
             shutil.copyfile(path, folder / path.name)
+
+
+def _set_template(prepared: PreparedMerge, folder: Path) -> None:
+    """Give the merged tokenizer the chat template that was asked for, in a file of its own."""
+    wanted = prepared.request.chat_template
+    if wanted is None:
+        return
+    known = [*prepared.members, *([prepared.base] if prepared.base is not None else [])]
+    folders = [member.tokenizer_folder for member in known if member.tokenizer_folder is not None]
+    template = chosen_template(wanted, folders)
+    if template is None:
+        return
+    if (folder / TOKENIZER_CONFIG_FILE).is_file():
+        content = read_json_file(folder / TOKENIZER_CONFIG_FILE)
+        if content.pop("chat_template", None) is not None:
+            write_json(folder / TOKENIZER_CONFIG_FILE, content)
+    (folder / TEMPLATE_FILE).write_text(template, encoding="utf-8")
 
 
 def _write_head(prepared: PreparedMerge, member: Member, folder: Path) -> None:
@@ -174,6 +203,7 @@ def _record(
         "schema": SCHEMA,
         "fingerprint": fingerprint(prepared, settings, sums),
         "method": dict(settings),
+        **({"recipe": method_settings(request.recipe)} if request.recipe is not None else {}),
         "checkpoints": sources,
         "base": base,
         "configuration_and_tokenizer": prepared.lead.name,
@@ -184,7 +214,11 @@ def _record(
         "notes": prepared.agreement.notes,
         "diagnostics": [asdict(row) for row in prepared.diagnostics],
         "versions": versions(),
-        "command": command_line(_public_overrides(prepared, settings)),
+        "command": (
+            command_line(_public_overrides(prepared, settings))
+            if request.recipe is None
+            else f"regmean-lab merge {RECIPE_FILE}"
+        ),
     }
 
 
@@ -231,8 +265,14 @@ def _card(prepared: PreparedMerge, record: Mapping[str, Any]) -> str:
             "`regmean_lab.checkpoints.heads.load_with_head(folder, NAME)` puts the two together."
         )
     notes = "".join(f"- {note}\n" for note in record["notes"])
+    recipe = ""
+    if prepared.request.recipe is not None:
+        recipe = (
+            "\n\nThe recipe says which of them are others for single tensors and models." if prepared.settings else ""
+        )
+        recipe += f"\n\n## Recipe\n\n```yaml\n{recipe_text(prepared.request.recipe)}```"
     return f"""\
-{CARD_FRONT_MATTER}
+{_front_matter(prepared)}
 # {" + ".join(names)}, merged by {record["method"]["name"]}
 
 Merged from weights{" and published statistics" if any(part.files for part in prepared.statistics) else ""} alone,
@@ -242,7 +282,7 @@ Configuration and tokenizer are those of {record["configuration_and_tokenizer"]}
 
 ```json
 {json.dumps(record["method"], indent=2)}
-```
+```{recipe}
 
 ## Sources
 
@@ -259,6 +299,19 @@ Configuration and tokenizer are those of {record["configuration_and_tokenizer"]}
 {", ".join(f"{name} {value}" for name, value in record["versions"].items())}
 
 {notes}"""
+
+
+def _front_matter(prepared: PreparedMerge) -> str:
+    """What the hub reads: the models that were merged, for its tree of models, and tags."""
+    members = [*prepared.members, *([prepared.base] if prepared.base is not None else [])]
+    names = [split_reference(member.source.reference)[0] for member in members if member.source.revision is not None]
+    given = [name for name in prepared.request.adapter_bases if name is not None and public_name(name) == name]
+    listed = dict.fromkeys([*names, *(split_reference(name)[0] for name in given)])
+    base = "".join(f"- {name}\n" for name in listed)
+    tags = ["merge", "model-merging", "regmean_lab"]
+    tree = f"base_model:\n{base}base_model_relation: merge\n" if base else ""
+    listed_tags = "".join(f"- {tag}\n" for tag in tags)
+    return f"---\nlibrary_name: transformers\n{tree}tags:\n{listed_tags}---\n"
 
 
 def _label(path: Path) -> str:

@@ -33,7 +33,7 @@ from regmean_lab.config.published import PublishedError
 from regmean_lab.sweeps.launchers import LAUNCHER_GROUP, launcher_problems
 from regmean_lab.utils.names import did_you_mean, nearest
 
-NOT_IN_PATHS = ("checkpoint", "checkpoints", "data", "kinds", "output")
+NOT_IN_PATHS = ("checkpoint", "checkpoints", "data", "kinds", "output", "recipe")
 """Settings whose values are no names of folders."""
 
 GONE = dict.fromkeys(

@@ -35,6 +35,7 @@ class MergeCheckpointsConfig:
 
     Attributes:
         experiment: its name.
+        recipe: a file in mergekit's YAML that says what is merged and how, in place of checkpoints, method and base.
         checkpoints: two or more: folders, names of models on the hub (``model`` or ``owner/model``, with ``@revision``
             where it is not the newest), or folders of LoRA adapters.
         method: group ``method``: how they are merged.
@@ -52,6 +53,7 @@ class MergeCheckpointsConfig:
     """
 
     experiment: str = "merge_checkpoints"
+    recipe: str | None = None
     checkpoints: list[str] = MISSING
     method: Any = MISSING
     base: str | None = None

@@ -77,9 +77,12 @@ def job_folder(_root_: DictConfig) -> str:
 def root_folder(label: str, _root_: DictConfig) -> str:
     """``${root_folder:LABEL}``: folder of a job of an experiment with a root configuration of its own.
 
-    ``LABEL`` is there for people: the last part of a path, as far as a file name can have it.
+    ``LABEL`` is there for people: the last part of a path, as far as a file name can have it. Of a merge by a recipe it
+    is the recipe's name.
     """
     resolved = _without_hydra(_root_)
+    if resolved.get("recipe"):
+        label = str(resolved["recipe"]).rpartition(".")[0]
     readable = re.sub(r"[^\w.+-]", "_", str(label).rstrip("/").rpartition("/")[2]) or "job"
     return f"{resolved['experiment']}/{readable}-{fingerprint(resolved)[:10]}"
 

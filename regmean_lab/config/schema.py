@@ -182,9 +182,10 @@ def settings_of(config: DictConfig) -> Settings:
     found += [problem for key, name in names if (problem := name_problem(key, name)) is not None]
     if plain.model.dropout is not None and not 0 <= plain.model.dropout < 1:
         found.append(f"model.dropout: expected a share from 0 to below 1 or null, got {plain.model.dropout}")
-    coefficients, merged = getattr(method, "coefficients", None), plain.first or len(members)
-    if coefficients is not None and len(coefficients) != merged:
-        found.append(f"method.coefficients: {len(coefficients)} numbers for {merged} members")
+    merged = plain.first or len(members)
+    for key in ("coefficients", "weights"):
+        if (numbers := getattr(method, key, None)) is not None and len(numbers) != merged:
+            found.append(f"method.{key}: {len(numbers)} numbers for {merged} members")
     if isinstance(method, MergeMethod):
         found += method.count_problems(merged)
     if plain.save_merged and not (isinstance(method, MergeMethod) or method.name == "multitask"):

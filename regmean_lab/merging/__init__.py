@@ -12,6 +12,7 @@ from regmean_lab.merging.base import (
     MergeMember,
     MergeMethod,
     Parameter,
+    TensorSettings,
     method_types,
     register_method,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "MergeMethod",
     "MergedParameter",
     "Parameter",
+    "TensorSettings",
     "differences",
     "layout_of",
     "merge_members",

@@ -7,12 +7,13 @@ models, so that memory does not grow with their number of layers.
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ from regmean_lab.utils.errors import UserError
 from regmean_lab.utils.registry import Registry
 
 LABEL_HEADS = ("merged", "row_mean")
+MethodInstance = TypeVar("MethodInstance", bound="MergeMethod")
 
 
 class MergeError(UserError):
@@ -168,6 +170,8 @@ class Parameter:
         rows: indices of the parameter's rows that ``tensors`` hold, shape [rows], or None for the whole parameter.
         base: its value in the model that the members were trained from, of the tensors' shape, dtype and device. None
             where that model has no such parameter (a new head), and for methods that do not ask for it.
+        factors: one weight a member, of any sign and sum, in place of the coefficients; None where those count.
+        own: settings of each member by name, where they are not the method's; empty where all are.
     """
 
     name: str
@@ -177,11 +181,25 @@ class Parameter:
     layer: LinearLayer | None = None
     rows: Tensor | None = None
     base: Tensor | None = None
+    factors: Sequence[float] | None = None
+    own: Sequence[Mapping[str, float]] = ()
 
     @property
     def weights(self) -> list[float]:
-        """The coefficients times the number of members: each 1 where all members count alike."""
+        """The factors, or the coefficients times the number of members: each 1 where all members count alike."""
+        if self.factors is not None:
+            return list(self.factors)
         return [coefficient * len(self.members) for coefficient in self.coefficients]
+
+    def setting(self, member: int, name: str, default: float) -> float:
+        """A setting for one member: its own, or the method's.
+
+        Args:
+            member: number of the member.
+            name: the setting's name.
+            default: the method's.
+        """
+        return self.own[member].get(name, default) if self.own else default
 
     def mean(self, dtype: torch.dtype | None = None, device: torch.device | None = None) -> Tensor:
         """The members' weighted mean, of the tensors' shape; exact where all members are equal.
@@ -197,6 +215,32 @@ class Parameter:
         for number in range(2, len(self.tensors)):
             result.add_(self.tensors[number].to(first) - first, alpha=self.coefficients[number])
         return result
+
+
+@dataclass(frozen=True)
+class TensorSettings:
+    """How one tensor is merged, where that is another way than for all others.
+
+    Attributes:
+        method: settings of the method.
+        coefficients: one a member, in place of the method's.
+        weights: one a member, of any sign and sum, in place of the method's.
+        members: settings of each member, in place of the method's; empty where all are alike.
+    """
+
+    method: Mapping[str, Any] = field(default_factory=dict)
+    coefficients: Sequence[float] | None = None
+    weights: Sequence[float] | None = None
+    members: Sequence[Mapping[str, float]] = ()
+
+    def applied(self, method: MethodInstance) -> MethodInstance:
+        """The method with these settings; what it found out about the whole model beforehand stays."""
+        if not self.method:
+            return method
+        changed = copy.copy(method)
+        for name, value in self.method.items():
+            setattr(changed, name, value)
+        return changed
 
 
 @dataclass(frozen=True)
@@ -271,6 +315,11 @@ class MergeMethod(ABC):
     def needs_text(self) -> bool:
         """Whether it reads members' text while it merges: a merge of weights and statistics alone cannot be its."""
         return False
+
+    @property
+    def free_weights(self) -> list[float] | None:
+        """One weight a member, of any sign and sum, in place of the coefficients; None where those count."""
+        return None
 
     def count_problems(self, members: int) -> list[str]:
         """What is wrong with merging so many members."""

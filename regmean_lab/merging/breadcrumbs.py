@@ -10,7 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from regmean_lab.merging.base import Parameter, register_method
-from regmean_lab.merging.task_vectors import ElementwiseMethod, weighted_sum
+from regmean_lab.merging.task_vectors import ElementwiseMethod
 from regmean_lab.utils.checks import fraction
 
 
@@ -26,12 +26,16 @@ class Breadcrumbs(ElementwiseMethod):
     Attributes:
         small: share β of each parameter's elements, the smallest by magnitude, that is dropped.
         large: share of each parameter's elements, the largest by magnitude, that is dropped: outliers.
+        density: share of each parameter's elements that is kept, in place of small: those below the largest.
+        elect_signs: of each element, only the values that have the elected sign count, as in TIES.
         scaling: α.
     """
 
     scaling: float = 0.2
     small: float = 0.85
     large: float = 0.006
+    density: float | None = None
+    elect_signs: bool = False
 
     @override
     def problems(self) -> list[str]:
@@ -39,18 +43,30 @@ class Breadcrumbs(ElementwiseMethod):
         wrong = len(found)
         fraction("small", self.small, found, one=False)
         fraction("large", self.large, found, one=False)
-        if len(found) == wrong and self.small + self.large >= 1:
+        if self.density is not None:
+            fraction("density", self.density, found, zero=False)
+        elif len(found) == wrong and self.small + self.large >= 1:
             found.append(f"large: expected less than 1 - small, got small={self.small} and large={self.large}")
         return found
 
     def merge_vectors(self, parameter: Parameter, vectors: Sequence[Tensor]) -> Tensor:
         """The sum of the masked task vectors."""
-        return weighted_sum([self._masked(vector) for vector in vectors], parameter.weights)
+        masked = [self._masked(parameter, number, vector) for number, vector in enumerate(vectors)]
+        return self.combined(masked, parameter, elect=self.elect_signs, mean=False)
 
-    def _masked(self, vector: Tensor) -> Tensor:
+    def _masked(self, parameter: Parameter, member: int, vector: Tensor) -> Tensor:
+        large = parameter.setting(member, "large", self.large)
+        density = parameter.setting(member, "density", -1 if self.density is None else self.density)
+        if density == 1:
+            return vector
         order = vector.abs().flatten().argsort(stable=True)
         count = len(order)
-        kept = order[int(self.small * count) : count - int(self.large * count)]
+        if density < 0:
+            kept = order[int(self.small * count) : count - int(large * count)]
+        else:  # where both cannot be had, outliers stay
+            wanted = int(density * count)
+            start = max(0, count - wanted - int(large * count))
+            kept = order[start : start + wanted]
         masked = torch.zeros_like(vector).flatten()
         masked[kept] = vector.flatten()[kept]
         return masked.reshape(vector.shape)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,7 @@ from regmean_lab.merging.base import (
     MergeMember,
     MergeMethod,
     Parameter,
+    TensorSettings,
 )
 from regmean_lab.merging.member_tensors import MemberTensors
 from regmean_lab.merging.partial import covered
@@ -70,6 +71,7 @@ def merge_members(
     *,
     device: torch.device | str = "cpu",
     base: Mapping[str, Tensor] | None = None,
+    settings: Callable[[str], TensorSettings] | None = None,
 ) -> Iterator[MergedParameter]:
     """Merge members, one parameter after the other.
 
@@ -84,6 +86,7 @@ def merge_members(
         device: where to compute.
         base: weights of the model that the members were trained from, for methods that need them
             (``method.needs_base``); parameters that it lacks have no base.
+        settings: by a parameter's name, how it is merged where that is not as ``method`` says.
 
     Yields:
         Every parameter that does not stay each member's own, in the order of the first member.
@@ -108,17 +111,19 @@ def merge_members(
     given = base if method.needs_base else None
     method.prepare(members, names, layout, given)
     for name in names:
-        if method.solves_experts and name in layout.stacked:
-            yield _merge_experts(method, name, members, coefficients, layout, torch.device(device), given)
+        own = TensorSettings() if settings is None else settings(name)
+        here, shares = own.applied(method), own.coefficients or coefficients
+        if here.solves_experts and name in layout.stacked:
+            yield _merge_experts(here, name, members, shares, layout, torch.device(device), given, own)
             continue
-        blocks = _blocks(name, members) if method.elementwise else []
+        blocks = _blocks(name, members) if here.elementwise else []
         if len(blocks) <= 1:
-            yield merge_parameter(method, name, members, coefficients, layout, torch.device(device), given)
+            yield merge_parameter(here, name, members, shares, layout, torch.device(device), given, own=own)
             continue
         whole = None
         for block in blocks:
             part = merge_parameter(
-                method, name, members, coefficients, layout, torch.device(device), given, block
+                here, name, members, shares, layout, torch.device(device), given, block, own=own
             ).value
             if whole is None:
                 whole = part.new_empty(tensor_shape(members[0].weights, name))
@@ -135,6 +140,7 @@ def _merge_experts(
     layout: Layout,
     device: torch.device,
     base: Mapping[str, Tensor] | None,
+    own: TensorSettings,
 ) -> MergedParameter:
     """Merge a parameter that holds the layers of several experts, one after the other.
 
@@ -143,7 +149,7 @@ def _merge_experts(
     """
     whole, solved = None, []
     for expert in range(layout.stacked[name].count):
-        part = merge_parameter(method, name, members, coefficients, layout, device, base, expert=expert)
+        part = merge_parameter(method, name, members, coefficients, layout, device, base, expert=expert, own=own)
         if whole is None:
             whole = part.value.new_empty(tensor_shape(members[0].weights, name))
         whole[expert] = part.value
@@ -162,6 +168,8 @@ def coefficients_of(method: MergeMethod, members: int) -> list[float]:
     coefficients = method.coefficients or [1 / members] * members
     if len(coefficients) != members:
         raise MergeError(f"method.coefficients: {len(coefficients)} numbers for {members} members")
+    if method.free_weights is not None and len(method.free_weights) != members:
+        raise MergeError(f"method.weights: {len(method.free_weights)} numbers for {members} members")
     return coefficients
 
 
@@ -189,6 +197,7 @@ def merge_parameter(
     base: Mapping[str, Tensor] | None,
     block: slice | None = None,
     expert: int | None = None,
+    own: TensorSettings | None = None,
 ) -> MergedParameter:
     """Merge one parameter, a block of its rows, or the layer of one of the experts that it holds."""
     if expert is not None:
@@ -215,7 +224,9 @@ def merge_parameter(
     if expert is not None:
         start = None if start is None else start[0]
     layer = layout.linear.get(name) if expert is None else layout.stacked[name].layer(expert)
-    parameter = Parameter(name, tensors, members, coefficients, layer, base=start)
+    own = own or TensorSettings()
+    factors = method.free_weights if own.weights is None else own.weights
+    parameter = Parameter(name, tensors, members, coefficients, layer, None, start, factors, own.members)
     diagnostics, groups = None, None
     if expert is None:
         groups = groups_of_rows(name, members, layout, base, len(first) if first.dim() else 0, block)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from typing_extensions import override
 
@@ -24,7 +25,12 @@ class ModelStock(MergeMethod):
     θ̄ is the mean of the n members and φ the angle between their task vectors, for each parameter on its own; with more
     than two members cos φ is the mean over all pairs. A cosine below 0, which the derivation excludes, counts as 0: the
     result is then the base. A parameter that the base model does not have is averaged. Members count alike.
+
+    Attributes:
+        by_row: φ is found of each row of a parameter.
     """
+
+    by_row: bool = False
 
     @property
     def needs_base(self) -> bool:
@@ -43,6 +49,10 @@ class ModelStock(MergeMethod):
         mean, base, count = parameter.mean(), parameter.base, len(parameter.tensors)
         if base is None or count == 1:  # one: the row of a label that only its data annotates
             return mean, None
+        if self.by_row and base.dim() > 1:
+            cosines = mean_cosines(task_vectors(parameter)).clamp(min=0)
+            share = (count * cosines / (1 + (count - 1) * cosines)).to(mean.dtype).to(mean.device)
+            return base + (mean - base) * share.reshape(-1, *[1] * (base.dim() - 1)), None
         cosine = max(0.0, mean_cosine(task_vectors(parameter)))
         return base + (mean - base) * (count * cosine / (1 + (count - 1) * cosine)), None
 
@@ -54,3 +64,11 @@ def mean_cosine(vectors: Sequence[Tensor]) -> float:
     norms[norms == 0] = 1
     cosines = (products / norms.outer(norms)).triu(1)
     return float(cosines.sum()) / math.comb(len(vectors), 2)
+
+
+def mean_cosines(vectors: Sequence[Tensor]) -> Tensor:
+    """`mean_cosine` of each row of two or more tensors, float64 [rows]."""
+    rows = torch.stack([vector.flatten(1).cpu().double() for vector in vectors])
+    rows = rows / torch.linalg.vector_norm(rows, dim=2, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
+    products = torch.einsum("irk,jrk->rij", rows, rows).triu(1)
+    return products.sum(dim=(1, 2)) / math.comb(len(vectors), 2)

@@ -83,6 +83,8 @@ def merge_groups(
             ],
             rows=index,
             base=None if parameter.base is None or not group.based else parameter.base[index],
+            factors=None if parameter.factors is None else [parameter.factors[i] for i in group.members],
+            own=[parameter.own[i] for i in group.members] if parameter.own else (),
         )
         merged[index], diagnostics = method.merge(part)
         if diagnostics is not None:

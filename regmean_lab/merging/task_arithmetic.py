@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from regmean_lab.merging.base import Parameter, register_method
-from regmean_lab.merging.task_vectors import ElementwiseMethod, weighted_sum
+from regmean_lab.merging.task_vectors import ElementwiseMethod
 
 
 @register_method("task_arithmetic")
@@ -31,4 +31,4 @@ class TaskArithmetic(ElementwiseMethod):
 
     def merge_vectors(self, parameter: Parameter, vectors: Sequence[Tensor]) -> Tensor:
         """The sum of the task vectors."""
-        return weighted_sum(vectors, parameter.weights)
+        return self.combined(vectors, parameter, elect=False, mean=False)

@@ -17,6 +17,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from regmean_lab.merging.base import LayerDiagnostics, LinearLayer, MergeError, MergeMethod, Parameter
+from regmean_lab.merging.free_weights import FreeWeights, divisor
 from regmean_lab.merging.weights import tensor_shape
 from regmean_lab.utils.checks import one_of, positive
 from regmean_lab.utils.files import sha256
@@ -44,13 +45,20 @@ class TaskVectorMethod(MergeMethod):
     @override
     def problems(self) -> list[str]:
         found = super().problems()
-        positive("scaling", self.scaling, found)
+        if self.free_weights is None:
+            positive("scaling", self.scaling, found)
+        elif not math.isfinite(self.scaling):
+            found.append(f"scaling: expected a number, got {self.scaling}")
         return found
 
 
 @dataclass
-class ElementwiseMethod(TaskVectorMethod):
-    """Base of methods that merge task vectors element by element, whatever the parameter."""
+class ElementwiseMethod(FreeWeights, TaskVectorMethod):
+    """Base of methods that merge task vectors element by element, whatever the parameter.
+
+    With `FreeWeights`, one task vector is enough: a negative weight takes it out of the base, one above 1 goes beyond
+    the member.
+    """
 
     def merge(self, parameter: Parameter) -> tuple[Tensor, LayerDiagnostics | None]:
         """The base plus the scaled merged task vector; the mean of a parameter without a base."""
@@ -66,6 +74,25 @@ class ElementwiseMethod(TaskVectorMethod):
             parameter: the parameter.
             vectors: one task vector a member, of the parameter's shape.
         """
+
+    def combined(self, vectors: Sequence[Tensor], parameter: Parameter, *, elect: bool, mean: bool = True) -> Tensor:
+        """The members' task vectors as one.
+
+        Args:
+            vectors: one a member.
+            parameter: the parameter.
+            elect: of each element only the values that have the elected sign count, see `elect_and_average`.
+            mean: without election and without `weights`: the weighted mean, not the sum.
+        """
+        if parameter.factors is None:
+            if elect:
+                return elect_and_average(vectors, parameter.weights)
+            return weighted_sum(vectors, parameter.coefficients if mean else parameter.weights)
+        normalize = elect if self.normalize is None else self.normalize
+        if elect:
+            return elect_and_average(vectors, parameter.factors, normalize=normalize)
+        total = weighted_sum(vectors, parameter.factors)
+        return total.div_(divisor(parameter.factors)) if normalize else total
 
 
 @dataclass
@@ -125,47 +152,45 @@ def weighted_sum(vectors: Iterable[Tensor], weights: Sequence[float]) -> Tensor:
     return total
 
 
-def elect_and_average(vectors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+def elect_and_average(vectors: Sequence[Tensor], weights: Sequence[float], *, normalize: bool = True) -> Tensor:
     """Elect a sign for each element and average the values that have it: steps 2 and 3 of TIES (Yadav et al., 2023).
 
     The sign is that of the weighted sum; where it is zero no sign wins, and the result is zero. Values that are zero
-    have no vote and no part in the mean.
+    have no vote and no part in the mean. A value's sign is that of the value times its weight.
 
     Args:
         vectors: one a member, equal shapes.
-        weights: one a member.
+        weights: one a member, of any sign.
+        normalize: divide by the sum of the weights of the values that count; otherwise their weighted sum.
     """
     elected = weighted_sum(vectors, weights).sign_()
     total, weight_sum = torch.zeros_like(elected), torch.zeros_like(elected)
     for vector, weight in zip(vectors, weights, strict=True):
-        agrees = (vector * elected > 0).to(vector.dtype)
+        agrees = (vector * (elected if weight >= 0 else -elected) > 0).to(vector.dtype)
         total.addcmul_(vector, agrees, value=weight)
         weight_sum.add_(agrees, alpha=weight)
+    if not normalize:
+        return total
     weight_sum[weight_sum == 0] = 1
     return total.div_(weight_sum)
 
 
-def combine(how: str, vectors: Sequence[Tensor], parameter: Parameter) -> Tensor:
-    """The weighted mean of task vectors (``linear``), or that of the values with the elected sign (``ties``)."""
-    if how == "ties":
-        return elect_and_average(vectors, parameter.weights)
-    return weighted_sum(vectors, parameter.coefficients)
-
-
 def combination_problems(how: str, found: list[str]) -> None:
-    """Append a message to ``found`` unless `combine` knows ``how``."""
+    """Append a message to ``found`` unless ``how`` is a way to combine task vectors."""
     one_of("then", how, COMBINATIONS, found)
 
 
-def drop_and_rescale(vector: Tensor, numbers: Tensor, drop_rates: Tensor | float) -> Tensor:
+def drop_and_rescale(vector: Tensor, numbers: Tensor, drop_rates: Tensor | float, *, rescale: bool = True) -> Tensor:
     """Set elements to zero with the probability ``drop_rates``, and divide the others by 1 − ``drop_rates``.
 
     Args:
         vector: what is thinned out.
         numbers: uniform random numbers from 0 to 1, of the same shape, dtype and device.
         drop_rates: below 1; one for each element, or one for all.
+        rescale: divide those that stay.
     """
-    return torch.where(numbers >= drop_rates, vector / (1 - drop_rates), torch.zeros_like(vector))
+    kept = vector / (1 - drop_rates) if rescale else vector
+    return torch.where(numbers >= drop_rates, kept, torch.zeros_like(vector))
 
 
 def uniform_numbers(seed: int, parameter: Parameter, member: int) -> Tensor:

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from regmean_lab.merging.base import Layout, MergeMember, Parameter, register_method
 from regmean_lab.merging.merge import base_tensor
-from regmean_lab.merging.task_vectors import ElementwiseMethod, elect_and_average, keep_above, magnitude_threshold
+from regmean_lab.merging.task_vectors import ElementwiseMethod, keep_above, magnitude_threshold
 from regmean_lab.utils.checks import fraction, one_of
 
 SCOPES = ("model", "parameter")
@@ -62,15 +62,18 @@ class Ties(ElementwiseMethod):
 
     def merge_vectors(self, parameter: Parameter, vectors: Sequence[Tensor]) -> Tensor:
         """The mean of the trimmed values that have the elected sign."""
-        trimmed = [self._trim(member, vector) for member, vector in zip(parameter.members, vectors, strict=True)]
-        return elect_and_average(trimmed, parameter.weights)
+        trimmed = [self._trim(parameter, number, vector) for number, vector in enumerate(vectors)]
+        return self.combined(trimmed, parameter, elect=True)
 
-    def _trim(self, member: MergeMember, vector: Tensor) -> Tensor:
-        if self.density == 1:
+    def _trim(self, parameter: Parameter, member: int, vector: Tensor) -> Tensor:
+        density = parameter.setting(member, "density", self.density)
+        if density == 1:
             return vector
+        if density == 0:
+            return torch.zeros_like(vector)
         if self.scope == "parameter":
-            return keep_above(vector, magnitude_threshold(lambda: [vector], self.density))
-        return keep_above(vector, self._thresholds[id(member)])
+            return keep_above(vector, magnitude_threshold(lambda: [vector], density))
+        return keep_above(vector, self._thresholds[id(parameter.members[member])])
 
 
 def _whole_vector(member: MergeMember, names: Sequence[str], base: Mapping[str, Tensor]) -> Iterator[Tensor]:

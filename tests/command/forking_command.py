@@ -1,7 +1,7 @@
 """A process that imports the command once and runs it in forks: a test may start, kill and repeat it in little time.
 
-Reads one JSON object a line: ``{"arguments": […], "log": FILE, "folder": FOLDER}`` starts a fork in a folder (None: where
-this process is) and answers with its process number;
+Reads one JSON object a line: ``{"arguments": […], "log": FILE, "folder": FOLDER}`` starts a fork in a folder (None:
+where this process is) and answers with its process number;
 ``{"wait": NUMBER}`` answers with its exit status once it has ended (minus the signal that ended it).
 """
 
