@@ -48,6 +48,8 @@ SUITE, METHOD = files_of("suite.md"), files_of("method.md")
 @pytest.fixture(scope="module", autouse=True)
 def added(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The files of both pages as if they lay in the package and in conf; afterwards all is as before."""
+    if "reviews" in suite_types() or "trimmed_mean" in method_types():
+        pytest.skip("the pages' own suite or method has been added to the package")
     modules, stored = [], []
     for path, content in {**SUITE, **METHOD}.items():
         if path.endswith(".py"):

@@ -21,7 +21,7 @@ class RowFormat:
         columns: columns of the text, or of the two texts of a pair.
         labels: label names in the order of their ids; one name for a regression.
         key_score: the metric that selects epochs and is reported (:attr:`~regmean_lab.suites.base.Task.key_score`).
-        label: column of the label: its id or its name, for a regression a number.
+        label: column of the label: its name or its id (of names that are numbers, the name), for a regression a number.
         lowest: for a regression, the smallest value that is allowed.
         highest: for a regression, the largest.
     """
@@ -86,7 +86,11 @@ class RowFormat:
         number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         if number and self.is_regression and self.lowest <= value <= self.highest:
             return float(value)
-        if number and not self.is_regression and value in range(len(self.labels)):
+        if number and not self.is_regression and any(name.isdecimal() for name in self.labels):
+            # Names that are numbers are meant by these numbers, not by their places: 4 of ("1", …, "5") is "4".
+            if value == int(value) and str(int(value)) in self.labels:
+                return self.labels.index(str(int(value)))
+        elif number and not self.is_regression and value in range(len(self.labels)):
             return int(value)
         if number and value == -1:
             raise ValueError(
@@ -96,6 +100,8 @@ class RowFormat:
 
     def _expected(self) -> str:
         if not self.is_regression:
+            if any(name.isdecimal() for name in self.labels):
+                return f"one of {', '.join(self.labels)}"
             return f"one of {', '.join(f'{number} ({name})' for number, name in enumerate(self.labels))}"
         if math.isfinite(self.lowest) and math.isfinite(self.highest):
             return f"a number from {self.lowest:g} to {self.highest:g}"
