@@ -18,8 +18,8 @@ RESULT_FILE = "result.json"
 MERGED_FOLDER = "merged"
 SCHEMA = 1
 
-NOT_FINGERPRINTED = ("paths", "logger", "force", "save_merged", "plan", "stage", "stage_members")
-"""Configuration that does not change what is measured; version 0.1 had the last two."""
+NOT_FINGERPRINTED = ("paths", "logger", "force", "save_merged", "plan", "evaluate", "stage", "stage_members")
+"""Configuration that does not change what is measured or merged; version 0.1 had the last two."""
 
 NOT_FINGERPRINTED_TRAINER = ("progress_bar", "workers", "threads", "strategy")
 

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from rich.console import Console
 
+from regmean_lab.config.checkpoint_commands import Measured
 from regmean_lab.results import RESULT_FILE, Result, ResultError, read_result, unknown_text
 from regmean_lab.tracking.sweep_name import current_sweep
-from regmean_lab.utils.files import write_json
+from regmean_lab.utils.files import write_json, write_text
 
 SWEEPS_FOLDER = "sweeps"
 TABLE_FILE, FIGURE_FILE = "table.md", "scores.png"
@@ -77,6 +78,18 @@ def summarise(folder: Path) -> None:
         print(f"\nFAILED: {' '.join(record.overrides)}\n  {record.error}\n  log: {record.folder}", file=sys.stderr)
     if failed:
         print(f"\n{len(failed)} of {len(records)} jobs failed; the others' results stay.", file=sys.stderr)
+
+
+def show_measured(measured: Measured) -> None:
+    """Print the table of what a job on somebody's checkpoints has measured, write it, and say where it lies."""
+    from regmean_lab.report.summary import markdown_table, print_table, score_table  # imports pandas
+
+    table = score_table(measured.results)
+    print_table(table, Console() if sys.stdout.isatty() else Console(width=FILE_WIDTH))
+    write_text(measured.folder / TABLE_FILE, markdown_table(table))
+    for line in measured.lines:
+        print(line)
+    print(f"Results and table: {measured.folder}")
 
 
 def _unknown(results: Sequence[Result]) -> dict[str, list[str]]:
