@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from regmean_lab.checkpoints.compatibility import HEADS
 from regmean_lab.checkpoints.merge import MergeRequest, PreparedMerge, prepare_merge, statistics_problems
 from regmean_lab.checkpoints.output import checksums, find_merged, fingerprint, output_problem, write_output
+from regmean_lab.checkpoints.scoring.merged import score_merge, scoring_problems
 from regmean_lab.checkpoints.sources import find_sources
 from regmean_lab.checkpoints.writing import parse_size
-from regmean_lab.config.checkpoint_commands import MergeCheckpointsConfig
+from regmean_lab.config.checkpoint_commands import Measured, MergeCheckpointsConfig
 from regmean_lab.config.schema import ConfigurationError, all_methods
 from regmean_lab.merging import MergeMethod
 from regmean_lab.models.headers import CheckpointError
@@ -38,6 +40,8 @@ def check(config: DictConfig) -> None:
         ConfigurationError: with everything that stands against the merge.
     """
     _prepared(request_of(config))
+    if found := _scoring_problems(config):
+        raise ConfigurationError(found)
 
 
 def written(config: DictConfig) -> list[tuple[str, Path]]:
@@ -46,12 +50,15 @@ def written(config: DictConfig) -> list[tuple[str, Path]]:
     return [] if output is None else [("output", Path(str(output)).expanduser())]
 
 
-def run(config: DictConfig, folder: Path) -> None:
-    """Merge, or find the finished output.
+def run(config: DictConfig, folder: Path) -> Measured | None:
+    """Merge, or find the finished output; score it beside its checkpoints if the configuration asks for that.
 
     Args:
         config: the composed configuration.
         folder: the job's folder.
+
+    Returns:
+        The scores, if any were asked for.
 
     Raises:
         ConfigurationError: with everything that stands against the merge, before weights are read.
@@ -60,6 +67,8 @@ def run(config: DictConfig, folder: Path) -> None:
     request = request_of(config)
     output = Path(config.output).expanduser() if config.output is not None else folder / MERGED_FOLDER
     prepared = _prepared(request)
+    if found := _scoring_problems(config):
+        raise ConfigurationError(found)
     for note in prepared.agreement.notes:
         log.info("%s", note)
     sums = checksums(prepared)
@@ -68,9 +77,24 @@ def run(config: DictConfig, folder: Path) -> None:
     settings = {"name": request.method.name, **_settings(request.method)}
     if not config.force and find_merged(output, fingerprint(prepared, settings, sums)):
         log.info("found the finished merge %s", output)
-        return
-    write_output(prepared, output, settings, first_device(config.trainer.accelerator), sums)
-    log.info("written to %s", output)
+    else:
+        write_output(prepared, output, settings, first_device(config.trainer.accelerator), sums)
+        log.info("written to %s", output)
+    if config.evaluate is None:
+        return None
+    plain = OmegaConf.to_object(config)
+    assert isinstance(plain, MergeCheckpointsConfig)
+    overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+    return score_merge(plain, output, settings, ["experiment=merge_checkpoints", *overrides])
+
+
+def _scoring_problems(config: DictConfig) -> list[str]:
+    """What stands against the scores that a configuration asks for."""
+    if config.evaluate is None:
+        return []
+    plain = OmegaConf.to_object(config)
+    assert isinstance(plain, MergeCheckpointsConfig)
+    return scoring_problems(plain)
 
 
 def request_of(config: DictConfig) -> MergeRequest:

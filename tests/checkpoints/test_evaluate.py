@@ -14,6 +14,7 @@ import pytest
 import torch
 from checkpoint_folders import save_decoder
 from omegaconf import DictConfig
+from peft import LoraConfig, get_peft_model
 from round_trip import compose_root
 from scipy.stats import binomtest, pearsonr
 from seqeval.metrics import f1_score as entity_f1
@@ -25,6 +26,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from regmean_lab.checkpoints import merge_command
 from regmean_lab.checkpoints.evaluate_command import check, run
 from regmean_lab.config.schema import ConfigurationError
 from regmean_lab.models.pico import pico_folder
@@ -330,3 +332,82 @@ def test_a_language_model_is_sent_to_a_suite_of_questions(
     labelled(tmp_path / "films.csv", 0)
     (told,) = problems(compose(f"checkpoint={tmp_path / 'decoder'}", f"data={tmp_path / 'films.csv'}"))
     assert "suite=emotion_text" in told
+
+
+def test_a_merge_is_scored_with_its_members_and_their_ensemble(
+    save: Callable[..., Path], compose: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    """Members whose outputs are in another order; the ensemble is the mean of logits of the same names."""
+    orders = {"first": COLOURS, "second": ("red", "blue", "green")}
+    folders = {name: save(name, labels, seed) for seed, (name, labels) in enumerate(orders.items())}
+    texts, gold = labelled(tmp_path / "films.csv", 0)
+
+    def merged(*overrides: str) -> DictConfig:
+        own = (f"paths.output_dir={tmp_path / 'outputs'}", f"paths.zoo_dir={tmp_path}", "trainer.progress_bar=false")
+        chosen = (f"checkpoints=[{','.join(map(str, folders.values()))}]", f"output={tmp_path / 'merged'}")
+        return compose_root("merge_checkpoints", *own, *chosen, "method=simple", *overrides)
+
+    config = merged(f"evaluate={tmp_path / 'films.csv'}")
+    merge_command.check(config)
+    measured = merge_command.run(config, tmp_path / "job")
+    assert measured is not None
+    scores = {result.method: result.mean_in_domain for result in measured.results}
+    assert list(scores) == ["first", "second", "ensemble", "simple"]
+    logits = {name: logits_of(folder, texts) for name, folder in {**folders, "simple": tmp_path / "merged"}.items()}
+    common = {name: [orders.get(name, COLOURS).index(label) for label in COLOURS] for name in logits}
+    logits = {name: part[:, common[name]] for name, part in logits.items()}
+    logits["ensemble"] = (logits["first"] + logits["second"]) / 2
+    for name, part in logits.items():
+        predicted = [COLOURS[number] for number in part.argmax(-1)]
+        assert scores[name] == pytest.approx(100 * accuracy_score(gold, predicted)), name
+    assert [line.partition(" is right")[0] for line in measured.lines] == ["films: first", "films: second"]
+    written = {
+        path.parent.name: path.stat().st_mtime_ns for path in (tmp_path / "merged-evaluation").glob("*/result.json")
+    }
+    assert set(written) == {"first", "second", "ensemble", "merged"}
+    merge_command.run(config, tmp_path / "job")
+    again = {
+        path.parent.name: path.stat().st_mtime_ns for path in (tmp_path / "merged-evaluation").glob("*/result.json")
+    }
+    assert again == written
+
+    def told(*overrides: str) -> list[str]:
+        with pytest.raises(ConfigurationError) as caught:
+            merge_command.check(merged(*overrides))
+        return caught.value.problems
+
+    assert told(f"evaluate={tmp_path / 'absent.csv'}", "heads=drop") == [
+        "evaluate: the merged model has no head to predict with (heads=drop); use heads=merge",
+        f"evaluate: data: no such file: {tmp_path / 'absent.csv'}",
+    ]
+    assert told(f"evaluate={{data: {tmp_path / 'films.csv'}, labl: gold}}") == [
+        "evaluate: labl: there is no such key; did you mean label or labels?"
+    ]
+    renamed = merged(f"evaluate={{data: {tmp_path / 'films.csv'}, score: macro_f1}}")
+    results = merge_command.run(renamed, tmp_path / "job").results
+    macro = 100 * f1_score(gold, [COLOURS[number] for number in logits["simple"].argmax(-1)], average="macro")
+    assert results[-1].mean_in_domain == pytest.approx(macro, abs=1e-4)
+
+
+def test_an_adapter_is_scored_as_the_model_that_it_makes(
+    save: Callable[..., Path], compose: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    """What PEFT computes with base and adapter, which transformers' own classes then predict with."""
+    base = save("base", COLOURS, 0)
+    with quiet_transformers():
+        model = AutoModelForSequenceClassification.from_pretrained(base)
+    adapted = get_peft_model(model, LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query", "value"]))
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora" in name:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    adapted.save_pretrained(tmp_path / "adapter")
+    texts, gold = labelled(tmp_path / "films.csv", 0)
+    config = compose(f"checkpoint={tmp_path / 'adapter'}", f"base={base}", f"data={tmp_path / 'films.csv'}")
+    (result,) = run(config, tmp_path / "job").results
+    tokenizer, adapted = AutoTokenizer.from_pretrained(base), adapted.eval()
+    with torch.no_grad():
+        numbers = [int(adapted(**tokenizer(text, return_tensors="pt")).logits.argmax()) for text in texts]
+    assert numbers != logits_of(base, texts).argmax(-1).tolist()
+    assert result.mean_in_domain == pytest.approx(100 * accuracy_score(gold, [COLOURS[number] for number in numbers]))

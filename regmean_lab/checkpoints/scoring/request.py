@@ -28,14 +28,14 @@ SUITE_NAMES: Mapping[TaskKind, str] = {
 """What results on files call their suite, by the kind of task."""
 
 
-def scoring_config(given: Any, key: str) -> tuple[ScoringConfig, list[str]]:
+def scoring_config(given: Any) -> tuple[ScoringConfig, list[str]]:
     """A setting that is a file, several, or a mapping with the keys of :class:`ScoringConfig`; and what is wrong."""
     if not isinstance(given, Mapping) or not {"data", *_KEYS} & set(map(str, given)):
         return ScoringConfig(data=given), []
     values = {str(name): value for name, value in given.items()}
-    found = [f"{key}.{name}: there is no such key; {did_you_mean(name, _KEYS)}" for name in values if name not in _KEYS]
+    found = [f"{name}: there is no such key; {did_you_mean(name, _KEYS)}" for name in values if name not in _KEYS]
     if values.get("data") is None:
-        found.append(f"{key}.data: required, but not given")
+        found.append("data: required, but not given")
     return ScoringConfig(**{name: value for name, value in values.items() if name in _KEYS}), found
 
 
@@ -51,6 +51,8 @@ def settings_problems(plain: ScoringConfig) -> list[str]:
         number = getattr(plain, name)
         if number is not None and not (isinstance(number, int) and number >= 1):
             found.append(f"{name}: expected at least 1, got {number}")
+    if plain.labels is not None and not (isinstance(plain.labels, list) and _are_names(plain.labels)):
+        found.append(f"labels: expected a list of names, got {plain.labels!r}")
     found += [problem for name in data or () if (problem := name_problem("data", name)) is not None]
     return found
 
