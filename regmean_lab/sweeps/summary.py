@@ -56,6 +56,9 @@ def summarise(folder: Path) -> None:
         return
     console = Console() if sys.stdout.isatty() else Console(width=FILE_WIDTH)
     results = _results(records)
+    chosen = [result for result in results if result.selection]
+    if chosen:  # those on dev are not compared with those on test
+        results = [result for result in results if result.configuration.get("evaluate_on", "test") == "test"]
     if results:
         # pandas and matplotlib take seconds to import.
         from regmean_lab.report.figures import score_figure
@@ -70,6 +73,8 @@ def summarise(folder: Path) -> None:
         print(f"{len(results)} result{'s' if len(results) > 1 else ''}, {computed} computed now.")
         if unknown := _unknown(results):
             print(f"Not predicted, as no member of a job was trained on them (F1 0): {unknown_text(unknown)}")
+        for result in chosen:
+            print(_chosen_line(result))
         print(f"Table and figure: {folder / TABLE_FILE}, {folder / FIGURE_FILE}")
         if len(records) == 1:
             print(f"Result: {Path(records[0].folder) / RESULT_FILE}")
@@ -99,6 +104,14 @@ def _unknown(results: Sequence[Result]) -> dict[str, list[str]]:
         for corpus, labels in (result.unknown_labels or {}).items():
             found.setdefault(corpus, {}).update(dict.fromkeys(labels))
     return {corpus: list(labels) for corpus, labels in found.items()}
+
+
+def _chosen_line(result: Result) -> str:
+    selection = result.selection or {}
+    return (
+        f"{result.method} of {'+'.join(result.members)}, seed {result.seed}: {selection['chosen']} was chosen on "
+        f"{selection['on']} (mean score {selection['score']:.2f}, the best of {len(selection['among'])})"
+    )
 
 
 def _results(records: Sequence[JobRecord]) -> list[Result]:

@@ -10,12 +10,14 @@ from collections.abc import Mapping
 from typing import Any
 
 LATER_SETTINGS: dict[str, Any] = {
+    "evaluate_on": "test",
     "header": "auto",
     "method.epsilon_added": "after",
     "method.label_head": "merged",
     "method.reweight": None,
     "method.ties": "lowest",
     "model.new_head": False,
+    "selection": None,
     "statistics.gram.generated_padding": False,
     "statistics.gram.generated_tokens": 4,
     "suite.key_score": "entity_f1",
