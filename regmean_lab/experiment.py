@@ -112,4 +112,5 @@ def result_of(job: Job, outcome: Outcome, overrides: list[str]) -> Result:
         configuration=settings.resolved,
         model_fingerprint=job.checkpoint.fingerprint,
         unknown_labels=unknown,
+        selection=settings.resolved.get("selection"),
     )

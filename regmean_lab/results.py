@@ -18,8 +18,8 @@ RESULT_FILE = "result.json"
 MERGED_FOLDER = "merged"
 SCHEMA = 1
 
-NOT_FINGERPRINTED = ("paths", "logger", "force", "save_merged", "plan", "stage", "stage_members")
-"""Configuration that does not change what is measured; version 0.1 had the last two."""
+NOT_FINGERPRINTED = ("paths", "logger", "force", "save_merged", "plan", "evaluate", "stage", "stage_members")
+"""Configuration that does not change what is measured or merged; version 0.1 had the last two."""
 
 NOT_FINGERPRINTED_TRAINER = ("progress_bar", "workers", "threads", "strategy")
 
@@ -54,6 +54,8 @@ class Result:
         model_fingerprint: identifies the pretrained weights that members started from.
         unknown_labels: by corpus that is evaluated, the labels that it annotates and no member was trained on: they are
             never predicted. None in results of version 0.1, which did count them as predicted.
+        selection: how settings were chosen, where ``hydra.sweeper.select=best`` has done it: ``on`` which split, ``by``
+            which score, ``keys`` of the settings, ``chosen`` with its ``score``, and ``among`` which candidates.
         schema: version of this format.
     """
 
@@ -79,6 +81,7 @@ class Result:
     configuration: dict[str, Any] = field(default_factory=dict)
     model_fingerprint: str = ""
     unknown_labels: dict[str, list[str]] | None = None
+    selection: dict[str, Any] | None = None
     schema: int = SCHEMA
 
     def write(self, folder: Path) -> Path:

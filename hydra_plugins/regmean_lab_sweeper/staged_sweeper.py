@@ -24,6 +24,7 @@ class StagedSweeper(Sweeper):
         params: parameters by key, as on a command line.
         grids: several sets of parameters, each a product of its own, besides or instead of ``params``.
         until: the last stage that is run: ``train``, ``statistics`` or ``jobs``.
+        select: ``best``: jobs that differ in settings alone are run on dev, and the best of them on test.
     """
 
     def __init__(
@@ -31,10 +32,12 @@ class StagedSweeper(Sweeper):
         params: Mapping[str, Any] | None = None,
         grids: Sequence[Mapping[str, Any]] | None = None,
         until: str = "jobs",
+        select: str | None = None,
     ) -> None:
         self.params = params or {}
         self.grids = grids or []
         self.until = until
+        self.select = select
         self.config: DictConfig | None = None
         self.launcher: Launcher | None = None
         self.hydra_context: HydraContext | None = None
@@ -63,4 +66,4 @@ class StagedSweeper(Sweeper):
         assert self.launcher is not None
         assert self.config is not None
         output_dir = Path(self.config.paths.output_dir)
-        return run_sweep(self.params, self.grids, arguments, self.launcher.launch, output_dir, self.until)
+        return run_sweep(self.params, self.grids, arguments, self.launcher.launch, output_dir, self.until, self.select)

@@ -146,6 +146,15 @@ class Architecture:
             for key in ("_state", "shapes", "leaders", "layout", "head", "label_outputs", "vocabulary"):
                 self.__dict__.pop(key, None)
 
+    def own_config(self) -> PreTrainedConfig:
+        """A copy of the configuration that says whether weights are tied as the files or an adapter said."""
+        config = copy.deepcopy(self.config)
+        tied = getattr(self.model, "all_tied_weights_keys", {})
+        apart = tied and all(self.leaders[name] == name for name in tied)
+        if apart or not getattr(self.model.config, "tie_word_embeddings", True):
+            config.tie_word_embeddings = False
+        return config
+
     def canonical(self, name: str) -> str:
         """The model's own name for a stored tensor, of tied ones the first: files may leave out the model's prefix."""
         own = self.own_name(name)

@@ -25,6 +25,7 @@ from regmean_lab.checkpoints.publishing.models import (
     task_name,
     task_of,
 )
+from regmean_lab.checkpoints.table_settings import HEADERS, table_problems, texts_of
 from regmean_lab.config.checkpoint_commands import CollectConfig
 from regmean_lab.config.groups import (
     ModelConfig,
@@ -41,14 +42,11 @@ from regmean_lab.statistics import FORMS, KINDS, StatisticsError, expert_layers,
 from regmean_lab.suites.base import Task
 from regmean_lab.suites.data_module import CorpusDataModule
 from regmean_lab.suites.tables.columns import choose_columns, examples_of, public_names
-from regmean_lab.suites.tables.table import DELIMITED, is_file_name, missing_file, read_table
+from regmean_lab.suites.tables.table import missing_file, read_table
 from regmean_lab.training.trainers import test_trainer
 from regmean_lab.utils.files import STATISTICS_FOLDER, file_sha256, write_json
 
 RECORD_FILE = "collection.json"
-HEADERS = {"auto": None, True: True, False: False}
-"""What the setting ``header`` may be: whether there is one, or None where the first line tells."""
-
 log = logging.getLogger(__name__)
 
 
@@ -101,7 +99,7 @@ def run(config: DictConfig, folder: Path) -> None:
     model_config, tokenizer = read_checkpoint(checkpoint)
     name = task_name(model_config, plain.task)
     task = task_of(model_config, name)
-    typed = [*(_texts(plain.text) or ()), *(name for name in (plain.target, plain.label) if name is not None)]
+    typed = [*(texts_of(plain.text) or ()), *(name for name in (plain.target, plain.label) if name is not None)]
     table = read_table(
         plain.data,
         subset=plain.subset,
@@ -113,7 +111,7 @@ def run(config: DictConfig, folder: Path) -> None:
     columns = choose_columns(
         table,
         task,
-        text=_texts(plain.text),
+        text=texts_of(plain.text),
         target=plain.target,
         label=plain.label,
         has_encoder=bool(model_config.is_encoder_decoder),
@@ -191,9 +189,7 @@ def _problems(plain: CollectConfig) -> list[str]:
         found.append(f"kinds: expected some of {', '.join(KINDS)}, got {plain.kinds}")
     if plain.rank is None and plain.form == "low_rank":
         found.append("rank: required with form=low_rank; for example rank=64")
-    if plain.text is not None and not _texts(plain.text):
-        found.append(f"text: expected the name of a column, or of two, got {plain.text!r}")
-    found += _header_problems(plain)
+    found += table_problems(plain.text, plain.header, [plain.data])
     for name in ("max_length", "batch_size", "rank"):
         number = getattr(plain, name)
         if number is not None and number < 1:
@@ -211,27 +207,9 @@ def _problems(plain: CollectConfig) -> list[str]:
     return found
 
 
-def _header_problems(plain: CollectConfig) -> list[str]:
-    if not isinstance(plain.header, str | bool) or plain.header not in HEADERS:
-        return [f"header: expected auto, true or false, got {plain.header!r}"]
-    suffix = Path(plain.data).suffix.lower() if is_file_name(plain.data) else ""
-    if plain.header == "auto" or suffix in DELIMITED or (plain.header is False and suffix == ".txt"):
-        return []
-    return [f"header: is for files named {' and '.join(DELIMITED)}, not for {plain.data}"]
-
-
 def _label_problems(plain: CollectConfig, task: Task) -> list[str]:
     problems = {kind: label_source_problem(source, task.kind) for kind, source in _label_sources(plain).items()}
     return [f"statistics.{kind}.labels_from: {problem}" for kind, problem in problems.items() if problem]
-
-
-def _texts(text: Any) -> list[str] | None:
-    """The columns of texts as a list; None without any, an empty list for what names no columns."""
-    if text is None:
-        return None
-    listed = [text] if isinstance(text, str) else text
-    sound = isinstance(listed, list) and 1 <= len(listed) <= 2 and all(isinstance(name, str) for name in listed)
-    return listed if sound else []
 
 
 def _label_sources(plain: CollectConfig) -> dict[str, str]:

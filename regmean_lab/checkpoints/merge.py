@@ -13,9 +13,9 @@ import torch
 import transformers
 from torch import Tensor
 
-from regmean_lab.checkpoints.adapters import adapter_base
 from regmean_lab.checkpoints.alignment import AlignedWeights
 from regmean_lab.checkpoints.architecture import read_architecture
+from regmean_lab.checkpoints.bases import find_bases
 from regmean_lab.checkpoints.compatibility import Agreement, agree, base_orders
 from regmean_lab.checkpoints.converted_weights import ConvertedWeights
 from regmean_lab.checkpoints.members import Member, equal_tensors, read_member, read_tokens
@@ -211,7 +211,7 @@ def write_merged_weights(prepared: PreparedMerge, folder: Path, device: torch.de
         MergeError: for NaN or infinity in weights, parameters stored twice with other values, and so on.
     """
     for member in prepared.members:
-        _check_doubles(member)
+        check_doubles(member)
     write_shards(folder, prepared.shards, merged_tensors(prepared, device))
 
 
@@ -241,29 +241,8 @@ def merged_tensors(prepared: PreparedMerge, device: torch.device | str = "cpu") 
 
 def _find_bases(request: MergeRequest, sources: Sequence[Source]) -> tuple[Source | None, dict[str, Source], list[str]]:
     """The base of the merge, the base of each adapter by its name, and what is wrong."""
-    found: list[str] = []
-    references: dict[str, str] = {}
-    own = request.adapter_bases or [None] * len(sources)
-    for source, given in zip(sources, own, strict=True):
-        if given is not None and not source.is_adapter:
-            found.append(f"{source.name}: {source.reference} is a whole model; expected an adapter on {given}")
-        if source.is_adapter:
-            try:
-                named = given or request.base or adapter_base(source.folder)
-            except CheckpointError as error:
-                found += error.problems
-                continue
-            if named is None:
-                found.append(f"{source.name} is an adapter that names no base; give it: base=FOLDER_OR_NAME")
-            else:
-                references[source.name] = named
-    located: dict[str, Source] = {}
-    for reference in dict.fromkeys([*([request.base] if request.base else []), *references.values()]):
-        try:
-            located[reference] = find_sources([reference], request.models_folder)[0]
-        except CheckpointError as error:
-            found += [f"base: {problem} (set base=FOLDER_OR_NAME)" for problem in error.problems]
-    bases = {name: located[reference] for name, reference in references.items() if reference in located}
+    bases = find_bases(sources, request.base, request.models_folder, request.adapter_bases)
+    references, located, found = bases.references, bases.located, list(bases.problems)
     # A model may have several names; what counts is what they stand for.
     apart = {located[name].folder if name in located else name for name in references.values()}
     chosen = request.base or (next(iter(references.values())) if len(apart) == 1 else None)
@@ -273,7 +252,7 @@ def _find_bases(request: MergeRequest, sources: Sequence[Source]) -> tuple[Sourc
             f"base: method {request.method.name} needs the model that the checkpoints were trained from, and {reason}; "
             "set base=FOLDER_OR_NAME"
         )
-    return (located.get(chosen) if chosen is not None else None), bases, found
+    return (located.get(chosen) if chosen is not None else None), bases.by_adapter, found
 
 
 def _chosen_lead(request: MergeRequest, members: Sequence[Member]) -> Member | None:
@@ -391,7 +370,7 @@ def _narrowed(members: Sequence[Member], planned: Sequence[PlannedTensor]) -> li
     return notes
 
 
-def _check_doubles(member: Member) -> None:
+def check_doubles(member: Member) -> None:
     """Compare what a member's files hold twice for one parameter.
 
     Raises:

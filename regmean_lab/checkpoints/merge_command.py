@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -18,9 +19,10 @@ from regmean_lab.checkpoints.merge import MergeRequest, PreparedMerge, prepare_m
 from regmean_lab.checkpoints.output import checksums, find_merged, fingerprint, output_problem, write_output
 from regmean_lab.checkpoints.recipe.reading import read_recipe
 from regmean_lab.checkpoints.recipe.request import lost_models, request_of_recipe
+from regmean_lab.checkpoints.scoring.merged import score_merge, scoring_problems
 from regmean_lab.checkpoints.sources import find_sources
 from regmean_lab.checkpoints.writing import parse_size
-from regmean_lab.config.checkpoint_commands import MergeCheckpointsConfig
+from regmean_lab.config.checkpoint_commands import Measured, MergeCheckpointsConfig
 from regmean_lab.config.schema import ConfigurationError, all_methods
 from regmean_lab.merging import MergeMethod
 from regmean_lab.models.converted_weights import MODELS_FOLDER
@@ -42,6 +44,8 @@ def check(config: DictConfig) -> None:
         ConfigurationError: with everything that stands against the merge.
     """
     _prepared(request_of(config))
+    if found := _scoring_problems(config):
+        raise ConfigurationError(found)
 
 
 def written(config: DictConfig) -> list[tuple[str, Path]]:
@@ -50,12 +54,15 @@ def written(config: DictConfig) -> list[tuple[str, Path]]:
     return [] if output is None else [("output", Path(str(output)).expanduser())]
 
 
-def run(config: DictConfig, folder: Path) -> None:
-    """Merge, or find the finished output.
+def run(config: DictConfig, folder: Path) -> Measured | None:
+    """Merge, or find the finished output; score it beside its checkpoints if the configuration asks for that.
 
     Args:
         config: the composed configuration.
         folder: the job's folder.
+
+    Returns:
+        The scores, if any were asked for.
 
     Raises:
         ConfigurationError: with everything that stands against the merge, before weights are read.
@@ -64,6 +71,8 @@ def run(config: DictConfig, folder: Path) -> None:
     request = request_of(config)
     output = Path(config.output).expanduser() if config.output is not None else folder / MERGED_FOLDER
     prepared = _prepared(request)
+    if found := _scoring_problems(config):
+        raise ConfigurationError(found)
     for note in prepared.agreement.notes:
         log.info("%s", note)
     sums = checksums(prepared)
@@ -72,9 +81,24 @@ def run(config: DictConfig, folder: Path) -> None:
     settings = {"name": request.method.name, **_settings(request.method)}
     if not config.force and find_merged(output, fingerprint(prepared, settings, sums)):
         log.info("found the finished merge %s", output)
-        return
-    write_output(prepared, output, settings, first_device(config.trainer.accelerator), sums)
-    log.info("written to %s", output)
+    else:
+        write_output(prepared, output, settings, first_device(config.trainer.accelerator), sums)
+        log.info("written to %s", output)
+    if config.evaluate is None:
+        return None
+    plain = OmegaConf.to_object(config)
+    assert isinstance(plain, MergeCheckpointsConfig)
+    overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+    return score_merge(plain, output, settings, ["experiment=merge_checkpoints", *overrides])
+
+
+def _scoring_problems(config: DictConfig) -> list[str]:
+    """What stands against the scores that a configuration asks for."""
+    if config.evaluate is None:
+        return []
+    plain = OmegaConf.to_object(config)
+    assert isinstance(plain, MergeCheckpointsConfig)
+    return scoring_problems(plain)
 
 
 def request_of(config: DictConfig) -> MergeRequest:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedConfig
 
 from regmean_lab.checkpoints.heads import HEADS_FOLDER
 from regmean_lab.checkpoints.members import Member
@@ -119,12 +118,8 @@ def write_output(
 
 def _write_configuration(prepared: PreparedMerge, folder: Path) -> None:
     architecture = prepared.lead.architecture
-    config: PreTrainedConfig = copy.deepcopy(architecture.config)
+    config = architecture.own_config()
     headless = prepared.request.heads != "merge" and architecture.head
-    tied = getattr(architecture.model, "all_tied_weights_keys", {})
-    apart = tied and all(architecture.leaders[name] == name for name in tied)
-    if apart or not getattr(architecture.model.config, "tie_word_embeddings", True):
-        config.tie_word_embeddings = False  # as the files or an adapter said, against the setting
     config.architectures = [type(architecture.model.base_model if headless else architecture.model).__name__]
     floating = {tensor.dtype for shard in prepared.shards for tensor in shard.tensors if tensor.dtype.is_floating_point}
     if len(floating) == 1:

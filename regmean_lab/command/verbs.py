@@ -39,8 +39,9 @@ VERBS = {
     "run": Verb("train, merge and evaluate; what is done without a verb, too", CONFIG_NAME),
     "plan": Verb("what run would do with these overrides, and what is missing for it", CONFIG_NAME, (PLAN_OVERRIDE,)),
     "merge": Verb("merge fine-tuned models in folders of their own", "merge_checkpoints"),
+    "evaluate": Verb("score fine-tuned models, merged or not, on files or a suite", "evaluate"),
     "collect": Verb("measure the statistics of a fine-tuned model, to be published with it", "collect_statistics"),
-    "zoo": Verb("list, verify and prune the trained members", module="regmean_lab.zoo.cli"),
+    "zoo": Verb("list, verify and prune the trained members, and add your own", module="regmean_lab.command.zoo"),
     "prepare": Verb("bring data and pretrained models, or convert what is here", module="regmean_lab.prepare.cli"),
     "report": Verb("tables, figures and a page of results", module="regmean_lab.report.cli"),
 }

@@ -1,11 +1,11 @@
-"""Configurations of the verbs that work on anybody's checkpoints: ``merge`` and ``collect``.
+"""Configurations of the verbs that work on anybody's checkpoints: ``merge``, ``collect`` and ``evaluate``.
 
 Each has a root configuration of its own beside ``conf/config.yaml``, which the verb (or the older form
 ``experiment=NAME``) chooses, and a module that does the work, imported when it is asked for. The module has
 
 - ``check(config)``, which raises ``ConfigurationError`` for a configuration that cannot work;
 - ``written(config)``, which tells what a job writes outside of its own folder, so that no two jobs of a sweep do it;
-- ``run(config, folder)``, which does the work and writes records below ``folder``.
+- ``run(config, folder)``, which does the work and writes records below ``folder``; it returns what was measured.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from typing import Any, Protocol, cast
 from omegaconf import MISSING, DictConfig
 
 from regmean_lab.config.groups import PathsConfig, StatisticsConfig, TrainerConfig
+from regmean_lab.results import Result
 
 ROOTS = {
     "collect_statistics": "regmean_lab.checkpoints.collect_command",
+    "evaluate": "regmean_lab.checkpoints.evaluate_command",
     "merge_checkpoints": "regmean_lab.checkpoints.merge_command",
 }
 """By root configuration, the module that does its work."""
@@ -49,6 +51,8 @@ class MergeCheckpointsConfig:
         max_shard_size: largest file of weights, such as ``5GB`` or ``200MB``.
         trainer: group ``trainer``: the device that merges.
         paths: group ``paths``.
+        evaluate: what the merged model, each checkpoint and their ensemble are scored on: a file or several, or a
+            mapping with the keys of :class:`ScoringConfig`; None scores nothing.
         force: merge although the output is there already.
     """
 
@@ -63,6 +67,7 @@ class MergeCheckpointsConfig:
     max_shard_size: str = "5GB"
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
+    evaluate: Any = None
     force: bool = False
 
 
@@ -131,7 +136,88 @@ class CollectConfig:
     paths: PathsConfig = field(default_factory=PathsConfig)
 
 
-SCHEMAS = {"collect_statistics": CollectConfig, "merge_checkpoints": MergeCheckpointsConfig}
+@dataclass
+class ScoringConfig:
+    """What checkpoints are scored on, and how it is read.
+
+    Attributes:
+        data: a file with texts and labels (csv, tsv, jsonl, json, parquet; for taggers also conll, bio, iob, iob2, txt)
+            or a data set for ``datasets.load_dataset``, a list of them, or a mapping of names to them.
+        subset: configuration of a data set.
+        split: split of a data set, or of the suite's corpora.
+        data_revision: revision of a data set on the hub.
+        header: whether the first line of a .csv or .tsv file holds the names of the columns (``true`` or ``false``);
+            ``auto``: it does if it holds a usual name or those that are given, and is refused if that is not clear.
+        text: the column of texts, or two of pairs of texts; None is the obvious one.
+        label: the column of labels; None is the obvious one.
+        labels: names of the models' outputs in their order, where ``config.json`` does not name them.
+        score: the score that is reported: ``accuracy`` (of classifiers; ``macro_f1``, ``matthews``, ``binary_f1``),
+            ``entity_f1`` (of taggers; ``entity_f1_strict``, ``entity_f1_published``, ``token_accuracy``), ``pearson``
+            (``spearman``). None is the first one. All are measured.
+        max_length: texts are cut to so many tokens; None is 512, or what a model can take if that is less.
+        batch_size: examples a batch; changes no score.
+    """
+
+    data: Any = None
+    subset: str | None = None
+    split: str = "test"
+    data_revision: str | None = None
+    header: Any = "auto"
+    text: Any = None
+    label: str | None = None
+    labels: list[str] | None = None
+    score: str | None = None
+    max_length: int | None = None
+    batch_size: int = 32
+
+
+@dataclass
+class EvaluateConfig(ScoringConfig):
+    """The whole configuration of ``evaluate``: what :class:`ScoringConfig` has, and these.
+
+    Attributes:
+        experiment: its name.
+        checkpoint: one fine-tuned model or a list: folders, names of models on the hub, or folders of LoRA adapters.
+        base: the model that adapters were made for; None is the one that they name.
+        suite: group ``suite``: corpora of a suite in place of files.
+        corpora: which corpora of the suite; None is all that can be members.
+        output: folder of the results, one below it for each checkpoint; None is the job's folder.
+        trainer: group ``trainer``: device and precision.
+        paths: group ``paths``.
+        force: score although finished results are there.
+    """
+
+    experiment: str = "evaluate"
+    checkpoint: Any = MISSING
+    base: str | None = None
+    suite: Any = None
+    corpora: list[str] | None = None
+    output: str | None = None
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    paths: PathsConfig = field(default_factory=PathsConfig)
+    force: bool = False
+
+
+SCHEMAS = {
+    "collect_statistics": CollectConfig,
+    "evaluate": EvaluateConfig,
+    "merge_checkpoints": MergeCheckpointsConfig,
+}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a job has to show when it is done.
+
+    Attributes:
+        results: results for one table.
+        lines: what else was found, in words.
+        folder: where all of it lies.
+    """
+
+    results: list[Result]
+    lines: list[str]
+    folder: Path
 
 
 class RootModule(Protocol):
@@ -143,7 +229,7 @@ class RootModule(Protocol):
     def written(self, config: DictConfig) -> list[tuple[str, Path]]:
         """What a job writes outside of its own folder: by the key that says so, paths."""
 
-    def run(self, config: DictConfig, folder: Path) -> None:
+    def run(self, config: DictConfig, folder: Path) -> Measured | None:
         """Do the work of one job; ``folder`` is the job's folder below ``paths.output_dir``."""
 
 

@@ -13,6 +13,9 @@ from regmean_lab.results import fingerprint
 from regmean_lab.suites import suite_types
 from regmean_lab.utils.files import name_problem
 
+LABELLED = 3
+"""How many paths the folder of a job is labelled with."""
+
 
 def register_resolvers() -> None:
     """Make the resolvers known to OmegaConf (idempotent)."""
@@ -74,16 +77,18 @@ def job_folder(_root_: DictConfig) -> str:
     return f"{resolved['experiment']}/{corpora}/{name}"
 
 
-def root_folder(label: str, _root_: DictConfig) -> str:
+def root_folder(label: str | ListConfig, _root_: DictConfig) -> str:
     """``${root_folder:LABEL}``: folder of a job of an experiment with a root configuration of its own.
 
-    ``LABEL`` is there for people: the last part of a path, as far as a file name can have it. Of a merge by a recipe it
-    is the recipe's name.
+    ``LABEL`` is there for people: the last part of a path (of several, of the first ones), as far as a file name can
+    have it. Of a merge by a recipe it is the recipe's name.
     """
     resolved = _without_hydra(_root_)
     if resolved.get("recipe"):
         label = str(resolved["recipe"]).rpartition(".")[0]
-    readable = re.sub(r"[^\w.+-]", "_", str(label).rstrip("/").rpartition("/")[2]) or "job"
+    paths = list(label)[:LABELLED] if isinstance(label, ListConfig) else [label]
+    named = "+".join(str(path).rstrip("/").rpartition("/")[2] for path in paths)
+    readable = re.sub(r"[^\w.+-]", "_", named) or "job"
     return f"{resolved['experiment']}/{readable}-{fingerprint(resolved)[:10]}"
 
 

@@ -31,12 +31,14 @@ from regmean_lab.config.groups import (
 )
 from regmean_lab.config.method_settings import method_settings
 from regmean_lab.suites import Suite, suite_types
+from regmean_lab.suites.base import Split
 from regmean_lab.utils.checks import one_of
 from regmean_lab.utils.errors import UserError, together
 from regmean_lab.utils.files import name_problem
 
 HEAD_INITS = ("same", "different")
 ORDERS = ("given", "greedy")
+EVALUATED_SPLITS = ("test", "dev")
 LOGGERS = ("csv", "wandb", "tensorboard", "none")
 LAST_SEED = 2**32 - 1
 
@@ -74,6 +76,10 @@ class Config:
         head_init: ``same``: every member is trained with ``seed``; ``different``: member number i of the suite is
             trained with seed ((seed + i - 1) mod 5) + 1.
         cross_evaluation: with method ``individual``, evaluate each member on the other members' data as well.
+        evaluate_on: ``test``, or ``dev`` for choices between settings: the members' dev splits alone, and nothing out
+            of domain. A job tells Hydra the mean score in domain, which a sweeper can maximise.
+        selection: set by ``hydra.sweeper.select=best`` in the job that it has chosen: what was chosen, among what, by
+            which scores.
         save_merged: write the merged model as a Hugging Face folder, ``merged``, into the job's folder.
         force: run although a finished result with the same fingerprint exists.
         plan: show what the command would do and what is missing for it, and do nothing.
@@ -94,6 +100,8 @@ class Config:
     seed: int = 1
     head_init: str = "same"
     cross_evaluation: bool = False
+    evaluate_on: str = "test"
+    selection: Any = None
     save_merged: bool = False
     force: bool = False
     plan: bool = False
@@ -113,6 +121,11 @@ class Settings:
     def suite_name(self) -> str:
         """Name of the suite."""
         return self.suite.name
+
+    @property
+    def evaluated_split(self) -> Split:
+        """The split of the members that is evaluated."""
+        return "dev" if self.config.evaluate_on == "dev" else "test"
 
     @property
     def corpora(self) -> list[str]:
@@ -174,6 +187,9 @@ def settings_of(config: DictConfig) -> Settings:
     if plain.order == "given" and plain.first is not None:
         members = members[: plain.first]
     one_of("head_init", plain.head_init, HEAD_INITS, found)
+    one_of("evaluate_on", plain.evaluate_on, EVALUATED_SPLITS, found)
+    if plain.selection is not None and not isinstance(plain.selection, dict):
+        found.append(f"selection: hydra.sweeper.select=best sets it; expected null, got {plain.selection!r}")
     one_of("logger.kind", plain.logger.kind, LOGGERS, found)
     if not 0 <= plain.seed <= LAST_SEED:
         found.append(f"seed: expected 0 to {LAST_SEED}, got {plain.seed}")
@@ -226,6 +242,10 @@ def settings_of(config: DictConfig) -> Settings:
 def _order_problems(config: Config, suite: Suite, members: tuple[str, ...]) -> list[str]:
     found: list[str] = []
     one_of("order", config.order, ORDERS, found)
+    if config.order == "greedy" and config.evaluate_on == "dev":
+        found.append(
+            "order: greedy orders members by scores out of domain, which evaluate_on=dev leaves out; use given"
+        )
     if config.first is not None and not 1 <= config.first <= len(members):
         found.append(f"first: expected 1 to {len(members)}, the number of members, got {config.first}")
     if config.order == "greedy" and not suite.member_problems(members) and not suite.out_of_domain(members):

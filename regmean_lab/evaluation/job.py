@@ -66,7 +66,8 @@ class Job:
         if different := label_differences(settings, checkpoint):
             raise ConfigurationError(different)
         data_fingerprint = combine_fingerprints(suite.fingerprint(corpus) for corpus in settings.corpora)
-        return cls(settings, checkpoint, evaluations_for(suite, settings.members), data_fingerprint, folder)
+        evaluations = evaluations_for(suite, settings.members, settings.evaluated_split)
+        return cls(settings, checkpoint, evaluations, data_fingerprint, folder)
 
     def of_members(self, members: Sequence[str]) -> Job:
         """The same job of some of its members, in another order; which corpora are out of domain follows from it."""

@@ -23,7 +23,18 @@ from regmean_lab.suites import suite_types
 from regmean_lab.utils.names import did_you_mean
 
 SWEEPS, EXPERIMENTS = "multirun_sweeps", "experiment"
-NAMED = ("suite.name", "model.name", "method.name", "head_init", "order", "first", "members", "seed")
+NAMED = (
+    "suite.name",
+    "model.name",
+    "method.name",
+    "head_init",
+    "order",
+    "first",
+    "members",
+    "seed",
+    "evaluate_on",
+    "selection",
+)
 """What every job is known by, whether the sweep varies it or not."""
 
 
@@ -177,8 +188,10 @@ def _result_settings(run: Run) -> dict[str, str]:
     """What a result says of its job; what it does not record is taken to be the default."""
     result = run.result
     defaults = {"order": "given", "first": setting_text(None), "members": setting_text(result.members)}
+    defaults |= {"evaluate_on": "test", "selection": setting_text(None)}
     settings = defaults | flat_settings(result.configuration)
     named = {"suite.name": result.suite, "model.name": result.model, "method.name": result.method}
+    named["selection"] = setting_text("chosen" if result.selection else None)
     return settings | named | {"head_init": result.head_init, "seed": str(result.seed)}
 
 

@@ -10,8 +10,9 @@ from typing import Any
 from regmean_lab.config.baselines import comparator_types
 from regmean_lab.config.method_settings import declared_statistics
 from regmean_lab.report.read import Run
+from regmean_lab.results import Result
 
-COLUMN_PARTS = ("suite", "model", "training", "trainer.precision", "head_init", "order")
+COLUMN_PARTS = ("suite", "model", "training", "trainer.precision", "head_init", "order", "evaluate_on")
 """Settings that make scores incomparable: results that differ in them stand in different columns."""
 
 ROW_PARTS = ("method", "statistics")
@@ -75,6 +76,12 @@ def setting_text(value: Any) -> str:
     return str(value)
 
 
+def chosen_settings(result: Result) -> dict[str, str]:
+    """Settings that were chosen by scores, which may be others for every set of members and seed of one row."""
+    selection = result.selection
+    return {} if not selection else dict.fromkeys(map(str, selection["keys"]), f"chosen on {selection['on']}")
+
+
 def flat_settings(configuration: Mapping[str, Any], text: Callable[[Any], str] = setting_text) -> dict[str, str]:
     """A nested configuration by dotted key, with values as text."""
     return dict(_flat(configuration, "", text))
@@ -107,6 +114,8 @@ def column_settings(settings: Mapping[str, str]) -> dict[str, str]:
 def _entry(run: Run, settings: dict[str, str]) -> Entry:
     result = run.result
     settings |= {"suite.name": result.suite, "model.name": result.model, "head_init": result.head_init}
+    settings.setdefault("evaluate_on", "test")  # as all results of version 0.1 are
+    settings |= chosen_settings(result)
     return Entry(
         experiment=result.experiment,
         method=result.method,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -124,7 +125,7 @@ def _section(name: str, entries: Sequence[Entry], defined: bool) -> Section:
         told = [part for part in label if part not in suite_and_model.split(", ")]
         title = ", ".join([suite_and_model, *told])
         columns.append(Column(", ".join(label), title, dict(settings), count, _rows(own)))
-        notices += found + _data_notices(title, own)
+        notices += found + _data_notices(title, own) + _selection_notices(title, own)
     return Section(name, defined, columns, notices)
 
 
@@ -212,6 +213,22 @@ def _without_repetitions(entries: Sequence[Entry]) -> tuple[list[Entry], list[st
 
 def _age(entry: Entry) -> tuple[float, str]:
     return (0.0, "") if entry.run is None else (entry.run.modified, str(entry.run.path))
+
+
+def _selection_notices(title: str, entries: Iterable[Entry]) -> list[str]:
+    """Which settings were chosen by scores on dev, and what was chosen how often."""
+    chosen: dict[tuple[str, str], Counter[str]] = {}
+    for entry in entries:
+        selection = None if entry.run is None else entry.run.result.selection
+        if selection:
+            names = ", ".join(short_name(str(key)) for key in selection["keys"])
+            place = (entry.method, f"{names} chosen on {selection['on']} among {len(selection['among'])}")
+            chosen.setdefault(place, Counter())[str(selection["chosen"])] += 1
+    return [
+        f"{title}: {method}: {what} by the mean score in domain: "
+        + ", ".join(f"{settings} ({counted(count, 'result')})" for settings, count in counts.most_common())
+        for (method, what), counts in chosen.items()
+    ]
 
 
 def _data_notices(title: str, entries: Iterable[Entry]) -> list[str]:

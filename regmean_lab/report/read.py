@@ -110,6 +110,13 @@ def _form_problems(result: Result) -> Iterable[str]:
     for name in ("configuration", "environment", "seconds"):
         if not isinstance(getattr(result, name), Mapping):
             yield f"{name}: expected an object"
+    selection = result.selection
+    if selection is not None and not (
+        isinstance(selection, Mapping)
+        and all(isinstance(selection.get(name), list) for name in ("keys", "among"))
+        and all(name in selection for name in ("on", "chosen"))
+    ):
+        yield "selection: expected how settings were chosen, or null"
     unknown = result.unknown_labels
     if unknown is not None and not (
         isinstance(unknown, Mapping)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from regmean_lab.report.entries import flat_settings
+from regmean_lab.report.entries import chosen_settings, flat_settings
 from regmean_lab.results import Result
 
 METHOD_ORDER = ("individual", "ensemble", "multitask", "simple", "fisher", "regmean")
 """Order of rows; other methods follow in the order in which they come."""
 
-DISTINGUISHING = ("suite", "model", "method", "training", "statistics", "head_init", "order", "first")
+DISTINGUISHING = ("suite", "model", "method", "training", "statistics", "head_init", "order", "first", "evaluate_on")
 """Parts of the configuration that make results different rows; members and seeds are what rows average over."""
 
 
@@ -45,7 +45,9 @@ def ordered_methods(methods: Iterable[str]) -> list[str]:
 
 
 def _settings(result: Result) -> dict[str, str]:
-    settings = flat_settings({part: result.configuration.get(part) for part in DISTINGUISHING}, str)
+    recorded = {part: result.configuration.get(part) for part in DISTINGUISHING}
+    recorded["evaluate_on"] = recorded["evaluate_on"] or "test"  # as all results of version 0.1 are
+    settings = flat_settings(recorded, str) | chosen_settings(result)
     return {key: value for key, value in settings.items() if not key.endswith((".checkpoint", ".revision"))}
 
 
@@ -59,7 +61,10 @@ def _follows_seed(key: str, results: Sequence[Result], flat: Sequence[dict[str, 
 def _telling(varying: Sequence[str]) -> list[str]:
     """Keys that tell rows apart: another suite or model brings other training settings, which need not be named."""
     if named := [key for key in varying if key in ("suite.name", "model.name")]:
-        return [*named, *(key for key in varying if key.startswith(("method.", "head_init", "order", "first")))]
+        return [
+            *named,
+            *(key for key in varying if key.startswith(("method.", "head_init", "order", "first", "evaluate_on"))),
+        ]
     return list(varying)
 
 

@@ -43,13 +43,20 @@ class Evaluation:
     task: Task
 
 
-def evaluations_for(suite: Suite, merged: Sequence[str]) -> list[Evaluation]:
+def evaluations_for(suite: Suite, merged: Sequence[str], split: Split = "test") -> list[Evaluation]:
     """What a merge of ``merged`` is evaluated on: each member's test split, then the out-of-domain corpora.
+
+    Args:
+        suite: where examples come from.
+        merged: the members.
+        split: ``test``; or ``dev``, by which settings are chosen: the members' dev splits, and nothing out of domain.
 
     Raises:
         DataError: if a corpus cannot be read.
     """
-    inside = [Evaluation(member, member, "in", suite.examples(member, "test"), suite.task(member)) for member in merged]
+    inside = [Evaluation(member, member, "in", suite.examples(member, split), suite.task(member)) for member in merged]
+    if split != "test":
+        return inside
     outside = [
         Evaluation(corpus, corpus, "out", suite.evaluated_out_of_domain(corpus, merged), suite.task(corpus))
         for corpus in suite.out_of_domain(merged)

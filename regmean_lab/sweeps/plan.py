@@ -259,7 +259,7 @@ class _Planner:
         combined = combine_fingerprints(part for part in data if part is not None)
 
         def evaluations() -> list[Evaluation]:
-            return evaluations_for(settings.suite, settings.members)
+            return evaluations_for(settings.suite, settings.members, settings.evaluated_split)
 
         try:
             return finished_result(settings, checkpoint, combined, folder, evaluations) is not None

@@ -19,8 +19,9 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from regmean_lab.config.grids import Composer, SweepError, config_loader, grids, jobs_of
-from regmean_lab.results import RESULT_FILE
+from regmean_lab.results import RESULT_FILE, ResultError
 from regmean_lab.sweeps.plan import Plan, PlannedJob, PlannedMember, PlannedStatistics, make_plan
+from regmean_lab.sweeps.selection import SELECTION_KEY, SELECTS, SPLIT_KEY, best_of, groups_of, on_dev
 from regmean_lab.sweeps.summary import JobRecord, record_job
 
 Part = TypeVar("Part", PlannedMember, PlannedStatistics)
@@ -40,6 +41,7 @@ def run_sweep(
     launch: Launch,
     output_dir: Path,
     last: str = STAGES[-1],
+    select: str | None = None,
 ) -> list[JobReturn]:
     """Plan a sweep and run it.
 
@@ -50,25 +52,70 @@ def run_sweep(
         launch: the launcher.
         output_dir: where records of the jobs are left.
         last: the last of ``STAGES`` that is run.
+        select: ``best`` runs jobs that differ in settings alone on dev, and then the best of them on test.
 
     Returns:
         What the launcher returned of each job that it ran.
 
     Raises:
-        SweepError: for a stage that there is not.
+        SweepError: for a stage or a selection that there is not.
         SystemExit: with status 1 when a job has failed.
     """
     if last not in STAGES:
         raise SweepError(f"hydra.sweeper.until: expected {', '.join(STAGES[:-1])} or {STAGES[-1]}, got {last!r}")
+    if select not in SELECTS:
+        raise SweepError(f"hydra.sweeper.select: expected best or null, got {select!r}")
     parser = OverridesParser.create(config_loader=config_loader())
     jobs = jobs_of(grids(params, own_grids, parser.parse_overrides(list(arguments))))
-    refused: list[JobRecord] = []
-    plan = make_plan(composed(jobs, refused))
-    refused += [JobRecord(list(overrides), "", problem) for overrides, problem in plan.refused]
-    returned, failed = run_stages(plan, launch, output_dir, refused, last)
+    if select is not None:
+        returned, failed = _run_selecting(jobs, launch, output_dir, last)
+    else:
+        returned, failed, _ = _run_jobs(jobs, launch, output_dir, last)
     if failed:
         sys.exit(1)
     return returned
+
+
+def _run_jobs(
+    jobs: Sequence[Sequence[str]], launch: Launch, output_dir: Path, last: str, number: int = 0
+) -> tuple[list[JobReturn], bool, Plan]:
+    """Plan jobs and run them: what the launcher returned, whether anything has failed, and the plan."""
+    refused: list[JobRecord] = []
+    plan = make_plan(composed(jobs, refused))
+    refused += [JobRecord(list(overrides), "", problem) for overrides, problem in plan.refused]
+    return *run_stages(plan, launch, output_dir, refused, last, number), plan
+
+
+def _run_selecting(
+    jobs: Sequence[list[str]], launch: Launch, output_dir: Path, last: str
+) -> tuple[list[JobReturn], bool]:
+    """Run each group of jobs on dev, and the best of each on test; a job that is alone is run on test at once."""
+    if any(text.partition("=")[0].lstrip("+") in (SPLIT_KEY, SELECTION_KEY) for job in jobs for text in job):
+        raise SweepError(
+            f"{SPLIT_KEY}: hydra.sweeper.select=best evaluates on dev, and what it has chosen on test, by itself; "
+            "leave it out"
+        )
+    groups = groups_of(make_plan(composed(jobs, [])).jobs)
+    alone = [list(group[0].overrides) for group in groups if len(group) == 1]
+    together = {tuple(job.overrides) for group in groups if len(group) > 1 for job in group}
+    unsound = [job for job in jobs if tuple(job) not in together and job not in alone]  # which are told of once
+    returned, failed, plan = _run_jobs(
+        [on_dev(job) for job in jobs if tuple(job) in together] + unsound, launch, output_dir, last
+    )
+    if last != STAGES[-1]:
+        return returned, failed
+    chosen = []
+    for group in groups_of(plan.jobs):
+        try:
+            selection = best_of(group)
+        except ResultError as error:
+            log.error("nothing is chosen among %d jobs, since one has no result: %s", len(group), error)
+            continue
+        log.info("%s: %s", " ".join(selection.best.overrides), selection.text)
+        chosen.append(selection.overrides())
+    number = len(plan.members) + len(plan.statistics) + len(plan.jobs) + len(unsound)
+    more, also_failed, _ = _run_jobs([*alone, *chosen], launch, output_dir, last, number)
+    return [*returned, *more], failed or also_failed
 
 
 def composed(jobs: Iterable[Sequence[str]], refused: list[JobRecord]) -> Iterator[tuple[Sequence[str], DictConfig]]:
@@ -84,7 +131,12 @@ def composed(jobs: Iterable[Sequence[str]], refused: list[JobRecord]) -> Iterato
 
 
 def run_stages(
-    plan: Plan, launch: Launch, output_dir: Path, refused: Sequence[JobRecord] = (), last: str = STAGES[-1]
+    plan: Plan,
+    launch: Launch,
+    output_dir: Path,
+    refused: Sequence[JobRecord] = (),
+    last: str = STAGES[-1],
+    number: int = 0,
 ) -> tuple[list[JobReturn], bool]:
     """Run the stages of a plan and leave a record of every job.
 
@@ -96,6 +148,7 @@ def run_stages(
         output_dir: where records of the jobs are left.
         refused: jobs that could not even be planned.
         last: the last of ``STAGES`` that is run.
+        number: of the first job; records of a sweep have numbers of their own.
 
     Returns:
         What the launcher returned of each job that it ran, and whether anything has failed.
@@ -105,7 +158,7 @@ def run_stages(
         *(len(plan.jobs), len(plan.jobs) - len(plan.unfinished), len(plan.to_train), len(plan.to_collect)),
     )
     stages = STAGES[: STAGES.index(last) + 1]
-    number, failed = 0, bool(refused)
+    failed = bool(refused)
     members = plan.to_train
     for member in _failed_steps(launch, members, number):
         member.problem = f"{'+'.join(member.training.corpora)}, seed {member.training.seed}, could not be trained"

@@ -58,10 +58,10 @@ class Step:
         """
         experiment, _, rest = job_folder.partition("/")
         folder = f"{experiment}/steps/{rest}/{self.statistics or 'train'}-{self.member}"
-        content = f"member: {_quoted(self.member)}"
+        content = f"member: {quoted(self.member)}"
         if self.statistics is not None:
-            content += f", statistics: {_quoted(self.statistics)}"
-        return [*job, f"+{STEP_KEY}={{{content}}}", f"hydra.sweep.subdir={_quoted(folder)}"]
+            content += f", statistics: {quoted(self.statistics)}"
+        return [*job, f"+{STEP_KEY}={{{content}}}", f"hydra.sweep.subdir={quoted(folder)}"]
 
 
 def step_of(sweeper: Mapping[str, Any]) -> Step | None:
@@ -131,6 +131,6 @@ def empty_layout(checkpoint: Checkpoint) -> Layout:
         return layout_of(AutoModel.from_config(checkpoint.config()))
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """A text as Hydra's grammar has it in quotes; there are no backslashes in names."""
     return '"{}"'.format(text.replace('"', '\\"'))

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from rich.console import Console
 
+from regmean_lab.config.checkpoint_commands import Measured
 from regmean_lab.results import RESULT_FILE, Result, ResultError, read_result, unknown_text
 from regmean_lab.tracking.sweep_name import current_sweep
-from regmean_lab.utils.files import write_json
+from regmean_lab.utils.files import write_json, write_text
 from regmean_lab.utils.quantities import counted
 
 SWEEPS_FOLDER = "sweeps"
@@ -56,6 +57,9 @@ def summarise(folder: Path) -> None:
         return
     console = Console() if sys.stdout.isatty() else Console(width=FILE_WIDTH)
     results = _results(records)
+    chosen = [result for result in results if result.selection]
+    if chosen:  # those on dev are not compared with those on test
+        results = [result for result in results if result.configuration.get("evaluate_on", "test") == "test"]
     if results:
         # pandas and matplotlib take seconds to import.
         from regmean_lab.report.figures import score_figure
@@ -70,6 +74,8 @@ def summarise(folder: Path) -> None:
         print(f"{counted(len(results), 'result')}, {computed} computed now.")
         if unknown := _unknown(results):
             print(f"Not predicted, as no member of a job was trained on them (F1 0): {unknown_text(unknown)}")
+        for result in chosen:
+            print(_chosen_line(result))
         print(f"Table and figure: {folder / TABLE_FILE}, {folder / FIGURE_FILE}")
         if len(records) == 1:
             print(f"Result: {Path(records[0].folder) / RESULT_FILE}")
@@ -80,6 +86,18 @@ def summarise(folder: Path) -> None:
         print(f"\n{len(failed)} of {len(records)} jobs failed; the others' results stay.", file=sys.stderr)
 
 
+def show_measured(measured: Measured) -> None:
+    """Print the table of what a job on somebody's checkpoints has measured, write it, and say where it lies."""
+    from regmean_lab.report.summary import markdown_table, print_table, score_table  # imports pandas
+
+    table = score_table(measured.results)
+    print_table(table, Console() if sys.stdout.isatty() else Console(width=FILE_WIDTH))
+    write_text(measured.folder / TABLE_FILE, markdown_table(table))
+    for line in measured.lines:
+        print(line)
+    print(f"Results and table: {measured.folder}")
+
+
 def _unknown(results: Sequence[Result]) -> dict[str, list[str]]:
     """By corpus, the labels that the members of any of the jobs do not know."""
     found: dict[str, dict[str, None]] = {}
@@ -87,6 +105,14 @@ def _unknown(results: Sequence[Result]) -> dict[str, list[str]]:
         for corpus, labels in (result.unknown_labels or {}).items():
             found.setdefault(corpus, {}).update(dict.fromkeys(labels))
     return {corpus: list(labels) for corpus, labels in found.items()}
+
+
+def _chosen_line(result: Result) -> str:
+    selection = result.selection or {}
+    return (
+        f"{result.method} of {'+'.join(result.members)}, seed {result.seed}: {selection['chosen']} was chosen on "
+        f"{selection['on']} (mean score {selection['score']:.2f}, the best of {len(selection['among'])})"
+    )
 
 
 def _results(records: Sequence[JobRecord]) -> list[Result]:

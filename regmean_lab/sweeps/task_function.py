@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 
 from regmean_lab.config.checkpoint_commands import root_module
 from regmean_lab.config.resolvers import register_resolvers
-from regmean_lab.sweeps.summary import JobRecord, record_job
+from regmean_lab.sweeps.summary import JobRecord, record_job, show_measured
 from regmean_lab.utils.quiet import quiet_libraries
 from regmean_lab.utils.threads import limit_threads
 
@@ -81,7 +81,9 @@ def root_job(config: DictConfig) -> None:
     hydra_config = HydraConfig.get()
     limit_threads(config.trainer.threads, hydra_config.launcher)
     try:
-        root_module(config.experiment).run(config, Path(hydra_config.runtime.output_dir))
+        measured = root_module(config.experiment).run(config, Path(hydra_config.runtime.output_dir))
+        if measured is not None:
+            show_measured(measured)
     except UserError as error:
         if hydra_config.mode == RunMode.MULTIRUN:  # Hydra tells only the first error of a sweep, when it has ended
             log.error("failed: %s: %s", " ".join(hydra_config.overrides.task), error)

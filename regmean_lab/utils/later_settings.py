@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 LATER_SETTINGS: dict[str, Any] = {
+    "evaluate_on": "test",
     "header": "auto",
     "method.by_row": False,
     "method.density": None,
@@ -24,6 +25,7 @@ LATER_SETTINGS: dict[str, Any] = {
     "method.weights": None,
     "model.new_head": False,
     "recipe": None,
+    "selection": None,
     "statistics.gram.generated_padding": False,
     "statistics.gram.generated_tokens": 4,
     "suite.key_score": "entity_f1",

@@ -32,6 +32,7 @@ LIGHT = [
     ["seed=one"],
     ["merge", "trainer=cpx"],
     ["collect", "chekpoint=a"],
+    ["evaluate", "chekpoint=a"],
     ["report", "result=a"],
     ["prepare", "suit=ner"],
     ["-sc", "query=bash"],
@@ -100,7 +101,7 @@ def test_what_the_source_does_not_state_is_not_guessed(tmp_path: Path, source: s
         declared_settings(tmp_path)
 
 
-@pytest.mark.parametrize("verb", ["run", "plan", "merge", "collect", "zoo", "prepare", "report"])
+@pytest.mark.parametrize("verb", ["run", "plan", "merge", "evaluate", "collect", "zoo", "prepare", "report"])
 def test_every_verb_has_a_page_of_help(
     verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -141,6 +142,7 @@ def test_help_shows_the_groups_that_a_person_chooses_from(
             ["merge", "checkpoints=[a,b]", "experiment=merge_checkpoints"],
             ["experiment=merge_checkpoints", "checkpoints=[a,b]"],
         ),
+        (["evaluate", "checkpoint=a", "data=b"], ["experiment=evaluate", "checkpoint=a", "data=b"]),
         (["collect", "checkpoint=a", "data=b"], ["experiment=collect_statistics", "checkpoint=a", "data=b"]),
     ],
 )
@@ -176,7 +178,7 @@ def test_the_exit_code_of_a_program_is_the_commands(monkeypatch: pytest.MonkeyPa
     ("arguments", "message"),
     [
         (["mrege", "checkpoints=[a,b]"], "mrege: there is no such verb; did you mean merge or prepare?"),
-        (["evaluate"], "evaluate: there is no such verb; "),
+        (["evaluation"], "evaluation: there is no such verb; did you mean evaluate?"),
         (["seed=1", "merge"], "merge: a verb comes first: regmean-lab merge …"),
     ],
 )

@@ -78,6 +78,7 @@ def test_paths_and_loggers_are_not_settings() -> None:
 
     assert set(job.settings) == {
         "suite.name", "model.name", "method.name", "head_init", "order", "first", "members", "seed",
+            "evaluate_on", "selection",
     }  # fmt: skip
 
 

@@ -1,0 +1,117 @@
+"""``regmean-lab evaluate``: scores of checkpoints of any origin, merged or not, on files or corpora of a suite."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from regmean_lab.checkpoints.scoring.models import read_models
+from regmean_lab.checkpoints.scoring.request import read_corpora, settings_problems, suite_corpora, suite_record
+from regmean_lab.checkpoints.scoring.score import Scoring, Settings
+from regmean_lab.config.checkpoint_commands import EvaluateConfig, Measured
+from regmean_lab.config.schema import ConfigurationError
+from regmean_lab.models.converted_weights import MODELS_FOLDER
+from regmean_lab.models.headers import CheckpointError
+from regmean_lab.suites.base import DataError
+from regmean_lab.training.processes import device_problems
+
+
+def check(config: DictConfig) -> None:
+    """Check values, headers of the checkpoints, and all data, whose labels must be those of the checkpoints.
+
+    Raises:
+        ConfigurationError: with everything that is wrong.
+    """
+    _scoring(_plain(config))
+
+
+def written(config: DictConfig) -> list[tuple[str, Path]]:
+    """What a job writes outside of its own folder: the key that says so, and the path."""
+    output = OmegaConf.select(config, "output")
+    return [] if output is None else [("output", Path(str(output)).expanduser())]
+
+
+def run(config: DictConfig, folder: Path) -> Measured:
+    """Score what is not scored yet, and write a ``result.json`` for each checkpoint.
+
+    Args:
+        config: the composed configuration.
+        folder: the job's folder.
+
+    Returns:
+        All results, and each checkpoint against the first one.
+
+    Raises:
+        ConfigurationError: as :func:`check` does.
+    """
+    plain = _plain(config)
+    scoring = _scoring(plain)
+    output = folder if plain.output is None else Path(plain.output).expanduser()
+    results = [scoring.score(model, output / model.name) for model in scoring.models]
+    return Measured(results, scoring.comparisons(scoring.models), output)
+
+
+def _plain(config: DictConfig) -> EvaluateConfig:
+    try:
+        if missing := sorted(OmegaConf.missing_keys(config)):
+            raise ConfigurationError([f"{key}: required, but not given" for key in missing])
+        plain = OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:
+        raise ConfigurationError([f"{error.full_key}: {str(error).splitlines()[0]}"]) from None
+    assert isinstance(plain, EvaluateConfig)
+    return plain
+
+
+def _scoring(plain: EvaluateConfig) -> Scoring:
+    """The checkpoints and corpora that a configuration asks for.
+
+    Raises:
+        ConfigurationError: with everything that is wrong.
+    """
+    found = settings_problems(plain)
+    found += [f"trainer.{problem}" for problem in plain.trainer.problems()]
+    found += device_problems(plain.trainer)
+    if (plain.data is None) == (plain.suite is None):
+        both = "" if plain.data is None else ", not both"
+        found.append(f"data: expected a file, or corpora of a suite (suite=NAME corpora=[…]){both}")
+    if plain.corpora is not None and plain.suite is None:
+        found.append("corpora: are of a suite; name it with suite=NAME, or files with data=[FILE,…]")
+    references = _references(plain.checkpoint)
+    if not references:
+        found.append(f"checkpoint: expected a folder or a name, or a list of them, got {plain.checkpoint!r}")
+    models = []
+    try:
+        models = read_models(
+            references, base=plain.base, labels=plain.labels, models_folder=Path(plain.paths.zoo_dir) / MODELS_FOLDER
+        )
+    except CheckpointError as error:
+        found += error.problems
+    corpora, record = [], {}
+    if plain.suite is not None and plain.data is None:
+        corpora, record = suite_corpora(plain, found), suite_record(plain)
+    elif models and plain.data is not None:
+        corpora = read_corpora(plain, models, found)
+        record = suite_record(plain, models[0].task.kind)
+    if found:
+        raise ConfigurationError(found)
+    settings = Settings(record, plain.trainer, plain.batch_size, plain.max_length, plain.force, _overrides())
+    try:
+        return Scoring.of(models, corpora, settings)
+    except DataError as error:
+        raise ConfigurationError(str(error).splitlines()) from None
+
+
+def _references(checkpoint: Any) -> list[str]:
+    listed = checkpoint if isinstance(checkpoint, list) else [checkpoint]
+    return (
+        [str(one) for one in listed] if all(isinstance(one, str | int | float) and one != "" for one in listed) else []
+    )
+
+
+def _overrides() -> list[str]:
+    overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+    return ["experiment=evaluate", *overrides]

@@ -1,0 +1,1 @@
+"""Scores of anybody's checkpoints on any data: read, matched by labels, tested, compared."""

@@ -1,0 +1,276 @@
+"""What checkpoints are scored on: files and corpora of suites, their labels matched to a checkpoint's by name."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+from regmean_lab.suites.base import IGNORED, DataError, Example, Split, Suite, Task, TaskKind
+from regmean_lab.suites.data_module import Evaluation
+from regmean_lab.suites.own_labels import label_name
+from regmean_lab.suites.reading import gathered
+from regmean_lab.suites.tables.columns import Columns, choose_columns, examples_of
+from regmean_lab.suites.tables.table import Table, missing_file, read_table
+from regmean_lab.suites.tables.tagged_columns import TAGGED, read_tagged
+from regmean_lab.suites.text_classification import KEY_SCORES as CLASSIFICATION_SCORES
+from regmean_lab.suites.text_regression import KEY_SCORES as REGRESSION_SCORES
+from regmean_lab.suites.token_classification import KEY_SCORES as TAGGING_SCORES
+from regmean_lab.utils.files import sha256_of
+from regmean_lab.utils.names import abbreviated
+
+KEY_SCORES: Mapping[TaskKind, tuple[str, ...]] = {
+    "single_label": CLASSIFICATION_SCORES,
+    "multi_label": ("macro_f1", "accuracy"),
+    "regression": REGRESSION_SCORES,
+    "token_labels": TAGGING_SCORES,
+}
+"""For each kind of task that a file can be of, the scores that can be reported; the first one is by default."""
+
+_GENERIC = re.compile(r"LABEL_\d+")
+_NUMBER = re.compile(r"\d+")
+log = logging.getLogger(__name__)
+
+
+class Corpus(Protocol):
+    """Examples with true labels."""
+
+    @property
+    def name(self) -> str:
+        """What tables call it."""
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of its texts and labels, whatever a checkpoint's outputs are called."""
+
+    def evaluation(self, model: Task) -> Evaluation:
+        """Its examples, with labels as a checkpoint numbers them.
+
+        Args:
+            model: what the checkpoint predicts.
+
+        Raises:
+            DataError: naming what does not go together, or file and line of what cannot be read.
+        """
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How files are read.
+
+    Attributes:
+        text: columns of the text or of the two texts of a pair; None: the obvious ones.
+        label: column of the label; None: the obvious one.
+        header: of ``.csv`` and ``.tsv``, whether the first line holds the columns' names; None: it must tell itself.
+        subset: configuration of a data set.
+        split: split of a data set.
+        revision: of a data set on the hub.
+        score: the score that is reported; None: the first of :data:`KEY_SCORES`.
+    """
+
+    text: tuple[str, ...] | None = None
+    label: str | None = None
+    header: bool | None = None
+    subset: str | None = None
+    split: str = "test"
+    revision: str | None = None
+    score: str | None = None
+
+
+@dataclass(frozen=True)
+class FileCorpus:
+    """A file, or a data set that the library ``datasets`` finds.
+
+    Attributes:
+        name: what tables call it.
+        data: the file, or the name of the data set.
+        kind: the kind of task that it is read for.
+        reading: how it is read.
+    """
+
+    name: str
+    data: str
+    kind: TaskKind
+    reading: Reading
+
+    @cached_property
+    def table(self) -> Table:
+        """Its rows."""
+        if self._is_tagged:
+            return read_tagged(self.data)
+        reading = self.reading
+        return read_table(
+            self.data,
+            subset=reading.subset,
+            split=reading.split,
+            revision=reading.revision,
+            header=reading.header,
+            typed=[*(reading.text or ()), *([reading.label] if reading.label is not None else [])],
+        )
+
+    @cached_property
+    def columns(self) -> Columns:
+        """The columns that are read."""
+        return choose_columns(
+            self.table,
+            Task(self.kind, ("",), ""),
+            text=self.reading.text,
+            target=None,
+            label=self.reading.label,
+            has_encoder=True,
+            needs_label=True,
+        )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of what is read, wherever and in whatever format it lies."""
+        names = [*self.columns.text, str(self.columns.label)]
+        plain = self.kind != "single_label"
+        rows = (
+            [row[name] if plain or name != names[-1] else label_name(row[name]) for name in names]
+            for row in self.table.rows
+        )
+        return sha256_of(f"{row!r}\n" for row in rows)
+
+    @property
+    def missing(self) -> str | None:
+        """Why there is no such file, before it is read."""
+        if self._is_tagged:
+            return None if Path(self.data).expanduser().is_file() else f"data: no such file: {self.data}"
+        return missing_file(self.data)
+
+    def evaluation(self, model: Task) -> Evaluation:
+        """See :class:`Corpus`; labels are the names of the checkpoint's outputs, or their numbers."""
+        score = self.reading.score or _default_score(model)
+        if score == "binary_f1" and len(model.labels) != 2:
+            raise DataError(f"score: binary_f1 is of two labels; there are {len(model.labels)}: {_some(model.labels)}")
+        task = replace(model, key_score=score)
+        table = _named_labels(self.table, self.columns, task) if self.kind == "single_label" else self.table
+        return Evaluation(self.name, self.name, "in", examples_of(table, self.columns, task), task)
+
+    @property
+    def _is_tagged(self) -> bool:
+        return self.kind == "token_labels" and Path(self.data).suffix.lower() in TAGGED
+
+
+@dataclass(frozen=True)
+class SuiteCorpus:
+    """One split of a corpus of a suite.
+
+    Attributes:
+        name: the corpus.
+        suite: the suite.
+        split: ``test``, or ``dev``.
+    """
+
+    name: str
+    suite: Suite
+    split: Split
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the corpus and the settings that choose examples."""
+        return sha256_of([self.suite.name, self.suite.fingerprint(self.name), self.split])
+
+    def evaluation(self, model: Task) -> Evaluation:
+        """See :class:`Corpus`."""
+        task = self.suite.task(self.name)
+        examples = self.suite.examples(self.name, self.split)
+        if not examples:
+            raise DataError(f"{self.name}: no examples in its {self.split} split")
+        if task.kind == "answers" and model.kind == "text":
+            return Evaluation(self.name, self.name, "in", examples, task)
+        if task.kind != model.kind:
+            raise DataError(f"{self.name} is {_KIND_NAMES[task.kind]}; the checkpoint is {_KIND_NAMES[model.kind]}")
+        if task.kind == "regression":
+            return Evaluation(self.name, self.name, "in", examples, task)
+        labels = model.labels
+        if all(map(_GENERIC.fullmatch, labels)) and len(labels) == len(task.labels):
+            log.warning(
+                "%s: config.json names the outputs %s only; they are taken to be %s, in this order",
+                *(self.name, abbreviated(labels), _some(task.labels)),
+            )
+            labels = task.labels
+        if absent := [label for label in task.labels if label not in labels]:
+            raise DataError(
+                f"{self.name} has labels that the checkpoint does not predict: {abbreviated(absent)}; it predicts "
+                f"{_some(labels)} (labels=[…] names the outputs in their order)"
+            )
+        numbers = [labels.index(label) for label in task.labels]
+        own = [_renumbered(example, numbers, len(labels)) for example in examples]
+        return Evaluation(self.name, self.name, "in", own, replace(task, labels=labels))
+
+
+_KIND_NAMES: Mapping[TaskKind, str] = {
+    "single_label": "a classification of texts",
+    "multi_label": "a classification of texts with any number of labels",
+    "regression": "a regression of texts",
+    "token_labels": "a tagging of words",
+    "answers": "a set of questions that are answered in words",
+    "text": "a language model",
+}
+
+
+def kind_problem(name: str, kind: TaskKind) -> str | None:
+    """Why a checkpoint cannot be scored on a file; None if it can."""
+    if kind in KEY_SCORES:
+        return None
+    return (
+        f"{name}: {_KIND_NAMES[kind]}, and files hold labels; score it on a suite of questions that are answered in "
+        "words: suite=emotion_text"
+    )
+
+
+def _default_score(task: Task) -> str:
+    if task.kind == "token_labels" and "O" not in task.labels:
+        return "token_accuracy"
+    return KEY_SCORES[task.kind][0]
+
+
+def _renumbered(example: Any, numbers: Sequence[int], count: int) -> Any:
+    """An example of a suite with its label as the checkpoint numbers it; tags are names, and stay."""
+    if not isinstance(example, Example):
+        return example
+    if isinstance(example.label, tuple):
+        values = [IGNORED] * count
+        for number, value in zip(numbers, example.label, strict=True):
+            values[number] = value
+        return replace(example, label=tuple(values))
+    return replace(example, label=numbers[int(example.label)])
+
+
+def _named_labels(table: Table, columns: Columns, task: Task) -> Table:
+    """The table with the names of labels written alike: ``1``, ``1.0`` and ``"1"`` are one name.
+
+    A number that is no name is the number of an output, unless outputs are named by numbers: of labels ``1`` to ``5``,
+    2 is the second, and 0 none.
+    """
+    key, numbered = str(columns.label), any(_NUMBER.fullmatch(label) for label in task.labels)
+    rows, wrong, by_number = [], [], set()
+    for place, row in enumerate(table.rows):
+        name = label_name(row[key]) if key in row else None
+        if name is not None and name not in task.labels and _NUMBER.fullmatch(name):
+            if numbered:
+                wrong.append((table.number(place), f"{key}: expected one of {_some(task.labels)}, found {name}"))
+            by_number.add(name)
+        rows.append(row if name is None else {**row, key: name})
+    if wrong:
+        raise DataError(gathered(table.place, wrong, what="rows"))
+    if by_number and not all(map(_GENERIC.fullmatch, task.labels)):
+        log.warning(
+            "%s: its labels are numbers (%s), taken as those of the checkpoint's outputs: %s",
+            *(
+                table.name,
+                abbreviated(sorted(by_number)),
+                ", ".join(f"{n} {label}" for n, label in enumerate(task.labels[:5])),
+            ),
+        )
+    return replace(table, rows=rows)
+
+
+def _some(labels: Sequence[str]) -> str:
+    return abbreviated(labels, 20)

@@ -1,0 +1,76 @@
+"""What ``evaluate=`` adds to a merge: scores of the merged model, of each checkpoint, and of their ensemble."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from regmean_lab.checkpoints.scoring.models import read_models
+from regmean_lab.checkpoints.scoring.request import read_corpora, scoring_config, settings_problems, suite_record
+from regmean_lab.checkpoints.scoring.score import ENSEMBLE, Scoring, Settings
+from regmean_lab.config.checkpoint_commands import Measured, MergeCheckpointsConfig
+from regmean_lab.models.converted_weights import MODELS_FOLDER
+from regmean_lab.models.headers import CheckpointError
+from regmean_lab.results import Result
+from regmean_lab.suites.base import DataError
+
+
+def scoring_problems(plain: MergeCheckpointsConfig) -> list[str]:
+    """What stands against scoring the checkpoints of a merge; they themselves are known to go together."""
+    found = []
+    if plain.heads != "merge":
+        found.append(f"evaluate: the merged model has no head to predict with (heads={plain.heads}); use heads=merge")
+    try:
+        _scoring(plain, plain.checkpoints)
+    except (DataError, CheckpointError) as error:
+        found += [f"evaluate: {problem}" for problem in str(error).splitlines()]
+    return found
+
+
+def score_merge(
+    plain: MergeCheckpointsConfig, merged: Path, method: Mapping[str, Any], overrides: Sequence[str]
+) -> Measured:
+    """Score what is not scored yet; each ``result.json`` lies in a folder beside the merged model's.
+
+    Args:
+        plain: the configuration, whose ``evaluate`` names the data.
+        merged: folder of the merged model.
+        method: how it was merged: ``name``, and the settings.
+        overrides: of the command, for the record.
+
+    Raises:
+        DataError: when data have changed since they were checked.
+        CheckpointError: when a checkpoint has.
+    """
+    scoring = _scoring(plain, [*plain.checkpoints, str(merged)], overrides)
+    *members, model = scoring.models
+    folder = merged.with_name(f"{merged.name}-evaluation")
+    results = [scoring.score(member, folder / member.name) for member in members]
+    lines, ensemble = list[str](), list[Result]()
+    try:
+        ensemble.append(scoring.ensemble(members, folder / _free_name(ENSEMBLE, [one.name for one in scoring.models])))
+    except DataError as error:
+        lines.append(str(error))
+    results += [*ensemble, scoring.score(model, folder / model.name, method)]
+    return Measured(results, [*lines, *scoring.comparisons([model, *members])], folder)
+
+
+def _scoring(plain: MergeCheckpointsConfig, references: Sequence[str], overrides: Sequence[str] = ()) -> Scoring:
+    config, found = scoring_config(plain.evaluate)
+    found += settings_problems(config)
+    if found:
+        raise DataError("\n".join(found))
+    models = read_models(
+        references, base=plain.base, labels=config.labels, models_folder=Path(plain.paths.zoo_dir) / MODELS_FOLDER
+    )
+    corpora = read_corpora(config, models, found)
+    if found:
+        raise DataError("\n".join(found))
+    record = suite_record(config, models[0].task.kind)
+    settings = Settings(record, plain.trainer, config.batch_size, config.max_length, plain.force, overrides)
+    return Scoring.of(models, corpora, settings)
+
+
+def _free_name(name: str, taken: Sequence[str]) -> str:
+    return name if name not in taken else _free_name(f"{name}_", taken)
