@@ -19,6 +19,7 @@ STATISTICS_OF = {
     "individual": (),
     "ensemble": (),
     "multitask": (),
+    "greedy_soup": (),
     "simple": (),
     **dict.fromkeys(("task_arithmetic", "ties", "dare", "della", "breadcrumbs", "model_stock"), ()),
     **dict.fromkeys(("slerp", "karcher", "tsv", "iso_c", "iso_cts", "wudi"), ()),
