@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from hydra import initialize_config_dir
 
-from regmean_lab.config.grids import grids_of, jobs_of
+from regmean_lab.config.grids import grids_of, jobs_of, selects
 from regmean_lab.config.locations import configuration_root
 
 PLAN_KEY = "plan"
@@ -31,12 +31,17 @@ def show_plan(arguments: Sequence[str]) -> bool:
     from regmean_lab.sweeps.estimate import estimate
     from regmean_lab.sweeps.plan import make_plan
     from regmean_lab.sweeps.plan_text import plan_text
+    from regmean_lab.sweeps.selection import first_jobs, groups_of
     from regmean_lab.sweeps.stages import composed  # the libraries behind these take seconds to import
     from regmean_lab.sweeps.summary import JobRecord
 
     refused: list[JobRecord] = []
     with initialize_config_dir(str(configuration_root() / "conf"), version_base="1.3"):
         plan = make_plan(composed(jobs_of(grids_of(arguments)), refused))
+        if selects(arguments):
+            chosen = sum(len(group) > 1 for group in groups_of(plan.jobs))
+            plan = make_plan(composed([*first_jobs(plan.jobs), *(list(job) for job, _ in plan.refused)], refused))
+            plan.notes.append(f"then the best of each of {chosen} groups of settings is run on test")
     plan.problems += [f"{' '.join(record.overrides)}: {record.error}" for record in refused]
     print(plan_text(plan, estimate(plan) if plan.unfinished else None))
     return not plan.problems

@@ -60,6 +60,18 @@ class Ensemble(Comparator):
 
 
 @dataclass
+class GreedySoup(Comparator):
+    """The mean of the members that improve it: they join one by one, best first, unless that lowers the score on dev.
+
+    Scores are means over the members' dev splits. It looks at data, so it is no merge; its model is a single one.
+
+    Source: Wortsman et al., ICML 2022, recipe 1.
+    """
+
+    name = "greedy_soup"
+
+
+@dataclass
 class Multitask(Comparator):
     """One model trained on the members' training data together: needs the data, so it is no merge.
 
@@ -91,4 +103,4 @@ class Multitask(Comparator):
 
 def comparator_types() -> dict[str, type[Comparator]]:
     """All comparators by name."""
-    return {kind.name: kind for kind in (Individual, Ensemble, Multitask)}
+    return {kind.name: kind for kind in (Individual, Ensemble, GreedySoup, Multitask)}

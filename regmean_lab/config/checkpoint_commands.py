@@ -182,6 +182,7 @@ class EvaluateConfig(ScoringConfig):
         suite: group ``suite``: corpora of a suite in place of files.
         corpora: which corpora of the suite; None is all that can be members.
         output: folder of the results, one below it for each checkpoint; None is the job's folder.
+        statistics: what some suites' files say of statistics; not read here.
         trainer: group ``trainer``: device and precision.
         paths: group ``paths``.
         force: score although finished results are there.
@@ -193,6 +194,7 @@ class EvaluateConfig(ScoringConfig):
     suite: Any = None
     corpora: list[str] | None = None
     output: str | None = None
+    statistics: Any = None
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
     force: bool = False

@@ -20,6 +20,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 CONFIG_NAME = "config"
+SELECTS = (None, "best")
+"""What ``hydra.sweeper.select`` may be: see ``regmean_lab/sweeps/selection.py``."""
 
 
 class SweepError(HydraException):
@@ -49,12 +51,10 @@ def grids_of(arguments: Sequence[str], config_name: str = CONFIG_NAME, *, multir
 
     Raises:
         HydraException: for overrides that cannot be parsed or composed.
-        SweepError: for parameters that a single run would leave out.
+        SweepError: for parameters that a single run would leave out, or a selection that there is not.
     """
     parsed = OverridesParser.create(config_loader=config_loader()).parse_overrides(list(arguments))
-    # What has several values is no choice that the whole sweep could be composed with.
-    fixed = [str(override.input_line) for override in parsed if not override.is_sweep_override()]
-    hydra = compose(config_name, fixed, return_hydra_config=True).hydra
+    hydra = _hydra_part(parsed, config_name)
     params, own = _plain(hydra.sweeper.get("params")) or {}, _plain(hydra.sweeper.get("grids")) or []
     if (params or own) and not multirun and hydra.mode is None:
         varied = ", ".join(dict.fromkeys(itertools.chain(params, *own)))
@@ -62,8 +62,24 @@ def grids_of(arguments: Sequence[str], config_name: str = CONFIG_NAME, *, multir
             f"hydra.sweeper: it varies {varied}, but nothing says that this is a sweep; write hydra.mode: MULTIRUN "
             "beside it, or give -m"
         )
+    if (select := hydra.sweeper.get("select")) not in SELECTS:
+        raise SweepError(f"hydra.sweeper.select: expected best or null, got {select!r}")
     given = [override for override in parsed if not override.key_or_group.startswith("hydra")]
     return grids(params, own, given)
+
+
+def selects(arguments: Sequence[str], config_name: str = CONFIG_NAME) -> bool:
+    """Whether a command line has the best of several settings chosen; Hydra must be initialised as for its grids."""
+    parsed = OverridesParser.create(config_loader=config_loader()).parse_overrides(list(arguments))
+    return _hydra_part(parsed, config_name).sweeper.get("select") is not None
+
+
+def _hydra_part(parsed: Sequence[Override], config_name: str) -> DictConfig:
+    """Hydra's own part of a sweep's configuration."""
+    # What has several values is no choice that the whole sweep could be composed with.
+    fixed = [str(override.input_line) for override in parsed if not override.is_sweep_override()]
+    hydra: DictConfig = compose(config_name, fixed, return_hydra_config=True).hydra
+    return hydra
 
 
 def grids(params: Mapping[str, Any], own: Iterable[Mapping[str, Any]], given: Sequence[Override]) -> list[Grid]:

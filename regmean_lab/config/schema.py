@@ -204,10 +204,11 @@ def settings_of(config: DictConfig) -> Settings:
             found.append(f"method.{key}: {len(numbers)} numbers for {merged} members")
     if isinstance(method, MergeMethod):
         found += method.count_problems(merged)
-    if plain.save_merged and not (isinstance(method, MergeMethod) or method.name == "multitask"):
+    if plain.save_merged and not (isinstance(method, MergeMethod) or method.name in ("multitask", "greedy_soup")):
         found.append(f"save_merged: method {method.name} makes no single model that could be saved")
-    if suite.own_heads and (method.name == "ensemble" or plain.cross_evaluation):
-        key = "method: ensemble" if method.name == "ensemble" else "cross_evaluation"
+    shares_heads = method.name in ("ensemble", "greedy_soup")
+    if suite.own_heads and (shares_heads or plain.cross_evaluation):
+        key = f"method: {method.name}" if shares_heads else "cross_evaluation"
         found.append(f"{key} needs members with the same labels; every member of suite {suite.name} has its own")
     if plain.save_merged and (suite.own_heads or getattr(method, "is_partial", False)):
         found.append("save_merged: members keep parameters of their own, so there is no single model to be saved")

@@ -4,30 +4,22 @@ from __future__ import annotations
 
 import logging
 import time
-from functools import partial
-from pathlib import Path
 
-from regmean_lab.callbacks.merge import MemberSource, MergeCallback
-from regmean_lab.callbacks.refine import TextReading
-from regmean_lab.callbacks.statistics import requests_of
-from regmean_lab.config.baselines import Ensemble, Individual, Multitask
+from regmean_lab.config.baselines import Ensemble, GreedySoup, Individual, Multitask
+from regmean_lab.evaluation.greedy_soup import evaluate_greedy_soup
 from regmean_lab.evaluation.job import Job, Outcome
 from regmean_lab.evaluation.label_spaces import known_labels, same_labels
+from regmean_lab.evaluation.members import member_sources, merge_callback
 from regmean_lab.evaluation.predictions import member_predictions
 from regmean_lab.evaluation.scores import Metrics, key_scores, load_module, mean_metrics, metrics_of, predict
 from regmean_lab.merging import MergeMethod, layout_of
 from regmean_lab.metrics.ensemble import ensemble_predictions
 from regmean_lab.metrics.metrics import score_predictions, without_unknown
-from regmean_lab.models.base_weights import base_weights
-from regmean_lab.models.converted_weights import MODELS_FOLDER
 from regmean_lab.modules import Predictions, TaskModule
 from regmean_lab.modules.multi_task import load_part
 from regmean_lab.results import mean
-from regmean_lab.suites import Suite
-from regmean_lab.suites.data_module import CorpusDataModule
 from regmean_lab.training.train import JOINT, multi_task
 from regmean_lab.training.trainers import test_trainer
-from regmean_lab.zoo import ZooEntry
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +33,8 @@ def evaluate(job: Job) -> Outcome:
         return evaluate_ensemble(job)
     if isinstance(method, Multitask):
         return evaluate_joint(job)
+    if isinstance(method, GreedySoup):
+        return evaluate_greedy_soup(job)
     return evaluate_merge(job)
 
 
@@ -48,13 +42,10 @@ def evaluate_merge(job: Job) -> Outcome:
     """Merge the members inside ``Trainer.test`` and evaluate the merged model."""
     settings, config = job.settings, job.settings.config
     data = job.data_module()
-    suite, entries = settings.suite, job.entries
-    sources = [member_source(suite, data, member, entries[member]) for member in settings.members]
+    suite = settings.suite
     method: MergeMethod = settings.method
-    requests = requests_of(config.statistics, config.training, config.trainer)
-    base = partial(base_weights, job.checkpoint, cache_dir=Path(config.paths.zoo_dir) / MODELS_FOLDER)
-    reading = TextReading(config.training.batch_size, config.statistics.seed, config.statistics.batch_tokens)
-    callback = MergeCallback(sources, method, requests, own_heads=suite.own_heads, base=base, reading=reading)
+    sources = member_sources(job, data, settings.members)
+    callback = merge_callback(job, sources, method)
     trainer = test_trainer(config.trainer, [callback])
     loaders = data.test_dataloader()
     started = time.perf_counter()
@@ -79,19 +70,6 @@ def evaluate_merge(job: Job) -> Outcome:
     job.seconds["evaluate"] += time.perf_counter() - started - sum(callback.seconds.values())
     outcome.diagnostics, outcome.notes = callback.diagnostics_table(), callback.notes
     return outcome
-
-
-def member_source(suite: Suite, data: CorpusDataModule, member: str, entry: ZooEntry) -> MemberSource:
-    """Where the weights and the data of a member are."""
-    task = suite.task(member)
-    return MemberSource(
-        member,
-        entry,
-        suite.fingerprint(member),
-        suite.annotated_labels(member) if task.kind == "multi_label" else None,
-        partial(load_module, entry.path, task),
-        partial(data.statistics_dataloader, member),
-    )
 
 
 def evaluate_individual(job: Job) -> Outcome:

@@ -10,7 +10,6 @@ from regmean_lab.results import RESULT_FILE, read_result
 from regmean_lab.sweeps.plan import PlannedJob
 from regmean_lab.sweeps.steps import quoted
 
-SELECTS = (None, "best")
 SPLIT_KEY, SELECTION_KEY = "evaluate_on", "selection"
 BY = "mean_in_domain"
 
@@ -62,6 +61,13 @@ class Selection:
 def on_dev(overrides: Sequence[str]) -> list[str]:
     """The overrides of a job that is evaluated on dev."""
     return [*overrides, f"{SPLIT_KEY}=dev"]
+
+
+def first_jobs(jobs: Sequence[PlannedJob]) -> list[list[str]]:
+    """The overrides of what is run before anything is chosen: groups of several on dev, all others as they are."""
+    return [
+        on_dev(job.overrides) if len(group) > 1 else list(job.overrides) for group in groups_of(jobs) for job in group
+    ]
 
 
 def groups_of(jobs: Iterable[PlannedJob]) -> list[list[PlannedJob]]:

@@ -18,10 +18,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from regmean_lab.config.grids import Composer, SweepError, config_loader, grids, jobs_of
+from regmean_lab.config.grids import SELECTS, Composer, SweepError, config_loader, grids, jobs_of
 from regmean_lab.results import RESULT_FILE, ResultError
 from regmean_lab.sweeps.plan import Plan, PlannedJob, PlannedMember, PlannedStatistics, make_plan
-from regmean_lab.sweeps.selection import SELECTION_KEY, SELECTS, SPLIT_KEY, best_of, groups_of, on_dev
+from regmean_lab.sweeps.selection import SELECTION_KEY, SPLIT_KEY, best_of, groups_of, on_dev
 from regmean_lab.sweeps.summary import JobRecord, record_job
 
 Part = TypeVar("Part", PlannedMember, PlannedStatistics)

@@ -19,8 +19,8 @@ from transformers import AutoModel
 from regmean_lab.callbacks.statistics import StatisticsRequest, collect_for_entry, open_statistics, requests_of
 from regmean_lab.config.schema import Settings
 from regmean_lab.evaluation.checks import check
-from regmean_lab.evaluation.evaluators import member_source
 from regmean_lab.evaluation.job import Job
+from regmean_lab.evaluation.members import member_source
 from regmean_lab.merging import Layout, MergeMethod
 from regmean_lab.merging.layout import layout_of
 from regmean_lab.models.pretrained import Checkpoint, quiet_transformers

@@ -24,6 +24,7 @@ from transformers import (
     AutoModelForTokenClassification,
     AutoTokenizer,
     PreTrainedModel,
+    T5ForConditionalGeneration,
 )
 
 from regmean_lab.checkpoints import merge_command
@@ -411,3 +412,63 @@ def test_an_adapter_is_scored_as_the_model_that_it_makes(
         numbers = [int(adapted(**tokenizer(text, return_tensors="pt")).logits.argmax()) for text in texts]
     assert numbers != logits_of(base, texts).argmax(-1).tolist()
     assert result.mean_in_domain == pytest.approx(100 * accuracy_score(gold, [COLOURS[number] for number in numbers]))
+
+
+def test_yes_no_labels_of_a_suite(
+    save: Callable[..., Path],
+    compose: Callable[..., DictConfig],
+    tmp_path: Path,
+    write_emotions: Callable[[Path], Path],
+) -> None:
+    """Labels in another order than the suite's, some of them not annotated: these count neither way."""
+    from regmean_lab.suites.emotion import EmotionSuite
+
+    suite = EmotionSuite(write_emotions(tmp_path / "data"), EmotionSuite.settings_type())
+    task = suite.task("tec")
+    labels = tuple(reversed(task.labels))
+    folder = save("model", labels, 0, problem_type="multi_label_classification")
+    config = compose(f"checkpoint={folder}", "suite=emotion", "corpora=[tec]", f"paths.data_dir={tmp_path / 'data'}")
+    (result,) = run(config, tmp_path / "job").results
+    examples = suite.examples("tec", "test")
+    logits = logits_of(folder, [one.text for one in examples])[:, ::-1]
+    gold = np.array([one.label for one in examples])
+    annotated = [number for number in range(len(task.labels)) if (gold[:, number] >= 0).any()]
+    scores = [f1_score(gold[:, one], logits[:, one] > 0, zero_division=0.0) for one in annotated]
+    assert 0 < len(annotated) < len(task.labels)
+    assert result.mean_in_domain == pytest.approx(100 * np.mean(scores), abs=1e-3)
+
+
+def test_a_model_that_answers_in_words(
+    compose: Callable[..., DictConfig], tmp_path: Path, pico_cache: Path, write_emotions: Callable[[Path], Path]
+) -> None:
+    """Of the two possible answers the one is given to which transformers' own loss is lower."""
+    from regmean_lab.suites.emotion_text import EmotionTextSuite
+
+    with quiet_transformers():
+        source = pico_folder("t5", pico_cache)
+        model, tokenizer = T5ForConditionalGeneration.from_pretrained(source), AutoTokenizer.from_pretrained(source)
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+        model.save_pretrained(tmp_path / "model")
+        tokenizer.save_pretrained(tmp_path / "model")
+    suite = EmotionTextSuite(write_emotions(tmp_path / "data"), EmotionTextSuite.settings_type(test_examples=4))
+    config = compose(
+        *(f"checkpoint={tmp_path / 'model'}", "suite=emotion_text", "corpora=[tec]"),
+        *("suite.test_examples=4", f"paths.data_dir={tmp_path / 'data'}"),
+    )
+    check(config)
+    (result,) = run(config, tmp_path / "job").results
+    model, right = model.eval(), []
+    for example in suite.examples("tec", "test"):
+        (wording,) = [one for one in example.wordings if one.form == "text_to_text"]
+        question = tokenizer(wording.ask(example.text, example.subject), return_tensors="pt")
+        losses = []
+        for answer in wording.answers:
+            target = tokenizer(answer, return_tensors="pt").input_ids[:, :-1]  # without the end, which both have
+            with torch.no_grad():
+                losses.append(float(model(**question, labels=target).loss) * target.shape[1])
+        right.append(int(losses[1] < losses[0]) == example.label[0])
+    assert 0 < sum(right) < len(right)
+    assert result.metrics["tec"]["accuracy"] == pytest.approx(100 * np.mean(right), abs=1e-3)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf
 from sklearn.metrics import f1_score
@@ -17,6 +18,7 @@ from test_stages import steps
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from regmean_lab import experiment
+from regmean_lab.command.plan import show_plan
 from regmean_lab.config.grids import Composer, SweepError
 from regmean_lab.config.locations import configuration_root
 from regmean_lab.config.resolvers import job_folder
@@ -205,3 +207,16 @@ def test_scores_on_dev_are_those_of_the_members_dev_splits(
         macro = 100 * f1_score([one.label for one in examples], predicted, average="macro")
         assert result.scores["in_domain"][member] == pytest.approx(macro, abs=1e-3)
     assert (result.scores["out_of_domain"], result.mean_out_of_domain) == ({}, None)
+
+
+def test_a_plan_shows_what_runs_on_dev_and_how_much_is_chosen(
+    common: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    GlobalHydra.instance().clear()  # the command makes its own
+    swept = ["method=regmean,simple", "members=[tec,isear],[tec,crowdflower]"]
+    assert show_plan([*common, swept[1], "method.off_diagonal=0.1,0.5", "hydra.sweeper.select=best"])
+    told = capsys.readouterr().out
+    assert "4 jobs" in told
+    assert "then the best of each of 2 groups of settings is run on test" in told
+    assert show_plan([*common, *swept, "hydra.sweeper.select=best"])
+    assert "of each of 0 groups" in capsys.readouterr().out
