@@ -90,7 +90,7 @@ class CollectConfig:
             ``low_rank``.
         rank: of the form ``low_rank``.
         exclude_layers: patterns of linear layers without Gram matrices.
-        max_length: texts are cut to so many tokens; None is 512, or what the model can take if that is less.
+        max_length: texts are truncated to this many tokens; None is 512, or what the model can take if that is less.
         batch_size: examples a batch, where results depend on batches or are counted in them.
         minimum_rows_per_column: rows that a layer must have seen for each column of its Gram matrix.
         allow_few_rows: publish although layers saw fewer rows.

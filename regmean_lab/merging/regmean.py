@@ -130,7 +130,7 @@ class RegMean(MergeMethod):
         own_device, own_dtype = first_tensor.device, first_tensor.dtype
         del first_tensor
         # In float64 whatever the factor: the condition number of a sum scaled to a unit diagonal grows with its width
-        # (1536 features that are alike have one of 13,800 with a factor of 0.9), and so many roundings of float32 show.
+        # (1536 features that are alike have one of 13,800 with a factor of 0.9), which makes float32 rounding visible.
         device, dtype = solve_device(own_device), torch.float64
         mean, entries = parameter.mean(dtype, device), dtype
         size = mean.shape[0] if parameter.layer.transposed else mean.shape[1]

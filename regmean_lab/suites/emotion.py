@@ -58,7 +58,7 @@ class EmotionDataSettings(CorpusSettings):
             otherwise they are an error.
         include_other_members: evaluate out of domain also on those of the five in-domain corpora that are not merged
             (on their test split).
-        out_of_domain_examples: keep at most so many sentences of a corpus that is evaluated out of domain.
+        out_of_domain_examples: keep at most this many sentences of a corpus that is evaluated out of domain.
     """
 
     positive_threshold: float = 0.1

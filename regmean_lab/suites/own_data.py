@@ -45,7 +45,7 @@ class OwnDataSettings(OutOfDomainSettings):
         dev_share: share of the rows that become the dev split where none is given.
         test_share: share of the rows that become the test split where none is given.
         split_seed: determines which rows.
-        rows: read only the first so many rows of each file or data set (data sets are streamed then); None: all.
+        rows: read only the first N rows of each file or data set (data sets are then streamed); None: all.
     """
 
     corpora: dict[str, Any] = field(default_factory=dict)

@@ -97,7 +97,7 @@ class TextGenerationSuite(OwnDataSuite):
         try:
             parsed = list(string.Formatter().parse(self.settings.template or ""))
         except ValueError as error:
-            raise ValueError(f"cannot be read ({error}); braces of its own are doubled") from None
+            raise ValueError(f"cannot be read ({error}); write literal braces as {{{{ and }}}}") from None
         names = [name for _, name, _, _ in parsed if name is not None]
         if strange := [name for name in names if not name or name.isdecimal()]:
             raise ValueError(f"expected the name of a column in braces, found {{{strange[0]}}}")

@@ -25,7 +25,7 @@ class Shortage:
 
     Attributes:
         layer: its name.
-        rows: how many rows, or at most so many.
+        rows: how many rows, or an upper bound.
         width: how many columns its matrix has.
     """
 

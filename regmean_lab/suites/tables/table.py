@@ -87,7 +87,7 @@ def read_table(
         revision: revision of a data set on the hub.
         header: of ``.csv`` and ``.tsv``, whether the first line holds the columns' names; None: it must tell itself.
         typed: names of columns that the user gave.
-        most: of a data set, read only the first so many rows (it is streamed then); None reads all.
+        most: of a data set, read only the first N rows (it is then streamed); None reads all.
         key: the setting that names the data, for messages.
 
     Raises:
