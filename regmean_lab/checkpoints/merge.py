@@ -1,4 +1,4 @@
-"""Merging checkpoints: everything is looked at and compared first, then weights are read, merged and written."""
+"""Merges checkpoints: first validates and compares everything, then reads, merges and writes the weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Configurations of the verbs that work on anybody's checkpoints: ``merge`` and ``collect``.
+"""Configurations of the verbs that work on user-supplied checkpoints: ``merge`` and ``collect``.
 
 Each has a root configuration of its own beside ``conf/config.yaml``, which the verb (or the older form
 ``experiment=NAME``) chooses, and a module that does the work, imported when it is asked for. The module has

@@ -1,4 +1,4 @@
-"""What a merge must know of an architecture, found from the model itself."""
+"""The properties of an architecture that merging needs, found from the model itself."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ COLUMNS = 512
 @register_method("regmean")
 @dataclass
 class RegMean(MergeMethod):
-    """Every linear layer solved for the least change of its outputs on the members' inputs; the mean for all else.
+    """Least-squares fit of each linear layer to the members' outputs on their own inputs; the mean for all else.
 
     W = (Σ Gᵢ)⁻¹ Σ Gᵢ Wᵢ for every linear layer, the mean for all else (Jin et al., ICLR 2023, equation 2).
 

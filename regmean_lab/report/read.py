@@ -1,4 +1,4 @@
-"""Finding results and reading them; what cannot be read is said, and left out."""
+"""Finds and reads results; unreadable files are reported and skipped."""
 
 from __future__ import annotations
 

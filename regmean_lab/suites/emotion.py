@@ -83,7 +83,7 @@ class EmotionSettings(EmotionDataSettings):
 
 
 def read_emotions(path: Path, positive_threshold: float) -> list[Example]:
-    """Read one file: a JSON object a line, with ``text``, ``emotions`` and ``VAD``; other keys are not looked at.
+    """Read one file: one JSON object per line, with ``text``, ``emotions`` and ``VAD``; other keys are not looked at.
 
     ``emotions`` and ``VAD`` map label names to a number or null. A number above ``positive_threshold`` gives 1, another
     number 0; null, and a name that is not there, give ``IGNORED``. ``VAD`` may be absent or null.

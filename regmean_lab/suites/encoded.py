@@ -1,4 +1,4 @@
-"""Tokenised examples, kept for the jobs that one process runs: those of a sweep read mostly the same text."""
+"""A cache of tokenised examples for the jobs that one process runs: those of a sweep mostly read the same text."""
 
 from __future__ import annotations
 

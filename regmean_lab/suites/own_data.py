@@ -1,4 +1,4 @@
-"""What the suites of one's own data share: corpora by name from files of any usual format, checked all at once.
+"""What the suites of user-supplied data share: corpora by name from files of any usual format, checked all at once.
 
 A suite of one kind of task declares the kind, its scores, and what its labels are; nothing of it is tied to a corpus.
 """

@@ -1,4 +1,4 @@
-"""Which labels the rows of one's own data have, and what they are called."""
+"""The labels of user-supplied data, and their names."""
 
 from __future__ import annotations
 

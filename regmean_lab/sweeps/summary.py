@@ -1,4 +1,4 @@
-"""What the jobs of a sweep leave for its summary, and the summary itself."""
+"""The records that the jobs of a sweep leave, and the summary made from them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The store: finds members by their address, trains missing ones once, removes what is asked for."""
+"""The store: finds members by address, trains missing ones once, and removes entries on request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a kind of statistics tells of itself, and the table of all kinds."""
+"""The interface of a kind of statistics, and the registry of all kinds."""
 
 from __future__ import annotations
 

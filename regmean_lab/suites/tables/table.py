@@ -80,7 +80,7 @@ def read_table(
     """Read a table.
 
     Args:
-        data: a local file (see ``SUFFIXES``; ``.txt`` with a text a line, ``.json`` with a list of objects), or what
+        data: a local file (see ``SUFFIXES``; ``.txt`` with a text per line, ``.json`` with a list of objects), or what
             ``datasets.load_dataset`` takes as its first argument.
         subset: configuration of a data set.
         split: split of a data set.
