@@ -59,7 +59,7 @@ def publish(model: nn.Module, inputs: Tensor, folder: Path) -> None:
 
 
 def merge(folders: list[Path], method: MergeMethod) -> nn.Module:
-    """What anybody does with the folders."""
+    """What any user does with the folders."""
     members = [
         MergeMember(folder.name, load_file(folder / "model.safetensors"), GramFile(folder / "gram.safetensors"))
         for folder in folders

@@ -1,4 +1,4 @@
-"""Train language models on several corpora, merge their weights without data, and measure what comes out.
+"""Train language models on several corpora, merge their weights without data, and evaluate the result.
 
 The libraries :mod:`regmean_lab.statistics` and :mod:`regmean_lab.merging` need PyTorch and safetensors only;
 ``python -m regmean_lab`` runs whole experiments, ``python -m regmean_lab.zoo`` looks after the trained members.

@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def _run(verb: str | None, given: list[str]) -> None:
-    """Compose, check and run what a verb of Hydra's, or none, is given."""
+    """Compose, check and run the overrides given to a Hydra verb, or to no verb."""
     sweep = begin_sweep()
     _register()
     whole = [verb, *given] if verb else given
@@ -96,7 +96,7 @@ def _run(verb: str | None, given: list[str]) -> None:
         if isinstance(error, SystemExit) and not isinstance(error.__context__, KeyboardInterrupt):
             raise
         print(
-            "\nInterrupted. Nothing is half-written; the same command goes on where this one stopped.", file=sys.stderr
+            "\nInterrupted. Nothing is half-written; the same command resumes where this one stopped.", file=sys.stderr
         )
         sys.exit(EXIT_INTERRUPTED)
     finally:

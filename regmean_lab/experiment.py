@@ -1,4 +1,4 @@
-"""One job from configuration to ``result.json``: the whole story, top to bottom."""
+"""One job, from configuration to ``result.json``."""
 
 from __future__ import annotations
 

@@ -435,7 +435,7 @@ def test_a_first_line_that_may_be_a_text_is_asked_about_and_nothing_written(
 ) -> None:
     folder, data = make("bert", "sequence"), tmp_path / "data.csv"
     data.write_text("zebra crossing ahead\nquick brown fox\n")
-    with pytest.raises(DataError, match="Say header=true, or header=false"):
+    with pytest.raises(DataError, match="set header=true, or header=false"):
         run(compose(f"checkpoint={folder}", f"data={data}", "allow_few_rows=true"), tmp_path / "job")
     assert not (folder / "statistics").exists()
 

@@ -637,7 +637,7 @@ class TestCommand:
         assert first.verify() == []
         assert not own.folder(*job).joinpath("result.json").exists()
         assert process.returncode == EXIT_INTERRUPTED
-        assert "the same command goes on where this one stopped" in errors
+        assert "the same command resumes where this one stopped" in errors
         assert "Traceback" not in errors
         assert not list(own.zoo_dir.glob(".tmp-*"))
         result, computed = own.run(*job)

@@ -145,7 +145,7 @@ class TestHub:
     def test_that_is_missing_is_told_with_what_fetches_it(self, tmp_path: Path) -> None:
         with pytest.raises(ModelError) as caught:
             find("someone/model", tmp_path)
-        assert "'someone/model' is no local folder, not in the Hugging Face cache" in str(caught.value)
+        assert "'someone/model' is not a local folder, not in the Hugging Face cache" in str(caught.value)
         assert "hf download someone/model" in str(caught.value)
 
     def test_a_folder_that_is_not_there_is_no_name_of_the_hub(self, tmp_path: Path) -> None:

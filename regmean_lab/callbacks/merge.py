@@ -118,7 +118,7 @@ class MergeCallback(pl.Callback):
         return [asdict(row) for row in self.diagnostics]
 
     def _method(self, module: TaskModule) -> MergeMethod:
-        """The method, with heads among what it leaves to the members where that is so."""
+        """The method, with heads added to the unmerged layers if members keep their own heads."""
         heads = head_parameters(module.model) if self.own_heads or self.method.keep_top else []
         return replace(self.method, keep_layers=[*self.method.keep_layers, *heads])
 
@@ -201,6 +201,6 @@ def _tell_missing(names: Sequence[str]) -> None:
 
 
 def _same_tensors(targets: Mapping[str, Tensor], given: set[str]) -> set[str]:
-    """All names of the tensors that the names ``given`` have: safetensors files hold a tied one under one name."""
+    """All aliases of the tensors named in ``given``: safetensors files hold a tied one under one name."""
     held = {id(targets[name]) for name in given}
     return {name for name, tensor in targets.items() if id(tensor) in held}

@@ -1,4 +1,4 @@
-"""Members' text for merge methods that replace layers one after the other, read on the trainer's device."""
+"""Members' text for merge methods that refit layers one after the other, read on the trainer's device."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ class Collect(pl.Callback):
         self._collection = None
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Let go of the module."""
+        """Release the reference to the module."""
         self._release(pl_module)
 
     def _release(self, module: pl.LightningModule) -> None:
@@ -202,7 +202,7 @@ def collect_for_entry(
             collected = gather(rank() == 0 and wanted())[0]
             if collected:
                 _collect_and_save(trainer, entry, request, load, batches, data_fingerprint)
-            gather(None)  # nobody goes on before the file is there
+            gather(None)  # no process continues before the file is there
         return collected
     if not wanted():
         return False
@@ -237,7 +237,7 @@ def _collect_and_save(
 
 
 def _collect_share(config: TrainerConfig, *arguments: Any) -> None:
-    """`_collect_and_save` in one of several processes, with a trainer of its own."""
+    """`_collect_and_save` in one of several processes, with a separate trainer."""
     _collect_and_save(test_trainer(config), *arguments)
 
 

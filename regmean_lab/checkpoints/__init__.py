@@ -1,1 +1,1 @@
-"""Checkpoints of any origin: read with suspicion, compared, aligned, and written as they are merged."""
+"""Checkpoints of any origin: validated, compared, aligned, merged and written."""

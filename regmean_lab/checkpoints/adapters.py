@@ -117,7 +117,7 @@ def read_adapter_files(folder: Path) -> tuple[dict[str, Any], dict[str, StoredTe
     elif pickled := sorted(file.name for file in folder.iterdir() if file.suffix in PICKLED):
         found.append(
             f"{folder}: weights in {', '.join(pickled)}, which is not read: such a file can run code. Where you trust "
-            f"its origin, convert it once, in a process of its own: {conversion_command(folder)}"
+            f"its origin, convert it once in a separate process: {conversion_command(folder)}"
         )
     else:
         found.append(f"{folder}: no {ADAPTER_WEIGHTS_FILE} there")

@@ -1,4 +1,4 @@
-"""Members' tensors in one order: labels by their names, tokens by their texts."""
+"""Aligns members' tensors: label rows by name, token rows by text."""
 
 from __future__ import annotations
 

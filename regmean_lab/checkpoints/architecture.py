@@ -1,4 +1,4 @@
-"""What a checkpoint's configuration tells of its model, from the model's class on the device ``meta``: no memory."""
+"""Inspects a checkpoint's architecture on the ``meta`` device, without allocating memory."""
 
 from __future__ import annotations
 
@@ -156,12 +156,12 @@ class Architecture:
         return config
 
     def canonical(self, name: str) -> str:
-        """The model's own name for a stored tensor, of tied ones the first: files may leave out the model's prefix."""
+        """The model's own name for a stored tensor; for tied tensors, the first. Files may omit the model's prefix."""
         own = self.own_name(name)
         return name if own is None else self.leaders[own]
 
     def own_name(self, name: str) -> str | None:
-        """The model's own name for a stored tensor, of tied ones this one; None where it has no such tensor."""
+        """The model's own name for a stored tensor; for tied tensors, this one; None where it has no such tensor."""
         prefix = f"{self.model.base_model_prefix}."
         candidates = (name, f"{prefix}{name}", name.removeprefix(prefix))
         return next((candidate for candidate in candidates if candidate in self.leaders), None)
@@ -215,11 +215,11 @@ def read_architecture(
 
 
 def untied_architecture(architecture: Architecture, names: Sequence[str]) -> Architecture:
-    """The same model with an output layer of its own, where input embedding and output layer are tied.
+    """The same model with a separate output layer, where input embedding and output layer are tied.
 
     Args:
         architecture: the model with its ties.
-        names: tied weights that must become weights of their own.
+        names: tied weights that must become separate weights.
 
     Raises:
         CheckpointError: for models that cannot be without the tie.

@@ -1,4 +1,4 @@
-"""Whether members can be merged, from headers and configurations alone; and in which order their rows are."""
+"""Checks whether members can be merged, from headers and configurations alone, and how their rows are ordered."""
 
 from __future__ import annotations
 

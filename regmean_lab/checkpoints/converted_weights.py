@@ -1,4 +1,4 @@
-"""Weights under the names of a model's tensors, some of them put together from several stored ones."""
+"""Weights under a model's parameter names, some assembled from several stored tensors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models without weights, of configurations that anybody wrote: which are refused, and which class one is of."""
+"""Models without weights from untrusted configurations: which are refused, and which class each has."""
 
 from __future__ import annotations
 

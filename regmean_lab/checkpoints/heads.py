@@ -1,4 +1,4 @@
-"""Merged models whose heads were kept apart: one of them put together with one head."""
+"""Combines a merged encoder with one of the heads that were kept separate."""
 
 from __future__ import annotations
 

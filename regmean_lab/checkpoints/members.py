@@ -1,4 +1,4 @@
-"""Members of a merge: checkpoints whose headers and configurations were read, and nothing of their weights."""
+"""Members of a merge: checkpoints whose headers and configurations were read, but not their weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Merging checkpoints: everything is looked at and compared first, then weights are read, merged and written."""
+"""Merges checkpoints: first validates and compares everything, then reads, merges and writes the weights."""
 
 from __future__ import annotations
 
@@ -326,7 +326,7 @@ def _read_base(source: Source, agreement: Agreement) -> Member:
 
 
 def _unreadable(agreement: Agreement) -> list[str]:
-    """Why transformers would not read the merged tensors, under the model's own names, as they are."""
+    """Why transformers cannot load the merged tensors under the model's own names."""
     architecture = agreement.lead.architecture
     written = {name: StoredTensor(Path(), "F32", architecture.shapes[name], 0, 0) for name in agreement.names}
     names = read_names(written, architecture.model)

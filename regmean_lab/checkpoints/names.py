@@ -1,4 +1,4 @@
-"""Which of a model's tensors the stored ones are, by the rules that transformers itself loads files with.
+"""Maps stored tensors to a model's parameters, by the rules that transformers itself uses to load files.
 
 Files of other versions and tools name tensors otherwise: old layer norms (``gamma``, ``beta``), one tensor for each
 expert of a mixture, what torch.compile and data-parallel wrappers put into names. Renaming and putting together are

@@ -45,7 +45,7 @@ def open_statistics(
         orders: of each member, by parameter, the order of its rows.
 
     Raises:
-        CheckpointError: with everything that is missing or does not belong together, and what brings it.
+        CheckpointError: with everything that is missing or does not belong together, and how to get it.
     """
     found: list[str] = []
     opened = []

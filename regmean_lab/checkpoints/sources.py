@@ -120,7 +120,9 @@ def _located(reference: str, models_folder: Path) -> tuple[Path, str | None, Pat
         )
     model = find_on_hub(name, revision)
     if model.problem is not None:
-        raise CheckpointError([model.problem.replace("model.checkpoint=", "checkpoints: ")])
+        raise CheckpointError(
+            [model.problem.replace("model.checkpoint=/path/to/folder", "checkpoints=[/path/a,/path/b]")]
+        )
     weights = hub_weights(name, model, models_folder, prepare_command(reference, models_folder))
     if weights.problem is not None:
         raise CheckpointError([weights.problem])
@@ -147,7 +149,7 @@ def _local(path: Path, reference: str, models_folder: Path) -> tuple[Path, None,
     raise CheckpointError(
         [
             f"{path}: weights in {', '.join(pickled)}, which is not read: such a file can run code. Convert it once, "
-            f"in a process of its own with torch.load(weights_only=True): {prepare_command(reference, models_folder)}"
+            f"in a separate process with torch.load(weights_only=True): {prepare_command(reference, models_folder)}"
         ]
     )
 

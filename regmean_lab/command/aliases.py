@@ -1,4 +1,4 @@
-"""Names that people know from other programs, on the command line."""
+"""Aliases on the command line: names that other programs use for the same settings."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Overrides as Hydra's grammar and a shell read them: what to quote in those that are refused.
+"""Overrides as Hydra's grammar and a shell read them: quoting hints for overrides that fail to parse.
 
-A value may be written without quotes only where it has letters, digits and a few marks. Names of folders often have
-others (``epoch=9-step=100``, ``run#3``, ``it's``).
+A value may be written without quotes only where it has letters, digits and some punctuation. Folder names often have
+other characters (``epoch=9-step=100``, ``run#3``, ``it's``).
 """
 
 from __future__ import annotations

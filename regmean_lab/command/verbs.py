@@ -36,13 +36,13 @@ class Verb:
 
 
 VERBS = {
-    "run": Verb("train, merge and evaluate; what is done without a verb, too", CONFIG_NAME),
+    "run": Verb("train, merge and evaluate; the default verb", CONFIG_NAME),
     "plan": Verb("what run would do with these overrides, and what is missing for it", CONFIG_NAME, (PLAN_OVERRIDE,)),
-    "merge": Verb("merge fine-tuned models in folders of their own", "merge_checkpoints"),
+    "merge": Verb("merge fine-tuned model folders", "merge_checkpoints"),
     "evaluate": Verb("score fine-tuned models, merged or not, on files or a suite", "evaluate"),
     "collect": Verb("measure the statistics of a fine-tuned model, to be published with it", "collect_statistics"),
     "zoo": Verb("list, verify and prune the trained members, and add your own", module="regmean_lab.command.zoo"),
-    "prepare": Verb("bring data and pretrained models, or convert what is here", module="regmean_lab.prepare.cli"),
+    "prepare": Verb("download or convert data and pretrained models", module="regmean_lab.prepare.cli"),
     "report": Verb("tables, figures and a page of results", module="regmean_lab.report.cli"),
 }
 
@@ -72,5 +72,5 @@ def split_verb(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
 
 
 def run_program(name: str, arguments: Sequence[str]) -> int:
-    """Run a verb that is a program of its own; returns its exit code."""
+    """Run a verb that is a separate program; returns its exit code."""
     return int(importlib.import_module(VERBS[name].module).main(arguments, program=f"{SCRIPT} {name}"))

@@ -37,7 +37,7 @@ class Individual(Comparator):
 
 @dataclass
 class Ensemble(Comparator):
-    """All members answer, and one answer is made of theirs; needs as many forward passes as there are members.
+    """Combines the predictions of all members; needs as many forward passes as there are members.
 
     Attributes:
         vote: ``soft`` averages logits (a label's over the members whose data annotates it), ``majority`` counts

@@ -1,4 +1,4 @@
-"""Configurations of the verbs that work on anybody's checkpoints: ``merge``, ``collect`` and ``evaluate``.
+"""Configurations of the verbs that work on user-supplied checkpoints: ``merge``, ``collect`` and ``evaluate``.
 
 Each has a root configuration of its own beside ``conf/config.yaml``, which the verb (or the older form
 ``experiment=NAME``) chooses, and a module that does the work, imported when it is asked for. The module has
@@ -95,7 +95,7 @@ class CollectConfig:
             ``low_rank``.
         rank: of the form ``low_rank``.
         exclude_layers: patterns of linear layers without Gram matrices.
-        max_length: texts are cut to so many tokens; None is 512, or what the model can take if that is less.
+        max_length: texts are truncated to this many tokens; None is 512, or what the model can take if that is less.
         batch_size: examples a batch, where results depend on batches or are counted in them.
         minimum_rows_per_column: rows that a layer must have seen for each column of its Gram matrix.
         allow_few_rows: publish although layers saw fewer rows.

@@ -29,7 +29,7 @@ class TrainingConfig:
         weight_decay: of AdamW.
         epochs: passes over the training data; ignored when ``steps`` is given.
         steps: number of optimizer steps, or None.
-        eval_steps: evaluate on dev after so many steps; None is after every epoch.
+        eval_steps: number of steps between evaluations on dev; None evaluates after every epoch.
         batch_size: examples a step.
         eval_batch_size: examples a batch in evaluation.
         max_length: longest input in tokens; longer ones are truncated.

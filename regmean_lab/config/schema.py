@@ -71,7 +71,7 @@ class Config:
         members: corpora whose models are merged, in order; None is all of the suite.
         order: ``given``: members stay in their order; ``greedy``: they are put in the order of their own mean scores
             out of domain, best first.
-        first: merge only the first so many members of the order; None is all.
+        first: merge only the first N members of the order; None is all.
         seed: seed of the job: which members (see ``head_init``) and what is drawn at random.
         head_init: ``same``: every member is trained with ``seed``; ``different``: member number i of the suite is
             trained with seed ((seed + i - 1) mod 5) + 1.
@@ -211,7 +211,7 @@ def settings_of(config: DictConfig) -> Settings:
         key = f"method: {method.name}" if shares_heads else "cross_evaluation"
         found.append(f"{key} needs members with the same labels; every member of suite {suite.name} has its own")
     if plain.save_merged and (suite.own_heads or getattr(method, "is_partial", False)):
-        found.append("save_merged: members keep parameters of their own, so there is no single model to be saved")
+        found.append("save_merged: members keep separate parameters, so there is no single model to be saved")
     sound = not suite.problems() and not suite.member_problems(members)
     for kind, about in KINDS.items():
         labels_from = about.needs_labels(getattr(plain.statistics, kind))

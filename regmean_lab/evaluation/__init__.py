@@ -1,1 +1,1 @@
-"""What evaluates members, baselines and merges, inside a trainer."""
+"""Evaluation of members, baselines and merges, inside a trainer."""

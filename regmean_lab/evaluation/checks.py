@@ -30,7 +30,7 @@ def check_files(settings: Settings) -> Checkpoint:
     """Check that data, model, packages and device are there.
 
     Raises:
-        ConfigurationError: with everything that is missing, and what brings it.
+        ConfigurationError: with everything that is missing, and how to get it.
     """
     config, found = settings.config, logger_problems(settings.config.logger)
     found += settings.suite.missing(settings.corpora)

@@ -1,4 +1,4 @@
-"""Whether a job was run before: its result, if it still stands."""
+"""Finds the result of a job that was run before, if it is still valid."""
 
 from __future__ import annotations
 

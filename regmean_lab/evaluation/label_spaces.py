@@ -1,4 +1,4 @@
-"""Whether members, and what they are evaluated on, have the labels in common that a method needs."""
+"""Checks that members and evaluation corpora share the labels that a method needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Members' predictions, kept beside them: the same member on the same data is run once, not once a job."""
+"""Members' predictions, kept beside them: the same member on the same data is run once, not once per job."""
 
 from __future__ import annotations
 

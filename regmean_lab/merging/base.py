@@ -273,7 +273,7 @@ class MergeMethod(ABC):
         keep_layers: patterns (``*`` and ``?``) of modules or parameters that are not merged but stay each member's own,
             for example ``classifier``.
         merge_layers: patterns of the only modules or parameters that are merged; None is all.
-        keep_top: so many blocks at the top of the model, and the head, stay each member's own.
+        keep_top: number of top blocks to leave unmerged, along with the head.
         label_head: what becomes of the output layer of a multi-label classifier. ``merged``: the method merges each
             row, over the members whose training data annotates its label (all members, where none does). ``row_mean``,
             as Jin et al. (ICLR 2023) did: a row of the weight is the plain mean over the members that annotate its
@@ -290,7 +290,7 @@ class MergeMethod(ABC):
     time, and memory does not grow with the number of members."""
 
     by_layer: ClassVar[bool] = False
-    """Whether weights of linear layers are merged in a way of their own, and what is none is averaged."""
+    """Whether weights of linear layers are merged by a separate rule, and everything else is averaged."""
 
     solves_experts: ClassVar[bool] = False
     """Whether that goes for each expert of a mixture whose experts' weights are fused (`Layout.stacked`)."""
@@ -322,7 +322,7 @@ class MergeMethod(ABC):
         return None
 
     def count_problems(self, members: int) -> list[str]:
-        """What is wrong with merging so many members."""
+        """What is wrong with merging this many members."""
         return [] if members >= 2 else [f"members: {self.name} merges two or more, got {members}"]
 
     @property

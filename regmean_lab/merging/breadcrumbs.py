@@ -17,7 +17,7 @@ from regmean_lab.utils.checks import fraction
 @register_method("breadcrumbs")
 @dataclass
 class Breadcrumbs(ElementwiseMethod):
-    """The pretrained model plus the members' changes without the smallest and the largest.
+    """The pretrained model plus the task vectors without their smallest and largest elements.
 
     θ = θ₀ + α Σ mᵢ ⊙ τᵢ, where masks mᵢ hide the smallest and the largest changes.
 

@@ -26,9 +26,9 @@ class _Abandoned(BaseException):
 
 
 class ForwardPass:
-    """A forward pass that stops in front of linear layers, each time until it is told to go on.
+    """A forward pass that stops in front of linear layers, each time until it is resumed.
 
-    It runs in a thread of its own, without gradients, under the autocast of the thread that made it; only one of the
+    It runs in a separate thread, without gradients, under the autocast of the thread that made it; only one of the
     two threads runs at a time. It stops where a layer is called for the first time with rows that count
     (:class:`~regmean_lab.statistics.RowSelection`), inside :func:`stopping_at` for the model that it runs.
 

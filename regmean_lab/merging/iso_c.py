@@ -15,7 +15,7 @@ from regmean_lab.merging.task_vectors import MatrixMethod, weighted_sum
 @register_method("iso_c")
 @dataclass
 class IsotropicCommon(MatrixMethod):
-    """The sum of the members' changes of a linear layer with all singular values equal; the mean for all else.
+    """The summed task vectors of each linear layer with all singular values made equal; the mean for all else.
 
     W = W₀ + α σ̄ U Vᵀ for every linear layer, the mean for all else (Marczak et al., ICML 2025, Iso-C).
 

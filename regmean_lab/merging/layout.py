@@ -1,4 +1,4 @@
-"""What a merge must know of an architecture, found from the model itself."""
+"""The properties of an architecture that merging needs, found from the model itself."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def layout_of(model: nn.Module, labels: int | None = None) -> Layout:
     Args:
         model: ``nn.Linear`` layers and ``Conv1D`` layers (GPT-2's, with ``nf`` outputs and a weight of [in, out]) count
             as linear. A weight that two modules share (an output layer tied to the embedding) does not: it is merged
-            as a parameter of its own, once, so that it stays shared.
-        labels: number of labels of a multi-label head; its last linear layer with so many outputs is the label
+            as a separate parameter, once, so that it stays shared.
+        labels: number of labels of a multi-label head; its last linear layer with this many outputs is the label
             output. None where no layer has a row for each label.
     """
     linear = {}

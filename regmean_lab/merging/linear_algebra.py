@@ -1,4 +1,4 @@
-"""Systems that merge methods solve, and inner products; singular values have a file of their own."""
+"""Systems that merge methods solve, and inner products; singular values have a separate file."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Solution:
 
 
 def solve_dtype(device: torch.device, size: int) -> torch.dtype:
-    """Float64 where it is cheap: where a device is made for it always, on others up to ``FLOAT64_LIMIT`` unknowns."""
+    """Float64 where it is cheap: always on devices with fast float64, on others up to ``FLOAT64_LIMIT`` unknowns."""
     if device.type == "mps":  # has no float64
         return torch.float32
     return torch.float64 if size <= FLOAT64_LIMIT or has_fast_float64(device) else torch.float32
@@ -260,7 +260,7 @@ def conjugate_gradient(
         apply: the map, from and to tensors of the shape of ``right``.
         right: the right-hand side, in the image of the map.
         start: where to start, of the same shape.
-        iterations: stop after so many.
+        iterations: the largest number of iterations.
         tolerance: stop when the norm of the residual is at most so much of the norm of ``right``.
     """
     solution = start.clone()

@@ -18,7 +18,7 @@ from regmean_lab.merging.task_vectors import task_vectors
 @register_method("model_stock")
 @dataclass
 class ModelStock(MergeMethod):
-    """A point between the pretrained model and the mean, by the angle between the members' changes.
+    """A point between the pretrained model and the mean, set by the angle between the members' task vectors.
 
     θ = t θ̄ + (1 − t) θ₀ with t = n cos φ / (1 + (n − 1) cos φ) (Jang, Yun and Han, ECCV 2024).
 

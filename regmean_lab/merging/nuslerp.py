@@ -18,7 +18,7 @@ PARALLEL = 1e-6
 @register_method("nuslerp")
 @dataclass
 class NuSlerp(FreeWeights):
-    """The arc between two members, from the base if wanted, of whole tensors or vector by vector.
+    """Spherical interpolation of two members, optionally of task vectors, of whole tensors or vector by vector.
 
     θ = θ₀ + (sin((1 − t) Ω) τ₁ + sin(t Ω) τ₂) / sin Ω with Ω the angle between τ₁ and τ₂ (Shoemake, SIGGRAPH 1985, for
     differences from a base, as in mergekit's method of this name).

@@ -1,8 +1,8 @@
 """Merging layer by layer in the order of the forward pass, with members' text at hand.
 
 What :func:`~regmean_lab.merging.merge_members` merges, parameter by parameter, is where it begins; then each linear
-layer in turn is replaced by what its own inputs on the members' text say, inputs that have come through the layers
-replaced before it. Labels are not needed.
+layer in turn is refitted on its inputs from the members' text, inputs that have come through the layers
+refitted before it. Labels are not needed.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ COLUMNS = 512
 @register_method("regmean")
 @dataclass
 class RegMean(MergeMethod):
-    """Every linear layer solved for the least change of its outputs on the members' inputs; the mean for all else.
+    """Least-squares fit of each linear layer to the members' outputs on their own inputs; the mean for all else.
 
     W = (Σ Gᵢ)⁻¹ Σ Gᵢ Wᵢ for every linear layer, the mean for all else (Jin et al., ICLR 2023, equation 2).
 
@@ -130,7 +130,7 @@ class RegMean(MergeMethod):
         own_device, own_dtype = first_tensor.device, first_tensor.dtype
         del first_tensor
         # In float64 whatever the factor: the condition number of a sum scaled to a unit diagonal grows with its width
-        # (1536 features that are alike have one of 13,800 with a factor of 0.9), and so many roundings of float32 show.
+        # (1536 features that are alike have one of 13,800 with a factor of 0.9), which makes float32 rounding visible.
         device, dtype = solve_device(own_device), torch.float64
         mean, entries = parameter.mean(dtype, device), dtype
         size = mean.shape[0] if parameter.layer.transposed else mean.shape[1]

@@ -19,7 +19,7 @@ from regmean_lab.utils.checks import at_least_one
 @register_method("regmean_plusplus")
 @dataclass
 class RegMeanPlusPlus(RefiningMethod, RegMean):
-    """As RegMean, layer after layer, on what the layers merged before really pass on.
+    """As RegMean, layer by layer, using activations produced by the layers already merged.
 
     W = (Σ G̃ᵢ)⁻¹ Σ G̃ᵢ Wᵢ, layer after layer (Nguyen, Huu-Tien, Suzuki and Le-Minh, TMLR 2026, arXiv 2508.03121).
 

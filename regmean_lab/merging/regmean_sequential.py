@@ -1,4 +1,4 @@
-"""Sequential RegMean: every layer of the merge does on its own inputs what the members do on theirs."""
+"""Sequential RegMean: each layer of the merge maps its own inputs to the members' outputs on theirs."""
 
 from __future__ import annotations
 

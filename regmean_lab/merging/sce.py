@@ -18,7 +18,7 @@ from regmean_lab.utils.checks import fraction
 @register_method("sce")
 @dataclass
 class Sce(TaskVectorMethod):
-    """Changes in which the members differ most, weighted by their squares, averaged where signs agree.
+    """Elements of task vectors that vary most across members, weighted by their squares, averaged where signs agree.
 
     θ = θ₀ + λ Σ wᵢ τ̂ᵢ / Σ wᵢ over the members whose τ̂ᵢ has the elected sign, wᵢ = mean τ̂ᵢ² / Σ mean τ̂ⱼ² (Wan et al.,
     FuseChat, 2024, arXiv 2408.07990, section 3.3).

@@ -15,7 +15,7 @@ from regmean_lab.merging.task_vectors import weighted_sum
 @register_method("simple")
 @dataclass
 class Simple(FreeWeights):
-    """The mean of the members' parameters, or with ``coefficients`` a weighted one.
+    """The mean of the members' parameters, optionally weighted by ``coefficients``.
 
     Wortsman et al., ICML 2022; Jin et al., ICLR 2023, section 2.
     """

@@ -15,7 +15,7 @@ from regmean_lab.merging.task_vectors import weighted_sum
 @register_method("slerp")
 @dataclass
 class Slerp(MergeMethod):
-    """The point of the arc between two members, for each parameter on its own.
+    """Spherical interpolation between two members, for each parameter separately.
 
     θ = (sin((1 − t) Ω) θ₁ + sin(t Ω) θ₂) / sin Ω, Ω the angle between two members (Shoemake, SIGGRAPH 1985).
 

@@ -16,7 +16,7 @@ from regmean_lab.merging.task_vectors import MatrixMethod
 @register_method("tsv")
 @dataclass
 class TaskSingularVectors(MatrixMethod):
-    """Changes of linear layers with all members' singular vectors made orthonormal together; the mean for all else.
+    """Task vectors of linear layers with the members' singular vectors jointly orthonormalised; the mean for all else.
 
     W = W₀ + α U⊥ Σ V⊥ᵀ for every linear layer, the mean for all else (Gargiulo et al., CVPR 2025, TSV-Merge).
 

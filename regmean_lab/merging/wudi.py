@@ -18,7 +18,7 @@ from regmean_lab.utils.checks import positive
 @register_method("wudi")
 @dataclass
 class Wudi(MatrixMethod):
-    """The change of a linear layer that disturbs the members' own least; the mean for all else.
+    """The change of each linear layer that interferes least with the members' changes; the mean for all else.
 
     For every linear layer the τ that minimises Σ ‖(τ − τᵢ) τᵢᵀ‖² / ‖τᵢ‖², the mean for all else.
 

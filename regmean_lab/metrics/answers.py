@@ -1,4 +1,4 @@
-"""Scores of questions about labels that are answered yes or no."""
+"""Metrics of yes/no questions about labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ensembles: several models' logits of the same examples made one prediction."""
+"""Ensembles: combines several models' logits on the same examples into one prediction."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores of texts that language models write."""
+"""Metrics for generated text."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from regmean_lab.models.headers import CheckpointError, read_header
 from regmean_lab.utils.files import INDEX_FILE
 
 SHOWN = 5
-"""So many names are listed in a message."""
+"""At most this many names are listed in a message."""
 
 
 class ConversionError(Exception):
@@ -89,7 +89,7 @@ def load(folder: Path, file: str) -> dict[str, Tensor]:
         except (RuntimeError, ValueError):  # old files are no archives that can be mapped
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        # Torch's own message goes on with how to load it nevertheless, which must not be done.
+        # Torch's own message continues with how to load it nevertheless, which must not be done.
         named = re.search(r"(?:unsupported|Unsupported) (?:GLOBAL|global|class|operand) [\w.]{1,80}", str(error))
         reason = f" ({named[0]})" if named else ""
         raise ConversionError(f"{path}: is no file of plain tensors{reason}, and is not loaded") from None

@@ -1,6 +1,6 @@
 """Weights of models that are published as pickles only: where a copy as safetensors is, or what makes one.
 
-Pickles are never loaded here: ``python -m regmean_lab.prepare model=NAME`` converts them once, in a process of its own
+Pickles are never loaded here: ``python -m regmean_lab.prepare model=NAME`` converts them once, in a separate process
 (:mod:`regmean_lab.models.convert_pickled`), into the folder of models. This module only looks for what is there.
 """
 
@@ -143,8 +143,8 @@ def hub_weights(name: str, found: HubModel, models_folder: Path, command: str) -
     if pickled:
         return FoundWeights(
             problem=f"no safetensors weights of {name} are there (commit {commit[:10]}): its repository has only "
-            f"{', '.join(pickled)}, which can run code when it is loaded and is not. Convert it once, in a process of "
-            f"its own: {command}"
+            f"{', '.join(pickled)}, which can run code when it is loaded and is not. Convert it once in a "
+            f"separate process: {command}"
         )
     if found.folder is not None:
         return FoundWeights(

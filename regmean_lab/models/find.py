@@ -69,8 +69,8 @@ def find_checkpoint(config: ModelConfig, cache_dir: Path) -> Checkpoint:
         converted = folder_weights(folder, cache_dir)
         if converted is None:
             raise ModelError(
-                f"model.checkpoint: {folder} has no *.safetensors; convert {', '.join(pickled)} once, in a process of "
-                f"its own: {prepare_command(model_argument(config), cache_dir)} (pickled weights are never loaded "
+                f"model.checkpoint: {folder} has no *.safetensors; convert {', '.join(pickled)} once in a separate "
+                f"process: {prepare_command(model_argument(config), cache_dir)} (pickled weights are never loaded "
                 "otherwise)"
             )
         weights = sorted(converted.glob("*.safetensors"))

@@ -182,7 +182,7 @@ def _without_weights(folder: Path) -> str:
     if weights := [name for name in pickled if name != "training_args.bin"]:
         return (
             f"{folder}: weights in {', '.join(weights)}, which is not read: such a file can run code. Where you trust "
-            f"its origin, convert it once, in a process of its own: {conversion_command(folder)}"
+            f"its origin, convert it once in a separate process: {conversion_command(folder)}"
         )
     return f"{folder}: no {WEIGHTS_FILE}, {INDEX_FILE} or {ADAPTER_WEIGHTS_FILE} there; expected a model folder"
 

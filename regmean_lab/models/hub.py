@@ -95,14 +95,14 @@ def _find(name: str, revision: str, cache: str, offline: bool) -> HubModel:
         of = "" if revision == "main" else f" at revision {revision!r}"
         return HubModel(
             problem=(
-                f"{name!r}{of} is no local folder, not in the Hugging Face cache, and could not be found on the hub "
-                f"({reason}). Fetch it where there is a network: hf download {asked}; or name a local folder: "
+                f"{name!r}{of} is not a local folder, not in the Hugging Face cache, and could not be found on the hub "
+                f"({reason}). Fetch it where there is a network: hf download {asked}; or pass a local folder: "
                 "model.checkpoint=/path/to/folder"
             )
         )
     folder = Path(cached).parent
     files = tuple(path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file())
-    # The cache keeps the files of each commit in a folder of its own.
+    # The cache keeps the files of each commit in a separate folder.
     return HubModel(folder.name, files=files, folder=folder, reason=reason)
 
 

@@ -203,7 +203,7 @@ class TaskModule(TrainableModule):
         return batch["attention_mask"]
 
     def fisher_labels(self, batch: Batch) -> Tensor:
-        """Labels of which :attr:`likelihood` is the distribution."""
+        """Labels distributed according to :attr:`likelihood`."""
         return batch["labels"]
 
     def fisher_objective(self, labels_from: str) -> FisherObjective:

@@ -27,11 +27,11 @@ MEAN_KEY_SCORE = "mean_key_score"
 
 
 class MultiTaskModule(TrainableModule):
-    """Trains several modules, one a task, whose models share their encoder.
+    """Trains several modules, one per task, whose models share their encoder.
 
-    A training batch comes from one task, whose number stands before it: see
-    :class:`~regmean_lab.suites.multi_task_data.MultiTaskDataModule`. Losses are not weighted. A dev set's number is its
-    task's. The score on dev is the mean of the tasks' key scores.
+    A training batch comes from one task and is prefixed with the task index: see
+    :class:`~regmean_lab.suites.multi_task_data.MultiTaskDataModule`. Losses are not weighted. Dev set i belongs to
+    task i. The score on dev is the mean of the tasks' key scores.
 
     Args:
         parts: a module for each task, by name. From the second on, models get the first one's encoder for their own.

@@ -1,4 +1,4 @@
-"""Questions that a model answers in words: encoder-decoders (T5) and decoders (GPT-2)."""
+"""Text-to-text questions: encoder-decoders (T5) and decoders (GPT-2)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Labels of the words of a sentence."""
+"""Token classification: a label for each word of a sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bringing data, or converting what the user has, into the layouts that the suites read."""
+"""Downloading data, or converting the user's files, into the layouts that the suites read."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ class PrepareError(Exception):
 
     Args:
         problem: what is wrong, and where.
-        advice: what to do, if several problems may share it; it is told once, after all of them.
+        advice: what to do, if several problems may share it; it is reported once, after all of them.
     """
 
     def __init__(self, problem: str, advice: str = "") -> None:

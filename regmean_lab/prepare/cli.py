@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None, program: str = COMMAND) -> int:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_FAILED
     except KeyboardInterrupt:
-        print("\nInterrupted. No file is half-written; the same command goes on.", file=sys.stderr)
+        print("\nInterrupted. No file is half-written; the same command resumes.", file=sys.stderr)
         return EXIT_INTERRUPTED
     return 0
 

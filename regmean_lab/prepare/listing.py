@@ -28,7 +28,7 @@ class Status:
         present: corpora all of whose files are there.
         missing: the other corpora; of one that is there in part, with the files that are absent.
         problems: what the suites find wrong with the corpora that are there.
-        command: what brings the missing ones; empty if nothing does.
+        command: what downloads or converts the missing ones; empty if nothing does.
         needs: what that command needs.
     """
 
@@ -118,7 +118,7 @@ def show(found: Sequence[Status], data_dir: Path, console: Console) -> None:
     if not incomplete:
         console.print("Nothing is missing.")
         return
-    console.print("What brings the missing ones:")
+    console.print("To get the missing ones:")
     for status in incomplete:
         console.print(Text(f"  {status.name}: {status.command or 'placed by hand'}"), soft_wrap=True)
         console.print(Text(f"      needs {status.needs}"), soft_wrap=True)

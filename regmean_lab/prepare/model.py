@@ -99,7 +99,7 @@ def _is_adapter(config: ModelConfig) -> bool:
 
 
 def _load_small(checkpoint: Checkpoint) -> None:
-    """Configuration and tokenizer, so that a package that they need is told now."""
+    """Configuration and tokenizer, so that a missing package is reported now."""
     try:
         checkpoint.config()
         checkpoint.tokenizer()

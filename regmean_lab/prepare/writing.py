@@ -1,4 +1,4 @@
-"""Writing the files of a corpus so that they are there all at once or not at all, and never replace others unasked."""
+"""Writes the files of a corpus atomically, and never overwrites others unless asked."""
 
 from __future__ import annotations
 

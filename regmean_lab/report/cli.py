@@ -22,7 +22,7 @@ EXIT_WRONG = 2
 PROGRAM = "python -m regmean_lab.report"
 DEFAULT_RESULTS, DEFAULT_REFERENCE = "outputs", "simple"
 LISTED = 20
-"""So many files of a kind are named in a message; of more, the number."""
+"""At most this many files of a kind are named in a message; of more, only the number."""
 
 KEYS = {
     "results": f"folder with results, or several with commas between; default: {DEFAULT_RESULTS}",

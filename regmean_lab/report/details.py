@@ -1,4 +1,4 @@
-"""What a page shows of a cell when asked: results, commands, settings."""
+"""Details that a page shows for a cell on request: results, commands, settings."""
 
 from __future__ import annotations
 

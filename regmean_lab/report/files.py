@@ -1,4 +1,4 @@
-"""Writing files whole, and names for them."""
+"""Writing files atomically, and naming them."""
 
 from __future__ import annotations
 

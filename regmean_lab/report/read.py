@@ -1,4 +1,4 @@
-"""Finding results and reading them; what cannot be read is said, and left out."""
+"""Finds and reads results; unreadable files are reported and skipped."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _read(path: Path) -> Run:
 
 
 def _form_problems(result: Result) -> Iterable[str]:
-    """What has a type that a result cannot have; the file may have been written by anything."""
+    """Fields with invalid types; the file may not be ours."""
     for name in ("fingerprint", "experiment", "suite", "model", "method", "head_init"):
         if not isinstance(getattr(result, name), str):
             yield f"{name}: expected text"

@@ -51,6 +51,7 @@ def score_table(results: Sequence[Result]) -> Table:
     suites = ", ".join(dict.fromkeys(result.suite for result in results))
     models = ", ".join(dict.fromkeys(result.model for result in results))
     title = f"{suites}, {models}: {what}, seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+    title += f"; {_score_name(results)} × 100"
     return Table("table", title, "method", [Heading("", column) for column in columns], rows)
 
 
@@ -77,6 +78,20 @@ def _scores(result: Result) -> dict[str, float | None]:
     outside = {f"{name} (out)": score for name, score in result.scores["out_of_domain"].items()}
     means = {MEAN_IN: result.mean_in_domain, MEAN_OUT: result.mean_out_of_domain}
     return {**outside, **result.scores["in_domain"], **means}
+
+
+def _score_name(results: Sequence[Result]) -> str:
+    """The one metric whose values the scores are; ``key score`` where corpora have different ones."""
+    names: set[str] | None = None
+    for result in results:
+        for domain in result.scores.values():
+            for corpus, score in domain.items():
+                measured = result.metrics.get(corpus) or {}
+                if any(isinstance(value, dict) for value in measured.values()):
+                    continue  # of a member, by corpus
+                equal = {name for name, value in measured.items() if value == score}
+                names = equal if names is None else names & equal
+    return names.pop() if names and len(names) == 1 else "key score"
 
 
 def _text(cell: Cell) -> str:

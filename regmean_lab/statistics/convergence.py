@@ -28,7 +28,7 @@ def doubling_rounds(examples: int, passes: int = 1) -> Iterator[tuple[int, int]]
 
 
 class ConvergenceRule:
-    """Tells when Gram matrices hardly change any more: compared are the means over so many examples and half as many.
+    """Tells when Gram matrices have converged: compares the means over n examples and over n / 2.
 
     With examples in random order the relative change is about the relative sampling error of the mean over half of
     them. Comparing after every batch instead would measure how small a share of the examples a batch is.
@@ -64,8 +64,8 @@ class ConvergenceRule:
 def largest_change(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
     """The largest of ``‖new − old‖ / ‖new‖`` over pairs of symmetric matrices, given their upper triangles.
 
-    A matrix of zeros that stays one has not changed; neither has, so that the error is told at once, one that is not
-    finite. A layer more or fewer is an infinite change.
+    A matrix of zeros that stays one has not changed; neither has one that is not finite, so that the error is reported
+    at once. A layer more or fewer is an infinite change.
     """
     if len(before) != len(after):
         return math.inf

@@ -12,7 +12,7 @@ class StatisticsError(UserError, RuntimeError):
 
 
 def name_list(names: Iterable[str], limit: int = 8) -> str:
-    """The names quoted and joined by commas; past ``limit`` names only their number is told."""
+    """The names quoted and joined by commas; past ``limit`` names only their number is given."""
     quoted = [f"'{name}'" for name in names]
     if len(quoted) <= limit:
         return ", ".join(quoted)

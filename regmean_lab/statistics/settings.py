@@ -77,7 +77,7 @@ class KindConfig:
 
     @property
     def most_tokens(self) -> int | None:
-        """Draw no more examples when they have so many tokens; None sets no such limit."""
+        """Stop drawing examples once they have this many tokens; None sets no such limit."""
         return None
 
     @property
@@ -113,7 +113,7 @@ class GramConfig(KindConfig):
         generated_tokens: most tokens that the model writes, for ``generation``.
         generated_padding: for ``generation``, count also the rows after an answer's end, up to the end of the batch's
             longest: while that is written, the others get padding. Batches are made as for ``count_padding``.
-        tokens: draw no more examples when they have so many tokens; None sets no such limit.
+        tokens: stop drawing examples once they have this many tokens; None sets no such limit.
         tolerance: stop when no matrix has changed by more than this share of its norm since there were half as many
             examples; None uses all of them.
         precision: ``bf16`` (forward pass and products in bfloat16, summed in float32), ``tf32`` (the same on GPUs with
@@ -197,9 +197,9 @@ class FisherConfig(KindConfig):
         labels_from: ``expectation`` over the model's own labels (exact), the ``true`` labels, or ``pseudo`` labels (the
             model's most likely ones): squares of the gradients of single examples. Or the square of the gradient of a
             mean over ``training.batch_size`` examples: ``batch_mean`` of the log-likelihood of the true labels;
-            ``batch_hard``, as published for emotion and GLUE, of that of the largest of all outputs under a softmax
-            (of a regression: the squared error); ``batch_loss``, as published for NER, T5 and GPT-2, of the model's own
-            loss.
+            ``batch_hard``, as published for emotion and GLUE, of the log-probability of the argmax class among
+            all outputs (of a regression: the squared error); ``batch_loss``, as published for NER, T5 and GPT-2, of the
+            model's own loss.
     """
 
     labels_from: str = "expectation"

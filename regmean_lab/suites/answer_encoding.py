@@ -1,4 +1,4 @@
-"""From questions that are answered in words to batches: the question, and the tokens of both answers."""
+"""From text-to-text questions to batches: the question, and the tokens of both answers."""
 
 from __future__ import annotations
 

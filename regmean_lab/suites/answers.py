@@ -1,4 +1,4 @@
-"""Questions about texts that a model answers in words."""
+"""Text-to-text questions about texts."""
 
 from __future__ import annotations
 

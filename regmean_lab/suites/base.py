@@ -30,7 +30,7 @@ class DataError(UserError):
 
 
 class MissingDataError(DataError):
-    """Data that is not there; the message says which, where it was looked for, and which command brings it."""
+    """Data that is not there; the message says what is missing, where it was looked for, and which command gets it."""
 
 
 @dataclass(frozen=True)

@@ -131,7 +131,7 @@ class BatchShares(Sampler[list[int]]):
 
 
 class TokenBudgetBatchSampler(Sampler[list[int]]):
-    """Batches with at most so many tokens, padding included: sorted by length, longest first; every example once.
+    """Batches with at most this many tokens, padding included: sorted by length, longest first; every example once.
 
     Pass it to ``DataLoader(batch_sampler=...)``.
 

@@ -71,7 +71,7 @@ def continues_entity(tags: tuple[str, ...], index: int) -> bool:
 
 
 def read_columns(path: Path) -> list[TokenExample]:
-    """Read a file with one word a line: token, tag and domain separated by spaces; blank lines between sentences.
+    """Read a file with one word per line: token, tag and domain separated by spaces; blank lines between sentences.
 
     The third column is not looked at and may be absent; tabs separate as well as spaces. Lines that begin with
     ``-DOCSTART-`` separate documents and are left out, and so are comments before a sentence: lines that begin with a
@@ -122,7 +122,7 @@ def read_columns(path: Path) -> list[TokenExample]:
 
 
 def read_json_lines(path: Path) -> list[TokenExample]:
-    """Read a file of JSON objects, one a line, with ``tokens`` and ``labels``: lists of strings of the same length.
+    """Read a file of JSON objects, one per line, with ``tokens`` and ``labels``: lists of strings of the same length.
 
     Tags are ``O``, ``B-`` and an entity type, or ``I-`` and an entity type; types other than PER, LOC and ORG become
     ``O``, with a warning where a file knows no other. A type that is one of these three under another name (``PERSON``)

@@ -21,7 +21,7 @@ from regmean_lab.utils.errors import ProblemOf
 from regmean_lab.utils.files import file_sha256, json_sha256
 
 WITHOUT_DATA = "What runs at once, with data that come by themselves: experiment=sentiment_pairwise model=minilm."
-"""What people are told who have nothing prepared."""
+"""The hint for users who have nothing prepared."""
 
 Choices = Mapping[str, tuple[str | None, ...]]
 """For settings that take one of a few values, these values."""
@@ -32,7 +32,7 @@ class CorpusSettings:
     """Settings of every suite of corpora.
 
     Attributes:
-        train_examples: keep at most so many training examples (None: all).
+        train_examples: keep at most this many training examples (None: all).
         dev_examples: the same for the dev split.
         test_examples: the same for the test split.
         sample_seed: determines which examples the limits choose.
@@ -153,7 +153,8 @@ class FileSuite(CorpusSuite):
         no_corpora: folders that hold something else.
         row_format: how rows become examples; None for a suite that overrides :meth:`read_file` and :meth:`task`.
         row_formats: those of corpora with columns or labels of their own.
-        brought_by: arguments of ``python -m regmean_lab.prepare`` that bring the known corpora; None if nothing does.
+        brought_by: arguments of ``python -m regmean_lab.prepare`` that download or convert the known
+            corpora; None if nothing does.
     """
 
     layout: ClassVar[str]
@@ -229,7 +230,7 @@ class FileSuite(CorpusSuite):
         advice = [f"Place {'it' if len(self._absent(corpus)) == 1 else 'them'} there, or point {place}"]
         if self.brought_by is not None and corpus in self.known:
             command = f"python -m regmean_lab.prepare {self.brought_by}".rstrip()
-            advice = [f"What brings it: {command} data_dir={self.data_dir} (layout: data/README.md). Or point {place}"]
+            advice = [f"To get it: {command} data_dir={self.data_dir} (layout: data/README.md). Or point {place}"]
         if corpus in self.out_of_domain_choice():
             advice += ["A corpus that is only evaluated out of domain can also be left out of suite.out_of_domain."]
         return " ".join(advice)

@@ -185,8 +185,8 @@ class CorpusDataModule(pl.LightningDataModule):
                 has fewer), so that fewer examples are part of more.
             batch_size: examples in a batch.
             seed: seed of the permutation; None takes the data module's.
-            tokens: take no more examples of the permutation when those taken have so many tokens.
-            batch_tokens: make batches of at most so many tokens, padding included, in place of ``batch_size``.
+            tokens: stop taking examples of the permutation once they have this many tokens.
+            batch_tokens: make batches of at most this many tokens, padding included, in place of ``batch_size``.
             part: of the examples chosen so far, in the order of the permutation, only those from the first number to
                 below the second.
             drawn_order: make batches in the order of the permutation, each padded to its longest example, rather than

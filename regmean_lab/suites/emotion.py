@@ -58,7 +58,7 @@ class EmotionDataSettings(CorpusSettings):
             otherwise they are an error.
         include_other_members: evaluate out of domain also on those of the five in-domain corpora that are not merged
             (on their test split).
-        out_of_domain_examples: keep at most so many sentences of a corpus that is evaluated out of domain.
+        out_of_domain_examples: keep at most this many sentences of a corpus that is evaluated out of domain.
     """
 
     positive_threshold: float = 0.1
@@ -83,7 +83,7 @@ class EmotionSettings(EmotionDataSettings):
 
 
 def read_emotions(path: Path, positive_threshold: float) -> list[Example]:
-    """Read one file: a JSON object a line, with ``text``, ``emotions`` and ``VAD``; other keys are not looked at.
+    """Read one file: one JSON object per line, with ``text``, ``emotions`` and ``VAD``; other keys are not looked at.
 
     ``emotions`` and ``VAD`` map label names to a number or null. A number above ``positive_threshold`` gives 1, another
     number 0; null, and a name that is not there, give ``IGNORED``. ``VAD`` may be absent or null.

@@ -1,4 +1,4 @@
-"""The emotion suite for models that write: one question with the answer yes or no for each annotated label.
+"""The emotion suite for generative models: one question with the answer yes or no for each annotated label.
 
 The wording is that of Jin et al., "Dataless Knowledge Fusion by Merging Weights of Language Models", ICLR 2023; the
 corpora are those of :mod:`regmean_lab.suites.emotion`.
@@ -32,7 +32,7 @@ WORDINGS = (
 
 @dataclass
 class EmotionTextSettings(EmotionDataSettings):
-    """Settings of the emotion suite for models that write. All limits count sentences, not questions.
+    """Settings of the emotion suite for generative models. All limits count sentences, not questions.
 
     Attributes:
         form: how questions are put: ``text_to_text`` ("does the sentence express joy? <extra_id_0> …", answered

@@ -1,4 +1,4 @@
-"""Tokenised examples, kept for the jobs that one process runs: those of a sweep read mostly the same text."""
+"""A cache of tokenised examples for the jobs that one process runs: those of a sweep mostly read the same text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from regmean_lab.suites.encoding import Encoded, encoding_of
 from regmean_lab.utils.files import sha256_of
 
 MOST_EXAMPLES = 200_000
-"""So many examples are kept, those used last; of sentences of 30 tokens they take about 300 MB."""
+"""Size of the LRU cache, in examples; with sentences of 30 tokens it takes about 300 MB."""
 
 _kept: OrderedDict[tuple[Any, ...], tuple[PreTrainedTokenizerBase, list[Encoded]]] = OrderedDict()
 

@@ -126,7 +126,7 @@ class GlueData:
         return self._hashes[name]
 
     def _lines(self, name: str) -> Iterator[str]:
-        """All examples of a task, a line each, and a line before each split."""
+        """All examples of a task, one line each, and a line before each split."""
         for split in SPLITS:
             yield f"{name} {split}\n"
             for example in self.examples(name, split):

@@ -1,4 +1,4 @@
-"""The data module of joint training on tasks of their own: every batch comes from one task."""
+"""The data module of joint training on separate tasks: every batch comes from one task."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the suites of one's own data share: corpora by name from files of any usual format, checked all at once.
+"""What the suites of user-supplied data share: corpora by name from files of any usual format, checked all at once.
 
 A suite of one kind of task declares the kind, its scores, and what its labels are; nothing of it is tied to a corpus.
 """
@@ -45,7 +45,7 @@ class OwnDataSettings(OutOfDomainSettings):
         dev_share: share of the rows that become the dev split where none is given.
         test_share: share of the rows that become the test split where none is given.
         split_seed: determines which rows.
-        rows: read only the first so many rows of each file or data set (data sets are streamed then); None: all.
+        rows: read only the first N rows of each file or data set (data sets are then streamed); None: all.
     """
 
     corpora: dict[str, Any] = field(default_factory=dict)

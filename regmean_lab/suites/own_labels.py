@@ -1,4 +1,4 @@
-"""Which labels the rows of one's own data have, and what they are called."""
+"""The labels of user-supplied data, and their names."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def label_names(seen: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
         raise ValueError(f"all rows have the label {names[0]!r}; expected at least two labels")
     if len(names) > MOST_LABELS:
         raise ValueError(
-            f"{len(names)} different values ({abbreviated(names)}), which are hardly labels; name the column of the "
-            "label with suite.label=, or use suite=text_regression for numbers on a scale"
+            f"{len(names)} different values ({abbreviated(names)}), too many to be class labels; name the column of "
+            "the label with suite.label=, or use suite=text_regression for numbers on a scale"
         )
     alike: dict[str, list[str]] = {}
     for word in words:

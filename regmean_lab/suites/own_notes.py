@@ -1,4 +1,4 @@
-"""What is logged of one's own data before any work: what was read, and what is probably not meant."""
+"""What is logged about user-supplied data before any work: what was read, and probable mistakes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Splits of one's own data: drawn where they are not given, and what should not be in two of them."""
+"""Splits of user-supplied data: drawn where they are not given, and checked for overlap."""
 
 from __future__ import annotations
 

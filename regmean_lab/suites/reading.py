@@ -1,7 +1,7 @@
 """Reading text files and JSON, with errors that name the line.
 
-Everything that the suites and the tables of texts have in common is treated here once: encoding, line ends, keys that
-occur twice, halves of characters, depth, and numbers of any length.
+Everything that the suites and the tables of texts have in common is handled here: encoding, line ends, keys that
+occur twice, lone surrogates, nesting depth, and numbers of any length.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def gathered(place: Callable[[int], str], errors: Sequence[tuple[int, str]], *, 
     kinds: dict[str, list[int]] = {}
     for number, message in errors:
         kinds.setdefault(message, []).append(number)
-    lines = [f"{place(numbers[0])}: {message}{_others(numbers[1:])}" for message, numbers in kinds.items()]
+    lines = [f"{place(numbers[0])}: {message}{_others(numbers[1:], what)}" for message, numbers in kinds.items()]
     if len(lines) > SHOWN_ERRORS:
         rest = sum(len(numbers) for numbers in list(kinds.values())[SHOWN_ERRORS:])
         lines = [*lines[:SHOWN_ERRORS], f"... and {rest} more {what}"]
@@ -190,18 +190,19 @@ def _raw_lines(content: bytes) -> Iterator[tuple[int, bytes]]:
 
 def _not_utf8(path: Path, found: Sequence[tuple[int, UnicodeDecodeError]]) -> str:
     number, error = found[0]
-    others = _others([number for number, _ in found[1:]])
+    others = _others([number for number, _ in found[1:]], "lines")
     return (
         f"{path}:{number}: not UTF-8 ({error.reason} at byte {error.start + 1} of the line){others}; save the file as "
         "UTF-8: of an older Western one, for example, with: iconv -f WINDOWS-1252 -t UTF-8"
     )
 
 
-def _others(numbers: Sequence[int]) -> str:
+def _others(numbers: Sequence[int], what: str) -> str:
     if not numbers:
         return ""
     shown = ", ".join([*map(str, numbers[:SHOWN_LINES]), *(["…"] if len(numbers) > SHOWN_LINES else [])])
-    return f" (and {len(numbers)} more: {shown})"
+    noun = what.split()[-1]
+    return f" (also on {len(numbers)} more {noun if len(numbers) > 1 else noun.removesuffix('s')}: {shown})"
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -57,7 +57,7 @@ class RowFormat:
         return {name: str(value) if isinstance(value, float) else value for name, value in content.items()}
 
     def read(self, path: Path) -> list[Example]:
-        """Read a file: one JSON object a line. Columns that are not used are not looked at.
+        """Read a file: one JSON object per line. Columns that are not used are not looked at.
 
         Raises:
             DataError: naming up to ten malformed lines, or if there is no row.

@@ -107,7 +107,7 @@ class SentimentSettings:
         target: ``binary`` (is the sentence negative or positive) or ``regression`` (on the rating, all sentences kept).
         minimum_score: with ``binary``, sentences whose rating is nearer to 0 than this are left out.
         split_seed: determines the splits and which examples the limits choose.
-        train_examples: keep at most so many training examples (None: all).
+        train_examples: keep at most this many training examples (None: all).
         dev_examples: the same for the dev split.
         test_examples: the same for the test split, in domain and out of domain.
         out_of_domain: domains on which every merge is evaluated unless they are merged; None is all four.

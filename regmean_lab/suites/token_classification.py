@@ -84,7 +84,7 @@ class TokenClassificationSuite(OwnDataSuite):
 
 
 def _tags(value: Any) -> Sequence[Any]:
-    """The tags of a row; none of what is no list, which is told of when examples are made."""
+    """The tags of a row; none of what is no list, which is reported when examples are made."""
     if isinstance(value, str):
         try:
             return written_list(value) or ()

@@ -61,8 +61,8 @@ class Cost:
     """What a part of a plan costs.
 
     Attributes:
-        seconds: on this machine, one job after the other; None where that cannot be told.
-        bytes: on disk; None where that cannot be told.
+        seconds: on this machine, one job after the other; None where that is unknown.
+        bytes: on disk; None where that is unknown.
     """
 
     seconds: float | None

@@ -1,4 +1,4 @@
-"""A plan: what the jobs of a sweep need, what of it is there, and what is missing. Nothing is trained or fetched."""
+"""A plan: what the jobs of a sweep need, what is available, and what is missing. Nothing is trained or fetched."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from regmean_lab.utils.errors import together
 from regmean_lab.utils.quantities import byte_size, counted, duration
 
 LISTED = 12
-"""So many names of a kind are listed; of more, the number."""
+"""At most this many names of a kind are listed; of more, only the number."""
 
 
 def plan_text(plan: Plan, costs: Estimate | None) -> str:
@@ -26,7 +26,7 @@ def plan_text(plan: Plan, costs: Estimate | None) -> str:
     methods = Counter(job.settings.method.name for job in plan.unfinished)
     compared = {name: count for name, count in methods.items() if name in comparator_types()}
     merged = {name: count for name, count in methods.items() if name not in compared}
-    lines = [f"{len(plan.jobs)} jobs: {finished} finished, {len(plan.unfinished)} to do"]
+    lines = [f"{counted(len(plan.jobs), 'job')}: {finished} finished, {len(plan.unfinished)} to do"]
     to_train, to_collect = plan.to_train, plan.to_collect
     lines.append(
         f"  members     {len(plan.members) - len(to_train)} found in the zoo, {len(to_train)} to train"

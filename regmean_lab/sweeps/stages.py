@@ -1,7 +1,7 @@
 """A sweep in stages: train missing members, collect missing statistics, then run the jobs, which merge and evaluate.
 
 In each stage nothing is done twice, so all of it may run in parallel without waiting for each other. What is there
-already is not launched: a sweep that was stopped goes on where it was.
+already is not launched: a sweep that was stopped resumes where it was.
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ def run_stages(
 
 
 def _failed_steps(launch: Launch, parts: Sequence[Part], number: int) -> list[Part]:
-    """Have members trained or statistics collected; those for which it has failed."""
+    """Train members or collect statistics; return the failed steps."""
     if not parts:
         return []
     returned = launch([part.step.overrides(part.job.overrides, part.job.folder_name) for part in parts], number)

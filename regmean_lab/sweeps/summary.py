@@ -1,4 +1,4 @@
-"""What the jobs of a sweep leave for its summary, and the summary itself."""
+"""The records that the jobs of a sweep leave, and the summary made from them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from regmean_lab.config.checkpoint_commands import Measured
-from regmean_lab.results import RESULT_FILE, Result, ResultError, read_result, unknown_text
+from regmean_lab.results import MERGED_FOLDER, RESULT_FILE, Result, ResultError, read_result, unknown_text
 from regmean_lab.tracking.sweep_name import current_sweep
 from regmean_lab.utils.files import write_json, write_text
 from regmean_lab.utils.quantities import counted
@@ -79,11 +79,14 @@ def summarise(folder: Path) -> None:
         print(f"Table and figure: {folder / TABLE_FILE}, {folder / FIGURE_FILE}")
         if len(records) == 1:
             print(f"Result: {Path(records[0].folder) / RESULT_FILE}")
+            if (merged := Path(records[0].folder) / MERGED_FOLDER).is_dir():
+                print(f"Merged model: {merged}")
     failed = [record for record in records if record.error is not None]
     for record in failed:
         print(f"\nFAILED: {' '.join(record.overrides)}\n  {record.error}\n  log: {record.folder}", file=sys.stderr)
     if failed:
-        print(f"\n{len(failed)} of {len(records)} jobs failed; the others' results stay.", file=sys.stderr)
+        kept = "; other results are kept" if len(failed) < len(records) else ""
+        print(f"\n{len(failed)} of {counted(len(records), 'job')} failed{kept}.", file=sys.stderr)
 
 
 def show_measured(measured: Measured) -> None:

@@ -1,4 +1,4 @@
-"""What a result says of the machine and the software that made it."""
+"""The machine and software that produced a result, as recorded in it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lightning loggers of a job, opened and, whatever happens, closed again."""
+"""Lightning loggers of a job, opened, and always closed, even on errors."""
 
 from __future__ import annotations
 

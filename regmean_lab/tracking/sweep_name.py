@@ -1,4 +1,4 @@
-"""What a job knows of the command that it belongs to: its process inherits it."""
+"""The name of the command that a job belongs to, which its process inherits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several processes of this machine that do one piece of work together, a device each.
+"""Several processes on this machine that share one piece of work, one device each.
 
 The command runs in one process, which holds locks and writes results. Where a piece of work can be divided (training,
 collecting statistics) and `trainer.devices` asks for it, that process starts others for just this piece. Lightning's

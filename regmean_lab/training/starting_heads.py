@@ -1,4 +1,4 @@
-"""Whether the head that a checkpoint was fine-tuned with can be what training on another task begins with."""
+"""Checks whether a checkpoint's fine-tuned head can initialise training on another task."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What every room may use: files, downloads, errors, settings that came later."""
+"""What every package may use: files, downloads, errors, settings that came later."""

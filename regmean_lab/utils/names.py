@@ -20,7 +20,7 @@ def nearest(name: str, candidates: Iterable[str], *, most: int = 3, cutoff: floa
     Args:
         name: what was given.
         candidates: the valid names.
-        most: so many at most.
+        most: the largest number listed.
         cutoff: how alike they must be, from 0 to 1 (the same).
     """
     return difflib.get_close_matches(name, list(candidates), n=most, cutoff=cutoff)

@@ -1,4 +1,4 @@
-"""What libraries say about every run and no user can change, turned off."""
+"""Silences library warnings that appear in every run and that users cannot act on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Classes by name, each put there by the file that defines it."""
+"""Registries of classes by name; each class registers itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many threads of the processor a job computes with, so that jobs side by side do not fight over cores."""
+"""The number of CPU threads of a job, so that jobs side by side do not compete for cores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Addresses: hashes of what determines a content."""
+"""Addresses: hashes of everything that a content depends on."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
         "older than DAYS, or broken. Members that a running job is making or measuring stay.",
     )
     command.add_argument("names", nargs="*", metavar="NAME", help="name or address of a member to remove")
-    command.add_argument("--older-than", type=_days, metavar="DAYS", help="remove members older than so many days")
+    command.add_argument("--older-than", type=_days, metavar="DAYS", help="remove members older than this many days")
     command.add_argument("--broken", action="store_true", help="remove members in which 'verify' finds problems")
     command.add_argument("--dry-run", action="store_true", help="only show what would be removed")
     command.add_argument("-y", "--yes", action="store_true", help="do not ask")

@@ -1,4 +1,4 @@
-"""The store: finds members by their address, trains missing ones once, removes what is asked for."""
+"""The store: finds members by address, trains missing ones once, and removes entries on request."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Zoo:
         """
         for entry in self.entries():
             if entry.address == address:
-                _ = entry.training  # a damaged entry is told now, not when a job has half used it
+                _ = entry.training  # a damaged entry is reported now, not when a job has half used it
                 return entry
         return None
 

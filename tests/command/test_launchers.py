@@ -172,7 +172,7 @@ def check(
     (told,) = (line for line in sweep.errors.splitlines() if line.startswith("FAILED: "))
     assert f"method={method} seed={seed}" in told
     assert f"log: {failed['folder']}" in sweep.errors
-    assert f"1 of {len(results) + 1} jobs failed; the others' results stay." in sweep.errors
+    assert f"1 of {len(results) + 1} jobs failed; other results are kept." in sweep.errors
 
 
 def test_scores_differ_between_jobs(basic: Sweep) -> None:

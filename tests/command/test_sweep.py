@@ -115,7 +115,12 @@ def test_a_single_job_is_told_where_its_result_is(
 ) -> None:
     finish(tmp_path, 0, result("simple", 1, 50.0))
     summarise(tmp_path / SWEEPS_FOLDER / sweep)
-    assert f"Result: {tmp_path / '0' / 'result.json'}" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert f"Result: {tmp_path / '0' / 'result.json'}" in shown
+    assert "Merged model" not in shown
+    (tmp_path / "0" / "merged").mkdir()
+    summarise(tmp_path / SWEEPS_FOLDER / sweep)
+    assert f"Merged model: {tmp_path / '0' / 'merged'}" in capsys.readouterr().out
 
 
 def test_a_command_without_jobs_has_no_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -157,8 +157,21 @@ class TestCells:
         assert cells(results, "regmean")["tec"] == ""
 
     def test_the_title_tells_what_is_shown(self) -> None:
-        assert score_table([result(seed=2), result(seed=1)]).title == "emotion, pico_bert: tec+isear, seeds 1, 2"
-        assert score_table([result()]).title.endswith("seed 1")
+        assert (
+            score_table([result(seed=2), result(seed=1)]).title
+            == "emotion, pico_bert: tec+isear, seeds 1, 2; key score × 100"
+        )
+        assert score_table([result()]).title.endswith("seed 1; key score × 100")
+
+    def test_the_title_names_the_metric_if_all_corpora_are_scored_by_one(self) -> None:
+        def titled(**metrics: dict[str, float]) -> str:
+            measured = replace(result(scores=dict.fromkeys(metrics, 50.0), outside={}), metrics=metrics)
+            return score_table([measured]).title.rpartition("; ")[2]
+
+        both = {"accuracy": 50.0, "macro_f1": 50.0}
+        assert titled(tec=both, isear={"accuracy": 60.0, "macro_f1": 50.0}) == "macro_f1 × 100"
+        assert titled(tec=both, isear=both) == "key score × 100"
+        assert titled(tec={"accuracy": 50.0}, isear={"pearson": 50.0}) == "key score × 100"
 
 
 class TestLayout:

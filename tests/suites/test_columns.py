@@ -137,7 +137,7 @@ def test_of_many_errors_ten_are_shown() -> None:
 def test_errors_of_one_kind_are_one_line() -> None:
     with pytest.raises(DataError) as raised:
         examples_of(table(*[{"a": None}] * 25), Columns(("a",)), CLASSES)
-    assert str(raised.value) == "data.csv: row 1: a: expected a text, found None (and 24 more: 2, 3, 4, 5, …)"
+    assert str(raised.value) == "data.csv: row 1: a: expected a text, found None (also on 24 more rows: 2, 3, 4, 5, …)"
 
 
 @pytest.mark.parametrize(

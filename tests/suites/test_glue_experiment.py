@@ -387,8 +387,8 @@ def test_corpora_out_of_domain_are_for_members_with_their_labels(
     [
         (("method=ensemble",), "method: ensemble needs members with the same labels; every member of suite glue has"),
         (("method=individual", "cross_evaluation=true"), "cross_evaluation needs members with the same labels"),
-        (("method=simple", "save_merged=true"), "save_merged: members keep parameters of their own"),
-        (("method=multitask", "save_merged=true"), "save_merged: members keep parameters of their own"),
+        (("method=simple", "save_merged=true"), "save_merged: members keep separate parameters"),
+        (("method=multitask", "save_merged=true"), "save_merged: members keep separate parameters"),
     ],
 )
 def test_what_tasks_of_their_own_cannot_have_is_refused(overrides: tuple[str, ...], message: str) -> None:

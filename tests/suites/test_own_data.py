@@ -224,7 +224,7 @@ GOOD = "text,label\n" + "".join(f"text {number},{'ab'[number % 2]}\n" for number
             r"corpora\.x: .*latin1\.csv:5: not UTF-8",
         ),
         ("empty.csv", b"", r"corpora\.x: .*empty\.csv.*(holds no example|is empty|has no rows)"),
-        ("header.csv", "good film,1\nbad film,0\n", r"header\.csv:1: whether the first line holds the names"),
+        ("header.csv", "good film,1\nbad film,0\n", r"header\.csv:1: cannot tell whether the first line is a header"),
         (
             "no_label.csv",
             GOOD.replace("text,label", "text,kind"),
@@ -242,7 +242,7 @@ GOOD = "text,label\n" + "".join(f"text {number},{'ab'[number % 2]}\n" for number
         (
             "many.csv",
             "text,label\n" + "".join(f"t,v{n}\n" for n in range(300)),
-            "300 different values .* hardly labels",
+            "300 different values .* too many to be class labels",
         ),
         ("x.docx", "text", r"corpora\.x: .*has the ending '\.docx'; expected one of \.jsonl"),
     ],

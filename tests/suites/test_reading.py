@@ -57,7 +57,7 @@ def test_malformed_lines_of_one_kind_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         parse_lines(path, int)
     assert str(caught.value).splitlines() == [
-        f"{path}:1: invalid literal for int() with base 10: 'x' (and 8 more: 2, 3, 4, 5, …)",
+        f"{path}:1: invalid literal for int() with base 10: 'x' (also on 8 more lines: 2, 3, 4, 5, …)",
         f"{path}:11: invalid literal for int() with base 10: 'y'",
     ]
 
@@ -77,7 +77,7 @@ def test_carriage_returns_end_lines_only_where_nothing_else_does(tmp_path: Path)
         (gzip.compress(b"a\n", mtime=0), r":1: the file is compressed \(gzip\)"),
         (
             "a\nb\ncaf\xe9\n\xfcber\n".encode("latin-1"),
-            r":3: not UTF-8 \(.* byte 4 of the line\) \(and 1 more: 4\); save",
+            r":3: not UTF-8 \(.* byte 4 of the line\) \(also on 1 more line: 4\); save",
         ),
     ],
 )

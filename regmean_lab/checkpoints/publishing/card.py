@@ -1,4 +1,4 @@
-"""The section of a model card that tells what was measured, how, and what it may reveal."""
+"""The section of a model card that states what was measured, how, and what it may reveal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Collect what was asked for, unless it is there; guard it; write it beside the model with a card."""
+"""Collects the requested statistics unless they exist, applies the privacy guard, and writes them with a model card."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Examples from outside all suites, in the form in which data modules take a suite."""
+"""Adapts examples that belong to no suite to the suite interface."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A guard against statistics of so few rows that they give the rows themselves away.
+"""Refuses statistics of too few rows, which could reveal the rows themselves.
 
 G = XᵀX / n of n rows has at most rank n. While n is below the width of the rows, the range of G is exactly the span of
 the rows: whether any candidate (the embedding of a token, the features of a text) is among the inputs can be tested
@@ -25,7 +25,7 @@ class Shortage:
 
     Attributes:
         layer: its name.
-        rows: how many rows, or at most so many.
+        rows: how many rows, or an upper bound.
         width: how many columns its matrix has.
     """
 

@@ -1,1 +1,1 @@
-"""Recipes: merges written down in the YAML of mergekit, read, checked and carried out."""
+"""Recipes: merges described in mergekit's YAML, parsed, checked and executed."""

@@ -1,4 +1,4 @@
-"""YAML whose parts know the line that they stand on."""
+"""YAML whose nodes know their line numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading a recipe: everything that is wrong with it at once, each with its line and the nearest valid name."""
+"""Parses a recipe and reports all errors together, each with its line and the nearest valid name."""
 
 from __future__ import annotations
 

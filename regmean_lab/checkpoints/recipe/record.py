@@ -1,4 +1,4 @@
-"""What a merged folder tells of the recipe that it was made by."""
+"""The record of its recipe in a merged folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings of a recipe: one value for all tensors, one a filter of names, or a gradient over the model's depth."""
+"""Settings of a recipe: one value for all tensors, one per name filter, or a gradient over the model's depth."""
 
 from __future__ import annotations
 

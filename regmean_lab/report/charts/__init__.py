@@ -1,4 +1,4 @@
-"""Charts of a report: one file a kind, each of which decides from the results whether it applies."""
+"""Charts of a report: one file per kind, each of which decides from the results whether it applies."""
 
 from __future__ import annotations
 

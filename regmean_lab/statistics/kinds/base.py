@@ -1,4 +1,4 @@
-"""What a kind of statistics tells of itself, and the table of all kinds."""
+"""The interface of a kind of statistics, and the registry of all kinds."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ class Kind(ABC):
         reveals: what its files may reveal of the data, a sentence for model cards; ``{rows}`` is replaced by how many
             rows were seen for each column.
         tokens: tokens in a batch on an accelerator, where none are configured.
-        forward_rows: whether its rows are those of a forward pass, so that it can be told before anything is measured
+        forward_rows: whether its rows are those of a forward pass, so that it is known before anything is measured
             when there are too few for publication.
         place: where it stands in lists of kinds.
     """

@@ -62,7 +62,7 @@ class GramCollection(Collection):
         self._rule = None if settings.tolerance is None else ConvergenceRule(settings.tolerance)
 
     def add(self, batch: Batch) -> None:
-        """Count the batch, and what the model writes where that counts, until the rule says stop."""
+        """Count the batch, and generated tokens if enabled, until the stopping rule fires."""
         if self.finished:
             return
         module = self.module

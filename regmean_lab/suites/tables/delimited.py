@@ -86,7 +86,7 @@ def _names(
     place = f"{path}:{records[0][0]}"
     if header is None and (doubts := header_doubts(first, [fields for _, fields in records[1:]], typed)):
         raise DataError(
-            f"{place}: whether the first line holds the names of the columns is not clear: {doubts}. Say header=true, "
+            f"{place}: cannot tell whether the first line is a header with column names: {doubts}; set header=true, "
             f"or header=false if there are no names (columns are then called {numbered(0)}, …)\n"
             f"the first line: {' | '.join(first)[:120]}"
         )
@@ -113,7 +113,7 @@ def _delimiter(path: Path, text: str) -> str:
     if not regular:
         return "," if "," in found else found[0]
     raise DataError(
-        f"{path}:1: which character separates columns is not clear: "
+        f"{path}:1: cannot tell which character separates columns: "
         + ", ".join(f"{SHOWN[delimiter]} gives {widths[delimiter]} columns" for delimiter in regular)
         + "; put fields in quotes that hold the other"
     )

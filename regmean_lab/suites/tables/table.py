@@ -80,14 +80,14 @@ def read_table(
     """Read a table.
 
     Args:
-        data: a local file (see ``SUFFIXES``; ``.txt`` with a text a line, ``.json`` with a list of objects), or what
+        data: a local file (see ``SUFFIXES``; ``.txt`` with a text per line, ``.json`` with a list of objects), or what
             ``datasets.load_dataset`` takes as its first argument.
         subset: configuration of a data set.
         split: split of a data set.
         revision: revision of a data set on the hub.
         header: of ``.csv`` and ``.tsv``, whether the first line holds the columns' names; None: it must tell itself.
         typed: names of columns that the user gave.
-        most: of a data set, read only the first so many rows (it is streamed then); None reads all.
+        most: of a data set, read only the first N rows (it is then streamed); None reads all.
         key: the setting that names the data, for messages.
 
     Raises:

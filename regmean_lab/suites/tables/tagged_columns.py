@@ -1,4 +1,4 @@
-"""Files with one word and its tag a line, as shared tasks and annotation tools write them, as a table of sentences."""
+"""Files with one word and its tag per line (CoNLL-style), as a table of sentences."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def read_tagged(name: str) -> Table:
     another number of columns) are left out.
 
     Returns:
-        A row a sentence, with the columns ``tokens`` and ``tags``; its line is that of its first word.
+        One row per sentence, with the columns ``tokens`` and ``tags``; its line is that of its first word.
 
     Raises:
         DataError: naming file and line, where lines have other numbers of columns; if there is no sentence.
