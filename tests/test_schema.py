@@ -115,7 +115,7 @@ class TestProblems:
             (["members=[]", "method=individual"], "members: expected at least one"),
             (["method=ensemble", "method.vote=mean"], "method.vote: expected one of soft, majority"),
             (["method=ensemble", "save_merged=true"], "save_merged: method ensemble makes no single model"),
-            (["method.keep_layers=[classifier]", "save_merged=true"], "save_merged: members keep parameters"),
+            (["method.keep_layers=[classifier]", "save_merged=true"], "save_merged: members keep separate parameters"),
             (["method.label_head=zero"], "method.label_head: expected one of merged, row_mean"),
             (["method=fisher", "method.epsilon_added=never"], "method.epsilon_added: expected one of after, before"),
             (["method=fisher", "method.epsilon=0"], "method.epsilon: expected a positive number"),

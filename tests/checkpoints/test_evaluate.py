@@ -34,6 +34,7 @@ from regmean_lab.models.pico import pico_folder
 from regmean_lab.models.pretrained import quiet_transformers
 from regmean_lab.report.read import find_runs
 from regmean_lab.results import RESULT_FILE, read_result
+from regmean_lab.sweeps.summary import show_measured
 
 WORDS = ["the", "river", "film", "was", "happy", "angry", "people", "and", "music", "village", "sun", "rain"]
 COLOURS = ("blue", "green", "red")
@@ -149,6 +150,22 @@ def test_classifiers_on_files_have_the_scores_of_transformers_and_scikit_learn(
         assert line.startswith(f"{corpus}: second is right on {one.sum()} of 60 examples, first on {other.sum()}; ")
         assert line.endswith(f"p = {p:.3f})")
     assert {run.result.method for run in find_runs([tmp_path / "job"]).runs} == set(orders)
+
+
+def test_what_was_measured_is_printed_and_written_as_a_table(
+    save: Callable[..., Path], compose: Callable[..., DictConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = [save(name, COLOURS, seed) for seed, name in enumerate(("first", "second"))]
+    labelled(tmp_path / "films.csv", 0)
+    named = f"data={{Films: {tmp_path / 'films.csv'}}}"
+    measured = run(compose(f"checkpoint=[{','.join(map(str, folders))}]", named), tmp_path / "job")
+    show_measured(measured)
+    shown = capsys.readouterr().out
+    table = (tmp_path / "job" / "table.md").read_text(encoding="utf-8")
+    assert "Films: second is right on" in shown
+    for result in measured.results:
+        assert f"{result.mean_in_domain:.2f}" in shown and f"{result.mean_in_domain:.2f}" in table
+    assert f"Results and table: {tmp_path / 'job'}" in shown
 
 
 def test_a_finished_result_is_found_until_checkpoint_or_data_change(
