@@ -143,7 +143,7 @@ class TestConverter:
         with pytest.raises(ConversionError, match=r"pytorch_model\.bin"):
             convert(tmp_path, tmp_path)
         torch.save({"a": Trap()}, tmp_path / "pytorch_model.bin")
-        with pytest.raises(ConversionError, match=r"is no file of plain tensors \(unsupported GLOBAL posix\.mkdir"):
+        with pytest.raises(ConversionError, match=r"is not a file of plain tensors \(unsupported GLOBAL posix\.mkdir"):
             convert(tmp_path, tmp_path)
         assert not (tmp_path / "sprung").exists()
 
@@ -233,7 +233,8 @@ class TestFolder:
         as_pickle(folder)
         (folder / "pytorch_model.bin").write_bytes(b"PK nothing")
         with pytest.raises(
-            PrepareError, match=r"not converted: .*pytorch_model\.bin: is no file of plain tensors .*and is not loaded"
+            PrepareError,
+            match=r"not converted: .*pytorch_model\.bin: is not a file of plain tensors .*and is not loaded",
         ):
             prepare_model(str(folder), models)
         assert not [path for path in models.iterdir() if not path.name.endswith(".lock")]

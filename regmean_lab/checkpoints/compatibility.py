@@ -93,7 +93,7 @@ def agree(
         wanted = lead.architecture.labels or []
         found += [
             f"config.json: id2label of {member.name}: {twice}, and rows of heads are matched by the names of labels; "
-            "give each label a name of its own, or set heads=keep or heads=drop"
+            "give each label a distinct name, or set heads=keep or heads=drop"
             for member in members
             if (twice := repeated(member.architecture.labels or [])) is not None
         ]

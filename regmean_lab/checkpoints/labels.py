@@ -26,7 +26,7 @@ def label_problems(content: Mapping[str, Any]) -> list[str]:
         shown = ", ".join(str(key)[:20] for key in list(names)[:5])
         return [f"id2label numbers the labels {shown}; expected 0 to {len(names) - 1}, in the order of the outputs"]
     if not all(isinstance(name, str | int | float) for name in names.values()):
-        return [f"id2label: some labels are no text; {_EXPECTED}"]
+        return [f"id2label: some labels are not text; {_EXPECTED}"]
     count = content.get("num_labels")
     if isinstance(count, int) and count != len(names):
         return [f"id2label names {len(names)} labels, but num_labels is {count}; correct one of them"]

@@ -256,7 +256,7 @@ def _card(prepared: PreparedMerge, record: Mapping[str, Any]) -> str:
         heads = "The encoders were merged; the heads were left out."
     else:
         heads = (
-            f"Each checkpoint kept {len(kept)} parameters of its own, in `{HEADS_FOLDER}/NAME`; "
+            f"Each checkpoint kept {len(kept)} separate parameters, in `{HEADS_FOLDER}/NAME`; "
             "`regmean_lab.checkpoints.heads.load_with_head(folder, NAME)` puts the two together."
         )
     notes = "".join(f"- {note}\n" for note in record["notes"])

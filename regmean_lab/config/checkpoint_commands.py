@@ -258,14 +258,14 @@ def split_root(arguments: Sequence[str], config: str | None = None) -> tuple[str
     roots = [name for name in names if name in ROOTS]
     if config in ROOTS:
         if others := [name for name in names if name != config]:
-            raise RootError(f"{EXPERIMENT_KEY}={others[0]}: {config} has a configuration of its own; leave this out")
+            raise RootError(f"{EXPERIMENT_KEY}={others[0]}: {config} has a separate configuration; leave this out")
         return config, [argument for argument in arguments if argument not in chosen]
     if not roots:
         return None, list(arguments)
     if len(names) > 1:
         raise RootError(
-            f"{EXPERIMENT_KEY}: {roots[0]} has a configuration of its own and cannot be one of several experiments "
-            f"({', '.join(names)}); give it a command of its own"
+            f"{EXPERIMENT_KEY}: {roots[0]} has a separate configuration and cannot be one of several experiments "
+            f"({', '.join(names)}); run it in a separate command"
         )
     return roots[0], [argument for argument in arguments if argument not in chosen]
 

@@ -92,7 +92,7 @@ def load(folder: Path, file: str) -> dict[str, Tensor]:
         # Torch's own message continues with how to load it nevertheless, which must not be done.
         named = re.search(r"(?:unsupported|Unsupported) (?:GLOBAL|global|class|operand) [\w.]{1,80}", str(error))
         reason = f" ({named[0]})" if named else ""
-        raise ConversionError(f"{path}: is no file of plain tensors{reason}, and is not loaded") from None
+        raise ConversionError(f"{path}: is not a file of plain tensors{reason}, and is not loaded") from None
     except Exception as error:  # whatever torch raises for a file that is cut off or no pickle
         raise ConversionError(f"{path}: cannot be read ({_reason(error)})") from None
     if not isinstance(content, Mapping) or not content:

@@ -38,7 +38,7 @@ from regmean_lab.utils.files import file_sha256, new_folder, write_json
 
 SCHEMA = 1
 NOTICE = (
-    "Pickled weights can run code when they are loaded. They are loaded here once, in a process of its own, with "
+    "Pickled weights can run code when they are loaded. They are loaded here once in a separate process, with "
     "torch.load(weights_only=True), which builds tensors and nothing else."
 )
 
@@ -204,7 +204,7 @@ def _is_intact(folder: Path) -> bool:
 
 
 def _run(folder: Path, target: Path) -> None:
-    """Convert in a process of its own."""
+    """Convert in a separate process."""
     package = str(Path(regmean_lab.__file__).resolve().parent.parent)
     paths = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
     finished = subprocess.run(

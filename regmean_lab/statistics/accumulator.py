@@ -106,8 +106,8 @@ class Accumulator(ABC, Generic[S]):
         if empty := [layer for layer, count in rows.items() if count == 0]:
             raise StatisticsError(
                 f"no {self.rows_are} rows were seen by {name_list(empty)}; either the model does not call the layer, "
-                f"or its {self.rows_are}s do not have the shape of the mask: leave it out of `layers`, or pass a mask "
-                "of its own"
+                f"or its {self.rows_are}s do not have the shape of the mask: leave it out of `layers`, or pass a "
+                "separate mask"
             )
 
     def _check_finite(self, tensors: Mapping[str, Tensor], names: Iterable[tuple[str, str]] | None = None) -> None:

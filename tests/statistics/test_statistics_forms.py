@@ -72,7 +72,7 @@ def test_the_packed_triangle_is_in_the_order_of_rows() -> None:
 def test_widths_of_triangles_are_told_from_their_lengths() -> None:
     triangles = {width * (width + 1) // 2: width for width in range(200)}
     assert all(packed_width(length) == triangles.get(length) for length in range(19_900))
-    with pytest.raises(StatisticsError, match="5 numbers are no triangle"):
+    with pytest.raises(StatisticsError, match="5 numbers do not make a triangle"):
         unpack_upper(torch.ones(5))
 
 

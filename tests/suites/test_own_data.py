@@ -364,7 +364,7 @@ def test_tables_of_lists_with_numbered_tags(tmp_path: Path) -> None:
     [
         ("one B-X\ntwo\n\n" + "a O\n\n" * 9, r"x\.conll:2: expected 2 columns, as in most lines.*found 1 column"),
         ("one S-X\n\n" + "a O\n\n" * 9, r"S-X in x: of another scheme"),
-        ("one NN\n\n" + "a DT\n\n" * 9, r"DT, NN are no tags of entities.*suite\.key_score=token_accuracy"),
+        ("one NN\n\n" + "a DT\n\n" * 9, r"DT, NN are not entity tags.*suite\.key_score=token_accuracy"),
         ("one B-X\n\n" + "a NN\n\n" * 9, r"NN in x: expected O, or B- or I- and a type"),
         ("a O\n\n" * 9, "all words have the tag 'O'"),
     ],

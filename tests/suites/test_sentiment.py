@@ -183,7 +183,7 @@ def test_file_with_other_contents_is_refused(data_dir: Path, published: bytes) -
 
 def test_absent_files_are_not_missing_because_prepare_brings_them(tmp_path: Path) -> None:
     assert suite(tmp_path).missing(list(COUNTS)) == []
-    with pytest.raises(MissingDataError, match=r"tweets\.tsv is not there\. SentimentSuite\.prepare brings it"):
+    with pytest.raises(MissingDataError, match=r"tweets\.tsv is not there\. SentimentSuite\.prepare downloads it"):
         suite(tmp_path).examples("tweets", "train")
 
 

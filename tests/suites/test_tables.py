@@ -89,6 +89,6 @@ def test_a_data_set_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> Non
     assert table.rows is ROWS
     assert asked == [(("glue", "sst2"), {"split": "validation", "revision": "v1"})]
     with pytest.raises(
-        MissingDataError, match=r"data: 'unknown' is no local file.*split=train\): nothing on the hub\."
+        MissingDataError, match=r"data: 'unknown' is not a local file.*split=train\): nothing on the hub\."
     ):
         read_table("unknown")

@@ -75,7 +75,7 @@ def refuse(found: Sequence[Shortage], minimum: float, *, before: bool, kind: Kin
     raise StatisticsError(
         f"{kind.name}: too few rows, {happened}: statistics of so few rows can give away the inputs\n"
         + "\n".join(lines)
-        + f"\nUse more examples (data, statistics.{kind.name}.examples), {without}, or, where the data are no secret, "
+        + f"\nUse more examples (data, statistics.{kind.name}.examples), {without}, or, where the data may be public, "
         "set allow_few_rows=true"
     )
 

@@ -67,7 +67,7 @@ class TaskModel(Protocol):
         """Which rows of layers' outputs are real tokens when the module is called."""
 
     def fisher_labels(self, batch: Batch) -> Tensor:
-        """Labels of which `likelihood` is the distribution."""
+        """Labels distributed according to `likelihood`."""
 
     def fisher_objective(self, labels_from: str) -> Objective:
         """What Fisher information is of."""

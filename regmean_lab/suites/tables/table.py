@@ -175,7 +175,7 @@ def _hub_rows(
     except Exception as error:  # the library raises errors of many others
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise MissingDataError(
-            f"{key}: {name!r} is no local file, and no data set of this name could be loaded (subset={subset}, "
+            f"{key}: {name!r} is not a local file, and no data set of this name could be loaded (subset={subset}, "
             f"split={split}): {reason}. Name a local file ({', '.join(SUFFIXES)}), or fetch the data set where there "
             "is a network"
         ) from None
