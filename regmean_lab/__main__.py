@@ -9,7 +9,7 @@ from typing import Any, NoReturn, cast
 import hydra
 from hydra._internal.utils import get_args_parser
 
-from regmean_lab.command.aliases import known_names
+from regmean_lab.command.aliases import METHODS, known_names
 from regmean_lab.command.completion import complete_verbs, is_completion
 from regmean_lab.command.help import help_page
 from regmean_lab.command.overrides import output_folder, override_problems
@@ -28,6 +28,7 @@ from regmean_lab.sweeps.summary import SWEEPS_FOLDER, summarise
 from regmean_lab.sweeps.task_function import job, root_job
 from regmean_lab.tracking.sweep_name import begin_sweep
 from regmean_lab.utils.errors import together
+from regmean_lab.utils.plugins import PluginError
 from regmean_lab.utils.quantities import counted
 
 EXIT_CONFIGURATION, EXIT_INTERRUPTED = 2, 130
@@ -106,7 +107,10 @@ def _run(verb: str | None, given: list[str]) -> None:
 
 def _register() -> None:
     """Make known to Hydra and OmegaConf what the configuration refers to."""
-    register_schemas()
+    try:
+        register_schemas(reserved=METHODS)
+    except PluginError as error:
+        refuse([str(error)])
     register_resolvers()
     register_launchers()
 

@@ -23,7 +23,7 @@ from regmean_lab.checkpoints.scoring.merged import score_merge, scoring_problems
 from regmean_lab.checkpoints.sources import find_sources
 from regmean_lab.checkpoints.writing import parse_size
 from regmean_lab.config.checkpoint_commands import Measured, MergeCheckpointsConfig
-from regmean_lab.config.schema import ConfigurationError, all_methods
+from regmean_lab.config.schema import ConfigurationError, all_methods, method_type_of
 from regmean_lab.merging import MergeMethod
 from regmean_lab.models.converted_weights import MODELS_FOLDER
 from regmean_lab.models.headers import CheckpointError
@@ -199,7 +199,7 @@ def _names_with_commas(references: list[str]) -> list[str]:
 
 def _method(node: Any, count: int, heads: str, found: list[str]) -> MergeMethod | None:
     """The method that a configuration chooses; appends what is wrong with it."""
-    method_type = all_methods()[node.name]
+    method_type = method_type_of(node)
     if not issubclass(method_type, MergeMethod):
         found.append(f"method: {node.name} merges no weights; choose a merge method")
         return None

@@ -17,6 +17,7 @@ METHODS: Mapping[str, tuple[str, Mapping[str, str]]] = {
 """Names of methods: ours, and the settings that make it that method."""
 
 SETTINGS: Mapping[str, str] = {
+    "method._target_": "method",
     "method.lambda": "method.scaling",
     "method.weight": "method.weights",
     "method.gamma": "method.large",

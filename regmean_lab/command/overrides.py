@@ -30,6 +30,7 @@ from regmean_lab.config.grids import (
 )
 from regmean_lab.config.locations import configuration_root
 from regmean_lab.config.published import PublishedError
+from regmean_lab.config.targets import is_target
 from regmean_lab.sweeps.launchers import LAUNCHER_GROUP, launcher_problems
 from regmean_lab.utils.names import did_you_mean, nearest
 
@@ -186,6 +187,10 @@ def _option_problems(loader: ConfigLoaderImpl, override: Override) -> list[str]:
     options = list(loader.get_group_options(group, ObjectType.CONFIG))
     options += ROOTS if group == EXPERIMENT_KEY else ()
     wanted = [text.partition("=")[2] for text in values_of(override)]
+    if group == "method":
+        wanted = [
+            option for option in wanted if not is_target(option)
+        ]  # what is wrong with one shows when it is loaded
     return [
         f"{group}={option}: there is no such option; {did_you_mean(option, sorted(set(options)))}"
         for option in wanted

@@ -12,6 +12,9 @@ SEARCH_PATH_VARIABLE = "REGMEAN_LAB_SEARCH_PATH"
 PUBLISHED_SCHEME = "published"
 """Of the place on Hydra's search path that serves published settings."""
 
+TARGET_SCHEME = "target"
+"""Of the place that serves the settings of methods by the name of their class."""
+
 _PACKAGE = Path(__file__).resolve().parent.parent
 
 

@@ -2,7 +2,8 @@
 
 The command's help, completion and checks of keys and types need a method's fields and their defaults, nothing else. So
 the dataclasses are made from the source of ``regmean_lab/merging``, with the fields alone. Once the methods have been
-imported, the classes themselves are used. Reports read from the source which kinds of statistics a method asks for.
+imported, and where other packages add methods, the classes themselves are used. Reports read from the source which
+kinds of statistics a method asks for.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from regmean_lab.utils import plugins
 
 METHODS = "regmean_lab.merging"
 METHODS_FOLDER = Path(__file__).resolve().parent.parent / "merging"
@@ -26,7 +29,7 @@ class NotDeclaredError(Exception):
 
 def method_settings() -> dict[str, type[Any]]:
     """A dataclass with the fields of each registered method's settings, by the method's name."""
-    if METHODS not in sys.modules:
+    if METHODS not in sys.modules and not plugins.plugins(plugins.METHODS):
         try:
             return declared_settings(METHODS_FOLDER)
         except NotDeclaredError:

@@ -9,6 +9,7 @@ collects everything else that is wrong with it, before any work.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import MISSING as REQUIRED
 from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
@@ -29,12 +30,15 @@ from regmean_lab.config.groups import (
     TrainingConfig,
     label_source_problem,
 )
+from regmean_lab.config.locations import configuration_root
 from regmean_lab.config.method_settings import method_settings
+from regmean_lab.config.targets import TARGET, TargetError, target_method
 from regmean_lab.suites import Suite, suite_types
 from regmean_lab.suites.base import Split
 from regmean_lab.utils.checks import one_of
 from regmean_lab.utils.errors import UserError, together
 from regmean_lab.utils.files import name_problem
+from regmean_lab.utils.plugins import CONFIGURATION, METHODS, SUITES, PluginError, plugin_folders, plugins
 
 HEAD_INITS = ("same", "different")
 ORDERS = ("given", "greedy")
@@ -139,16 +143,55 @@ class Settings:
         return (self.config.seed + self.suite.member_number(member) - 1) % 5 + 1
 
 
-def register_schemas() -> None:
-    """Make every schema known to Hydra, as ``schema/GROUP/NAME`` (idempotent)."""
+def register_schemas(reserved: Collection[str] = ()) -> None:
+    """Make every schema known to Hydra, as ``schema/GROUP/NAME`` (idempotent).
+
+    Args:
+        reserved: names that mean another method on the command line, which no method may have.
+
+    Raises:
+        PluginError: for a name that two have.
+    """
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
     for name, schema in checkpoint_commands.SCHEMAS.items():
         store.store(name=f"{name}_schema", node=schema)
     for name, suite in suite_types().items():
-        store.store(group="schema/suite", name=name, node=_open(_named(suite.settings_type, name)))
-    for name, method in {**method_settings(), **comparator_types()}.items():
-        store.store(group="schema/method", name=name, node=_named(method, name))
+        store.store(group="schema/suite", name=name, node=_open(named_settings(suite.settings_type, name)))
+    methods, comparators = method_settings(), comparator_types()
+    for name in sorted(methods.keys() & {*comparators, *reserved}):
+        raise PluginError(f"method {name!r}: {_place(methods[name])} has a name of regmean_lab's; it needs another one")
+    for name, method in {**methods, **comparators}.items():
+        store.store(group="schema/method", name=name, node=named_settings(method, name))
+    _register_plugin_options({"suite": suite_types(), "method": methods})
+
+
+def _register_plugin_options(kinds: Mapping[str, Mapping[str, type[Any]]]) -> None:
+    """Options for what other packages register without YAML of its own; of their YAML, that no two have one name."""
+    if not any(map(plugins, (METHODS, SUITES))):
+        return
+    own, store = configuration_root() / CONFIGURATION, ConfigStore.instance()
+    for group, types in kinds.items():
+        owners = {path.stem: own for path in (own / group).glob("*.yaml")}
+        for folder in plugin_folders():
+            for path in sorted((folder / group).glob("*.yaml")):
+                if path.stem in owners:
+                    raise PluginError(
+                        f"{group}={path.stem}: both {owners[path.stem]} and {folder} have {group}/{path.name}; rename "
+                        "one, or uninstall its package"
+                    )
+                owners[path.stem] = folder
+        for name, kind in types.items():
+            if name not in owners and not _is_ours(kind):
+                store.store(group=group, name=name, node={"defaults": [f"/schema/{group}/{name}@_here_"]})
+
+
+def _place(kind: type[Any]) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _is_ours(kind: type[Any]) -> bool:
+    return kind.__module__.partition(".")[0] == __name__.partition(".")[0]
 
 
 def all_methods() -> dict[str, type[Any]]:
@@ -156,6 +199,20 @@ def all_methods() -> dict[str, type[Any]]:
     from regmean_lab.merging import method_types  # imports torch
 
     return {**method_types(), **comparator_types()}
+
+
+def method_type_of(node: Any) -> type[Any]:
+    """The class that a method's part of a configuration chooses, by its name or its full name.
+
+    Raises:
+        ConfigurationError: when there is no such class, in this process.
+    """
+    if (target := getattr(node, TARGET, None)) is None:
+        return all_methods()[node.name]
+    try:
+        return target_method(target)
+    except TargetError as error:
+        raise ConfigurationError([str(error)]) from None
 
 
 def settings_of(config: DictConfig) -> Settings:
@@ -173,9 +230,14 @@ def settings_of(config: DictConfig) -> Settings:
     assert isinstance(plain, Config)
     for group in ("suite", "method"):
         node = getattr(plain, group)
-        if node.name != (own := fields(node)[0].default):
-            raise ConfigurationError([f"{group}.name: expected {own!r}; choose another one with {group}={node.name}"])
-    suite_type, method_type = suite_types()[plain.suite.name], all_methods()[plain.method.name]
+        if isinstance(node, dict):
+            raise ConfigurationError([_untyped(group, node)])
+        for entry in fields(node):
+            if entry.name in (TARGET, "name") and (given := getattr(node, entry.name)) != entry.default:
+                raise ConfigurationError(
+                    [f"{group}.{entry.name}: expected {entry.default!r}; choose another one with {group}={given}"]
+                )
+    suite_type, method_type = suite_types()[plain.suite.name], method_type_of(plain.method)
     suite = suite_type(Path(plain.paths.data_dir), _strip_name(plain.suite, suite_type.settings_type))
     method = _strip_name(plain.method, method_type)
     members = tuple(plain.members) if plain.members is not None else suite.members
@@ -266,8 +328,14 @@ def _resolve(config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in resolved.items() if key != "hydra"}
 
 
-def _named(settings: type[Any], name: str) -> type[Any]:
-    """A settings dataclass with the ``name`` that selects it, as a configuration shows it."""
+def named_settings(settings: type[Any], name: str, target: str | None = None) -> type[Any]:
+    """A settings dataclass with the ``name`` that selects it, as a configuration shows it.
+
+    Args:
+        settings: the dataclass.
+        name: the name.
+        target: the class by its full name, where that and not the name selects it.
+    """
     types = get_type_hints(settings)
     public = [
         (entry.name, types[entry.name], field(default=entry.default))
@@ -276,7 +344,9 @@ def _named(settings: type[Any], name: str) -> type[Any]:
         for entry in fields(settings)
         if entry.init
     ]
-    return make_dataclass(f"{settings.__name__}Config", [("name", str, field(default=name)), *public])
+    keys = {"name": name} if target is None else {TARGET: target, "name": name}
+    selecting = [(key, str, field(default=value)) for key, value in keys.items()]
+    return make_dataclass(f"{settings.__name__}Config", [*selecting, *public])
 
 
 def _open(settings: type[Any]) -> Any:
@@ -286,6 +356,17 @@ def _open(settings: type[Any]) -> Any:
         if isinstance(node[entry.name], DictConfig):
             OmegaConf.set_struct(node[entry.name], False)
     return node
+
+
+def _untyped(group: str, node: Mapping[str, Any]) -> str:
+    """What is wrong with a part that has no schema."""
+    chosen = node.get(TARGET)
+    if chosen is not None and group == "method":
+        return f"method.{TARGET}: alone it brings no settings; begin the file with defaults: [{chosen}, _self_]"
+    return (
+        f"{group}: its YAML has no schema; begin it with defaults: [NAME, _self_], where NAME is an option of {group}, "
+        f"or /schema/{group}/NAME@_here_"
+    )
 
 
 def _strip_name(node: Any, settings: type[Any]) -> Any:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from regmean_lab.merging.partial import covered, top_blocks
+from regmean_lab.utils import plugins
 from regmean_lab.utils.checks import at_least_one as at_least_one
 from regmean_lab.utils.checks import fraction as fraction
 from regmean_lab.utils.checks import one_of
@@ -398,11 +399,11 @@ def matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-_METHODS: Registry[MergeMethod] = Registry("merge method")
+_METHODS: Registry[MergeMethod] = Registry("merge method", plugins.METHODS)
 register_method = _METHODS.register
 """Class decorator: make a merge method known under a name."""
 
 
 def method_types() -> Mapping[str, type[MergeMethod]]:
-    """All registered merge methods by name."""
-    return _METHODS
+    """All merge methods by name, those of other packages among them."""
+    return _METHODS.with_plugins()

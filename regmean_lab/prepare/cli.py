@@ -16,6 +16,7 @@ from regmean_lab.prepare.fetch import is_url
 from regmean_lab.prepare.listing import COMMAND, show, statuses
 from regmean_lab.suites import DataError, suite_types
 from regmean_lab.utils.names import did_you_mean
+from regmean_lab.utils.plugins import PluginError
 
 DEFAULT_DATA_DIR, DEFAULT_ZOO_DIR = Path("data"), Path("zoo")
 KEYS = {
@@ -78,7 +79,7 @@ def main(arguments: Sequence[str] | None = None, program: str = COMMAND) -> int:
             print(call.preparer.notice, flush=True)
             with _messages_printed():
                 call.preparer.prepare(call.request)
-    except (PrepareError, DataError, OSError) as error:
+    except (PrepareError, DataError, PluginError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_FAILED
     except KeyboardInterrupt:

@@ -21,6 +21,7 @@ from regmean_lab.report.read import Run
 from regmean_lab.results import NOT_FINGERPRINTED, NOT_FINGERPRINTED_TRAINER, fingerprint
 from regmean_lab.suites import suite_types
 from regmean_lab.utils.names import did_you_mean
+from regmean_lab.utils.plugins import PluginError
 
 SWEEPS, EXPERIMENTS = "multirun_sweeps", "experiment"
 NAMED = (
@@ -132,12 +133,12 @@ def read_definition(name: str, overrides: Sequence[str] = ()) -> Definition:
     if name not in known:
         raise DefinitionError(f"table={name}: there is no such table; {did_you_mean(name, known)}")
     choice = f"+{SWEEPS}={name}" if known[name] == SWEEPS else f"{EXPERIMENTS}={name}"
-    register_schemas()
-    register_resolvers()
     try:
+        register_schemas()
+        register_resolvers()
         with initialize_config_dir(str(conf), version_base="1.3"):
             return Definition(name, _jobs(choice, list(overrides)))
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, PluginError) as error:
         message = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
         raise DefinitionError(f"table={name}: {message}") from None
 

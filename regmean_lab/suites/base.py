@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from regmean_lab.utils import plugins
 from regmean_lab.utils.errors import UserError
 from regmean_lab.utils.labels import IGNORED as IGNORED
 from regmean_lab.utils.names import nearest
@@ -179,11 +180,11 @@ class Suite(ABC):
         return (True,) * len(self.task(corpus).labels)
 
 
-_SUITES: Registry[Suite] = Registry("suite")
+_SUITES: Registry[Suite] = Registry("suite", plugins.SUITES)
 register_suite = _SUITES.register
 """Class decorator: make a suite known under a name."""
 
 
 def suite_types() -> Mapping[str, type[Suite]]:
-    """All registered suites by name."""
-    return _SUITES
+    """All suites by name, those of other packages among them."""
+    return _SUITES.with_plugins()

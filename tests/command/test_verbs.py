@@ -15,7 +15,7 @@ import regmean_lab
 from regmean_lab.__main__ import EXIT_CONFIGURATION, main
 from regmean_lab.command.verbs import VERBS, VerbError, split_verb
 from regmean_lab.config.method_settings import METHODS_FOLDER, NotDeclaredError, declared_settings
-from regmean_lab.config.schema import _named
+from regmean_lab.config.schema import named_settings
 from regmean_lab.merging import method_types
 
 HEAVY = ("torch", "numpy", "scipy", "transformers", "pytorch_lightning", "wandb", "matplotlib", "datasets", "pandas")
@@ -81,7 +81,7 @@ def test_method_settings_from_the_source_are_those_of_the_classes() -> None:
     declared, real = declared_settings(METHODS_FOLDER), method_types()
     assert set(declared) == set(real)
     for name, method in real.items():
-        shown = [OmegaConf.structured(_named(settings, name)) for settings in (declared[name], method)]
+        shown = [OmegaConf.structured(named_settings(settings, name)) for settings in (declared[name], method)]
         assert OmegaConf.to_yaml(shown[0]) == OmegaConf.to_yaml(shown[1])  # keys in the same order, and defaults
         assert [shown[0]._get_node(key)._metadata.ref_type for key in shown[0]] == [
             shown[1]._get_node(key)._metadata.ref_type for key in shown[1]

@@ -1,0 +1,1 @@
+"""A merge method in a package of its own."""
