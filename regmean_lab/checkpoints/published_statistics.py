@@ -151,6 +151,8 @@ def other_weights(member: Member, statistics: MemberStatistics, sums: Mapping[st
     """
     found = []
     weights = {path.name for path in member.files if path.suffix == ".safetensors"}
+    if member.sentence is not None:
+        weights |= {name for name, path in member.sentence.files.items() if path.suffix == ".safetensors"}
     for path in statistics.files:
         with StatisticsFile(path) as file:
             collected = file.metadata.get("collected")
