@@ -131,6 +131,11 @@ class SentenceFolder:
         return found
 
     @property
+    def weight_files(self) -> dict[str, Path]:
+        """The files of weights of the modules on top, by their path in the folder."""
+        return {name: path for name, path in self.files.items() if path.name == WEIGHTS_FILE}
+
+    @property
     def is_embedding(self) -> bool:
         """Whether the transformer is read without a head."""
         return self.modules[0].kind == "Transformer" and self.modules[0].settings.get(TASK_KEY) == EMBEDDING_TASK
