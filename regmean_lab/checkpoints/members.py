@@ -162,7 +162,7 @@ def read_member(source: Source, base: Source | None) -> Member:
     if found := stored.problems(source.name, architecture):
         raise CheckpointError(found)
     notes, strangers = architecture.notes, stored.names.strangers
-    if sentence is not None and strangers:  # sentence-transformers does not read them either
+    if sentence is not None and sentence.is_embedding and strangers:  # sentence-transformers does not read them either
         notes = [
             *notes,
             f"{source.name}: its files have {abbreviated(strangers)}, which embeddings do without: left out",

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoint_folders import merge_into, sentence_folder, tensors_of, write_json
-from safetensors.torch import load_file
+from checkpoint_folders import merge_into, save_classifier, sentence_folder, tensors_of, write_json
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoTokenizer
 
 from regmean_lab.checkpoints.merge import MergeRequest, prepare_merge
@@ -125,6 +125,25 @@ def test_pickled_weights_of_a_module_are_refused(pico_cache: Path, tmp_path: Pat
     one, two = (sentence_folder(tmp_path / name, pico_cache, 0) for name in ("one", "two"))
     (two / "2_Dense" / "model.safetensors").rename(two / "2_Dense" / "pytorch_model.bin")
     assert "pytorch_model.bin, which is not read" in problems(one, two)[0]
+
+
+def test_a_transformer_saved_with_a_head_is_read_without(pico_cache: Path, tmp_path: Path) -> None:
+    one, two = (sentence_folder(tmp_path / name, pico_cache, n) for n, name in enumerate(("one", "two")))
+    state = load_file(two / "model.safetensors")
+    named = {f"bert.{name}": value for name, value in state.items()} | {"cls.predictions.bias": torch.zeros(7)}
+    save_file(named, two / "model.safetensors", metadata={"format": "pt"})
+    edit(two / "config.json", architectures=["BertForMaskedLM"])
+    merged = merge_into(tmp_path / "merged", [two, one], Simple())
+    assert json.loads((merged / "config.json").read_text())["architectures"] == ["BertModel"]
+    for name, value in load_file(merged / "model.safetensors").items():
+        torch.testing.assert_close(value, (state[name] + load_file(one / "model.safetensors")[name]) / 2)
+
+
+def test_with_heads_apart_other_models_have_no_modules(pico_cache: Path, tmp_path: Path) -> None:
+    one = sentence_folder(tmp_path / "one", pico_cache, 1)
+    save_classifier(tmp_path / "two", pico_cache, 2)
+    prepared = prepare_merge(MergeRequest([str(one), str(tmp_path / "two")], Simple(), heads="keep"))
+    assert any("modules of one are left out" in note for note in prepared.agreement.notes)
 
 
 def test_regmean_needs_statistics_of_the_transformer(pico_cache: Path, tmp_path: Path) -> None:
