@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,9 @@ from regmean_lab.merging.base import matches
 from regmean_lab.models.converted_weights import MODELS_FOLDER
 from regmean_lab.models.find import find_checkpoint
 from regmean_lab.models.folders import stored_tensors
+from regmean_lab.models.headers import CheckpointError
 from regmean_lab.models.pretrained import Checkpoint, ModelError
+from regmean_lab.models.sentence_folders import SentenceFolder, read_sentence_folder
 from regmean_lab.modules import TaskModule
 from regmean_lab.statistics import FORMS, KINDS, StatisticsError, expert_layers, linear_layers
 from regmean_lab.suites.base import Task
@@ -61,10 +63,11 @@ def check(config: DictConfig) -> None:
     if problem := missing_file(plain.data):
         found.append(problem)
     try:
-        checkpoint = _checkpoint(plain)
+        checkpoint, sentence = _checkpoint(plain)
         if plain.task in (None, *TASKS):
             model_config, _ = read_checkpoint(checkpoint)
-            found += _label_problems(plain, task_of(model_config, task_name(model_config, plain.task)))
+            name = task_name(model_config, plain.task, sentence)
+            found += _label_problems(plain, name, task_of(model_config, name))
     except ModelError as error:
         found.append(str(error))
     if found:
@@ -95,9 +98,9 @@ def run(config: DictConfig, folder: Path) -> None:
     """
     check(config)
     plain = _plain(config)
-    checkpoint = _checkpoint(plain)
+    checkpoint, sentence = _checkpoint(plain)
     model_config, tokenizer = read_checkpoint(checkpoint)
-    name = task_name(model_config, plain.task)
+    name = task_name(model_config, plain.task, sentence)
     task = task_of(model_config, name)
     typed = [*(texts_of(plain.text) or ()), *(name for name in (plain.target, plain.label) if name is not None)]
     table = read_table(
@@ -118,8 +121,15 @@ def run(config: DictConfig, folder: Path) -> None:
         needs_label=_needs_label(plain, task),
     )
     public = public_names(table, columns, typed)
-    corpus = OneCorpus(examples_of(table, columns, task), task)
-    max_length = longest_text(model_config, tokenizer, plain.max_length)
+    examples = examples_of(table, columns, task)
+    own_length = None
+    if sentence is not None:
+        settings = sentence.modules[0].settings
+        own_length = settings.get("max_seq_length")
+        if settings.get("do_lower_case"):
+            examples = [replace(example, text=example.text.lower()) for example in examples]
+    corpus = OneCorpus(examples, task)
+    max_length = longest_text(model_config, tokenizer, plain.max_length or own_length)
     data = CorpusDataModule(
         corpus,
         tokenizer,
@@ -129,7 +139,7 @@ def run(config: DictConfig, folder: Path) -> None:
         seed=plain.statistics.seed,
         num_workers=plain.trainer.workers,
     )
-    module = load_module(checkpoint, name, task)
+    module = load_module(checkpoint, name, task, sentence)
     trainer = test_trainer(plain.trainer)
     publication = Publication(
         folder=_output(plain, folder),
@@ -144,7 +154,7 @@ def run(config: DictConfig, folder: Path) -> None:
             **{key: public[column] for key, column in (("target", columns.target), ("label", columns.label)) if column},
         },
         command=_public_command(plain, public),
-        model=_identity(checkpoint),
+        model=_identity(checkpoint, sentence),
     )
     done = {}
     for request in _requests(plain, module):
@@ -207,7 +217,14 @@ def _problems(plain: CollectConfig) -> list[str]:
     return found
 
 
-def _label_problems(plain: CollectConfig, task: Task) -> list[str]:
+def _label_problems(plain: CollectConfig, name: str, task: Task) -> list[str]:
+    if task.kind == "unlabelled":
+        return [
+            f"kinds: {kind} needs labels, and of {name} models only texts are read; expected kinds of layers' inputs, "
+            "such as gram"
+            for kind in plain.kinds
+            if kind in KINDS and KINDS[kind].of != "inputs"
+        ]
     problems = {kind: label_source_problem(source, task.kind) for kind, source in _label_sources(plain).items()}
     return [f"statistics.{kind}.labels_from: {problem}" for kind, problem in problems.items() if problem]
 
@@ -229,10 +246,20 @@ def _needs_label(plain: CollectConfig, task: Task) -> bool:
     return any(source in needing for source in sources)
 
 
-def _checkpoint(plain: CollectConfig) -> Checkpoint:
-    config = ModelConfig(name="checkpoint", checkpoint=plain.checkpoint, revision=plain.revision)
+def _checkpoint(plain: CollectConfig) -> tuple[Checkpoint, SentenceFolder | None]:
+    """The model, and the folder of sentence-transformers whose transformer it is."""
+    sentence = None
+    reference = plain.checkpoint
+    if is_local(reference):
+        try:
+            sentence = read_sentence_folder(Path(reference).expanduser())
+        except CheckpointError as error:
+            raise ModelError(f"checkpoint: {error}") from None
+        if sentence is not None and sentence.modules[0].path:
+            reference = str(sentence.transformer)
+    config = ModelConfig(name="checkpoint", checkpoint=reference, revision=plain.revision)
     try:
-        return find_checkpoint(config, Path(plain.paths.zoo_dir) / MODELS_FOLDER)
+        return find_checkpoint(config, Path(plain.paths.zoo_dir) / MODELS_FOLDER), sentence
     except ModelError as error:
         raise ModelError(str(error).replace("model.checkpoint", "checkpoint")) from None
 
@@ -243,12 +270,15 @@ def _output(plain: CollectConfig, folder: Path) -> Path:
     return Path(plain.checkpoint).expanduser() if is_local(plain.checkpoint) else folder
 
 
-def _identity(checkpoint: Checkpoint) -> dict[str, Any]:
+def _identity(checkpoint: Checkpoint, sentence: SentenceFolder | None) -> dict[str, Any]:
     """What tells others whether they have the same weights: hashes of a folder's files, or a commit of the hub."""
     if checkpoint.revision is not None:
         return {"hub": checkpoint.fingerprint}
     files = sorted({tensor.path for tensor in stored_tensors(Path(checkpoint.location)).values()})
-    return {"weights_sha256": {path.name: file_sha256(path) for path in files}}
+    sums = {path.name: file_sha256(path) for path in files}
+    if sentence is not None:
+        sums |= {name: file_sha256(path) for name, path in sentence.weight_files.items()}
+    return {"weights_sha256": sums}
 
 
 def _requests(plain: CollectConfig, module: TaskModule) -> list[StatisticsRequest]:

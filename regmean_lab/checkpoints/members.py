@@ -14,9 +14,10 @@ from regmean_lab.checkpoints.adapters import AdaptedWeights, adapted_like, fit_a
 from regmean_lab.checkpoints.alignment import AlignedWeights
 from regmean_lab.checkpoints.architecture import Architecture, lacking, read_architecture
 from regmean_lab.checkpoints.converted_weights import ConvertedWeights
+from regmean_lab.checkpoints.empty_models import Like
 from regmean_lab.checkpoints.names import StoredNames, read_names, ties
 from regmean_lab.checkpoints.sources import Source
-from regmean_lab.checkpoints.weights import FileWeights
+from regmean_lab.checkpoints.weights import FileWeights, dtype_problems
 from regmean_lab.merging.weights import StoredWeights
 from regmean_lab.models.folders import (
     ADAPTER_CONFIG_FILE,
@@ -27,6 +28,7 @@ from regmean_lab.models.folders import (
 )
 from regmean_lab.models.headers import CheckpointError, StoredTensor
 from regmean_lab.models.pretrained import TOKENIZER_FILES, quiet_transformers
+from regmean_lab.models.sentence_folders import SentenceFolder, read_sentence_folder
 from regmean_lab.utils.files import sha256_of
 from regmean_lab.utils.names import abbreviated
 
@@ -66,6 +68,7 @@ class Member:
         notes: what a user should know of how it was read.
         strangers: tensors of its files that its model does not have, and that are left out.
         own_names: by the merged model's names, its own, where they differ.
+        sentence: the modules around it, if it is the transformer of a folder of sentence-transformers.
     """
 
     source: Source
@@ -79,6 +82,7 @@ class Member:
     notes: list[str] = field(default_factory=list)
     strangers: list[str] = field(default_factory=list)
     own_names: dict[str, str] = field(default_factory=dict)
+    sentence: SentenceFolder | None = None
 
     @property
     def name(self) -> str:
@@ -150,11 +154,20 @@ def read_member(source: Source, base: Source | None) -> Member:
     if source.is_adapter:
         assert base is not None
         return _read_adapted(source, base)
+    sentence = _read_sentence(source)
     tensors = stored_tensors(source.folder)
-    architecture = read_architecture(source.folder, len(tensors), stored=tensors)
+    like = Like() if sentence is None else Like(auto_class=sentence.auto_class)
+    architecture = read_architecture(source.folder, len(tensors), like, stored=tensors)
     stored = read_stored(tensors, architecture)
     if found := stored.problems(source.name, architecture):
         raise CheckpointError(found)
+    notes, strangers = architecture.notes, stored.names.strangers
+    if sentence is not None and sentence.is_embedding and strangers:  # sentence-transformers does not read them either
+        notes = [
+            *notes,
+            f"{source.name}: its files have {abbreviated(strangers)}, which embeddings do without: left out",
+        ]
+        strangers = []
     tokens, folder = read_tokens([source.folder])
     return Member(
         source,
@@ -165,9 +178,19 @@ def read_member(source: Source, base: Source | None) -> Member:
         folder,
         _paths(tensors.values(), source.folder / CONFIG_FILE),
         stored.duplicates,
-        architecture.notes,
-        stored.names.strangers,
+        notes,
+        strangers,
+        sentence=sentence,
     )
+
+
+def _read_sentence(source: Source) -> SentenceFolder | None:
+    if source.sentence_folder is None:
+        return None
+    folder = read_sentence_folder(source.sentence_folder)
+    if folder is not None and (found := dtype_problems(folder.tensors)):
+        raise CheckpointError(found)
+    return folder
 
 
 @dataclass
@@ -277,6 +300,7 @@ def _read_adapted(source: Source, base: Source) -> Member:
         [*paths, source.folder / ADAPTER_CONFIG_FILE],
         stored.duplicates + [(own, *pair) for pair in adapter.equal],
         notes,
+        sentence=_read_sentence(source),
     )
 
 

@@ -22,6 +22,7 @@ from regmean_lab.checkpoints.members import Member, equal_tensors, read_member, 
 from regmean_lab.checkpoints.names import read_names, ties
 from regmean_lab.checkpoints.published_statistics import MemberStatistics, open_statistics, other_weights
 from regmean_lab.checkpoints.recipe.reading import UNION, Recipe
+from regmean_lab.checkpoints.sentence_modules import MergedModules, agree_on_modules
 from regmean_lab.checkpoints.sources import Source, find_sources
 from regmean_lab.checkpoints.union_tokenizer import union_lead
 from regmean_lab.checkpoints.weights import FileWeights
@@ -98,6 +99,7 @@ class PreparedMerge:
         shards: the files that will be written.
         diagnostics: of each layer's system of equations, for methods that solve one; filled by the merge.
         settings: by a tensor's name, how it is merged; None where all are merged alike.
+        modules: what follows the transformer, where all members are models of sentence-transformers.
     """
 
     request: MergeRequest
@@ -108,6 +110,7 @@ class PreparedMerge:
     shards: list[Shard]
     diagnostics: list[LayerDiagnostics] = field(default_factory=list)
     settings: Callable[[str], TensorSettings] | None = None
+    modules: MergedModules | None = None
 
     @property
     def lead(self) -> Member:
@@ -116,7 +119,7 @@ class PreparedMerge:
 
     def source_files(self) -> dict[str, list[Path]]:
         """All files that the merge reads, by the name of what they belong to."""
-        files = {
+        files: dict[str, list[Path]] = {
             member.name: [*member.files, *member.tokenizer_files(), *statistics.files]
             for member, statistics in zip(self.members, self.statistics, strict=True)
         }
@@ -156,12 +159,15 @@ def prepare_merge(request: MergeRequest) -> PreparedMerge:
     except CheckpointError as error:
         raise CheckpointError([f"tokenizer_source: {problem}" for problem in error.problems]) from None
     agreement, found = agree(members, request.heads, lambda names: request.method.kept(set(names)), lead)
+    modules, module_problems = agree_on_modules(members, request.heads, request.method)
+    found += module_problems
     found += _pattern_problems(request.method, {name for member in members for name in member.weights})
     if agreement is None or found:
         raise CheckpointError(found)
     found += _unreadable(agreement)
     try:
-        by_name = request.settings.of(agreement.names) if request.settings is not None else None
+        every = [*agreement.names, *(modules.names if modules is not None else ())]
+        by_name = request.settings.of(every) if request.settings is not None else None
     except CheckpointError as error:
         by_name = None
         found += error.problems
@@ -181,13 +187,22 @@ def prepare_merge(request: MergeRequest) -> PreparedMerge:
             found += error.problems
     if found:
         raise CheckpointError(found)
+    if modules is None and (left := [member.name for member in members if member.sentence is not None]):
+        agreement.notes.append(
+            f"the modules of {', '.join(left)} are left out: what is written is the transformer alone"
+        )
+    elif modules is not None:
+        modules.find_statistics(statistics)
+        agreement.notes += modules.notes()
     planned = [
         PlannedTensor(name, _output_dtype(request, members[0], name), _merged_shape(agreement, name))
         for name in agreement.names
     ]
     agreement.notes += _narrowed(members, planned)
     shards = plan_shards(planned, request.max_shard_size)
-    return PreparedMerge(request, members, agreement, statistics, base, shards, settings=by_name)
+    if modules is not None and base_source is not None and request.method.needs_base:
+        modules.find_base(base_source)
+    return PreparedMerge(request, members, agreement, statistics, base, shards, settings=by_name, modules=modules)
 
 
 def statistics_problems(prepared: PreparedMerge, sums: Mapping[str, Mapping[str, str]]) -> list[str]:
@@ -213,6 +228,8 @@ def write_merged_weights(prepared: PreparedMerge, folder: Path, device: torch.de
     for member in prepared.members:
         check_doubles(member)
     write_shards(folder, prepared.shards, merged_tensors(prepared, device))
+    if prepared.modules is not None:
+        prepared.modules.write(folder, prepared.request.dtype, prepared.settings, device, prepared.diagnostics)
 
 
 def merged_tensors(prepared: PreparedMerge, device: torch.device | str = "cpu") -> Iterator[tuple[str, Tensor]]:
@@ -232,6 +249,8 @@ def merged_tensors(prepared: PreparedMerge, device: torch.device | str = "cpu") 
     prepared.diagnostics.clear()
     started = time.perf_counter()
     layout, settings = lead.architecture.layout, prepared.settings
+    if prepared.modules is not None:
+        method = prepared.modules.of_transformer(method, layout)
     for parameter in merge_members(method, members, layout, device=device, base=base, settings=settings):
         if parameter.diagnostics is not None:
             prepared.diagnostics.append(parameter.diagnostics)

@@ -33,10 +33,15 @@ SCHEMA = 1
 
 def checksums(prepared: PreparedMerge) -> dict[str, dict[str, str]]:
     """SHA-256 of every file that a merge reads, by source and file name."""
-    return {
+    sums = {
         name: {_label(path): file_sha256(path) for path in sorted(set(paths))}
         for name, paths in prepared.source_files().items()
     }
+    if prepared.modules is not None:
+        for member in prepared.members:
+            files = prepared.modules.files(member.name)
+            sums[member.name] |= {name: file_sha256(path) for name, path in files.items()}
+    return sums
 
 
 def fingerprint(prepared: PreparedMerge, settings: Mapping[str, Any], sums: Mapping[str, Mapping[str, str]]) -> str:
@@ -306,7 +311,11 @@ def _front_matter(prepared: PreparedMerge) -> str:
     tags = ["merge", "model-merging", "regmean_lab"]
     tree = f"base_model:\n{base}base_model_relation: merge\n" if base else ""
     listed_tags = "".join(f"- {tag}\n" for tag in tags)
-    return f"---\nlibrary_name: transformers\n{tree}tags:\n{listed_tags}---\n"
+    library = "transformers"
+    if prepared.modules is not None:
+        library = "sentence-transformers"
+        listed_tags += "- sentence-transformers\n- sentence-similarity\n"
+    return f"---\nlibrary_name: {library}\n{tree}tags:\n{listed_tags}---\n"
 
 
 def _label(path: Path) -> str:

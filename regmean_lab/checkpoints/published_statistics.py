@@ -151,6 +151,8 @@ def other_weights(member: Member, statistics: MemberStatistics, sums: Mapping[st
     """
     found = []
     weights = {path.name for path in member.files if path.suffix == ".safetensors"}
+    modules: set[str] = set() if member.sentence is None else set(member.sentence.weight_files)
+    weights |= modules & set(sums)
     for path in statistics.files:
         with StatisticsFile(path) as file:
             collected = file.metadata.get("collected")
@@ -160,7 +162,9 @@ def other_weights(member: Member, statistics: MemberStatistics, sums: Mapping[st
         hashes, hub = model.get("weights_sha256"), model.get("hub")
         same = True
         if isinstance(hashes, dict):
-            same = set(hashes.values()) == {digest for name, digest in sums.items() if name in weights}
+            # Modules that are not merged are not compared.
+            of_merged = {digest for name, digest in hashes.items() if name not in modules - weights}
+            same = of_merged == {digest for name, digest in sums.items() if name in weights}
         elif isinstance(hub, str) and member.source.revision is not None:
             same = hub.rpartition("@")[2] == member.source.revision  # a model may have had another name
         if not same:

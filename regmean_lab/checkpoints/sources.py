@@ -20,8 +20,9 @@ from regmean_lab.models.converted_weights import (
 from regmean_lab.models.folders import ADAPTER_CONFIG_FILE, CONFIG_FILE, two_readings
 from regmean_lab.models.headers import CheckpointError
 from regmean_lab.models.hub import HubModel, fetch, find_on_hub, is_hub_name, split_reference
+from regmean_lab.models.sentence_folders import FOLDER_FILES, is_sentence_folder, transformer_folder
 
-FILES = (*SMALL_FILES, "*.safetensors", "statistics/*.safetensors")
+FILES = (*SMALL_FILES, "*.safetensors", "statistics/*.safetensors", *FOLDER_FILES)
 """What is fetched from the hub."""
 
 
@@ -34,7 +35,8 @@ class Source:
         reference: how it was asked for.
         folder: where its files lie.
         revision: the commit of a model of the hub, or None.
-        statistics_from: where statistics lie, if not in ``folder``, which then holds converted weights.
+        statistics_from: where statistics lie, if not in ``folder``, which then holds converted weights, or the
+            transformer of a folder of sentence-transformers.
         whole: that the whole model of a folder is meant, which holds an adapter too.
     """
 
@@ -53,6 +55,12 @@ class Source:
         shown = self.reference if _meant(self.reference) else None
         folder = (self.statistics_from or self.folder).resolve().name
         return folder if shown is None else f"{folder}/{Path(shown).name}"
+
+    @property
+    def sentence_folder(self) -> Path | None:
+        """The folder with ``modules.json``, if it is a model of sentence-transformers."""
+        root = self.statistics_from or self.folder
+        return root if is_sentence_folder(root) else None
 
     @property
     def is_adapter(self) -> bool:
@@ -107,12 +115,14 @@ def _located(reference: str, models_folder: Path) -> tuple[Path, str | None, Pat
     if _meant(reference) is not None:
         return _local(path.parent, reference, models_folder)
     if path.is_dir():
-        if not any((path / file).is_file() for file in (CONFIG_FILE, ADAPTER_CONFIG_FILE)):
-            raise CheckpointError([f"{path}: no {CONFIG_FILE} there; expected a Hugging Face model folder"])
-        if problem := two_readings(path):
-            files = f"{path / CONFIG_FILE} or {path / ADAPTER_CONFIG_FILE}"
+        own = transformer_folder(path)
+        if not any((own / file).is_file() for file in (CONFIG_FILE, ADAPTER_CONFIG_FILE)):
+            raise CheckpointError([f"{own}: no {CONFIG_FILE} there; expected a Hugging Face model folder"])
+        if problem := two_readings(own):
+            files = f"{own / CONFIG_FILE} or {own / ADAPTER_CONFIG_FILE}"
             raise CheckpointError([f"{problem} Say which is meant: {files}"])
-        return _local(path, reference, models_folder)
+        folder, revision, whole = _local(own, reference, models_folder)
+        return folder, revision, whole if own.samefile(path) else path
     name, revision = split_reference(reference)
     if not is_hub_name(name):
         raise CheckpointError(

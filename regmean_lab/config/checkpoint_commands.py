@@ -79,8 +79,8 @@ class CollectConfig:
         experiment: its name.
         checkpoint: the fine-tuned model: a Hugging Face folder, or the name of a model on the hub.
         revision: git revision of a model of the hub; None is the newest.
-        task: ``sequence_classification``, ``token_classification``, ``seq2seq`` or ``causal``; None is what the model's
-            config.json says.
+        task: ``sequence_classification``, ``token_classification``, ``seq2seq``, ``causal``, ``masked_lm``,
+            ``question_answering``, ``multiple_choice`` or ``encoder``; None is what the model's config.json says.
         data: a local file (jsonl, json, csv, tsv, txt, parquet), or a data set for ``datasets.load_dataset``.
         subset: configuration of a data set.
         split: split of a data set.

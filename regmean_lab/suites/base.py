@@ -18,9 +18,9 @@ from regmean_lab.utils.labels import IGNORED as IGNORED
 from regmean_lab.utils.names import nearest
 from regmean_lab.utils.registry import Registry
 
-TaskKind = Literal["multi_label", "single_label", "regression", "token_labels", "answers", "text"]
+TaskKind = Literal["multi_label", "single_label", "regression", "token_labels", "answers", "text", "unlabelled"]
 """Form of a task: labels of a whole text (any number, one, a real value), labels of its words, generated answers to
-questions, or text as it is, which a language model writes."""
+questions, text as it is, which a language model writes, or texts that are only read."""
 
 Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")

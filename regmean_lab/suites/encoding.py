@@ -141,4 +141,4 @@ def padded(rows: Sequence[Sequence[int]], width: int, fill: int) -> Tensor:
     return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows], dtype=torch.long)
 
 
-register_encoding(("multi_label", "single_label", "regression"), encode, Collator)
+register_encoding(("multi_label", "single_label", "regression", "unlabelled"), encode, Collator)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import MixtralConfig, MixtralForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from regmean_lab.checkpoints.merge import MergeRequest, prepare_merge
 from regmean_lab.checkpoints.output import write_output
@@ -156,3 +156,54 @@ def test_one_line_for_layers_that_are_alike() -> None:
     expected = "averaged, as mats has no inputs of them: conv.weight, layers.*.gate.weight (2)"
     assert averaged_line(names, "mats") == expected
     assert averaged_line([], "mats") is None
+
+
+def with_constant(module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
+    """A router's input whose first feature is 1, so that its weights for it are added to the experts' logits."""
+    states = args[0].clone()
+    states[..., 0] = 1.0
+    return (states,)
+
+
+@pytest.mark.parametrize("kind", ["mixtral", "qwen2_moe"])
+def test_experts_that_no_member_used_keep_the_mean(kind: str, tmp_path: Path) -> None:
+    """The last expert gets no tokens of either member; the one before gets some of the first member alone."""
+    own = {"num_local_experts": 6, "intermediate_size": 12}
+    if kind == "qwen2_moe":
+        own = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 12, "max_window_layers": 1}
+        own["shared_expert_intermediate_size"] = 12
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
+    config = AutoConfig.for_model(kind, vocab_size=40, hidden_size=16, num_hidden_layers=1, **heads, **own)
+    models, grams = [], []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(config).eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.copy_(0.4 * torch.randn(parameter.shape))
+        never = (4, 5) if seed else (5,)
+        gate = model.model.layers[0].mlp.gate
+
+        with torch.no_grad():
+            gate.weight[:, 0] = torch.tensor([-1e4 if expert in never else 0.0 for expert in range(6)])
+        handle = gate.register_forward_pre_hook(with_constant)
+        grams.append(statistics_of(model, 200, seed))
+        handle.remove()
+        model.save_pretrained(tmp_path / str(seed), save_original_format=False)
+        save_gram(tmp_path / str(seed) / "statistics" / "gram.safetensors", grams[-1], {})
+        models.append(model)
+    prepared = prepare_merge(MergeRequest([str(tmp_path / str(seed)) for seed in (0, 1)], RegMean()))
+    write_output(prepared, tmp_path / "out", {"name": "regmean"})
+    merged = load_file(tmp_path / "out" / "model.safetensors")
+    states = [model.state_dict() for model in models]
+    for part in ("gate_up_proj", "down_proj"):
+        name = f"model.layers.0.mlp.experts.{part}"
+        assert f"{name}.5" in grams[0].unseen
+        assert f"{name}.5" in grams[1].unseen
+        assert f"{name}.4" in grams[0].shared
+        assert f"{name}.4" in grams[1].unseen
+        torch.testing.assert_close(merged[name][5], (states[0][name][5] + states[1][name][5]) / 2, rtol=0, atol=1e-7)
+        for expert in range(5):
+            weights = [state[name][expert] for state in states]
+            expected = regression_mean(weights, [gram.matrix(f"{name}.{expert}") for gram in grams], 0.9)
+            np.testing.assert_allclose(merged[name][expert].double().numpy(), expected, rtol=1e-3, atol=1e-4)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
 from transformers import (
+    AutoModel,
     AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForMultipleChoice,
+    AutoModelForQuestionAnswering,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
+    AutoModelForTextEncoding,
     AutoModelForTokenClassification,
     PreTrainedConfig,
     PreTrainedModel,
@@ -16,21 +22,30 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES,
+    MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES,
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
     MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
+    MODEL_MAPPING_NAMES,
 )
 
 from regmean_lab.checkpoints.labels import label_problems
 from regmean_lab.models.folders import stored_tensors
 from regmean_lab.models.headers import CheckpointError
 from regmean_lab.models.pretrained import Checkpoint, ModelError
+from regmean_lab.models.sentence_folders import SentenceFolder
+from regmean_lab.models.sentence_layers import sentence_layers
 from regmean_lab.modules import TaskModule
 from regmean_lab.modules.language_modeling import LanguageModule
+from regmean_lab.modules.reading import ReadingModule
 from regmean_lab.modules.sequence_classification import PROBLEM_TYPES, SequenceClassificationModule
 from regmean_lab.modules.token_classification import TokenClassificationModule
 from regmean_lab.suites.base import Task, TaskKind
 from regmean_lab.utils.names import abbreviated
+
+log = logging.getLogger(__name__)
 
 LONGEST = 512
 """Tokens to which texts are cut where no length is given and the model could take more."""
@@ -38,41 +53,73 @@ LONGEST = 512
 UNLIMITED = 10**6
 """A tokenizer that claims to take more tokens knows no limit."""
 
-TASKS = {
+TASKS: dict[str, tuple[Any, Any]] = {
     "sequence_classification": (AutoModelForSequenceClassification, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES),
     "token_classification": (AutoModelForTokenClassification, MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES),
     "seq2seq": (AutoModelForSeq2SeqLM, MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES),
     "causal": (AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
+    "masked_lm": (AutoModelForMaskedLM, MODEL_FOR_MASKED_LM_MAPPING_NAMES),
+    "question_answering": (AutoModelForQuestionAnswering, MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES),
+    "multiple_choice": (AutoModelForMultipleChoice, MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES),
+    "encoder": (AutoModel, MODEL_MAPPING_NAMES),
 }
 """What loads a model of each task, and the classes of such models by type of model."""
 
+READS = {
+    "masked_lm": "texts",
+    "question_answering": "pairs",
+    "multiple_choice": "choices",
+    "encoder": "texts",
+}
+"""Of tasks that need no labels, what is read: texts, pairs of texts, or a text with each of several choices."""
 
-def task_name(config: PreTrainedConfig, wanted: str | None) -> str:
+ENCODER_CLASS = "EncoderModel"
+"""Ending of the names of classes that are the encoder of an encoder-decoder."""
+
+
+def task_name(config: PreTrainedConfig, wanted: str | None, sentence: SentenceFolder | None = None) -> str:
     """The task of a model, one of :data:`TASKS`.
 
     Args:
         config: its configuration.
         wanted: the task that is asked for, or None: the configuration's ``architectures`` tell it.
+        sentence: the folder of sentence-transformers that it belongs to: it is an encoder then, whatever class it was
+            saved from.
 
     Raises:
         ModelError: when they do not.
     """
-    if wanted is not None:
-        return wanted
     architecture = (getattr(config, "architectures", None) or [""])[0]
-    for name, (_, classes) in TASKS.items():
-        if architecture and architecture == classes.get(config.model_type):
-            return name
-    raise ModelError(
-        f"task: the model's config.json names {architecture or 'no class'} ({config.model_type}), which is no model "
-        f"with a head for text; expected one of {', '.join(TASKS)}"
-    )
+    name = wanted
+    if name is None and sentence is not None and sentence.is_embedding:
+        name = "encoder"
+    if name is None:
+        for task, (_, classes) in TASKS.items():
+            known = classes.get(config.model_type, ())
+            if architecture and architecture in (known if isinstance(known, tuple) else (known,)):
+                name = task
+                break
+    if name is None and architecture.endswith(ENCODER_CLASS):
+        name = "encoder"
+    if name is None:
+        raise ModelError(
+            f"task: the model's config.json names {architecture or 'no class'} ({config.model_type}), which is no "
+            f"model of text that is known; expected one of {', '.join(TASKS)}"
+        )
+    if name in READS and config.is_encoder_decoder and not (sentence or architecture.endswith(ENCODER_CLASS)):
+        raise ModelError(
+            f"task: {name} is for encoders and decoders, and {architecture or config.model_type} is an "
+            "encoder-decoder; expected task=seq2seq, or the encoder alone, saved by its own class"
+        )
+    return name
 
 
 def task_of(config: PreTrainedConfig, name: str) -> Task:
     """What a model predicts, with the labels that its configuration names."""
     if name in ("seq2seq", "causal"):
         return Task("text", (), "loss")
+    if name in READS:
+        return Task("unlabelled", (READS[name],), "loss")
     names: Any = config.id2label
     if found := label_problems({"id2label": names}):
         raise ModelError(f"checkpoint: config.json: {found[0]}")
@@ -100,13 +147,15 @@ def read_checkpoint(checkpoint: Checkpoint) -> tuple[PreTrainedConfig, PreTraine
         ) from None
 
 
-def load_module(checkpoint: Checkpoint, name: str, task: Task) -> TaskModule:
-    """The fine-tuned model with its head.
+def load_module(checkpoint: Checkpoint, name: str, task: Task, sentence: SentenceFolder | None = None) -> TaskModule:
+    """The fine-tuned model with its head, or with the modules of sentence-transformers.
 
     Raises:
         ModelError: when it cannot be loaded, or its head is not among its weights.
     """
     auto_class, _ = TASKS[name]
+    if name == "encoder":
+        auto_class = _encoder_class(checkpoint, sentence)
     model, missing = checkpoint.load_with_missing(auto_class)
     if missing:
         shown = ", ".join([*sorted(missing)[:4], *(["…"] if len(missing) > 4 else [])])
@@ -114,12 +163,24 @@ def load_module(checkpoint: Checkpoint, name: str, task: Task) -> TaskModule:
             f"checkpoint: {checkpoint.source} lacks weights of {type(model).__name__} ({shown}): it "
             f"was not fine-tuned for this task{_other_names(checkpoint, model)}"
         )
+    if name in READS:
+        on_top, problem = (None, None) if sentence is None else sentence_layers(sentence)
+        if problem is not None:
+            log.warning("%s", problem)
+        return ReadingModule(model.eval(), task, on_top).eval()
     module: type[TaskModule] = LanguageModule
     if name == "sequence_classification":
         module = SequenceClassificationModule
     elif name == "token_classification":
         module = TokenClassificationModule
     return module(model.eval(), task)
+
+
+def _encoder_class(checkpoint: Checkpoint, sentence: SentenceFolder | None) -> Any:
+    if sentence is not None and sentence.is_embedding:
+        return sentence.auto_class
+    architecture = (checkpoint.config().architectures or [""])[0]
+    return AutoModelForTextEncoding if architecture.endswith(ENCODER_CLASS) else AutoModel
 
 
 def _other_names(checkpoint: Checkpoint, model: PreTrainedModel) -> str:

@@ -12,13 +12,22 @@ PAIRS = (
     ("question", "sentence"),
     ("text", "text_pair"),
 )
+MORE_PAIRS = (
+    ("query", "document"),
+    ("query", "passage"),
+    ("question", "context"),
+)
+"""Pairs of models for which a second text is no more of an exception than one alone: rerankers, embeddings, answers."""
+CHOICES = (("context", "choices"), ("question", "choices"), ("prompt", "choices"))
+"""What choices of an answer belong to, and the choices, a list."""
 TEXTS = ("text", "sentence", "content", "review", "document", "tweet", "comment", "premise", "question")
 WORDS = ("tokens", "words", "text", "sentence")
 SOURCES = ("text", "source", "input", "document", "article", "dialogue", "question")
 TARGETS = ("target", "summary", "highlights", "answer", "output", "labels", "label")
 LABELS = ("label", "labels", "ner_tags", "tags", "score", "class", "category", "sentiment", "emotion", "intent")
 
-OBVIOUS = frozenset((*(name for pair in PAIRS for name in pair), *TEXTS, *WORDS, *SOURCES, *TARGETS, *LABELS))
+_OF_PAIRS = tuple(name for pair in (*PAIRS, *MORE_PAIRS, *CHOICES) for name in pair)
+OBVIOUS = frozenset((*_OF_PAIRS, *TEXTS, *WORDS, *SOURCES, *TARGETS, *LABELS))
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,39}")
 _NUMBER = re.compile(r"[+-]?[\d.,]+%?")

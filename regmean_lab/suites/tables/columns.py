@@ -13,7 +13,9 @@ from regmean_lab.suites.base import IGNORED, DataError, Example, Task
 from regmean_lab.suites.conll import TokenExample
 from regmean_lab.suites.reading import gathered
 from regmean_lab.suites.tables.column_names import (
+    CHOICES,
     LABELS,
+    MORE_PAIRS,
     PAIRS,
     SOURCES,
     TARGETS,
@@ -32,6 +34,12 @@ MISSING_MARKS = frozenset(("na", "n/a", "nan", "null", "none", "#n/a"))
 """What programs write, in small or capital letters, where there is no text."""
 
 SHOWN_LABELS = 20
+
+PAIRED = ("single_label", "multi_label", "regression", "unlabelled")
+"""Kinds of task whose texts may be two columns."""
+
+SEPARATE = ("texts",)
+"""Of tasks without labels: each column is a text of its own, as for embeddings."""
 
 _WHOLE_NUMBER = re.compile(r"\d{1,18}(?:\.0*)?")
 _FRACTION = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?")
@@ -85,8 +93,11 @@ def choose_columns(
     writes = task.kind == "text" and has_encoder
     if not chosen:
         found.append("text: which column holds the texts is not obvious; name it (or two, of a pair) with text=")
-    elif len(chosen) > (2 if task.kind in ("single_label", "multi_label", "regression") else 1):
+    elif len(chosen) > (2 if task.kind in PAIRED else 1):
         found.append(f"text: expected one column for this model, got {', '.join(chosen)}")
+    elif len(chosen) == 1 and task.kind == "unlabelled" and task.labels != SEPARATE:
+        pair = "question and context" if task.labels == ("pairs",) else "context and choices"
+        found.append(f"text: expected two columns for this model ({pair}), got {chosen[0]}")
     if writes and target is None:
         target = _guess(table, TARGETS, chosen)
         if target is None:
@@ -125,8 +136,9 @@ def _guess(table: Table, usual: Sequence[str], taken: Sequence[str] = ()) -> str
 
 
 def _guess_text(table: Table, task: Task, has_encoder: bool) -> tuple[str, ...]:
-    if task.kind in ("single_label", "multi_label", "regression"):
-        for pair in PAIRS:
+    if task.kind in PAIRED:
+        pairs = (*PAIRS, *MORE_PAIRS) if task.kind in ("regression", "unlabelled") else PAIRS
+        for pair in CHOICES if task.labels == ("choices",) else pairs:
             first, second = (find_column(table.columns, name) for name in pair)
             if first is not None and second is not None:
                 return (first, second)
@@ -151,7 +163,8 @@ def examples_of(table: Table, columns: Columns, task: Task) -> list[Any]:
     errors: list[tuple[int, str]] = []
     for number, row in enumerate(table.rows):
         try:
-            examples.append(make(row, columns, task))
+            made = make(row, columns, task)
+            examples += made if isinstance(made, list) else [made]
         except KeyError as error:
             errors.append((table.number(number), f"has no column {error}"))
         except ValueError as error:
@@ -165,7 +178,7 @@ def examples_of(table: Table, columns: Columns, task: Task) -> list[Any]:
             empty.append(number)
         elif len(texts) == 1 and is_missing(texts[0]):
             marked.append(number)
-    if len(empty) == len(examples):
+    if len(empty) == len(table.rows):
         raise DataError(f"{table.name}: all texts are empty")
     for numbers, what in ((empty, "are empty"), (marked, "are a mark of a missing value, such as NA or null")):
         if numbers:
@@ -173,7 +186,7 @@ def examples_of(table: Table, columns: Columns, task: Task) -> list[Any]:
                 "%s: %d of %d texts %s (the first: %s); they are read as they are. Leave such rows out of the data",
                 table.name,
                 len(numbers),
-                len(examples),
+                len(table.rows),
                 what,
                 table.place(table.number(numbers[0])),
             )
@@ -204,6 +217,22 @@ def _whole_text(row: Mapping[str, Any], columns: Columns, task: Task) -> Example
     else:
         label = _label_number(row[columns.label], columns.label, task.labels)
     return Example(texts[0], label, texts[1] if len(texts) == 2 else None)
+
+
+def _unlabelled(row: Mapping[str, Any], columns: Columns, task: Task) -> list[Example]:
+    """What is read of a row: its texts one by one, the pair, or the first text with each choice."""
+    first = _text(row, columns.text[0])
+    if task.labels == SEPARATE:
+        return [Example(_text(row, name), 0) for name in columns.text]
+    if task.labels == ("pairs",):
+        return [Example(first, 0, _text(row, columns.text[1]))]
+    name = columns.text[1]
+    choices = _list(row[name], name, "a list of choices")
+    if choices is None:
+        raise ValueError(f"{name}: expected a list of choices, found {_shown(row[name])}")
+    if not choices or any(not isinstance(choice, str) for choice in choices):
+        raise ValueError(f"{name}: expected choices that are texts, found {_shown(row[name])}")
+    return [Example(first, 0, choice) for choice in choices]
 
 
 def _words(row: Mapping[str, Any], columns: Columns, task: Task) -> TokenExample:
@@ -310,4 +339,8 @@ def _shown(value: Any) -> str:
     return f"{value!r:.60}"
 
 
-_MAKERS: dict[str, Callable[[Mapping[str, Any], Columns, Task], Any]] = {"token_labels": _words, "text": _written}
+_MAKERS: dict[str, Callable[[Mapping[str, Any], Columns, Task], Any]] = {
+    "token_labels": _words,
+    "text": _written,
+    "unlabelled": _unlabelled,
+}

@@ -1,0 +1,71 @@
+"""Models that only read texts: encoders, embedding models, and models with heads whose labels are not needed.
+
+They are run for what goes into their linear layers, and are neither trained nor tested.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModel, PreTrainedModel
+
+from regmean_lab.models.pretrained import Checkpoint, load_model
+from regmean_lab.models.sentence_layers import SentenceLayers
+from regmean_lab.modules.base import Batch, TaskModule, register_module
+from regmean_lab.statistics import Likelihood
+from regmean_lab.suites.base import Task
+
+_NO_LABELS = "a model that only reads texts has no labels"
+
+
+@register_module("unlabelled")
+class ReadingModule(TaskModule):
+    """Runs a model on texts, pairs of texts, or a context with each of several choices.
+
+    Args:
+        model: the model.
+        task: says what is read.
+        on_top: what follows the transformer of an embedding model; its linear layers become layers of the model.
+    """
+
+    def __init__(self, model: PreTrainedModel, task: Task, on_top: SentenceLayers | None = None) -> None:
+        super().__init__(model, task)
+        self.on_top = on_top
+        for path, module in on_top.named_children() if on_top is not None else ():
+            # Under the name of its folder, as it is called when checkpoints are merged.
+            model.add_module(path, module)
+
+    @classmethod
+    def new_model(cls, checkpoint: Checkpoint, task: Task) -> PreTrainedModel:
+        """The model as it is."""
+        return checkpoint.load(AutoModel)
+
+    @classmethod
+    def load_model(cls, folder: Path) -> PreTrainedModel:
+        """An encoder from a folder."""
+        return load_model(AutoModel, folder)
+
+    @property
+    def likelihood(self) -> Likelihood:
+        """None: there are no labels."""
+        raise NotImplementedError(_NO_LABELS)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """What the model gives first: vectors of tokens, logits, or with modules on top embeddings [batch, outputs]."""
+        inputs: dict[str, Any] = {name: value for name, value in batch.items() if name != "labels"}
+        if self.task.labels == ("choices",):  # each choice is an example of its own
+            inputs = {name: value.unsqueeze(1) for name, value in inputs.items()}
+        outputs: Tensor = self.model(**inputs)[0]
+        return outputs if self.on_top is None else self.on_top(outputs, batch["attention_mask"])
+
+    def gram_pass(self, batch: Batch) -> None:
+        """One pass; an encoder has inputs for all layers."""
+        with torch.no_grad():
+            self(batch)
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """None: there are no labels."""
+        raise NotImplementedError(_NO_LABELS)
