@@ -122,5 +122,12 @@ def test_the_numerical_core_needs_no_framework(module: str) -> None:
     assert rooms <= {"merging", "statistics", "utils"}
 
 
+def test_sentence_transformers_is_never_needed() -> None:
+    """Its folders are read without it."""
+    assert not [
+        module for module in MODULES if any(name.startswith("sentence_transformers") for name in imported(module))
+    ]
+
+
 def test_few_files_lie_on_the_root() -> None:
     assert len(list(PACKAGE.glob("*.py"))) <= MOST_ROOT_FILES

@@ -122,12 +122,9 @@ def run(config: DictConfig, folder: Path) -> None:
     )
     public = public_names(table, columns, typed)
     examples = examples_of(table, columns, task)
-    own_length = None
-    if sentence is not None:
-        settings = sentence.modules[0].settings
-        own_length = settings.get("max_seq_length")
-        if settings.get("do_lower_case"):
-            examples = [replace(example, text=example.text.lower()) for example in examples]
+    own_length = None if sentence is None else sentence.longest_text
+    if sentence is not None and task.kind == "unlabelled" and sentence.modules[0].settings.get("do_lower_case"):
+        examples = [replace(example, text=example.text.lower()) for example in examples]
     corpus = OneCorpus(examples, task)
     max_length = longest_text(model_config, tokenizer, plain.max_length or own_length)
     data = CorpusDataModule(

@@ -136,6 +136,12 @@ class SentenceFolder:
         return {name: path for name, path in self.files.items() if path.name == WEIGHTS_FILE}
 
     @property
+    def longest_text(self) -> int | None:
+        """Tokens to which texts are cut, if it is said."""
+        length = self.modules[0].settings.get("max_seq_length")
+        return length if isinstance(length, int) and length > 0 else None
+
+    @property
     def is_embedding(self) -> bool:
         """Whether the transformer is read without a head."""
         return self.modules[0].kind == "Transformer" and self.modules[0].settings.get(TASK_KEY) == EMBEDDING_TASK
