@@ -27,6 +27,10 @@ _NOT_SETTINGS = ("model_type", "transformers_version")
 _CODE_KEYS = ("auto_map", "custom_pipelines")
 
 
+POOLER = "pooler"
+"""What encoders with a ``[CLS]`` token have on top; embeddings do without, and many are stored without it."""
+
+
 @dataclass
 class Architecture:
     """A checkpoint's model, without weights.
@@ -203,6 +207,8 @@ def read_architecture(
             settings = {key: value for key, value in content.items() if key not in _NOT_SETTINGS}
             config: PreTrainedConfig = AutoConfig.for_model(content["model_type"], **settings)
             model, told = empty_model(config, like or Like(), stored, lenient)
+        if stored and not any(f".{POOLER}." in f".{name}" for name in stored) and _without_pooler(model):
+            notes.append(f"{path}: its files have no {POOLER}, which is left out")
         notes += [f"{path}: {note}" for note in told]
         architecture = Architecture(model, config, content, notes)
         _ = architecture.labels  # numbers that are not those of the outputs show here
@@ -212,6 +218,14 @@ def read_architecture(
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError([f"{path}: no model can be made of it ({reason[:300]})"]) from None
     return architecture
+
+
+def _without_pooler(model: PreTrainedModel) -> bool:
+    """Take the pooler from a bare encoder, which computes the same without it; whether there was one."""
+    if model.base_model is not model or getattr(model, POOLER, None) is None:
+        return False
+    setattr(model, POOLER, None)
+    return True
 
 
 def untied_architecture(architecture: Architecture, names: Sequence[str]) -> Architecture:

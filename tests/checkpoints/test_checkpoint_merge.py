@@ -504,3 +504,24 @@ def test_what_loses_digits_is_noted(tmp_path: Path, pico_cache: Path) -> None:
     notes = prepare_merge(MergeRequest(folders, Simple())).agreement.notes
     assert "whole: tensors of float32, which are written as float16" in notes
     assert not prepare_merge(MergeRequest(folders[::-1], Simple())).agreement.notes
+
+
+def test_encoders_with_and_without_a_pooler(tmp_path: Path, pico_cache: Path) -> None:
+    encoders = []
+    for seed, name in enumerate("abc"):
+        classifier = save_classifier(tmp_path / "whole", pico_cache, seed)
+        classifier.bert.save_pretrained(tmp_path / name)
+        tokenizer_of(tmp_path / "whole").save_pretrained(tmp_path / name)
+        encoders.append(classifier.bert.state_dict())
+    for name in "bc":
+        tensors = {key: value for key, value in tensors_of(tmp_path / name).items() if "pooler" not in key}
+        save_file(tensors, tmp_path / name / "model.safetensors", {"format": "pt"})
+    alone = tensors_of(merge_into(tmp_path / "alone", [tmp_path / "b", tmp_path / "c"], Simple()))
+    assert not any("pooler" in name for name in alone)
+    assert all(close(value, mean([state[name] for state in encoders[1:]])) for name, value in alone.items())
+    dropped = tensors_of(merge_into(tmp_path / "out", [tmp_path / "a", tmp_path / "b"], Simple(), heads="drop"))
+    both = {name: value for name, value in dropped.items() if "pooler" not in name}
+    assert both
+    assert all(close(value, mean([state[name] for state in encoders[:2]])) for name, value in both.items())
+    with pytest.raises(CheckpointError, match="in a, not in b: pooler"):
+        merge_into(tmp_path / "refused", [tmp_path / "a", tmp_path / "b"], Simple())
