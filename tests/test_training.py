@@ -403,3 +403,26 @@ def test_training_ends_when_scores_on_dev_get_no_better(train: Trains) -> None:
         "accumulate: expected at least 1, got 0",
         "patience: expected at least 1 or null, got 0",
     ]
+
+
+def test_a_training_that_was_killed_at_its_very_end_is_not_repeated(
+    train: Trains, go_on: Callable[..., tuple[ZooEntry, list[int]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cases: list[tuple[dict[str, Any], list[int]]] = [
+        ({"epochs": 2}, []),
+        ({"steps": 6, "selection": "last"}, []),
+        # That it has to stop is found out again, by the scores of its last epoch.
+        ({"epochs": 9, "patience": 2, "learning_rate": 1e-12}, [2, 2, 2]),
+    ]
+    for changes, repeated in cases:
+        whole, expected = train(dropout=0.2, **changes)
+        with monkeypatch.context() as patch:
+            patch.setattr(train_module, "versions", lambda: (_ for _ in ()).throw(Killed))
+            with pytest.raises(Killed):
+                go_on(replace(TRAINING, **changes))
+        entry, epochs = go_on(replace(TRAINING, **changes))
+        assert epochs == repeated and same(entry.path, whole)
+        record = json.loads((entry.path / "training.json").read_text())
+        assert {key: record[key] for key in ("scores", "epoch", "steps")} == {
+            key: expected[key] for key in ("scores", "epoch", "steps")
+        }

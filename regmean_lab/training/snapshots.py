@@ -68,8 +68,8 @@ class Snapshots(pl.Callback):
         return self.path
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write, if the last time is long enough ago."""
-        if time.monotonic() - self._last >= self._seconds:
+        """Write, if the last time is long enough ago, and training is not about to stop: nobody would be told again."""
+        if not trainer.should_stop and time.monotonic() - self._last >= self._seconds:
             trainer.save_checkpoint(self.path)
             self._last = time.monotonic()
 

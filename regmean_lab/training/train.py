@@ -298,8 +298,15 @@ def train_model(
     best = BestWeights()
     callbacks: list[pl.Callback] = [best] if training.selection == "best" else []
     if training.patience is not None:
+        # After each evaluation, so that a snapshot at the epoch's end knows whether training stops.
         callbacks.append(
-            EarlyStopping(DEV_SCORE, mode="max", patience=training.patience, check_finite=False, verbose=False)
+            EarlyStopping(
+                DEV_SCORE,
+                mode="max",
+                patience=training.patience,
+                check_finite=False,
+                check_on_train_epoch_end=False,
+            )
         )
     kept = None if snapshots is None else Snapshots(snapshots)
     callbacks += [] if kept is None else [kept]
