@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import json
+import pickle
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import CSVLogger, Logger
 from safetensors.torch import load_file
@@ -20,8 +23,11 @@ from regmean_lab.metrics.metrics import score
 from regmean_lab.models.find import find_checkpoint
 from regmean_lab.models.pretrained import Checkpoint, ModelError
 from regmean_lab.suites.emotion import EmotionSettings, EmotionSuite
-from regmean_lab.training.train import describe, find_or_train, train_model
-from regmean_lab.zoo import Zoo, member_address
+from regmean_lab.training import snapshots
+from regmean_lab.training import train as train_module
+from regmean_lab.training.best_weights import epoch_of
+from regmean_lab.training.train import describe, find_or_train, train_model, training_trainer
+from regmean_lab.zoo import Zoo, ZooEntry, member_address
 
 TRAINING = TrainingConfig(learning_rate=3e-3, epochs=2, batch_size=16, max_length=32)
 TRAINER = TrainerConfig(accelerator="cpu", progress_bar=False)
@@ -247,3 +253,176 @@ def test_a_member_is_trained_once_and_logged(checkpoint: Checkpoint, suite: Emot
     assert len(opened) == 1
     assert opened[0][:3] == ("train emotion-tec-pico_bert-seed1", "train", "emotion")
     assert "dev/score" in (tmp_path / "log" / "metrics.csv").read_text()
+
+
+class Killed(Exception):
+    """What stands for the end of a process."""
+
+
+class Watch(pl.Callback):
+    """Counts batches, and ends training in the middle of an epoch."""
+
+    def __init__(self, end: int | None = None) -> None:
+        self.end, self.epochs = end, list[int]()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        self.epochs.append(epoch_of(trainer))
+        if self.epochs[-1] == self.end:
+            raise Killed
+
+
+@pytest.fixture
+def go_on(
+    checkpoint: Checkpoint, suite: EmotionSuite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[ZooEntry, list[int]]]:
+    """Finds or trains a member with dropout, and writes down every epoch; gives it and the epochs of its batches."""
+    monkeypatch.setattr(snapshots, "SECONDS", 0.0)
+
+    def run(training: TrainingConfig, end: int | None = None) -> tuple[ZooEntry, list[int]]:
+        watch = Watch(end)
+
+        def with_watch(one: Any, two: Any, callbacks: Any, *rest: Any, **others: Any) -> pl.Trainer:
+            return training_trainer(one, two, [*callbacks, watch], *rest, **others)
+
+        monkeypatch.setattr(train_module, "training_trainer", with_watch)
+        logs = partial(nullcontext, [])
+        start = replace(checkpoint, dropout=0.2)
+        entry, _ = find_or_train(Zoo(tmp_path / "zoo"), start, suite, ("tec",), training, TRAINER, 1, lambda *_: logs())
+        return entry, watch.epochs
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"epochs": 4},
+        {"epochs": 4, "selection": "last", "accumulate": 2},
+        {"steps": 11},
+        {"steps": 11, "selection": "last"},
+        {"steps": 11, "eval_steps": 2, "patience": 50},
+        {"epochs": 4, "gradient_checkpointing": True},
+    ],
+    ids=["epochs", "last", "steps", "last of steps", "eval_steps", "gradient_checkpointing"],
+)
+def test_a_killed_training_goes_on_to_the_same_weights(
+    changes: dict[str, Any], train: Trains, go_on: Callable[..., tuple[ZooEntry, list[int]]], tmp_path: Path
+) -> None:
+    """Killed twice, in the second and the third epoch; with dropout, to the last bit."""
+    whole, expected = train(dropout=0.2, **changes)
+    training = replace(TRAINING, **changes)
+    for epoch in (1, 2):
+        with pytest.raises(Killed):
+            go_on(training, epoch)
+    entry, epochs = go_on(training)
+    assert epochs == [2, 2, 2, 3, 3, 3][: len(epochs)] and len(epochs) >= 5  # what came before is not done again
+    assert same(entry.path, whole)
+    record = json.loads((entry.path / "training.json").read_text())
+    assert {key: record[key] for key in ("scores", "epoch", "steps")} == {
+        key: expected[key] for key in ("scores", "epoch", "steps")
+    }
+    assert not list((tmp_path / "zoo" / ".training").iterdir())
+
+
+class Trap:
+    """Of a pickle that does something when it is loaded."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+def test_a_snapshot_that_cannot_be_read_is_told_and_nothing_of_it_runs(
+    train: Trains,
+    go_on: Callable[..., tuple[ZooEntry, list[int]]],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    whole, _ = train(dropout=0.2)
+    with pytest.raises(Killed):
+        go_on(TRAINING, 1)
+    (snapshot,) = (tmp_path / "zoo" / ".training").glob("*/last.ckpt")
+    for content in (b"half", snapshot.read_bytes()[:-500], pickle.dumps({"epoch": Trap(tmp_path / "sprung")})):
+        snapshot.write_bytes(content)
+        with pytest.raises(Killed):
+            go_on(TRAINING, 0)
+    assert caplog.text.count("cannot be read") == 3 and not (tmp_path / "sprung").exists()
+    entry, epochs = go_on(TRAINING)
+    assert epochs == [0, 0, 0, 1, 1, 1] and same(entry.path, whole)
+
+
+def test_what_a_killed_training_left_is_pruned(
+    go_on: Callable[..., tuple[ZooEntry, list[int]]], tmp_path: Path
+) -> None:
+    with pytest.raises(Killed):
+        go_on(TRAINING, 1)
+    zoo = Zoo(tmp_path / "zoo")
+    (left,) = (tmp_path / "zoo" / ".training").iterdir()
+    assert zoo.prune(dry_run=True).temporary == [left.name] and left.is_dir()
+    assert zoo.prune().temporary == [left.name] and not left.exists()
+
+
+def test_gradients_of_several_batches_make_one_step(train: Trains) -> None:
+    """As one batch of all their examples, with the rounding of other sums."""
+    several, record = train(dropout=0.0, epochs=2, accumulate=3, selection="last")
+    one, expected = train(dropout=0.0, epochs=2, batch_size=48, selection="last")
+    other, _ = train(dropout=0.0, epochs=2, selection="last")
+    assert record["steps"] == expected["steps"] == 2
+    for name, tensor in weights(several).items():
+        torch.testing.assert_close(tensor, weights(one)[name], rtol=1e-3, atol=1e-5)
+    assert max(float((tensor - weights(other)[name]).abs().max()) for name, tensor in weights(several).items()) > 1e-3
+
+
+def test_the_last_batches_of_an_epoch_make_a_step_too(train: Trains) -> None:
+    assert train(epochs=2, accumulate=2)[1]["steps"] == 4
+    assert train(steps=3, accumulate=2, eval_steps=1)[1]["steps"] == 3
+
+
+def test_activations_are_computed_again_to_the_same_weights(train: Trains, suite: EmotionSuite) -> None:
+    kept, _ = train(dropout=0.2)
+    again, _ = train(dropout=0.2, gradient_checkpointing=True)
+    assert same(kept, again)
+    assert (kept / "config.json").read_text() == (again / "config.json").read_text()
+    described = [
+        describe(train.checkpoint, suite, ("tec",), replace(TRAINING, **more), 1)
+        for more in ({}, {"gradient_checkpointing": True}, {"accumulate": 2}, {"patience": 3})
+    ]
+    assert [member_address(one) == member_address(described[0]) for one in described] == [True, True, False, False]
+
+
+def test_training_ends_when_scores_on_dev_get_no_better(train: Trains) -> None:
+    """With a step that changes nothing the first score stays the best."""
+    _, record = train(learning_rate=1e-12, epochs=9, patience=2)
+    assert (record["epoch"], record["steps"]) == (0, 3 * 3)
+    assert TrainingConfig(patience=2, selection="last").problems() == [
+        "patience: needs scores on dev, which selection=last does without; expected null"
+    ]
+    assert TrainingConfig(patience=0, accumulate=0).problems() == [
+        "accumulate: expected at least 1, got 0",
+        "patience: expected at least 1 or null, got 0",
+    ]
+
+
+def test_a_training_that_was_killed_at_its_very_end_is_not_repeated(
+    train: Trains, go_on: Callable[..., tuple[ZooEntry, list[int]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cases: list[tuple[dict[str, Any], list[int]]] = [
+        ({"epochs": 2}, []),
+        ({"steps": 6, "selection": "last"}, []),
+        # That it has to stop is found out again, by the scores of its last epoch.
+        ({"epochs": 9, "patience": 2, "learning_rate": 1e-12}, [2, 2, 2]),
+    ]
+    for changes, repeated in cases:
+        whole, expected = train(dropout=0.2, **changes)
+        with monkeypatch.context() as patch:
+            patch.setattr(train_module, "versions", lambda: (_ for _ in ()).throw(Killed))
+            with pytest.raises(Killed):
+                go_on(replace(TRAINING, **changes))
+        entry, epochs = go_on(replace(TRAINING, **changes))
+        assert epochs == repeated and same(entry.path, whole)
+        record = json.loads((entry.path / "training.json").read_text())
+        assert {key: record[key] for key in ("scores", "epoch", "steps")} == {
+            key: expected[key] for key in ("scores", "epoch", "steps")
+        }

@@ -40,6 +40,12 @@ class TrainingConfig:
         precision: Lightning's precision of training, for example ``32-true`` or ``bf16-mixed``.
         reweight: weights of the loss of yes/no labels: ``none``, or by the square root of the shares of positives and
             negatives (``sqrt``, as published; see :func:`regmean_lab.modules.reweighting.sqrt_weights`).
+        accumulate: batches whose gradients are averaged for one optimizer step: ``batch_size`` times as many examples a
+            step, with the memory of one batch.
+        gradient_checkpointing: compute activations again in the backward pass, in place of keeping them: the same
+            weights with less memory and more time.
+        patience: with ``selection: best``, stop after so many evaluations on dev without a better score; None never
+            does.
     """
 
     learning_rate: float = 1e-5
@@ -56,13 +62,16 @@ class TrainingConfig:
     selection: str = "best"
     precision: str = "32-true"
     reweight: str = "none"
+    accumulate: int = 1
+    gradient_checkpointing: bool = False
+    patience: int | None = None
 
     def problems(self) -> list[str]:
         """What is wrong with the settings: one message each, beginning with the setting's name."""
         found: list[str] = []
-        for name in ("epochs", "batch_size", "eval_batch_size", "max_length"):
+        for name in ("epochs", "batch_size", "eval_batch_size", "max_length", "accumulate"):
             at_least_one(name, getattr(self, name), found)
-        for name in ("steps", "eval_steps"):
+        for name in ("steps", "eval_steps", "patience"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 found.append(f"{name}: expected at least 1 or null, got {value}")
@@ -76,6 +85,8 @@ class TrainingConfig:
         one_of("selection", self.selection, SELECTIONS, found)
         one_of("reweight", self.reweight, REWEIGHTINGS, found)
         one_of("precision", self.precision, PRECISIONS, found)
+        if self.patience is not None and self.selection != "best":
+            found.append(f"patience: needs scores on dev, which selection={self.selection} does without; expected null")
         return found
 
 

@@ -13,14 +13,16 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.loggers import Logger
+from transformers import PreTrainedModel
 
 from regmean_lab.config.baselines import Multitask
 from regmean_lab.config.groups import TrainerConfig, TrainingConfig
 from regmean_lab.config.schema import Settings
 from regmean_lab.models.pretrained import Checkpoint, ModelError
 from regmean_lab.modules import Optimization, module_type
-from regmean_lab.modules.base import TrainableModule
+from regmean_lab.modules.base import DEV_SCORE, TrainableModule
 from regmean_lab.modules.multi_task import MultiTaskModule
 from regmean_lab.modules.reweighting import sqrt_weights
 from regmean_lab.modules.sequence_classification import SequenceClassificationModule
@@ -30,8 +32,9 @@ from regmean_lab.suites.data_module import CorpusDataModule
 from regmean_lab.suites.multi_task_data import MultiTaskDataModule
 from regmean_lab.tracking.environment import versions
 from regmean_lab.tracking.loggers import open_loggers
-from regmean_lab.training.best_weights import BestWeights
+from regmean_lab.training.best_weights import BestWeights, epoch_of
 from regmean_lab.training.processes import run_together, trainer_devices
+from regmean_lab.training.snapshots import Snapshots, TensorCheckpoints
 from regmean_lab.training.starting_heads import head_note
 from regmean_lab.utils.later_settings import without_later_settings
 from regmean_lab.zoo import Zoo, ZooEntry
@@ -47,7 +50,7 @@ DESCRIPTION_FORMAT = 1
 JOINT = "joint"
 """What the model of joint training is called beside members."""
 
-EVALUATION_ONLY = ("eval_batch_size",)
+WITHOUT_EFFECT = ("eval_batch_size", "gradient_checkpointing")
 """Training settings that do not change the weights."""
 
 
@@ -88,7 +91,7 @@ def describe(
 ) -> dict[str, Any]:
     """Everything that determines the weights of a member: what its address in the zoo is a hash of."""
     tasks = [suite.task(corpus) for corpus in corpora]
-    settings = {name: value for name, value in vars(training).items() if name not in EVALUATION_ONLY}
+    settings = {name: value for name, value in vars(training).items() if name not in WITHOUT_EFFECT}
     description = {
         "format": DESCRIPTION_FORMAT,
         "model": {
@@ -133,7 +136,20 @@ def find_or_train(
     def train(folder: Path) -> dict[str, Any]:
         logs = partial(open_logs, f"train {prefix}", "train", suite.name, description)
         work = partial(
-            _with_logs, logs, partial(train_model, folder, checkpoint, suite, corpora, training, trainer, seed)
+            _with_logs,
+            logs,
+            partial(
+                train_model,
+                folder,
+                checkpoint,
+                suite,
+                corpora,
+                training,
+                trainer,
+                seed,
+                # Each of several processes has random numbers of its own, and only the first writes.
+                snapshots=zoo.training_folder(description) if trainer.devices == 1 else None,
+            ),
         )
         return work() if trainer.devices == 1 else run_together(trainer, work)
 
@@ -185,11 +201,14 @@ def training_trainer(
         precision=training.precision,  # type: ignore[arg-type]  # any string that Lightning accepts
         max_epochs=training.epochs if training.steps is None else -1,
         max_steps=-1 if training.steps is None else training.steps,
-        val_check_interval=training.eval_steps,
+        accumulate_grad_batches=training.accumulate,
+        # Lightning counts batches.
+        val_check_interval=None if training.eval_steps is None else training.eval_steps * training.accumulate,
         check_val_every_n_epoch=None if training.eval_steps else 1,
         gradient_clip_val=training.gradient_clip or None,
         deterministic=trainer.deterministic,
         callbacks=list(callbacks),
+        plugins=[TensorCheckpoints()],
         logger=list(loggers) or False,
         enable_checkpointing=False,
         enable_progress_bar=trainer.progress_bar,
@@ -201,6 +220,17 @@ def training_trainer(
     )
 
 
+def _checkpoint_gradients(module: TrainableModule) -> None:
+    """Have every Hugging Face model of a module compute activations again in the backward pass."""
+    models = [part for part in module.modules() if isinstance(part, PreTrainedModel)]
+    for model in models:
+        if not model.supports_gradient_checkpointing:
+            raise ModelError(
+                f"training.gradient_checkpointing: {type(model).__name__} keeps all activations; expected false"
+            )
+    models[0].activation_checkpointing_enable({"use_reentrant": False})
+
+
 def train_model(
     folder: Path,
     checkpoint: Checkpoint,
@@ -210,8 +240,20 @@ def train_model(
     trainer: TrainerConfig,
     seed: int,
     loggers: Sequence[Logger] = (),
+    snapshots: Path | None = None,
 ) -> dict[str, Any]:
     """Fine-tune a checkpoint and write it, with its tokenizer, into ``folder``.
+
+    Args:
+        folder: an empty folder.
+        checkpoint: the pretrained model.
+        suite: the suite of the corpora.
+        corpora: what it is trained on.
+        training: how.
+        trainer: on what.
+        seed: seed of its head and of the order of its training data.
+        loggers: loggers.
+        snapshots: where the state of training is written as it goes, and looked for first; None: nowhere.
 
     Returns:
         What ``training.json`` says of it beside its description: scores on dev (times 100), the epoch (from 0) of the
@@ -254,10 +296,25 @@ def train_model(
     )
     module.train()  # from_pretrained leaves models in evaluation mode, and Lightning would keep it
     best = BestWeights()
-    callbacks = [best] if training.selection == "best" else []
+    callbacks: list[pl.Callback] = [best] if training.selection == "best" else []
+    if training.patience is not None:
+        # After each evaluation, so that a snapshot at the epoch's end knows whether training stops.
+        callbacks.append(
+            EarlyStopping(
+                DEV_SCORE,
+                mode="max",
+                patience=training.patience,
+                check_finite=False,
+                check_on_train_epoch_end=False,
+            )
+        )
+    kept = None if snapshots is None else Snapshots(snapshots)
+    callbacks += [] if kept is None else [kept]
+    if training.gradient_checkpointing:
+        _checkpoint_gradients(module)
     fit = training_trainer(training, trainer, callbacks, loggers, unused_parameters=multi_task(suite, corpora))
-    fit.fit(module, datamodule=data)
-    epoch = best.epoch if best.scores else fit.current_epoch - 1
+    fit.fit(module, datamodule=data, ckpt_path=None if kept is None else kept.found())
+    epoch = best.epoch if best.scores else epoch_of(fit) - 1
     if not best.scores:  # the last weights are kept, or training ended before the first evaluation
         fit.limit_val_batches = 1.0
         fit.validate(module, datamodule=data, verbose=False)

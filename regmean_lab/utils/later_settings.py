@@ -33,6 +33,9 @@ LATER_SETTINGS: dict[str, Any] = {
     "suite.out_of_domain_labels": "all",
     "suite.threshold_inclusive": False,
     "task.threshold_inclusive": False,
+    "training.accumulate": 1,
+    "training.gradient_checkpointing": False,
+    "training.patience": None,
     "training.reweight": "none",
 }
 """By dotted key of the configuration, the value that means what version 0.1 did; those of ``task`` are of a suite's."""

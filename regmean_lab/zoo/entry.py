@@ -18,6 +18,7 @@ from regmean_lab.zoo.locks import hold
 
 TRAINING_FILE = "training.json"
 LOCKS_FOLDER = ".locks"
+TRAINING_FOLDER = ".training"
 
 ENTRY_NAME = re.compile(rf"(?P<prefix>[^.].*)-(?P<address>[0-9a-f]{{{ADDRESS_LENGTH}}})")
 _KIND = re.compile(r"[a-z0-9_]+(-[a-z0-9_]+)*")

@@ -20,6 +20,7 @@ from regmean_lab.zoo.entry import (
     ENTRY_NAME,
     LOCKS_FOLDER,
     TRAINING_FILE,
+    TRAINING_FOLDER,
     ZooEntry,
     ZooError,
 )
@@ -122,6 +123,7 @@ class Zoo:
                 _flush_folder(temporary)
                 temporary.rename(path)
                 _flush(self.root)
+                shutil.rmtree(self._training_folder(address), ignore_errors=True)
             except BaseException:
                 shutil.rmtree(temporary, ignore_errors=True)
                 raise
@@ -153,7 +155,8 @@ class Zoo:
                     doomed = self._temporary_path(entry.address)
                     entry.path.rename(doomed)
                     shutil.rmtree(doomed)
-        for path, address in self._temporary_folders():
+        left = [(path, path.name) for path in sorted((self.root / TRAINING_FOLDER).glob("*"))]
+        for path, address in [*self._temporary_folders(), *left]:
             with hold_if_free(self._lock_path(address)) as free:
                 if not path.exists():  # its job has just finished
                     continue
@@ -168,6 +171,13 @@ class Zoo:
                     # Safe while it is held: a job that has just opened it sees that it is gone and starts anew.
                     path.unlink()
         return pruned
+
+    def training_folder(self, description: Mapping[str, JSON]) -> Path:
+        """Where the training of a member keeps its state, for whoever goes on if it is killed; removed at its end."""
+        return self._training_folder(member_address(description))
+
+    def _training_folder(self, address: str) -> Path:
+        return self.root / TRAINING_FOLDER / address
 
     def _lock_path(self, address: str) -> Path:
         return self.root / LOCKS_FOLDER / f"{address}.lock"
