@@ -122,9 +122,11 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     found: list[tuple[str, ...]] = []
     train_model = regmean_lab.training.train.train_model
 
-    def noted(folder: Path, checkpoint: Any, suite: Any, corpora: Sequence[str], *more: Any) -> dict[str, Any]:
+    def noted(
+        folder: Path, checkpoint: Any, suite: Any, corpora: Sequence[str], *more: Any, **named: Any
+    ) -> dict[str, Any]:
         found.append(tuple(corpora))
-        return train_model(folder, checkpoint, suite, corpora, *more)
+        return train_model(folder, checkpoint, suite, corpora, *more, **named)
 
     monkeypatch.setattr(regmean_lab.training.train, "train_model", noted)
     return found

@@ -26,8 +26,8 @@ TRANSFORMER_SETTINGS = "sentence_bert_config.json"
 OLD_TRANSFORMER_SETTINGS = re.compile(r"sentence_[\w-]+_config\.json")
 """Names that the settings of a transformer of another type used to have."""
 
-FOLDER_FILES = ("*/config.json", "*/model.safetensors")
-"""Files of modules, as they are fetched from the hub."""
+FOLDER_FILES = ("[0-9]_*/config.json", "[0-9]_*/model.safetensors")
+"""Files of modules (``1_Pooling``, ``2_Dense``), as they are fetched from the hub."""
 
 TRANSFORMERS = ("Transformer", "MLMTransformer")
 """Modules that are models of transformers."""

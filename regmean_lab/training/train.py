@@ -195,9 +195,11 @@ def training_trainer(
         loggers: loggers.
         unused_parameters: whether a step leaves parameters of the model out.
     """
+    devices = trainer_devices(trainer, together=True, unused_parameters=unused_parameters)
+    plugins = [TensorCheckpoints(), *devices.pop("plugins", ())]
     return pl.Trainer(
         accelerator=trainer.accelerator,
-        **trainer_devices(trainer, together=True, unused_parameters=unused_parameters),
+        **devices,
         precision=training.precision,  # type: ignore[arg-type]  # any string that Lightning accepts
         max_epochs=training.epochs if training.steps is None else -1,
         max_steps=-1 if training.steps is None else training.steps,
@@ -208,7 +210,7 @@ def training_trainer(
         gradient_clip_val=training.gradient_clip or None,
         deterministic=trainer.deterministic,
         callbacks=list(callbacks),
-        plugins=[TensorCheckpoints()],
+        plugins=plugins,
         logger=list(loggers) or False,
         enable_checkpointing=False,
         enable_progress_bar=trainer.progress_bar,
