@@ -40,6 +40,8 @@ SIZES = {"train": 48, "dev": 12, "test": 10}
 MARKS = {
     "command/test_launchers.py": "launchers",
     "command/test_interrupted_sweeps.py": "processes",
+    "command/test_own_data_commands.py": "processes",
+    "command/test_plugin_commands.py": "processes",
     "statistics/test_distributed_statistics.py": "processes",
     "test_processes.py": "processes",
     "test_notebook.py": "processes",
