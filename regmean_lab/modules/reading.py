@@ -15,10 +15,10 @@ from transformers import AutoModel, PreTrainedModel
 from regmean_lab.models.pretrained import Checkpoint, load_model
 from regmean_lab.models.sentence_layers import SentenceLayers
 from regmean_lab.modules.base import Batch, TaskModule, register_module
-from regmean_lab.statistics import Likelihood
+from regmean_lab.statistics import Likelihood, StatisticsError
 from regmean_lab.suites.base import Task
 
-_NO_LABELS = "a model that only reads texts has no labels"
+_NO_LABELS = "a model that only reads texts has no labels: neither a loss nor Fisher information; expected kinds=[gram]"
 
 
 @register_module("unlabelled")
@@ -50,8 +50,12 @@ class ReadingModule(TaskModule):
 
     @property
     def likelihood(self) -> Likelihood:
-        """None: there are no labels."""
-        raise NotImplementedError(_NO_LABELS)
+        """There is none.
+
+        Raises:
+            StatisticsError: always: such models have no labels.
+        """
+        raise StatisticsError(_NO_LABELS)
 
     def forward(self, batch: Batch) -> Tensor:
         """What the model gives first: vectors of tokens, logits, or with modules on top embeddings [batch, outputs]."""
@@ -67,5 +71,9 @@ class ReadingModule(TaskModule):
             self(batch)
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """None: there are no labels."""
-        raise NotImplementedError(_NO_LABELS)
+        """There is none.
+
+        Raises:
+            StatisticsError: always: such models have no labels.
+        """
+        raise StatisticsError(_NO_LABELS)

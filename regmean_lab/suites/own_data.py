@@ -60,19 +60,6 @@ class OwnDataSettings(OutOfDomainSettings):
 
 
 @dataclass(frozen=True)
-class OwnExamples:
-    """The examples of one corpus.
-
-    Attributes:
-        splits: examples of each split, in the order of their rows.
-        columns: names of the columns that are read, by split, for the log.
-    """
-
-    splits: Mapping[Split, Sequence[Any]]
-    columns: Mapping[str, Columns]
-
-
-@dataclass(frozen=True)
 class _Read:
     """The tables of one corpus, by split (or ``all``), and the columns that are read of each."""
 
@@ -100,7 +87,7 @@ class OwnDataSuite(CorpusSuite):
     def __init__(self, data_dir: Path, settings: OwnDataSettings) -> None:
         super().__init__(data_dir, settings)
         self._problems: list[str] | None = None
-        self._examples: dict[str, OwnExamples] = {}
+        self._examples: dict[str, Mapping[Split, Sequence[Any]]] = {}
         self._labels: tuple[str, ...] = ()
 
     @abstractmethod
@@ -111,13 +98,13 @@ class OwnDataSuite(CorpusSuite):
             ValueError: saying why they are no labels.
         """
 
-    @abstractmethod
     def seen_labels(self, table: Table, column: str) -> list[str]:
-        """The labels that occur in a table, each once."""
+        """The labels that occur in a table, each once; none of a task that has no names of labels."""
+        return []
 
-    @abstractmethod
-    def labelled(self, row: Mapping[str, Any], column: str, labels: Sequence[str]) -> Any:
-        """The label of a row in the form in which examples are made of it (:func:`examples_of`)."""
+    def labelled(self, row: Mapping[str, Any], column: str) -> Any:
+        """The label of a row in the form in which examples are made of it (:func:`examples_of`): as it is."""
+        return row[column]
 
     @override
     @classmethod
@@ -174,12 +161,12 @@ class OwnDataSuite(CorpusSuite):
     def all_examples(self, corpus: str, split: Split) -> list[Any]:
         """Examples of one split, in the order of their rows."""
         self.task(corpus)
-        return list(self._examples[corpus].splits[split])
+        return list(self._examples[corpus][split])
 
     def content(self, corpus: str) -> dict[str, Any]:
         """Hashes of the examples of each split, wherever and in whatever format they lie, and the labels."""
         task = self.task(corpus)
-        hashes = {split: examples_fingerprint(examples) for split, examples in self._examples[corpus].splits.items()}
+        hashes = {split: examples_fingerprint(examples) for split, examples in self._examples[corpus].items()}
         return {"examples": hashes, "labels": list(task.labels)}
 
     def what_is_there(self) -> str:
@@ -242,18 +229,18 @@ class OwnDataSuite(CorpusSuite):
     def _data_problems(self) -> list[str]:
         """Read everything; whatever is wrong, in all files. Nothing is fetched while a local file is wrong."""
         corpora = self._described[0]
-        absent = [
-            (corpus.key, problem.partition(": ")[2])
-            for corpus in corpora
-            for name in corpus.files.values()
-            if (problem := self._missing_file(name, corpus.key)) is not None
-        ]
-        found: list[str] = []
-        for reason in dict.fromkeys(problem.partition(": ")[0] for _, problem in absent):
-            alike = [(key, problem.partition(": ")[2]) for key, problem in absent if problem.startswith(reason)]
-            what = f"{reason}: {', '.join(path for _, path in alike)}" if alike[0][1] else reason
-            found.append(f"{', '.join(dict.fromkeys(key for key, _ in alike))}: {what}")
-        there = [corpus for corpus in corpora if corpus.key not in dict(absent)]
+        absent, found = list[tuple[str, str]](), list[str]()
+        for corpus in corpora:
+            for name in corpus.files.values():
+                if self._is_local(name) and not Path(name).expanduser().is_file():
+                    absent.append((corpus.key, name))
+                elif Path(name).suffix.lower() not in self.endings and (wrong := missing_file(name, corpus.key)):
+                    found.append(wrong)
+        if absent:
+            keys, names = (", ".join(dict.fromkeys(part)) for part in zip(*absent, strict=True))
+            found.append(f"{keys}: no such file: {names}")
+        wrong_keys = {*dict(absent), *(problem.partition(":")[0] for problem in found)}
+        there = [corpus for corpus in corpora if corpus.key not in wrong_keys]
         local = [corpus for corpus in there if all(self._is_local(name) for name in corpus.files.values())]
         read = self._read_all(local, found)
         if not found:
@@ -261,10 +248,6 @@ class OwnDataSuite(CorpusSuite):
         if not found:
             self._make_examples(sorted(read, key=lambda one: corpora.index(one.corpus)), found)
         return found
-
-    def _missing_file(self, name: str, key: str) -> str | None:
-        path = Path(name).expanduser()
-        return None if path.suffix.lower() in self.endings and path.is_file() else missing_file(name, key)
 
     def _is_local(self, name: str) -> bool:
         return is_file_name(name) or Path(name).suffix.lower() in self.endings
@@ -358,7 +341,7 @@ class OwnDataSuite(CorpusSuite):
                     found += _told(one.corpus, table.name, error)
             if len(made) == len(one.tables):
                 try:
-                    self._examples[one.corpus.name] = OwnExamples(self._splits(one, made), one.columns)
+                    self._examples[one.corpus.name] = self._splits(one, made)
                 except ValueError as error:
                     found.append(f"{one.corpus.key}: {error}")
         if not found:
@@ -373,7 +356,7 @@ class OwnDataSuite(CorpusSuite):
         _told_of.add(about)
         for one in read:
             columns = next(iter(one.columns.values()))
-            tell_sizes(one.corpus.key, columns, self._examples[one.corpus.name].splits)
+            tell_sizes(one.corpus.key, columns, self._examples[one.corpus.name])
             tell_repetitions(one.corpus.key, columns, one.tables)
         tell_labels(self._labels, seen, untrained)
 
@@ -385,7 +368,7 @@ class OwnDataSuite(CorpusSuite):
         name = columns.label
         if name is None:
             return table
-        rows = [{**row, name: self.labelled(row, name, self._labels)} if name in row else row for row in table.rows]
+        rows = [{**row, name: self.labelled(row, name)} if name in row else row for row in table.rows]
         return replace(table, rows=rows)
 
     def _splits(self, one: _Read, made: Mapping[str, list[Any]]) -> dict[Split, list[Any]]:

@@ -60,6 +60,6 @@ class TextClassificationSuite(OwnDataSuite):
         return list(dict.fromkeys(name for name in names if name is not None))
 
     @override
-    def labelled(self, row: Mapping[str, Any], column: str, labels: Sequence[str]) -> Any:
+    def labelled(self, row: Mapping[str, Any], column: str) -> Any:
         name = label_name(row[column])
         return row[column] if name is None else name

@@ -5,7 +5,7 @@ from __future__ import annotations
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from typing_extensions import override
 
@@ -61,14 +61,6 @@ class TextGenerationSuite(OwnDataSuite):
     @override
     def labels_of(self, seen: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
         return (self.settings.form,)
-
-    @override
-    def seen_labels(self, table: Table, column: str) -> list[str]:
-        return []
-
-    @override
-    def labelled(self, row: Mapping[str, Any], column: str, labels: Sequence[str]) -> Any:
-        return row[column]
 
     @override
     def columns(self, corpus: OwnCorpus, table: Table) -> Columns:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from typing_extensions import override
 
 from regmean_lab.suites.base import register_suite
 from regmean_lab.suites.corpora import Choices
 from regmean_lab.suites.own_data import OwnDataSettings, OwnDataSuite
-from regmean_lab.suites.tables.table import Table
 
 KEY_SCORES = ("pearson", "spearman")
 
@@ -40,11 +39,3 @@ class TextRegressionSuite(OwnDataSuite):
     @override
     def labels_of(self, seen: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
         return ("score",)
-
-    @override
-    def seen_labels(self, table: Table, column: str) -> list[str]:
-        return []
-
-    @override
-    def labelled(self, row: Mapping[str, Any], column: str, labels: Sequence[str]) -> Any:
-        return row[column]

@@ -78,10 +78,6 @@ class TokenClassificationSuite(OwnDataSuite):
             found.update(dict.fromkeys(name for tag in tags if (name := label_name(tag)) is not None))
         return list(found)
 
-    @override
-    def labelled(self, row: Mapping[str, Any], column: str, labels: Sequence[str]) -> Any:
-        return row[column]
-
 
 def _tags(value: Any) -> Sequence[Any]:
     """The tags of a row; none of what is no list, which is reported when examples are made."""
