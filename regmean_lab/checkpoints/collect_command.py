@@ -9,8 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig
 
 from regmean_lab.callbacks.statistics import StatisticsRequest
 from regmean_lab.checkpoints.publishing.card import write_cards
@@ -31,7 +30,7 @@ from regmean_lab.config.groups import (
     ModelConfig,
     label_source_problem,
 )
-from regmean_lab.config.schema import ConfigurationError
+from regmean_lab.config.schema import ConfigurationError, plain_config
 from regmean_lab.merging.base import matches
 from regmean_lab.models.converted_weights import MODELS_FOLDER
 from regmean_lab.models.find import find_checkpoint
@@ -58,7 +57,7 @@ def check(config: DictConfig) -> None:
     Raises:
         ConfigurationError: with everything that is wrong.
     """
-    plain = _plain(config)
+    plain = plain_config(config, CollectConfig)
     found = _problems(plain)
     if problem := missing_file(plain.data):
         found.append(problem)
@@ -97,7 +96,7 @@ def run(config: DictConfig, folder: Path) -> None:
         StatisticsError: when too few rows were seen, or something is not finite.
     """
     check(config)
-    plain = _plain(config)
+    plain = plain_config(config, CollectConfig)
     checkpoint, sentence = _checkpoint(plain)
     model_config, tokenizer = read_checkpoint(checkpoint)
     name = task_name(model_config, plain.task, sentence)
@@ -170,18 +169,6 @@ def run(config: DictConfig, folder: Path) -> None:
     for kind, path in files.items():
         print(f"{kind}: {done[kind]}, {path} ({Path(path).stat().st_size} bytes)")
     print(f"described in {', '.join(str(path) for path in cards)}")
-
-
-def _plain(config: DictConfig) -> CollectConfig:
-    missing = sorted(OmegaConf.missing_keys(config))
-    if missing:
-        raise ConfigurationError([f"{key}: required, but not given" for key in missing])
-    try:
-        plain = OmegaConf.to_object(config)
-    except OmegaConfBaseException as error:
-        raise ConfigurationError([f"{error.full_key}: {str(error).splitlines()[0]}"]) from None
-    assert isinstance(plain, CollectConfig)
-    return plain
 
 
 def _problems(plain: CollectConfig) -> list[str]:

@@ -7,13 +7,12 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from regmean_lab.checkpoints.scoring.models import read_models
 from regmean_lab.checkpoints.scoring.request import read_corpora, settings_problems, suite_corpora, suite_record
 from regmean_lab.checkpoints.scoring.score import Scoring, Settings
 from regmean_lab.config.checkpoint_commands import EvaluateConfig, Measured
-from regmean_lab.config.schema import ConfigurationError
+from regmean_lab.config.schema import ConfigurationError, plain_config
 from regmean_lab.models.converted_weights import MODELS_FOLDER
 from regmean_lab.models.headers import CheckpointError
 from regmean_lab.suites.base import DataError
@@ -26,7 +25,7 @@ def check(config: DictConfig) -> None:
     Raises:
         ConfigurationError: with everything that is wrong.
     """
-    _scoring(_plain(config))
+    _scoring(plain_config(config, EvaluateConfig))
 
 
 def written(config: DictConfig) -> list[tuple[str, Path]]:
@@ -48,22 +47,11 @@ def run(config: DictConfig, folder: Path) -> Measured:
     Raises:
         ConfigurationError: as :func:`check` does.
     """
-    plain = _plain(config)
+    plain = plain_config(config, EvaluateConfig)
     scoring = _scoring(plain)
     output = folder if plain.output is None else Path(plain.output).expanduser()
     results = [scoring.score(model, output / model.name) for model in scoring.models]
     return Measured(results, scoring.comparisons(scoring.models), output)
-
-
-def _plain(config: DictConfig) -> EvaluateConfig:
-    try:
-        if missing := sorted(OmegaConf.missing_keys(config)):
-            raise ConfigurationError([f"{key}: required, but not given" for key in missing])
-        plain = OmegaConf.to_object(config)
-    except OmegaConfBaseException as error:
-        raise ConfigurationError([f"{error.full_key}: {str(error).splitlines()[0]}"]) from None
-    assert isinstance(plain, EvaluateConfig)
-    return plain
 
 
 def _scoring(plain: EvaluateConfig) -> Scoring:

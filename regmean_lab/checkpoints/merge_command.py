@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from regmean_lab.checkpoints.compatibility import HEADS
 from regmean_lab.checkpoints.merge import MergeRequest, PreparedMerge, prepare_merge, statistics_problems
@@ -23,7 +22,7 @@ from regmean_lab.checkpoints.scoring.merged import score_merge, scoring_problems
 from regmean_lab.checkpoints.sources import find_sources
 from regmean_lab.checkpoints.writing import parse_size
 from regmean_lab.config.checkpoint_commands import Measured, MergeCheckpointsConfig
-from regmean_lab.config.schema import ConfigurationError, all_methods, method_type_of
+from regmean_lab.config.schema import ConfigurationError, all_methods, method_type_of, plain_config
 from regmean_lab.merging import MergeMethod
 from regmean_lab.models.converted_weights import MODELS_FOLDER
 from regmean_lab.models.headers import CheckpointError
@@ -43,8 +42,9 @@ def check(config: DictConfig) -> None:
     Raises:
         ConfigurationError: with everything that stands against the merge.
     """
-    _prepared(request_of(config))
-    if found := _scoring_problems(config):
+    request = request_of(config)
+    _prepared(request)
+    if config.evaluate is not None and (found := scoring_problems(_plain(config), request)):
         raise ConfigurationError(found)
 
 
@@ -71,7 +71,7 @@ def run(config: DictConfig, folder: Path) -> Measured | None:
     request = request_of(config)
     output = Path(config.output).expanduser() if config.output is not None else folder / MERGED_FOLDER
     prepared = _prepared(request)
-    if found := _scoring_problems(config):
+    if config.evaluate is not None and (found := scoring_problems(_plain(config), request)):
         raise ConfigurationError(found)
     for note in prepared.agreement.notes:
         log.info("%s", note)
@@ -86,19 +86,16 @@ def run(config: DictConfig, folder: Path) -> Measured | None:
         log.info("written to %s", output)
     if config.evaluate is None:
         return None
-    plain = OmegaConf.to_object(config)
-    assert isinstance(plain, MergeCheckpointsConfig)
     overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
-    return score_merge(plain, output, settings, ["experiment=merge_checkpoints", *overrides])
+    return score_merge(_plain(config), request, output, settings, ["experiment=merge_checkpoints", *overrides])
 
 
-def _scoring_problems(config: DictConfig) -> list[str]:
-    """What stands against the scores that a configuration asks for."""
-    if config.evaluate is None:
-        return []
-    plain = OmegaConf.to_object(config)
-    assert isinstance(plain, MergeCheckpointsConfig)
-    return scoring_problems(plain)
+def _plain(config: DictConfig) -> MergeCheckpointsConfig:
+    """The configuration as a dataclass; where there is a recipe, it names the checkpoints."""
+    if OmegaConf.select(config, "recipe") is not None and OmegaConf.is_missing(config, "checkpoints"):
+        config = copy.deepcopy(config)
+        config.checkpoints = []
+    return plain_config(config, MergeCheckpointsConfig)
 
 
 def request_of(config: DictConfig) -> MergeRequest:
@@ -107,18 +104,7 @@ def request_of(config: DictConfig) -> MergeRequest:
     Raises:
         ConfigurationError: with every value that makes no sense.
     """
-    try:
-        given = OmegaConf.select(config, "recipe") is not None
-        missing = sorted(OmegaConf.missing_keys(config))
-        if given and "checkpoints" in missing:
-            config = copy.deepcopy(config)
-            config.checkpoints = []
-        elif missing:
-            raise ConfigurationError([f"{key}: required, but not given" for key in missing])
-        plain = OmegaConf.to_object(config)
-    except OmegaConfBaseException as error:
-        raise ConfigurationError([f"{error.full_key}: {str(error).splitlines()[0]}"]) from None
-    assert isinstance(plain, MergeCheckpointsConfig)
+    plain = _plain(config)
     found = [f"trainer.{problem}" for problem in plain.trainer.problems()]
     one_of("heads", plain.heads, HEADS, found)
     if plain.dtype is not None:

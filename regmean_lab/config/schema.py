@@ -9,11 +9,12 @@ collects everything else that is wrong with it, before any work.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import MISSING as REQUIRED
 from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -45,6 +46,9 @@ ORDERS = ("given", "greedy")
 EVALUATED_SPLITS = ("test", "dev")
 LOGGERS = ("csv", "wandb", "tensorboard", "none")
 LAST_SEED = 2**32 - 1
+
+
+Plain = TypeVar("Plain")
 
 
 class ConfigurationError(UserError):
@@ -316,14 +320,32 @@ def _order_problems(config: Config, suite: Suite, members: tuple[str, ...]) -> l
     return found
 
 
-def _resolve(config: DictConfig) -> dict[str, Any]:
+def plain_config(config: DictConfig, kind: type[Plain]) -> Plain:
+    """A composed configuration as the dataclass that it is of.
+
+    Raises:
+        ConfigurationError: for keys without a value, and for values that OmegaConf cannot resolve or convert.
+    """
+    with _as_problems(config):
+        plain = OmegaConf.to_object(config)
+    assert isinstance(plain, kind)
+    return plain
+
+
+@contextmanager
+def _as_problems(config: DictConfig) -> Iterator[None]:
+    """Errors of OmegaConf, and keys without a value, as problems of the configuration."""
     try:
-        missing = sorted(OmegaConf.missing_keys(config))
-        if missing:
+        if missing := sorted(OmegaConf.missing_keys(config)):
             raise ConfigurationError([f"{key}: required, but not given" for key in missing])
-        resolved = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
+        yield
     except OmegaConfBaseException as error:
         raise ConfigurationError([f"{error.full_key}: {str(error).splitlines()[0]}"]) from None
+
+
+def _resolve(config: DictConfig) -> dict[str, Any]:
+    with _as_problems(config):
+        resolved = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
     assert isinstance(resolved, dict)
     return {str(key): value for key, value in resolved.items() if key != "hydra"}
 

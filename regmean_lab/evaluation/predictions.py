@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-
 from regmean_lab.config.groups import TrainerConfig
+from regmean_lab.evaluation.prediction_files import ALONE, read_predictions, write_predictions
 from regmean_lab.evaluation.scores import load_module, predict
 from regmean_lab.modules import Predictions
 from regmean_lab.suites.base import Task
 from regmean_lab.suites.data_module import Batches, Evaluation
 from regmean_lab.training.trainers import test_trainer
-from regmean_lab.utils.files import new_file, sha256_of, share
+from regmean_lab.utils.files import sha256_of
 from regmean_lab.zoo import ZooEntry
 
 FOLDER = "predictions"
@@ -49,7 +47,7 @@ def member_predictions(
                     test_trainer(trainer), load_module(entry.path, task), [loaders[number] for number in missing]
                 )
                 for number, predictions in zip(missing, made, strict=True):
-                    _write(paths[number], predictions)
+                    write_predictions(paths[number], {ALONE: predictions})
                     found[number] = predictions
     return [predictions for predictions in found if predictions is not None]
 
@@ -61,16 +59,5 @@ def _path(entry: ZooEntry, evaluation: Evaluation, precision: str, max_length: i
 
 
 def _read(path: Path) -> Predictions | None:
-    """Predictions from a file; None if it is not there or damaged."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return Predictions(file.get_tensor("logits"), file.get_tensor("labels"))
-    except (OSError, SafetensorError):
-        return None
-
-
-def _write(path: Path, predictions: Predictions) -> None:
-    tensors = {"logits": predictions.logits.contiguous(), "labels": predictions.labels.contiguous()}
-    with new_file(path) as temporary:
-        save_file(tensors, temporary, {"kind": "predictions"})
-        share(temporary)
+    kept = read_predictions(path, [ALONE])
+    return None if kept is None else kept[ALONE]

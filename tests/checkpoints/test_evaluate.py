@@ -489,3 +489,23 @@ def test_a_model_that_answers_in_words(
         right.append(int(losses[1] < losses[0]) == example.label[0])
     assert 0 < sum(right) < len(right)
     assert result.metrics["tec"]["accuracy"] == pytest.approx(100 * np.mean(right), abs=1e-3)
+
+
+def test_a_merge_by_a_recipe_is_scored_too(
+    save: Callable[..., Path], compose: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    """The checkpoints are those of the recipe, not of the configuration."""
+    folders = [save(name, COLOURS, seed) for seed, name in enumerate(("first", "second"))]
+    texts, gold = labelled(tmp_path / "films.csv", 0)
+    models = "".join(f"  - model: {folder}\n    parameters: {{weight: 1}}\n" for folder in folders)
+    (tmp_path / "recipe.yml").write_text(f"merge_method: linear\nmodels:\n{models}dtype: float32\n")
+    own = (f"paths.output_dir={tmp_path / 'outputs'}", f"paths.zoo_dir={tmp_path}", "trainer.progress_bar=false")
+    chosen = (f"recipe={tmp_path / 'recipe.yml'}", f"output={tmp_path / 'merged'}")
+    config = compose_root("merge_checkpoints", *own, *chosen, f"evaluate={tmp_path / 'films.csv'}")
+    merge_command.check(config)
+    measured = merge_command.run(config, tmp_path / "job")
+    assert measured is not None
+    first, second, ensemble, merge = measured.results
+    assert [first.method, second.method, ensemble.method] == ["first", "second", "ensemble"]
+    predicted = [COLOURS[number] for number in logits_of(tmp_path / "merged", texts).argmax(-1)]
+    assert merge.mean_in_domain == pytest.approx(100 * accuracy_score(gold, predicted))

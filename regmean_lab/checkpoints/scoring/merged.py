@@ -6,35 +6,40 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from regmean_lab.checkpoints.merge import MergeRequest
 from regmean_lab.checkpoints.scoring.models import read_models
 from regmean_lab.checkpoints.scoring.request import read_corpora, scoring_config, settings_problems, suite_record
 from regmean_lab.checkpoints.scoring.score import ENSEMBLE, Scoring, Settings
 from regmean_lab.config.checkpoint_commands import Measured, MergeCheckpointsConfig
-from regmean_lab.models.converted_weights import MODELS_FOLDER
 from regmean_lab.models.headers import CheckpointError
 from regmean_lab.results import Result
 from regmean_lab.suites.base import DataError
 
 
-def scoring_problems(plain: MergeCheckpointsConfig) -> list[str]:
+def scoring_problems(plain: MergeCheckpointsConfig, request: MergeRequest) -> list[str]:
     """What stands against scoring the checkpoints of a merge; they themselves are known to go together."""
     found = []
-    if plain.heads != "merge":
-        found.append(f"evaluate: the merged model has no head to predict with (heads={plain.heads}); use heads=merge")
+    if request.heads != "merge":
+        found.append(f"evaluate: the merged model has no head to predict with (heads={request.heads}); use heads=merge")
     try:
-        _scoring(plain, plain.checkpoints)
+        _scoring(plain, request)
     except (DataError, CheckpointError) as error:
         found += [f"evaluate: {problem}" for problem in str(error).splitlines()]
     return found
 
 
 def score_merge(
-    plain: MergeCheckpointsConfig, merged: Path, method: Mapping[str, Any], overrides: Sequence[str]
+    plain: MergeCheckpointsConfig,
+    request: MergeRequest,
+    merged: Path,
+    method: Mapping[str, Any],
+    overrides: Sequence[str],
 ) -> Measured:
     """Score what is not scored yet; each ``result.json`` lies in a folder beside the merged model's.
 
     Args:
         plain: the configuration, whose ``evaluate`` names the data.
+        request: the merge, of the checkpoints that the configuration or its recipe names.
         merged: folder of the merged model.
         method: how it was merged: ``name``, and the settings.
         overrides: of the command, for the record.
@@ -43,7 +48,7 @@ def score_merge(
         DataError: when data have changed since they were checked.
         CheckpointError: when a checkpoint has.
     """
-    scoring = _scoring(plain, [*plain.checkpoints, str(merged)], overrides)
+    scoring = _scoring(plain, request, merged, overrides)
     *members, model = scoring.models
     folder = merged.with_name(f"{merged.name}-evaluation")
     results = [scoring.score(member, folder / member.name) for member in members]
@@ -56,13 +61,22 @@ def score_merge(
     return Measured(results, [*lines, *scoring.comparisons([model, *members])], folder)
 
 
-def _scoring(plain: MergeCheckpointsConfig, references: Sequence[str], overrides: Sequence[str] = ()) -> Scoring:
+def _scoring(
+    plain: MergeCheckpointsConfig, request: MergeRequest, merged: Path | None = None, overrides: Sequence[str] = ()
+) -> Scoring:
+    """The checkpoints of a merge, and the merged model where it is there already, with the data."""
     config, found = scoring_config(plain.evaluate)
     found += settings_problems(config)
     if found:
         raise DataError("\n".join(found))
+    more = [] if merged is None else [str(merged)]
+    bases = request.adapter_bases or [None] * len(request.checkpoints)
     models = read_models(
-        references, base=plain.base, labels=config.labels, models_folder=Path(plain.paths.zoo_dir) / MODELS_FOLDER
+        [*request.checkpoints, *more],
+        base=request.base,
+        labels=config.labels,
+        models_folder=request.models_folder,
+        own_bases=[*bases, *(None for _ in more)],
     )
     corpora = read_corpora(config, models, found)
     if found:

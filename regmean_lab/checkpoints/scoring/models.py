@@ -92,7 +92,12 @@ class ScoredModel:
 
 
 def read_models(
-    references: Sequence[str], *, base: str | None, labels: Sequence[str] | None, models_folder: Path
+    references: Sequence[str],
+    *,
+    base: str | None,
+    labels: Sequence[str] | None,
+    models_folder: Path,
+    own_bases: Sequence[str | None] = (),
 ) -> list[ScoredModel]:
     """Find checkpoints and read their headers and configurations.
 
@@ -101,12 +106,13 @@ def read_models(
         base: the base of adapters; None takes the one that each names.
         labels: names of the outputs in their order, in place of those of ``config.json``.
         models_folder: where converted models are kept.
+        own_bases: for each checkpoint the base that was named with it, or None; empty where none was.
 
     Raises:
         CheckpointError: with everything that stands against scoring any of them.
     """
     sources = find_sources(list(references), models_folder)
-    bases = find_bases(sources, base, models_folder)
+    bases = find_bases(sources, base, models_folder, own_bases)
     found, models = list(bases.problems), []
     for source in sources:
         if source.is_adapter and source.name not in bases.by_adapter:

@@ -1,13 +1,10 @@
-"""What a checkpoint predicts on each corpus, in the order of the examples, kept beside its result."""
+"""What a checkpoint predicts on each corpus, in the order of the examples."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from regmean_lab.checkpoints.publishing.corpus import OneCorpus
 from regmean_lab.checkpoints.scoring.models import ScoredModel
@@ -16,7 +13,6 @@ from regmean_lab.evaluation.scores import predict
 from regmean_lab.modules import Predictions
 from regmean_lab.suites.data_module import CorpusDataModule, Evaluation, example_order
 from regmean_lab.training.trainers import test_trainer
-from regmean_lab.utils.files import new_file, share
 
 PREDICTIONS_FILE = "predictions.safetensors"
 
@@ -54,28 +50,6 @@ def predict_all(
         evaluation.name: _in_order(part, example_order(loader))
         for evaluation, part, loader in zip(evaluations, predicted, loaders, strict=True)
     }
-
-
-def write_predictions(folder: Path, predicted: Mapping[str, Predictions]) -> None:
-    """Write predictions beside a result: tensors ``NAME/logits`` and ``NAME/labels``."""
-    tensors: dict[str, torch.Tensor] = {}
-    for name, part in predicted.items():
-        tensors |= {f"{name}/logits": part.logits.contiguous(), f"{name}/labels": part.labels.contiguous()}
-    with new_file(folder / PREDICTIONS_FILE) as temporary:
-        save_file(tensors, temporary, {"kind": "predictions"})
-        share(temporary)
-
-
-def read_predictions(folder: Path, names: Sequence[str]) -> dict[str, Predictions] | None:
-    """The predictions beside a result by name; None where they are not there or damaged."""
-    try:
-        with safe_open(folder / PREDICTIONS_FILE, framework="pt") as file:
-            return {
-                name: Predictions(file.get_tensor(f"{name}/logits"), file.get_tensor(f"{name}/labels"))
-                for name in names
-            }
-    except (OSError, SafetensorError):
-        return None
 
 
 def _in_order(predicted: Predictions, order: Sequence[int]) -> Predictions:

@@ -14,8 +14,9 @@ import pytorch_lightning as pl
 from regmean_lab.checkpoints.scoring.comparison import compared, comparison_line, right_on
 from regmean_lab.checkpoints.scoring.corpora import Corpus
 from regmean_lab.checkpoints.scoring.models import ScoredModel
-from regmean_lab.checkpoints.scoring.predictions import predict_all, read_predictions, write_predictions
+from regmean_lab.checkpoints.scoring.predictions import PREDICTIONS_FILE, predict_all
 from regmean_lab.config.groups import TrainerConfig
+from regmean_lab.evaluation.prediction_files import read_predictions, write_predictions
 from regmean_lab.evaluation.scores import Metrics, key_scores
 from regmean_lab.metrics.ensemble import ensemble_predictions
 from regmean_lab.metrics.metrics import score, score_predictions
@@ -111,7 +112,8 @@ class Scoring:
         method = {"name": model.name, "weights": model.fingerprint[:10]} if method is None else method
         evaluations = self.evaluations[model.name]
         found = self._finished(folder, method, model.fingerprint)
-        kept = read_predictions(folder, [one.name for one in evaluations]) if found is not None else None
+        names = [one.name for one in evaluations]
+        kept = None if found is None else read_predictions(folder / PREDICTIONS_FILE, names)
         if found is not None and kept is not None:
             log.info("found the finished result %s", folder / RESULT_FILE)
             self.predicted[model.name] = kept
@@ -127,7 +129,7 @@ class Scoring:
             one.name: score(one.task, predicted[one.name].logits, predicted[one.name].labels) for one in evaluations
         }
         result = self._result(method, evaluations, metrics, model.fingerprint, time.perf_counter() - started)
-        write_predictions(folder, predicted)
+        write_predictions(folder / PREDICTIONS_FILE, predicted)
         result.write(folder)  # last, and whole or not at all
         return result
 
