@@ -23,8 +23,10 @@ from regmean_lab.suites.own_splits import drawn_splits
 from regmean_lab.suites.tables.columns import Columns, choose_columns, examples_fingerprint, examples_of
 from regmean_lab.suites.tables.table import SUFFIXES, Table, is_file_name, missing_file, read_table
 
-_told_of: set[str] = set()
-"""What this process has logged."""
+MOST_READ = 4
+"""Sets of corpora whose examples are kept: a command and all jobs of a sweep read the same files."""
+
+_READ: dict[str, tuple[list[str], dict[str, Mapping[Split, Sequence[Any]]], tuple[str, ...]]] = {}
 
 
 @dataclass
@@ -139,8 +141,21 @@ class OwnDataSuite(CorpusSuite):
     @override
     def problems(self) -> list[str]:
         if self._problems is None:
-            self._problems = self._settings_problems() + self._data_problems()
+            key = self._key()
+            if key not in _READ:
+                found = self._settings_problems() + self._data_problems()
+                while len(_READ) >= MOST_READ:
+                    del _READ[next(iter(_READ))]
+                _READ[key] = (found, self._examples, self._labels)
+            self._problems, self._examples, self._labels = _READ[key]
         return self._problems
+
+    def _key(self) -> str:
+        """What the examples depend on: the settings, and the files as they are now."""
+        files = sorted({name for corpus in self._described[0] for name in corpus.files.values()})
+        states = [(name, path.stat()) for name in files if (path := Path(name).expanduser()).is_file()]
+        stamps = [(name, state.st_mtime_ns, state.st_size) for name, state in states]
+        return repr((self.name, self.data_dir, Path.cwd(), self.settings, files, stamps))
 
     def task(self, corpus: str) -> Task:
         """The same for all corpora.
@@ -350,10 +365,7 @@ class OwnDataSuite(CorpusSuite):
     def _tell(
         self, read: Sequence[_Read], seen: Mapping[str, Sequence[str]], untrained: Mapping[str, Sequence[str]]
     ) -> None:
-        """Log what was read; once for the same data, which all jobs of a sweep read."""
-        if (about := repr((self.settings, self._labels))) in _told_of:
-            return
-        _told_of.add(about)
+        """Log what was read."""
         for one in read:
             columns = next(iter(one.columns.values()))
             tell_sizes(one.corpus.key, columns, self._examples[one.corpus.name])

@@ -425,3 +425,19 @@ def test_labels_without_training_examples(tmp_path: Path, caplog: pytest.LogCapt
         suite = classification({"a": {"train": train, "test": more}})
         assert suite.task("a").labels == ("0", "1", "2")
     assert "corpora.a: no training example has 2" in caplog.text
+
+
+def test_files_are_read_once_until_they_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from regmean_lab.suites import own_data
+
+    read = []
+    plain = own_data.read_table
+    monkeypatch.setattr(own_data, "read_table", lambda name, **settings: read.append(name) or plain(name, **settings))
+    data = write(tmp_path / "a.csv", rows_of(30))
+    first, second = classification({"a": data}), classification({"a": data})
+    assert all_examples(first, "a") == all_examples(second, "a")
+    assert classification({"a": data}, split_seed=1).problems() == []
+    assert read == [data] * 2  # once for each choice of settings
+    write(tmp_path / "a.csv", rows_of(31))
+    assert len(classification({"a": data}).examples("a", "train")) == 22
+    assert len(read) == 3
