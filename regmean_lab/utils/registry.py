@@ -93,7 +93,7 @@ class Registry(dict[str, type[Class]]):
                 ) from None
             failed.add(entry)
             log.warning(
-                "%s is left out: its %s (entry point %s = %s) cannot be imported: %s: %s; mend, update or uninstall it",
+                "%s is left out: its %s (entry point %s = %s) cannot be imported: %s: %s; fix, update or uninstall it",
                 package_of(entry),
                 self._what,
                 entry.name,
