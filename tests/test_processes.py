@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import CSVLogger, Logger
 from safetensors.torch import load_file
@@ -28,11 +29,16 @@ from regmean_lab.config.groups import (
 )
 from regmean_lab.evaluation.scores import load_module
 from regmean_lab.models.find import find_checkpoint
+from regmean_lab.models.pretrained import Checkpoint
 from regmean_lab.statistics import MatrixFile, rank, world_size
 from regmean_lab.suites.data_module import CorpusDataModule
 from regmean_lab.suites.emotion import EmotionSettings, EmotionSuite
+from regmean_lab.training import snapshots
+from regmean_lab.training import train as train_module
+from regmean_lab.training.best_weights import epoch_of
 from regmean_lab.training.processes import ProcessError, device_problems, run_together, trainer_devices
-from regmean_lab.training.train import find_or_train
+from regmean_lab.training.snapshots import Snapshots
+from regmean_lab.training.train import find_or_train, training_trainer
 from regmean_lab.training.trainers import test_trainer as make_trainer
 from regmean_lab.zoo import Zoo, ZooEntry, ZooError
 
@@ -124,6 +130,56 @@ def test_two_devices_train_and_collect_what_one_does(tmp_path: Path, pico_cache:
         for name in file.shared:
             expected = file.read(name)
             assert float((other.read(name) - expected).norm()) <= 1e-6 * float(expected.norm())
+
+
+class Killed(Exception):
+    """What stands for the end of a process."""
+
+
+class EndsIn(pl.Callback):
+    """Ends training after this batch of an epoch, in the second process."""
+
+    def __init__(self, epoch: int, batch: int) -> None:
+        self.end = epoch, batch
+
+    def on_train_batch_end(self, trainer: pl.Trainer, one: Any, two: Any, three: Any, batch_idx: int) -> None:
+        if rank() == 1 and self.end == (epoch_of(trainer), batch_idx):
+            raise Killed
+
+
+def train_with_dropout(
+    folder: Path, kept: Path, checkpoint: Checkpoint, suite: EmotionSuite, end: EndsIn | None
+) -> dict[str, Any]:
+    """What each of the processes does: train, write down every step, and end where it has to."""
+    snapshots.SECONDS, snapshots.BATCHES = 0.0, 1
+    train_module.training_trainer = lambda one, two, callbacks, *rest, **others: training_trainer(
+        one, two, [*callbacks, *([end] if end else [])], *rest, **others
+    )
+    training = replace(TRAINING, selection="last")
+    return train_module.train_model(folder, checkpoint, suite, ["tec"], training, TWO, 1, snapshots=kept)
+
+
+def test_two_devices_go_on_to_the_same_weights(
+    tmp_path: Path, pico_cache: Path, suite: EmotionSuite, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With dropout, which is another one in each process; to the last bit."""
+
+    checkpoint = replace(find_checkpoint(ModelConfig("pico_bert", "pico:bert"), pico_cache), dropout=0.2)
+
+    def train(name: str, kept: str, end: EndsIn | None = None) -> dict[str, Any]:
+        work = partial(train_with_dropout, tmp_path / name, tmp_path / kept, checkpoint, suite, end)
+        return run_together(TWO, work)
+
+    expected = train("whole", "1")
+    with pytest.raises((Killed, RuntimeError)):
+        train("killed", "2", EndsIn(1, 0))
+    assert not (tmp_path / "killed").exists()
+    found = Snapshots(tmp_path / "2")
+    assert found.found() is None and "is of 2 processes, not of 1: training begins anew" in caplog.text
+    record = train("gone on", "2")
+    assert {**record, "seconds": 0} == {**expected, "seconds": 0}
+    weights, others = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "gone on"))
+    assert all(torch.equal(weights[name], others[name]) for name in weights)
 
 
 def ranks() -> tuple[int, int, bool]:

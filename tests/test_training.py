@@ -55,8 +55,9 @@ class Trains:
         self.count += 1
         folder = self.root / f"trained {self.count}"
         checkpoint = replace(self.checkpoint, dropout=changes.pop("dropout", None))
+        trainer = changes.pop("trainer", TRAINER)
         training = replace(TRAINING, **changes)
-        return folder, train_model(folder, checkpoint, self.suite, corpora, training, TRAINER, seed)
+        return folder, train_model(folder, checkpoint, self.suite, corpora, training, trainer, seed)
 
     def scores(self, folder: Path, corpus: str = "tec") -> dict[str, float]:
         """Scores of a trained folder on dev, by a plain loop."""
@@ -260,25 +261,32 @@ class Killed(Exception):
 
 
 class Watch(pl.Callback):
-    """Counts batches, and ends training in the middle of an epoch."""
+    """Writes down the epoch and the number of each batch, and ends training after a batch or at an epoch's end."""
 
-    def __init__(self, end: int | None = None) -> None:
-        self.end, self.epochs = end, list[int]()
+    def __init__(self, end: tuple[int, int | None] | None = None) -> None:
+        self.end, self.batches = end, list[tuple[int, int]]()
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        self.epochs.append(epoch_of(trainer))
-        if self.epochs[-1] == self.end:
+    def on_train_batch_end(self, trainer: pl.Trainer, one: Any, two: Any, three: Any, batch_idx: int) -> None:
+        self.batches.append((epoch_of(trainer), batch_idx))
+        if self.batches[-1] == self.end:
+            raise Killed
+
+    def on_train_epoch_end(self, *_: Any) -> None:
+        if self.end == (self.batches[-1][0], None):
             raise Killed
 
 
+GoesOn = Callable[..., tuple[ZooEntry, list[tuple[int, int]]]]
+
+
 @pytest.fixture
-def go_on(
-    checkpoint: Checkpoint, suite: EmotionSuite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., tuple[ZooEntry, list[int]]]:
-    """Finds or trains a member with dropout, and writes down every epoch; gives it and the epochs of its batches."""
+def go_on(checkpoint: Checkpoint, suite: EmotionSuite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> GoesOn:
+    """Finds or trains a member with dropout; gives it, and the epoch and number of each batch of this training."""
     monkeypatch.setattr(snapshots, "SECONDS", 0.0)
 
-    def run(training: TrainingConfig, end: int | None = None) -> tuple[ZooEntry, list[int]]:
+    def run(
+        training: TrainingConfig, end: tuple[int, int | None] | None = None, trainer: TrainerConfig = TRAINER
+    ) -> tuple[ZooEntry, list[tuple[int, int]]]:
         watch = Watch(end)
 
         def with_watch(one: Any, two: Any, callbacks: Any, *rest: Any, **others: Any) -> pl.Trainer:
@@ -287,41 +295,59 @@ def go_on(
         monkeypatch.setattr(train_module, "training_trainer", with_watch)
         logs = partial(nullcontext, [])
         start = replace(checkpoint, dropout=0.2)
-        entry, _ = find_or_train(Zoo(tmp_path / "zoo"), start, suite, ("tec",), training, TRAINER, 1, lambda *_: logs())
-        return entry, watch.epochs
+        entry, _ = find_or_train(Zoo(tmp_path / "zoo"), start, suite, ("tec",), training, trainer, 1, lambda *_: logs())
+        return entry, watch.batches
 
     return run
 
 
+BATCHES = [(epoch, batch) for epoch in range(4) for batch in range(3)]
+
+
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "ends"),
     [
-        {"epochs": 4},
-        {"epochs": 4, "selection": "last", "accumulate": 2},
-        {"steps": 11},
-        {"steps": 11, "selection": "last"},
-        {"steps": 11, "eval_steps": 2, "patience": 50},
-        {"epochs": 4, "gradient_checkpointing": True},
+        # After a step: the next one follows. After the last of an epoch: it is done again, as nothing was written.
+        ({"epochs": 4, "selection": "last"}, [((1, 0), (1, 1)), ((1, 2), (1, 2)), ((2, None), (3, 0))]),
+        ({"epochs": 4}, [((1, 0), (1, 1)), ((2, None), (3, 0))]),
+        # Two batches make a step, and so does the last one alone.
+        ({"epochs": 4, "selection": "last", "accumulate": 2}, [((1, 0), (1, 0)), ((1, 1), (1, 2)), ((2, 0), (2, 0))]),
+        ({"steps": 11}, [((1, 0), (1, 1)), ((1, None), (2, 0)), ((2, 1), (2, 2))]),
+        ({"steps": 11, "selection": "last"}, [((0, None), (1, 0)), ((2, 0), (2, 1))]),
+        # After steps 2, 4 … the model is evaluated before the next one: what follows is done again.
+        ({"steps": 11, "eval_steps": 2, "patience": 50}, [((1, 0), (1, 0)), ((1, 1), (1, 2)), ((2, 0), (2, 1))]),
+        ({"epochs": 4, "selection": "last", "gradient_checkpointing": True}, [((1, 1), (1, 2))]),
     ],
-    ids=["epochs", "last", "steps", "last of steps", "eval_steps", "gradient_checkpointing"],
+    ids=["epochs", "best", "accumulate", "steps", "last of steps", "eval_steps", "gradient_checkpointing"],
 )
 def test_a_killed_training_goes_on_to_the_same_weights(
-    changes: dict[str, Any], train: Trains, go_on: Callable[..., tuple[ZooEntry, list[int]]], tmp_path: Path
+    changes: dict[str, Any], ends: Any, train: Trains, go_on: GoesOn, tmp_path: Path
 ) -> None:
-    """Killed twice, in the second and the third epoch; with dropout, to the last bit."""
+    """Killed within epochs and at their ends; with dropout, to the last bit."""
     whole, expected = train(dropout=0.2, **changes)
     training = replace(TRAINING, **changes)
-    for epoch in (1, 2):
+    for end, _ in ends:
         with pytest.raises(Killed):
-            go_on(training, epoch)
-    entry, epochs = go_on(training)
-    assert epochs == [2, 2, 2, 3, 3, 3][: len(epochs)] and len(epochs) >= 5  # what came before is not done again
+            go_on(training, end)
+    entry, batches = go_on(training)
+    next_one = BATCHES.index(ends[-1][1])
+    assert batches == BATCHES[next_one:][: len(batches)] and len(batches) >= 2  # what came before is not done again
     assert same(entry.path, whole)
     record = json.loads((entry.path / "training.json").read_text())
     assert {key: record[key] for key in ("scores", "epoch", "steps")} == {
         key: expected[key] for key in ("scores", "epoch", "steps")
     }
     assert not list((tmp_path / "zoo" / ".training").iterdir())
+
+
+def test_a_killed_training_with_loading_processes_goes_on_to_the_same_weights(train: Trains, go_on: GoesOn) -> None:
+    trainer, training = replace(TRAINER, workers=1), replace(TRAINING, epochs=3, selection="last")
+    whole, _ = train(dropout=0.2, epochs=3, selection="last", trainer=trainer)
+    for end in ((0, None), (1, 0)):
+        with pytest.raises(Killed):
+            go_on(training, end, trainer)
+    entry, batches = go_on(training, None, trainer)
+    assert batches == BATCHES[4:9] and same(entry.path, whole)
 
 
 class Trap:
@@ -336,28 +362,28 @@ class Trap:
 
 def test_a_snapshot_that_cannot_be_read_is_told_and_nothing_of_it_runs(
     train: Trains,
-    go_on: Callable[..., tuple[ZooEntry, list[int]]],
+    go_on: GoesOn,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     whole, _ = train(dropout=0.2)
     with pytest.raises(Killed):
-        go_on(TRAINING, 1)
+        go_on(TRAINING, (1, 0))
     (snapshot,) = (tmp_path / "zoo" / ".training").glob("*/last.ckpt")
     for content in (b"half", snapshot.read_bytes()[:-500], pickle.dumps({"epoch": Trap(tmp_path / "sprung")})):
         snapshot.write_bytes(content)
         with pytest.raises(Killed):
-            go_on(TRAINING, 0)
+            go_on(TRAINING, (0, 0))
+        assert snapshot.stat().st_size > 500  # another one
     assert caplog.text.count("cannot be read") == 3 and not (tmp_path / "sprung").exists()
-    entry, epochs = go_on(TRAINING)
-    assert epochs == [0, 0, 0, 1, 1, 1] and same(entry.path, whole)
+    snapshot.write_bytes(b"")
+    entry, batches = go_on(TRAINING)
+    assert batches == BATCHES[:6] and same(entry.path, whole)
 
 
-def test_what_a_killed_training_left_is_pruned(
-    go_on: Callable[..., tuple[ZooEntry, list[int]]], tmp_path: Path
-) -> None:
+def test_what_a_killed_training_left_is_pruned(go_on: GoesOn, tmp_path: Path) -> None:
     with pytest.raises(Killed):
-        go_on(TRAINING, 1)
+        go_on(TRAINING, (1, 0))
     zoo = Zoo(tmp_path / "zoo")
     (left,) = (tmp_path / "zoo" / ".training").iterdir()
     assert zoo.prune(dry_run=True).temporary == [left.name] and left.is_dir()
@@ -406,13 +432,13 @@ def test_training_ends_when_scores_on_dev_get_no_better(train: Trains) -> None:
 
 
 def test_a_training_that_was_killed_at_its_very_end_is_not_repeated(
-    train: Trains, go_on: Callable[..., tuple[ZooEntry, list[int]]], monkeypatch: pytest.MonkeyPatch
+    train: Trains, go_on: GoesOn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cases: list[tuple[dict[str, Any], list[int]]] = [
+    cases: list[tuple[dict[str, Any], list[tuple[int, int]]]] = [
         ({"epochs": 2}, []),
         ({"steps": 6, "selection": "last"}, []),
-        # That it has to stop is found out again, by the scores of its last epoch.
-        ({"epochs": 9, "patience": 2, "learning_rate": 1e-12}, [2, 2, 2]),
+        # That it has to stop is found out again, by the scores after its last epoch.
+        ({"epochs": 9, "patience": 2, "learning_rate": 1e-12}, [(2, 2)]),
     ]
     for changes, repeated in cases:
         whole, expected = train(dropout=0.2, **changes)
@@ -420,8 +446,8 @@ def test_a_training_that_was_killed_at_its_very_end_is_not_repeated(
             patch.setattr(train_module, "versions", lambda: (_ for _ in ()).throw(Killed))
             with pytest.raises(Killed):
                 go_on(replace(TRAINING, **changes))
-        entry, epochs = go_on(replace(TRAINING, **changes))
-        assert epochs == repeated and same(entry.path, whole)
+        entry, batches = go_on(replace(TRAINING, **changes))
+        assert batches == repeated and same(entry.path, whole)
         record = json.loads((entry.path / "training.json").read_text())
         assert {key: record[key] for key in ("scores", "epoch", "steps")} == {
             key: expected[key] for key in ("scores", "epoch", "steps")

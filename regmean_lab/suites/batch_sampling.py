@@ -41,6 +41,7 @@ class LengthGroupedBatchSampler(Sampler[list[int]]):
         self.seed = seed
         self.shuffle = shuffle
         self.epoch = 0
+        self._left_out = 0
 
     @property
     def sampler(self) -> LengthGroupedBatchSampler:
@@ -50,21 +51,29 @@ class LengthGroupedBatchSampler(Sampler[list[int]]):
     @property
     def order(self) -> list[int]:
         """Indices of the examples in the order in which this epoch's batches bring them."""
-        return [index for batch in self for index in batch]
+        return [index for batch in self._batches() for index in batch]
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order the next iteration follows."""
         self.epoch = epoch
 
+    def leave_out(self, batches: int) -> None:
+        """Have the next iteration begin after this many batches, for a training that goes on within an epoch."""
+        self._left_out = batches
+
     def __iter__(self) -> Iterator[list[int]]:
         """Lists of indices, one a batch."""
         # A generator reads the epoch when the first batch is asked for: in the first epoch of a run, Lightning makes
         # the iterator before it calls set_epoch.
-        yield from self._shuffled() if self.shuffle else self._sorted()
+        left_out, self._left_out = self._left_out, 0
+        yield from self._batches()[left_out:]
 
     def __len__(self) -> int:
         """Number of batches in an epoch."""
         return -(-len(self.lengths) // self.batch_size)
+
+    def _batches(self) -> list[list[int]]:
+        return self._shuffled() if self.shuffle else self._sorted()
 
     def _sorted(self) -> list[list[int]]:
         order = sorted(range(len(self.lengths)), key=lambda index: -self.lengths[index])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, Literal
+from typing import Literal
 
 import pytorch_lightning as pl
 import torch
@@ -128,8 +128,16 @@ class CorpusDataModule(pl.LightningDataModule):
         self.evaluations = list(evaluations)
         self.num_workers = num_workers
         self.pad_to_multiple_of = pad_to_multiple_of
+        self._first = 0, 0
         self._splits: dict[tuple[str, Split], list[Encoded]] = {}
         self._evaluations: dict[tuple[int, Task], list[Encoded]] = {}
+
+    def go_on_from(self, epoch: int, batches: int) -> None:
+        """Have training begin within this epoch (from 0), after this many of its batches.
+
+        Lightning asks for the loader, whose processes are given batches at once, before it restores its own counts.
+        """
+        self._first = epoch, batches
 
     def train_dataloader(self) -> Batches:
         """Training splits of ``train_corpora``: grouped by length, another order every epoch.
@@ -139,7 +147,8 @@ class CorpusDataModule(pl.LightningDataModule):
         corpora = self._require_train_corpora()
         examples = [example for corpus in corpora for example in self._split(corpus, "train")]
         sampler = self._sampler(examples, self.batch_size, shuffle=True)
-        sampler.set_epoch(self._first_epoch())
+        sampler.set_epoch(self._first[0])
+        sampler.leave_out(self._first[1])
         return self._loader(examples, self.suite.task(corpora[0]), own_share(sampler))
 
     def val_dataloader(self) -> list[Batches]:
@@ -211,13 +220,6 @@ class CorpusDataModule(pl.LightningDataModule):
         else:
             sampler = TokenBudgetBatchSampler([example.length for example in sample], batch_tokens)
         return self._loader(sample, self.suite.task(corpus), sampler)
-
-    def _first_epoch(self) -> int:
-        """The trainer's epoch: worker processes are given batches before Lightning calls ``set_epoch``."""
-        if self.trainer is None:
-            return 0
-        epochs: Any = self.trainer.fit_loop.epoch_progress.current
-        return int(epochs.processed)
 
     def _require_train_corpora(self) -> tuple[str, ...]:
         if not self.train_corpora:

@@ -147,8 +147,7 @@ def find_or_train(
                 training,
                 trainer,
                 seed,
-                # Each of several processes has random numbers of its own, and only the first writes.
-                snapshots=zoo.training_folder(description) if trainer.devices == 1 else None,
+                snapshots=zoo.training_folder(description),
             ),
         )
         return work() if trainer.devices == 1 else run_together(trainer, work)
@@ -315,7 +314,9 @@ def train_model(
     if training.gradient_checkpointing:
         _checkpoint_gradients(module)
     fit = training_trainer(training, trainer, callbacks, loggers, unused_parameters=multi_task(suite, corpora))
-    fit.fit(module, datamodule=data, ckpt_path=None if kept is None else kept.found())
+    if (snapshot := None if kept is None else kept.found()) is not None:
+        data.go_on_from(snapshot.epoch, snapshot.batches)
+    fit.fit(module, datamodule=data, ckpt_path=None if snapshot is None else snapshot.path)
     epoch = best.epoch if best.scores else epoch_of(fit) - 1
     if not best.scores:  # the last weights are kept, or training ended before the first evaluation
         fit.limit_val_batches = 1.0

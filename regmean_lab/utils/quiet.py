@@ -11,6 +11,7 @@ NOT_SHOWN = (
     ".*smaller than the logging interval.*",
     ".*lr_scheduler.step.*",
     ".*LeafSpec.*",
+    ".*resuming from a checkpoint that ended before the epoch ended.*",  # batches go on where they were
     ".*Experiment logs directory .* exists and is not empty.*",
 )
 """Warnings of Lightning that no user of the command can do anything about."""
