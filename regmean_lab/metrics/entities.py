@@ -12,7 +12,7 @@ from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
 from regmean_lab.metrics.metrics import Scoring, register_scoring
-from regmean_lab.suites.base import IGNORED, Task
+from regmean_lab.suites.base import AVERAGED_ENTITY_SCORES, IGNORED, Task
 
 
 class EntityScores(Metric):
@@ -27,6 +27,7 @@ class EntityScores(Metric):
 
     Args:
         labels: tags in the order of their ids.
+        key_score: one of ``AVERAGED_ENTITY_SCORES`` that is measured as well; the mean over entity types by seqeval.
     """
 
     higher_is_better = True
@@ -35,9 +36,10 @@ class EntityScores(Metric):
     targets: list[Tensor]
     lengths: list[Tensor]
 
-    def __init__(self, labels: Sequence[str]) -> None:
+    def __init__(self, labels: Sequence[str], key_score: str = "") -> None:
         super().__init__()
         self.labels = tuple(labels)
+        self.key_score = key_score
         for name in ("predicted", "targets", "lengths"):
             self.add_state(name, [], dist_reduce_fx="cat")
 
@@ -68,6 +70,10 @@ class EntityScores(Metric):
             "entity_f1_published": _published_f1(true, found),
             "token_accuracy": (predicted == targets).double().mean(),
         }
+        if self.key_score in AVERAGED_ENTITY_SCORES:
+            _, name, average = self.key_score.split("_")
+            means = precision_recall_fscore_support(true, found, average=average, zero_division=0)
+            values[self.key_score] = means[("precision", "recall", "f1").index(name)]
         return {name: torch.as_tensor(value, dtype=torch.float64) for name, value in values.items()}
 
     def _tags(self, ids: Tensor, lengths: Tensor) -> list[list[str]]:
@@ -112,7 +118,7 @@ def _published_f1(true: Sequence[Sequence[str]], found: Sequence[Sequence[str]])
 
 
 def _token_labels(task: Task) -> MetricCollection:
-    return MetricCollection({"entities": EntityScores(task.labels)}, compute_groups=False)
+    return MetricCollection({"entities": EntityScores(task.labels, task.key_score)}, compute_groups=False)
 
 
 register_scoring("token_labels", Scoring(_token_labels, lambda task, logits: logits.argmax(-1)))

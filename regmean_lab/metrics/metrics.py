@@ -25,6 +25,7 @@ from torchmetrics.classification import (
 from torchmetrics.regression import MeanSquaredError, PearsonCorrCoef, SpearmanCorrCoef
 
 from regmean_lab.suites.base import IGNORED, Task, TaskKind
+from regmean_lab.suites.named_metrics import named_metric
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,35 @@ class AnnotatedMacroF1(Metric):
         self.counts.reset()
 
 
+class KeyScore(Metric):
+    """A metric of torchmetrics under the name by which the settings choose it.
+
+    Args:
+        name: as in :func:`regmean_lab.suites.named_metrics.named_metric`; a module's name could not hold its dots.
+        metric: the metric.
+    """
+
+    higher_is_better = True
+    full_state_update = False
+
+    def __init__(self, name: str, metric: Metric) -> None:
+        super().__init__()
+        self.name, self.metric = name, metric
+
+    def update(self, predictions: Tensor, targets: Tensor) -> None:
+        """Count one batch."""
+        self.metric.update(predictions, targets)
+
+    def compute(self) -> dict[str, Tensor]:
+        """The value by its name."""
+        return {self.name: self.metric.compute()}
+
+    def reset(self) -> None:
+        """Forget all that was counted."""
+        super().reset()
+        self.metric.reset()
+
+
 class Matthews(MulticlassConfusionMatrix):
     """Matthews correlation for any number of classes (Gorodkin, 2004), between -1 and 1.
 
@@ -100,9 +130,17 @@ class Matthews(MulticlassConfusionMatrix):
 
 
 def build_metrics(task: Task) -> MetricCollection:
-    """All metrics of a task; they take what :func:`predictions` returns, and the labels."""
+    """All metrics of a task; they take what :func:`predictions` returns, and the labels.
+
+    Raises:
+        ValueError: for a key score that is neither one of them nor one of torchmetrics.
+    """
     with _quiet_metrics():
-        return _SCORINGS[task.kind].build(task)
+        metrics = _SCORINGS[task.kind].build(task)
+        if task.kind in ("single_label", "regression") and task.key_score and task.key_score not in metrics:
+            metric = named_metric(task.key_score, task.kind, len(task.labels))
+            metrics.add_metrics({"key_score": KeyScore(task.key_score, metric)})
+        return metrics
 
 
 def predictions(task: Task, logits: Tensor) -> Tensor:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any
 
 from torch.utils.data import Sampler
 
@@ -41,7 +43,6 @@ class LengthGroupedBatchSampler(Sampler[list[int]]):
         self.seed = seed
         self.shuffle = shuffle
         self.epoch = 0
-        self._left_out = 0
 
     @property
     def sampler(self) -> LengthGroupedBatchSampler:
@@ -51,29 +52,21 @@ class LengthGroupedBatchSampler(Sampler[list[int]]):
     @property
     def order(self) -> list[int]:
         """Indices of the examples in the order in which this epoch's batches bring them."""
-        return [index for batch in self._batches() for index in batch]
+        return [index for batch in self for index in batch]
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order the next iteration follows."""
         self.epoch = epoch
 
-    def leave_out(self, batches: int) -> None:
-        """Have the next iteration begin after this many batches, for a training that goes on within an epoch."""
-        self._left_out = batches
-
     def __iter__(self) -> Iterator[list[int]]:
         """Lists of indices, one a batch."""
         # A generator reads the epoch when the first batch is asked for: in the first epoch of a run, Lightning makes
         # the iterator before it calls set_epoch.
-        left_out, self._left_out = self._left_out, 0
-        yield from self._batches()[left_out:]
+        yield from self._shuffled() if self.shuffle else self._sorted()
 
     def __len__(self) -> int:
         """Number of batches in an epoch."""
         return -(-len(self.lengths) // self.batch_size)
-
-    def _batches(self) -> list[list[int]]:
-        return self._shuffled() if self.shuffle else self._sorted()
 
     def _sorted(self) -> list[list[int]]:
         order = sorted(range(len(self.lengths)), key=lambda index: -self.lengths[index])
@@ -137,6 +130,37 @@ class BatchShares(Sampler[list[int]]):
     def __len__(self) -> int:
         """Number of batches in an epoch."""
         return len(self.batches)  # type: ignore[arg-type]  # batch samplers have a length
+
+
+class RemainingBatches(Sampler[list[int]]):
+    """What remains of an epoch in which some batches were trained on before; later epochs whole.
+
+    Args:
+        batches: the sampler of all batches; its ``set_epoch`` is called.
+        left_out: how many of the first epoch's batches are left out.
+    """
+
+    def __init__(self, batches: Any, left_out: int) -> None:
+        self.batches = batches
+        self._left_out = left_out
+
+    @property
+    def sampler(self) -> RemainingBatches:
+        """This object: where Lightning looks for :meth:`set_epoch`."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order the next iteration follows."""
+        self.batches.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Lists of indices, one a batch."""
+        left_out, self._left_out = self._left_out, 0
+        yield from islice(self.batches, left_out, None)
+
+    def __len__(self) -> int:
+        """Number of batches in a whole epoch."""
+        return len(self.batches)
 
 
 class TokenBudgetBatchSampler(Sampler[list[int]]):

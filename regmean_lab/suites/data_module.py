@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Literal
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -15,7 +15,12 @@ from transformers import PreTrainedTokenizerBase
 
 from regmean_lab.statistics import rank, world_size
 from regmean_lab.suites.base import DataError, Example, Split, Suite, Task
-from regmean_lab.suites.batch_sampling import BatchShares, LengthGroupedBatchSampler, TokenBudgetBatchSampler
+from regmean_lab.suites.batch_sampling import (
+    BatchShares,
+    LengthGroupedBatchSampler,
+    RemainingBatches,
+    TokenBudgetBatchSampler,
+)
 from regmean_lab.suites.encoded import encode_once
 from regmean_lab.suites.encoding import Encoded, encoding_of
 from regmean_lab.suites.sampling import seeded_permutation, seeded_subset
@@ -128,7 +133,7 @@ class CorpusDataModule(pl.LightningDataModule):
         self.evaluations = list(evaluations)
         self.num_workers = num_workers
         self.pad_to_multiple_of = pad_to_multiple_of
-        self._first = 0, 0
+        self._first: tuple[int, int] | None = None
         self._splits: dict[tuple[str, Split], list[Encoded]] = {}
         self._evaluations: dict[tuple[int, Task], list[Encoded]] = {}
 
@@ -147,9 +152,7 @@ class CorpusDataModule(pl.LightningDataModule):
         corpora = self._require_train_corpora()
         examples = [example for corpus in corpora for example in self._split(corpus, "train")]
         sampler = self._sampler(examples, self.batch_size, shuffle=True)
-        sampler.set_epoch(self._first[0])
-        sampler.leave_out(self._first[1])
-        return self._loader(examples, self.suite.task(corpora[0]), own_share(sampler))
+        return self._loader(examples, self.suite.task(corpora[0]), self._training_order(sampler))
 
     def val_dataloader(self) -> list[Batches]:
         """Dev splits of ``train_corpora``, one loader each."""
@@ -220,6 +223,19 @@ class CorpusDataModule(pl.LightningDataModule):
         else:
             sampler = TokenBudgetBatchSampler([example.length for example in sample], batch_tokens)
         return self._loader(sample, self.suite.task(corpus), sampler)
+
+    def _training_order(self, sampler: Any) -> Sampler[list[int]]:
+        """This process's share of the training batches of a sampler, from where training goes on."""
+        epoch, batches = self._first or (self._epoch_of_trainer(), 0)
+        sampler.set_epoch(epoch)
+        return own_share(RemainingBatches(sampler, batches) if batches else sampler)
+
+    def _epoch_of_trainer(self) -> int:
+        """The epoch from which a trainer goes on whose loops are restored before it asks for the loader."""
+        if self.trainer is None:
+            return 0
+        epochs: Any = self.trainer.fit_loop.epoch_progress.current
+        return int(epochs.processed)
 
     def _require_train_corpora(self) -> tuple[str, ...]:
         if not self.train_corpora:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from regmean_lab.suites.batch_sampling import LengthGroupedBatchSampler
-from regmean_lab.suites.data_module import CorpusDataModule, own_share
+from regmean_lab.suites.data_module import CorpusDataModule
 from regmean_lab.suites.encoding import encoding_of
 
 TaskBatch = tuple[int, dict[str, Tensor]]
@@ -90,13 +90,12 @@ class MultiTaskDataModule(CorpusDataModule):
         sampler = InterleavedBatchSampler(
             [self._sampler(split, self.batch_size, shuffle=True) for split in splits], self.seed
         )
-        sampler.set_epoch(self._first_epoch())
         tasks = [self.suite.task(corpus) for corpus in corpora]
         collators = [encoding_of(task)[1](self.tokenizer, task, self.pad_to_multiple_of) for task in tasks]
         examples = [(number, example) for number, split in enumerate(splits) for example in split]
         return DataLoader(
             examples,  # type: ignore[arg-type]  # a list is a map-style dataset
-            batch_sampler=own_share(sampler),
+            batch_sampler=self._training_order(sampler),
             collate_fn=TaskCollator(collators),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from typing_extensions import override
 
 from regmean_lab.suites.base import register_suite
-from regmean_lab.suites.corpora import Choices
+from regmean_lab.suites.named_metrics import key_score_problem
 from regmean_lab.suites.own_data import OwnDataSettings, OwnDataSuite
 from regmean_lab.suites.own_labels import label_name, label_names
 from regmean_lab.suites.tables.table import Table
@@ -39,7 +39,7 @@ class TextClassificationSuite(OwnDataSuite):
     settings_type = TextClassificationSettings
     settings: TextClassificationSettings
     kind = "single_label"
-    choices: ClassVar[Choices] = {"key_score": KEY_SCORES}
+    key_scores = KEY_SCORES
 
     @override
     def labels_of(self, seen: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
@@ -50,8 +50,10 @@ class TextClassificationSuite(OwnDataSuite):
             raise ValueError(f"expected at least two different names, got {list(given)}")
         else:
             found = tuple(given)
-        if self.settings.key_score == "binary_f1" and len(found) != 2:
-            raise ValueError(f"key_score=binary_f1 is of two labels; there are {len(found)}: {', '.join(found)}")
+        chosen = self.settings.key_score
+        told = key_score_problem(chosen, KEY_SCORES, self.kind)  # what needs no labels, and is a problem of its own
+        if not told and (problem := key_score_problem(chosen, KEY_SCORES, self.kind, len(found))):
+            raise ValueError(f"key_score={problem}: {', '.join(found)}")
         return found
 
     @override

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 from typing_extensions import override
 
 from regmean_lab.suites.base import register_suite
-from regmean_lab.suites.corpora import Choices
 from regmean_lab.suites.own_data import OwnDataSettings, OwnDataSuite
 
 KEY_SCORES = ("pearson", "spearman")
@@ -20,8 +18,8 @@ class TextRegressionSettings(OwnDataSettings):
     """Settings of the suite, besides those of every suite of one's own data.
 
     Attributes:
-        key_score: the metric that selects epochs and is reported: ``pearson`` or ``spearman``. The mean squared error
-            is measured too.
+        key_score: the metric that selects epochs and is reported: ``pearson`` or ``spearman``, which are both measured,
+            as is the mean squared error; or another one of torchmetrics, such as ``R2Score``.
     """
 
     key_score: str = KEY_SCORES[0]
@@ -34,7 +32,7 @@ class TextRegressionSuite(OwnDataSuite):
     settings_type = TextRegressionSettings
     settings: TextRegressionSettings
     kind = "regression"
-    choices: ClassVar[Choices] = {"key_score": KEY_SCORES}
+    key_scores = KEY_SCORES
 
     @override
     def labels_of(self, seen: Mapping[str, Sequence[str]]) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from typing_extensions import override
 
-from regmean_lab.suites.base import register_suite
+from regmean_lab.suites.base import AVERAGED_ENTITY_SCORES, register_suite
 from regmean_lab.suites.corpora import Choices
 from regmean_lab.suites.own_data import OwnDataSettings, OwnDataSuite
 from regmean_lab.suites.own_files import OwnCorpus
@@ -30,7 +30,9 @@ class TokenClassificationSettings(OwnDataSettings):
             ``I-`` of each type; tags of no such scheme in alphabetical order). Needed where tags are numbers.
         key_score: the metric that selects epochs and is reported: ``entity_f1`` (entities as the CoNLL evaluation
             script reads them), ``entity_f1_strict`` (by IOB2), ``entity_f1_published`` (as the paper's code reads
-            them), or ``token_accuracy``, for tags that are no entities. All are measured.
+            them), or ``token_accuracy``, for tags that are no entities, which are all measured; or with the entity
+            types' mean instead of all entities together, ``entity_f1_macro``, ``entity_f1_weighted`` (by their number)
+            and the same of ``entity_precision`` and ``entity_recall`` (seqeval).
     """
 
     labels: list[str] | None = None
@@ -45,7 +47,7 @@ class TokenClassificationSuite(OwnDataSuite):
     settings: TokenClassificationSettings
     kind = "token_labels"
     endings = tuple(dict.fromkeys((*SUFFIXES, *TAGGED)))
-    choices: ClassVar[Choices] = {"key_score": KEY_SCORES}
+    choices: ClassVar[Choices] = {"key_score": (*KEY_SCORES, *AVERAGED_ENTITY_SCORES)}
 
     @override
     def read_file(self, corpus: OwnCorpus, part: str, name: str) -> Table:

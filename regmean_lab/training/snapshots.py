@@ -103,7 +103,8 @@ class Snapshots(pl.Callback):
     ) -> None:
         """Write, if the last time is long enough ago, and this was a step that nothing but the next batch follows."""
         batches = trainer.fit_loop.total_batch_idx + 1
-        validated = trainer.check_val_every_n_epoch is None and batches % trainer.val_check_batch == 0
+        every = trainer.val_check_batch if trainer.check_val_every_n_epoch is None else None
+        validated = every is not None and batches % every == 0
         if (
             (batch_idx + 1) % trainer.accumulate_grad_batches
             or trainer.is_last_batch  # the epoch's end writes

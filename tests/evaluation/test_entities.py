@@ -254,3 +254,21 @@ def test_ensembles_of_token_labels() -> None:
     assert torch.equal(majority_vote(TASK, votes), ids("B-PER B-LOC O"))
     sure, unsure = logits_of(ids("B-PER O")) * 10, logits_of(ids("O B-LOC"))
     assert torch.equal(predictions(TASK, average_logits([sure, unsure])), ids("B-PER O"))
+
+
+@pytest.mark.parametrize("average", ["macro", "weighted"])
+def test_means_over_entity_types_are_seqevals(average: str) -> None:
+    true = ids("B-PER I-PER O B-LOC O", "B-ORG O B-PER O O", "B-LOC I-LOC B-LOC O -")
+    found = ids("B-PER I-PER O B-ORG O", "B-ORG O O O O", "B-LOC O B-LOC O B-PER")
+    tags = [
+        [[LABELS[label] for label, real in zip(row, mask, strict=True) if real != IGNORED] for row, mask in pairs]
+        for pairs in (
+            list(zip(true.tolist(), true.tolist(), strict=True)),
+            list(zip(found.tolist(), true.tolist(), strict=True)),
+        )
+    ]
+    for name, function in (("f1", f1_score), ("precision", precision_score), ("recall", recall_score)):
+        key = f"entity_{name}_{average}"
+        measured = score_predictions(Task("token_labels", LABELS, key), found, true)
+        assert measured[key] == pytest.approx(100 * function(*tags, average=average, zero_division=0))
+    assert key not in scores(true, found)

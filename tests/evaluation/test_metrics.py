@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 from regmean_lab.metrics.metrics import AnnotatedMacroF1, build_metrics, percentages, predictions, score
 from regmean_lab.suites.base import IGNORED, Task
 from regmean_lab.suites.glue_data import TASKS
+from regmean_lab.suites.named_metrics import key_score_problem
 
 LABELS = ("a", "b", "c", "d")
 MULTI = Task("multi_label", LABELS, "macro_f1")
@@ -208,3 +210,59 @@ def test_batches_count_like_all_data_at_once(task: Task) -> None:
     whole = score(task, logits, labels)
     assert percentages(task, metrics) == pytest.approx(whole, abs=1e-4)
     assert task.key_score in whole
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("CohenKappa", lambda labels, found: sklearn_metrics.cohen_kappa_score(labels, found)),
+        (
+            "FBetaScore(beta=0.5, average=weighted)",
+            lambda labels, found: sklearn_metrics.fbeta_score(labels, found, beta=0.5, average="weighted"),
+        ),
+        ("MulticlassRecall", lambda labels, found: sklearn_metrics.balanced_accuracy_score(labels, found)),
+    ],
+)
+def test_a_key_score_by_its_name_in_torchmetrics_is_scikit_learns(
+    name: str, expected: Callable[[Tensor, Tensor], float]
+) -> None:
+    generator = torch.Generator().manual_seed(3)
+    logits, labels = torch.randn(60, 4, generator=generator), torch.randint(4, (60,), generator=generator)
+    measured = score(Task("single_label", LABELS, name), logits, labels)
+    assert measured[name] == pytest.approx(100 * expected(labels, logits.argmax(-1)), abs=1e-4)
+    assert set(measured) == {name, *score(SINGLE, logits, labels)}
+
+
+def test_named_scores_of_two_labels_and_of_numbers() -> None:
+    labels, found = torch.tensor([0, 0, 1, 1, 1]), torch.tensor([0, 1, 1, 1, 0])
+    two = Task("single_label", ("no", "yes"), "BinaryRecall")
+    assert score(two, torch.eye(2)[found], labels)["BinaryRecall"] == pytest.approx(100 * 2 / 3)
+    values, predicted = torch.tensor([1.0, 2.0, 4.0]), torch.tensor([1.0, 2.5, 3.0])
+    numbers = Task("regression", ("score",), "R2Score")
+    assert score(numbers, predicted, values)["R2Score"] == pytest.approx(
+        100 * sklearn_metrics.r2_score(values, predicted), abs=1e-3
+    )
+
+
+@pytest.mark.parametrize(
+    ("written", "kind", "labels", "message"),
+    [
+        ("acuracy", "single_label", None, "did you mean accuracy.*no MulticlassAcuracy|did you mean accuracy"),
+        ("CohenKapa", "single_label", None, "no MulticlassCohenKapa.*near: MulticlassCohenKappa"),
+        ("AUROC", "single_label", None, "MulticlassAUROC does not take predicted labels"),
+        ("ConfusionMatrix", "single_label", None, "more than one number"),
+        ("HammingDistance", "single_label", None, "does not rise when predictions get better"),
+        ("BinaryRecall", "single_label", 3, "BinaryRecall is of two labels; there are 3"),
+        ("binary_f1", "single_label", 3, "binary_f1 is of two labels; there are 3"),
+        ("FBetaScore(0.5)", "single_label", None, "expected arguments by name"),
+        ("FBetaScore(beta=open)", "single_label", None, "does not take"),
+        ("FBetaScore(beta=__import__('os'))", "single_label", None, "expected arguments by name"),
+        ("FBetaScore(gamma=1, beta=1)", "single_label", None, "gamma"),
+        ("os.system", "regression", None, "expected the name of a metric"),
+        ("MeanAbsoluteError", "regression", None, "does not rise"),
+    ],
+)
+def test_what_is_no_key_score_is_told(written: str, kind: str, labels: int | None, message: str) -> None:
+    known = ("accuracy", "binary_f1") if kind == "single_label" else ("pearson",)
+    problem = key_score_problem(written, known, kind, labels)  # type: ignore[arg-type]
+    assert problem is not None and re.search(message, problem), problem

@@ -162,6 +162,22 @@ def test_batches_of_training_name_their_task(suite: Toy, cache: Path, workers: i
     assert seen == dict(enumerate(SIZES.values()))
 
 
+def test_training_goes_on_with_the_batches_that_remain(suite: Toy, cache: Path) -> None:
+    checkpoint = checkpoint_of("bert", cache)
+    whole, later = data_module(suite, checkpoint), data_module(suite, checkpoint)
+    later.go_on_from(3, 2)
+    first, second = whole.train_dataloader(), later.train_dataloader()
+    for epoch in (3, 4):
+        for loader in (first, second):
+            loader.batch_sampler.sampler.set_epoch(epoch)  # as Lightning does, which counts all batches as well
+        assert len(second) == len(first)
+        expected, found = list(first), list(second)
+        expected = expected[2:] if epoch == 3 else expected
+        assert [number for number, _ in found] == [number for number, _ in expected] and len(found) > 3
+        for (_, batch), (_, other) in zip(found, expected, strict=True):
+            assert all(torch.equal(batch[name], other[name]) for name in other)
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_models_share_the_encoder_and_nothing_else(cache: Path, architecture: str) -> None:
     module = new_module(checkpoint_of(architecture, cache))

@@ -10,8 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from regmean_lab.suites.base import IGNORED, DataError, Example, Split, Suite, Task, TaskKind
+from regmean_lab.suites.base import AVERAGED_ENTITY_SCORES, IGNORED, DataError, Example, Split, Suite, Task, TaskKind
 from regmean_lab.suites.data_module import Evaluation
+from regmean_lab.suites.named_metrics import key_score_problem
 from regmean_lab.suites.own_labels import label_name
 from regmean_lab.suites.reading import gathered
 from regmean_lab.suites.tables.columns import Columns, choose_columns, examples_of
@@ -21,7 +22,7 @@ from regmean_lab.suites.text_classification import KEY_SCORES as CLASSIFICATION_
 from regmean_lab.suites.text_regression import KEY_SCORES as REGRESSION_SCORES
 from regmean_lab.suites.token_classification import KEY_SCORES as TAGGING_SCORES
 from regmean_lab.utils.files import sha256_of
-from regmean_lab.utils.names import abbreviated
+from regmean_lab.utils.names import abbreviated, did_you_mean
 
 KEY_SCORES: Mapping[TaskKind, tuple[str, ...]] = {
     "single_label": CLASSIFICATION_SCORES,
@@ -146,8 +147,8 @@ class FileCorpus:
     def evaluation(self, model: Task) -> Evaluation:
         """See :class:`Corpus`; labels are the names of the checkpoint's outputs, or their numbers."""
         score = self.reading.score or _default_score(model)
-        if score == "binary_f1" and len(model.labels) != 2:
-            raise DataError(f"score: binary_f1 is of two labels; there are {len(model.labels)}: {_some(model.labels)}")
+        if problem := score_problem(score, model):
+            raise DataError(f"score: {problem}: {_some(model.labels)}")
         task = replace(model, key_score=score)
         table = _named_labels(self.table, self.columns, task) if self.kind == "single_label" else self.table
         return Evaluation(self.name, self.name, "in", examples_of(table, self.columns, task), task)
@@ -213,6 +214,15 @@ _KIND_NAMES: Mapping[TaskKind, str] = {
     "answers": "a set of questions that are answered in words",
     "text": "a language model",
 }
+
+
+def score_problem(score: str, model: Task) -> str | None:
+    """Why a score is none of what a checkpoint predicts."""
+    scores = KEY_SCORES[model.kind]
+    if model.kind in ("single_label", "regression"):
+        return key_score_problem(score, scores, model.kind, len(model.labels))
+    known = (*scores, *AVERAGED_ENTITY_SCORES) if model.kind == "token_labels" else scores
+    return None if score in known else f"{score!r} is none; {did_you_mean(score, known)}"
 
 
 def kind_problem(name: str, kind: TaskKind) -> str | None:

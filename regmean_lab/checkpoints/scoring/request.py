@@ -8,7 +8,14 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
 
-from regmean_lab.checkpoints.scoring.corpora import KEY_SCORES, Corpus, FileCorpus, Reading, SuiteCorpus, kind_problem
+from regmean_lab.checkpoints.scoring.corpora import (
+    Corpus,
+    FileCorpus,
+    Reading,
+    SuiteCorpus,
+    kind_problem,
+    score_problem,
+)
 from regmean_lab.checkpoints.scoring.models import ScoredModel
 from regmean_lab.checkpoints.table_settings import HEADERS, table_problems, texts_of
 from regmean_lab.config.checkpoint_commands import EvaluateConfig, ScoringConfig
@@ -68,8 +75,8 @@ def read_corpora(plain: ScoringConfig, models: Sequence[ScoredModel], found: lis
     if problem := kind_problem(name, kind):
         found.append(problem)
         return []
-    if plain.score is not None and plain.score not in KEY_SCORES[kind]:
-        found.append(f"score: {plain.score!r} is none of {name}; {did_you_mean(plain.score, KEY_SCORES[kind])}")
+    if plain.score is not None and (problem := score_problem(plain.score, models[0].task)):
+        found.append(f"score: of {name}: {problem}")
     text = texts_of(plain.text)
     reading = Reading(
         None if text is None else tuple(text),
