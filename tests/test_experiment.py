@@ -525,11 +525,19 @@ class TestOrder:
         assert result.members == sorted(own, key=lambda member: -own[member])[:2]
 
 
-def test_a_malformed_file_is_told_with_its_line(own: Workspace) -> None:
-    path = own.data_dir / "emotion_splits" / "isear" / "dev.jsonl"
-    path.write_text(path.read_text() + '{"text": "a"}\n')
-    with pytest.raises(DataError, match=rf"{path}:13: .*emotions"):
+@pytest.mark.parametrize("splits", [("train", "dev"), ("test", "test")])
+def test_malformed_files_are_told_together_before_any_training(own: Workspace, splits: tuple[str, str]) -> None:
+    paths = [
+        own.data_dir / "emotion_splits" / corpus / f"{split}.jsonl"
+        for corpus, split in zip(("tec", "isear"), splits, strict=True)
+    ]
+    for path in paths:
+        path.write_text('{"text": "a"}\n' + path.read_text())
+    with pytest.raises(DataError) as caught:
         own.run("method=simple")
+    told = str(caught.value).splitlines()
+    assert len(told) == 2 and all(line.startswith(f"{path}:1: ") for line, path in zip(told, paths, strict=True))
+    assert not list(own.data_dir.parent.rglob("training.json"))
 
 
 class TestCommand:

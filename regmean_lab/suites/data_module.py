@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from typing import Any, Literal
 
@@ -23,6 +24,7 @@ from regmean_lab.suites.batch_sampling import (
 )
 from regmean_lab.suites.encoded import encode_once
 from regmean_lab.suites.encoding import Encoded, encoding_of
+from regmean_lab.suites.reading import read_together
 from regmean_lab.suites.sampling import seeded_permutation, seeded_subset
 
 Batches = DataLoader[dict[str, Tensor]]
@@ -57,16 +59,19 @@ def evaluations_for(suite: Suite, merged: Sequence[str], split: Split = "test") 
         split: ``test``; or ``dev``, by which settings are chosen: the members' dev splits, and nothing out of domain.
 
     Raises:
-        DataError: if a corpus cannot be read.
+        DataError: with everything that cannot be read.
     """
-    inside = [Evaluation(member, member, "in", suite.examples(member, split), suite.task(member)) for member in merged]
-    if split != "test":
-        return inside
-    outside = [
-        Evaluation(corpus, corpus, "out", suite.evaluated_out_of_domain(corpus, merged), suite.task(corpus))
-        for corpus in suite.out_of_domain(merged)
+    outside = suite.out_of_domain(merged) if split == "test" else ()
+    examples = read_together(
+        [
+            *(partial(suite.examples, member, split) for member in merged),
+            *(partial(suite.evaluated_out_of_domain, corpus, merged) for corpus in outside),
+        ]
+    )
+    return [
+        Evaluation(corpus, corpus, "in" if number < len(merged) else "out", own, suite.task(corpus))
+        for number, (corpus, own) in enumerate(zip((*merged, *outside), examples, strict=True))
     ]
-    return inside + outside
 
 
 def example_order(loader: Batches) -> list[int]:

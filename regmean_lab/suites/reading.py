@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from regmean_lab.suites.base import DataError
+from regmean_lab.suites.base import DataError, MissingDataError
 
 SHOWN_ERRORS = 10
 """How many kinds of malformed lines an error names."""
@@ -37,6 +37,7 @@ _HALF_WRITTEN = re.compile(r"\\u[dD][89a-fA-F]")
 _HALF = re.compile("[\ud800-\udfff]")
 
 Row = TypeVar("Row")
+Result = TypeVar("Result")
 
 
 def parse_lines(path: Path, parse: Callable[[str], Row], blank: Row | None = None) -> list[Row]:
@@ -85,6 +86,25 @@ def parse_numbered_lines(path: Path, parse: Callable[[str], Row], blank: Row | N
     if all(row is blank for _, row in rows):
         raise DataError(f"{path}: holds no example.")
     return rows
+
+
+def read_together(readings: Iterable[Callable[[], Result]]) -> list[Result]:
+    """What several readings of data give; all of them are tried before anything wrong is told.
+
+    Raises:
+        DataError: with everything that is wrong; of missing files, the first alone.
+    """
+    results, wrong = [], dict[str, None]()
+    for read in readings:
+        try:
+            results.append(read())
+        except MissingDataError:
+            raise
+        except DataError as error:
+            wrong[str(error)] = None
+    if wrong:
+        raise DataError("\n".join(wrong))
+    return results
 
 
 def read_utf8(path: Path) -> str:

@@ -28,8 +28,10 @@ from regmean_lab.modules.reweighting import sqrt_weights
 from regmean_lab.modules.sequence_classification import SequenceClassificationModule
 from regmean_lab.statistics import rank
 from regmean_lab.suites import Suite
+from regmean_lab.suites.base import Split
 from regmean_lab.suites.data_module import CorpusDataModule
 from regmean_lab.suites.multi_task_data import MultiTaskDataModule
+from regmean_lab.suites.reading import read_together
 from regmean_lab.tracking.environment import versions
 from regmean_lab.tracking.loggers import open_loggers
 from regmean_lab.training.best_weights import BestWeights, epoch_of
@@ -124,16 +126,34 @@ def find_or_train(
     trainer: TrainerConfig,
     seed: int,
     open_logs: OpenLogs,
+    others: Sequence[str] = (),
 ) -> tuple[ZooEntry, bool]:
     """A model fine-tuned on one corpus, or on several together, from the zoo; trained now if it is not there yet.
 
+    Args:
+        zoo: where it is looked for.
+        checkpoint: the pretrained model.
+        suite: the suite of the corpora.
+        corpora: what it is trained on.
+        training: how.
+        trainer: on what.
+        seed: seed of its head and of the order of its training data.
+        open_logs: opens loggers.
+        others: corpora of other models of the job, whose data are read before a training begins.
+
     Returns:
         The entry, and whether it was trained now.
+
+    Raises:
+        DataError: with everything that is wrong with the data, before any training.
     """
     prefix = "-".join((suite.name, "+".join(corpora), checkpoint.name, f"seed{seed}"))
     description = describe(checkpoint, suite, corpora, training, seed)
 
     def train(folder: Path) -> dict[str, Any]:
+        splits: tuple[Split, ...] = ("train", "dev")
+        names = dict.fromkeys((*corpora, *others))
+        read_together(partial(suite.examples, corpus, split) for corpus in names for split in splits)
         logs = partial(open_logs, f"train {prefix}", "train", suite.name, description)
         work = partial(
             _with_logs,
@@ -167,6 +187,7 @@ def find_or_train_for(job: Settings, needed: MemberTraining, checkpoint: Checkpo
         config.trainer,
         needed.seed,
         partial(open_loggers, config.logger, folder / "train" / "+".join(needed.corpora)),
+        job.members,
     )
     log.info("%s %s", "trained" if trained else "found", entry.path)
     return entry
