@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torchmetrics.functional.text.rouge import rouge_score
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from regmean_lab.models.pretrained import Checkpoint
 from regmean_lab.modules.base import Batch, FisherObjective, TaskModule, register_module
 from regmean_lab.modules.text_generation import TextGenerationModule
 from regmean_lab.statistics import Mask
 from regmean_lab.suites.base import IGNORED, Task
-from regmean_lab.suites.text_generation import FORMS
+from regmean_lab.suites.text_generation import FORMS, ROUGE_SCORES
+
+MORE_TOKENS = 8
+"""How many tokens more than twice as many as its target has a text may have that is written for a ROUGE score."""
 
 
 @register_module("text")
@@ -42,18 +49,63 @@ class LanguageModule(TextGenerationModule):
         return TaskModule.batch_loss(self, batch)
 
     def evaluate(self, batch: Batch) -> Tensor:
-        """What scores of texts are made of: shape [batch, 3], float32.
+        """What scores of texts are made of: shape [batch, 3], float32; with a ROUGE score [batch, 4].
 
         Of each text that is written the sum of its tokens' log-probabilities, the number of tokens that are the most
         probable ones, and the number of tokens. If all are the most probable ones, and only then, greedy decoding
-        writes the text.
+        writes the text. If a ROUGE score is the key score, each text is also written greedily, to at most twice its
+        target's tokens and ``MORE_TOKENS``, and its score is the last column.
         """
         logits, labels = self(batch).float(), batch["labels"]
         real = labels != IGNORED
         chosen = logits.gather(2, labels.clamp(min=0).unsqueeze(2)).squeeze(2)
         probabilities = (chosen - logits.logsumexp(2)) * real
         right = (logits.argmax(2) == labels) & real
-        return torch.stack([probabilities.sum(1), right.sum(1).float(), real.sum(1).float()], 1)
+        columns = [probabilities.sum(1), right.sum(1).float(), real.sum(1).float()]
+        if self.task.key_score in ROUGE_SCORES:
+            columns.append(self._rouge(batch).to(logits.device))
+        return torch.stack(columns, 1)
+
+    def _rouge(self, batch: Batch) -> Tensor:
+        """The key score of each text, between 0 and 1: shape [batch], float32, on the CPU."""
+        name, decode = self.task.key_score, self._tokenizer().batch_decode
+        targets = [row[row != IGNORED].tolist() for row in batch["labels"]]
+        limits = [2 * len(target) + MORE_TOKENS for target in targets]
+        end = set(self._end_of_sequence(batch["labels"].device).tolist())
+        written = []
+        # A limit of its own for each text: what is written must not depend on what else is in the batch.
+        for row, limit in zip(self._generated(batch, max(limits)).tolist(), limits, strict=True):
+            written.append(list(takewhile(lambda token: token not in end, row[:limit])))
+        pairs = zip(decode(written, skip_special_tokens=True), decode(targets, skip_special_tokens=True), strict=True)
+        return torch.stack([rouge_score(one, two, rouge_keys=name)[f"{name}_fmeasure"] for one, two in pairs])
+
+    def _generated(self, batch: Batch, tokens: int) -> Tensor:
+        """What the model writes greedily: shape [batch, at most tokens], with padding after the end of a sequence."""
+        read, labels = batch["attention_mask"], batch["labels"]
+        if not self._has_encoder:  # of one sequence, what comes before the target
+            read = read * ((labels != IGNORED).long().cumsum(1) <= 1)
+            # The token from which the target's first one is predicted is the prompt's last one.
+        question: dict[str, Any] = {"input_ids": batch["input_ids"], "attention_mask": read}
+        if not self._has_encoder:
+            question = self._question(question)
+        greedy = GenerationConfig(
+            max_new_tokens=tokens,
+            do_sample=False,
+            pad_token_id=self._padding_token,
+            eos_token_id=self.model.config.eos_token_id,
+            decoder_start_token_id=getattr(self.model.config, "decoder_start_token_id", None),
+        )
+        with torch.no_grad():
+            sequences: Any = self.model.generate(**question, generation_config=greedy)  # type: ignore[operator]
+        start = 1 if self._has_encoder else question["input_ids"].shape[1]
+        return sequences[:, start:]
+
+    def _tokenizer(self) -> PreTrainedTokenizerBase:
+        """That of the data on which the module is evaluated."""
+        trainer = self.trainer
+        loaders: Any = trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders
+        loader = loaders[0] if isinstance(loaders, list) else loaders
+        return loader.collate_fn.tokenizer
 
     def join(self, parts: Sequence[Tensor]) -> Tensor:
         """Scores [examples, 3], or the tokens that are written [examples, tokens] with ``IGNORED`` after their end."""

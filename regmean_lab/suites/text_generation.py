@@ -17,6 +17,9 @@ from regmean_lab.suites.tables.columns import Columns
 from regmean_lab.suites.tables.table import Table
 
 KEY_SCORES = ("exact_match", "token_accuracy")
+ROUGE_SCORES = ("rouge1", "rouge2", "rougeL")
+"""Key scores that compare what is written with the target, and are measured where they are the key score."""
+
 FORMS = ("seq2seq", "causal")
 """What writes the texts, an encoder-decoder or a decoder; a task of texts has one of them as its only label."""
 
@@ -31,8 +34,9 @@ class TextGenerationSettings(OwnDataSettings):
         target: column of the text that is written; None: the obvious one (``seq2seq``), or none (``causal``).
         template: what is read, with columns in braces: ``"Summarise: {text}"``; None: the column ``text`` as it is.
         key_score: the metric that selects epochs and is reported: ``exact_match`` (texts that greedy decoding writes
-            exactly) or ``token_accuracy`` (of the target's tokens, each given the right ones before it). Both and the
-            perplexity are measured.
+            exactly) or ``token_accuracy`` (of the target's tokens, each given the right ones before it), which are both
+            measured, as is the perplexity; or ``rouge1``, ``rouge2``, ``rougeL`` (Lin, 2004; F1 of words, of pairs of
+            words, and of the longest common sequence, mean over texts), for which texts are written greedily.
     """
 
     form: str = FORMS[0]
@@ -48,7 +52,7 @@ class TextGenerationSuite(OwnDataSuite):
     settings_type = TextGenerationSettings
     settings: TextGenerationSettings
     kind = "text"
-    choices: ClassVar[Choices] = {"key_score": KEY_SCORES, "form": FORMS}
+    choices: ClassVar[Choices] = {"key_score": (*KEY_SCORES, *ROUGE_SCORES), "form": FORMS}
 
     @override
     def problems(self) -> list[str]:
@@ -70,6 +74,11 @@ class TextGenerationSuite(OwnDataSuite):
                 f"{', '.join(table.columns)}"
             )
         causal = self.settings.form == "causal"
+        if causal and corpus.target is None and self.settings.key_score in ROUGE_SCORES:
+            raise DataError(
+                f"{self.settings.key_score} compares what is written with a target; name its column "
+                "(suite.target=NAME), or choose suite.key_score=token_accuracy"
+            )
         chosen = super().columns(corpus, table)
         return replace(chosen, target=corpus.target) if causal else chosen
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
+import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
-from regmean_lab.config.groups import ModelConfig
+from regmean_lab.config.groups import ModelConfig, TrainerConfig
+from regmean_lab.evaluation.scores import predict
 from regmean_lab.metrics.metrics import score
 from regmean_lab.models.find import find_checkpoint
 from regmean_lab.modules import module_type
 from regmean_lab.modules.language_modeling import LanguageModule
 from regmean_lab.suites.base import IGNORED, Task
-from regmean_lab.suites.text_encoding import PromptedText, TextCollator, TextExample, encode_texts
+from regmean_lab.suites.text_encoding import EncodedText, PromptedText, TextCollator, TextExample, encode_texts
+from regmean_lab.training.trainers import test_trainer as make_trainer
 
 TEXTS = [("the sun came out", "happy"), ("she cried all night", "sad and tired"), ("rain", "river"), ("a", "b c d")]
 
@@ -91,6 +97,73 @@ def test_an_exact_match_is_what_greedy_decoding_writes(form: str, pico_cache: Pa
         100 * float((outputs[:, 1] == outputs[:, 2]).double().mean())
     )
     assert outputs[2, 1] < outputs[2, 2]
+
+
+def longest_common(one: list[str], other: list[str]) -> int:
+    """Length of the longest common subsequence, by a table."""
+    table = [[0] * (len(other) + 1) for _ in range(len(one) + 1)]
+    for i, j in itertools.product(range(len(one)), range(len(other))):
+        alike = one[i] == other[j]
+        table[i + 1][j + 1] = table[i][j] + 1 if alike else max(table[i][j + 1], table[i + 1][j])
+    return table[-1][-1]
+
+
+def rouge(name: str, one: str, other: str) -> float:
+    """F1, from its definition; words are lower-case letters and digits."""
+    first, second = ("".join(c if c.isalnum() else " " for c in text.lower()).split() for text in (one, other))
+    size = 2 if name == "rouge2" else 1
+    grams = [Counter(tuple(part[i : i + size]) for i in range(len(part) - size + 1)) for part in (first, second)]
+    common = longest_common(first, second) if name == "rougeL" else sum((grams[0] & grams[1]).values())
+    total = sum(sum(part.values()) for part in grams)
+    return 2 * common / total if total else 0.0
+
+
+@pytest.mark.parametrize("name", ["rouge1", "rouge2", "rougeL"])
+@pytest.mark.parametrize("form", ["seq2seq", "causal"])
+def test_rouge_is_of_what_generate_writes_alone(form: str, name: str, pico_cache: Path) -> None:
+    module, batch, _ = module_and_batch(form, pico_cache)
+    task = Task("text", (form,), name)
+    module.task = task
+    with torch.no_grad():  # so that GPT-2 writes more than one word
+        for parameter in module.model.parameters() if form == "causal" else ():
+            parameter.add_(0.5 * torch.randn_like(parameter))
+    tokenizer = find_checkpoint(
+        ModelConfig("pico", "pico:t5" if form == "seq2seq" else "pico:gpt2"), pico_cache
+    ).tokenizer()
+    rows = []
+    for row in range(len(TEXTS)):
+        real = int(batch["attention_mask"][row].sum())
+        labels = batch["labels"][row]
+        start = int((labels != IGNORED).nonzero()[0])
+        target = labels[labels != IGNORED].tolist()
+        ids = batch["input_ids"][row : row + 1, : real if form == "seq2seq" else start + 1]
+        new = module.model.generate(ids, max_new_tokens=2 * len(target) + 8, do_sample=False, num_beams=1)[0]
+        written = new[1:] if form == "seq2seq" else new[ids.shape[1] :]
+        text = tokenizer.decode(written, skip_special_tokens=True)
+        if row == 0:  # a target of which the model writes some
+            words = re.findall("[a-z0-9]+", text.lower())
+            assert len(words) >= 3
+            target = tokenizer(" ".join([*words, "and", words[0]]), add_special_tokens=False)["input_ids"]
+        rows.append((target, ids[0].tolist()))
+    encoded = []
+    for target, read in rows:
+        if form == "seq2seq":
+            encoded.append(EncodedText(tuple(read), tuple(target), True))
+        else:
+            encoded.append(EncodedText((*read, *target[:-1]), (*[IGNORED] * (len(read) - 1), *target), False))
+    loader = DataLoader(encoded, batch_size=3, collate_fn=TextCollator(tokenizer, task))  # type: ignore[arg-type]
+    trainer = make_trainer(TrainerConfig(accelerator="cpu", progress_bar=False))
+    (predicted,) = predict(trainer, module, [loader])
+    scores = []
+    for target, read in rows:
+        limit = 2 * len(target) + 8
+        new = module.model.generate(torch.tensor([read]), max_new_tokens=limit, do_sample=False, num_beams=1)[0]
+        written = new[1:] if form == "seq2seq" else new[len(read) :]
+        texts = (tokenizer.decode(part, skip_special_tokens=True) for part in (written.tolist(), target))
+        scores.append(rouge(name, *texts))
+    assert scores[0] > 0
+    assert predicted.logits[:, 3].tolist() == pytest.approx(scores, abs=1e-6)
+    assert score(task, predicted.logits, predicted.labels)[name] == pytest.approx(100 * sum(scores) / len(scores))
 
 
 def test_prompts_are_read_and_targets_predicted(pico_cache: Path) -> None:

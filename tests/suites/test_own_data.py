@@ -441,3 +441,19 @@ def test_files_are_read_once_until_they_change(tmp_path: Path, monkeypatch: pyte
     write(tmp_path / "a.csv", rows_of(31))
     assert len(classification({"a": data}).examples("a", "train")) == 22
     assert len(read) == 3
+
+
+def test_a_score_of_what_is_written_needs_a_target(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", [{"text": f"text {number}"} for number in range(20)])
+    settings = TextGenerationSettings(corpora={"a": path}, form="causal", key_score="rougeL")
+    (problem,) = TextGenerationSuite(Path(), settings).problems()
+    assert "rougeL compares what is written with a target" in problem and "suite.target=NAME" in problem
+
+
+def test_a_key_score_is_checked_before_and_with_the_labels(tmp_path: Path) -> None:
+    three = write(tmp_path / "a.csv", rows_of(60, ("x", "y", "z")))
+    (problem,) = classification({"a": three}, key_score="CohenKapa").problems()
+    assert problem.startswith("key_score: expected one of accuracy, ") and "near: MulticlassCohenKappa" in problem
+    (problem,) = classification({"a": three}, key_score="BinaryRecall").problems()
+    assert problem.startswith("labels: key_score=") and "BinaryRecall is of two labels; there are 3" in problem
+    assert not classification({"a": three}, key_score="CohenKappa").problems()
