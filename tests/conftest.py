@@ -6,13 +6,14 @@ import hashlib
 import json
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from forks import Forks, forking
 
 # Before anything imports Hugging Face libraries, which read these once. Tests need no network, and must not use it.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -101,24 +102,24 @@ def pico_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("pico")
 
 
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    """What runs commands without waiting for their imports."""
+    with forking() as started:
+        yield started
+
+
 @pytest.fixture
 def compose_job() -> Callable[..., Any]:
     """Composes the configuration of a job from overrides, as the command does."""
-    from hydra import compose, initialize_config_dir
+    from compositions import compose_job
 
-    from regmean_lab.config.grids import CONFIG_NAME
-    from regmean_lab.config.locations import configuration_root
     from regmean_lab.config.resolvers import register_resolvers
     from regmean_lab.config.schema import register_schemas
 
     register_schemas()
     register_resolvers()
-
-    def compose_one(*overrides: str, **settings: Any) -> Any:
-        with initialize_config_dir(str(configuration_root() / "conf"), version_base="1.3"):
-            return compose(CONFIG_NAME, list(overrides), **settings)
-
-    return compose_one
+    return compose_job
 
 
 @pytest.fixture

@@ -8,17 +8,16 @@ import os
 import shutil
 import signal
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from forks import Forks
 from hydra import initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file, save_file
@@ -535,19 +534,6 @@ def test_a_malformed_file_is_told_with_its_line(own: Workspace) -> None:
 class TestCommand:
     """The command itself: exit codes, and what it leaves and says."""
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        return subprocess.Popen(
-            [sys.executable, "-m", "regmean_lab", *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment,
-            start_new_session=True,
-            # A shell without job control has its background commands ignore it, and so would this one.
-            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
-        )
-
     def fail(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
         """What a command that must not begin any work says."""
         monkeypatch.setattr(sys, "argv", ["regmean_lab", *arguments])
@@ -556,15 +542,16 @@ class TestCommand:
         assert caught.value.code == EXIT_CONFIGURATION
         return capsys.readouterr().err
 
-    def test_a_sweep_leaves_a_result_for_each_job_and_a_summary(self, workspace: Workspace) -> None:
-        process = self.start(*workspace.overrides("method=simple", "-m", "seed=1,2"))
-        output, errors = process.communicate(timeout=WAIT_SECONDS)
-        assert process.returncode == 0, errors
+    def test_a_sweep_leaves_a_result_for_each_job_and_a_summary(
+        self, forks: Forks, workspace: Workspace, tmp_path: Path
+    ) -> None:
+        status, printed = forks.run(workspace.overrides("method=simple", "-m", "seed=1,2"), tmp_path / "log")
+        assert status == 0, printed
         results = [read_result(path) for path in workspace.output_dir.glob("emotion/*/*/result.json")]
         assert sorted(result.seed for result in results) == [1, 2]
-        assert "2 results, 2 computed now." in output
+        assert "2 results, 2 computed now." in printed
         assert len(list(workspace.output_dir.glob("sweeps/*/table.md"))) == 1
-        assert "Traceback" not in errors
+        assert "Traceback" not in printed
         # The command that the result names runs this one job.
         again, computed = workspace.run("method=simple", "seed=2")
         assert not computed
@@ -583,19 +570,18 @@ class TestCommand:
         run_step(Step(MEMBERS[0], "gram"), config, folder)
         assert not (folder / "statistics").exists()  # they were found
 
-    def test_a_job_that_fails_does_not_stop_the_others(self, own: Workspace) -> None:
+    def test_a_job_that_fails_does_not_stop_the_others(self, forks: Forks, own: Workspace, tmp_path: Path) -> None:
         path = own.data_dir / "emotion_splits" / "isear" / "test.jsonl"
         path.write_text("not JSON\n" + path.read_text())
         overrides = [text for text in own.overrides("method=simple") if not text.startswith("members")]
-        process = self.start("-m", *overrides, "members=[tec,isear],[tec,crowdflower]")
-        output, errors = process.communicate(timeout=WAIT_SECONDS)
-        assert process.returncode == 1
+        status, printed = forks.run(["-m", *overrides, "members=[tec,isear],[tec,crowdflower]"], tmp_path / "log")
+        assert status == 1
         (result,) = [read_result(found) for found in own.output_dir.glob("emotion/*/*/result.json")]
         assert result.members == ["tec", "crowdflower"]
-        assert "1 of 2 jobs failed" in errors
-        assert f"{path}:1: not JSON" in errors
-        assert "Traceback" not in errors
-        assert "tec+crowdflower" in output
+        assert "1 of 2 jobs failed" in printed
+        assert f"{path}:1: not JSON" in printed
+        assert "Traceback" not in printed
+        assert "tec+crowdflower" in printed
 
     def test_a_misspelt_key_is_answered_with_the_nearest(
         self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, workspace: Workspace
@@ -624,21 +610,24 @@ class TestCommand:
         shown = OmegaConf.create(capsys.readouterr().out)
         assert (shown.seed, shown.suite.name, shown.model.name) == (7, "emotion", "pico_bert")
 
-    def test_an_interrupted_job_goes_on_where_it_was(self, own: Workspace, trained: list[tuple[str, ...]]) -> None:
+    def test_an_interrupted_job_goes_on_where_it_was(
+        self, forks: Forks, own: Workspace, trained: list[tuple[str, ...]], tmp_path: Path
+    ) -> None:
         """While it trains; `command/test_interrupted_sweeps.py` has sweeps that are killed."""
         job = ("method=simple", "training.epochs=60")
-        process = self.start(*own.overrides(*job))
-        try:
-            self.wait_until(lambda: len(own.zoo.entries()) == 1 and list(own.zoo_dir.glob(".tmp-*")), process)
-            (first,) = own.zoo.entries()
-            process.send_signal(signal.SIGINT)
-            _, errors = process.communicate(timeout=WAIT_SECONDS)
-        finally:
-            process.kill()
+        log = tmp_path / "log"
+        process = forks.start(own.overrides(*job), log)
+        deadline = time.monotonic() + WAIT_SECONDS
+        while not (len(own.zoo.entries()) == 1 and list(own.zoo_dir.glob(".tmp-*"))):
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.02)
+        (first,) = own.zoo.entries()
+        os.kill(process, signal.SIGINT)
+        status, errors = forks.wait(process), log.read_text()
         assert own.zoo.entries() == [first], errors
         assert first.verify() == []
         assert not own.folder(*job).joinpath("result.json").exists()
-        assert process.returncode == EXIT_INTERRUPTED
+        assert status == EXIT_INTERRUPTED
         assert "the same command resumes where this one stopped" in errors
         assert "Traceback" not in errors
         assert not list(own.zoo_dir.glob(".tmp-*"))
@@ -647,10 +636,3 @@ class TestCommand:
         assert trained == [("isear",)]
         assert [entry.verify() for entry in own.zoo.entries()] == [[], []]
         assert json.loads((own.folder(*job) / "result.json").read_text())["zoo"] == result.zoo
-
-    def wait_until(self, condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
-        deadline = time.monotonic() + WAIT_SECONDS
-        while not condition():
-            assert process.poll() is None, process.communicate()[1]
-            assert time.monotonic() < deadline
-            time.sleep(0.02)

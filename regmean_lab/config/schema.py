@@ -9,10 +9,11 @@ collects everything else that is wrong with it, before any work.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING as REQUIRED
 from dataclasses import dataclass, field, fields, make_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -156,18 +157,29 @@ def register_schemas(reserved: Collection[str] = ()) -> None:
     Raises:
         PluginError: for a name that two have.
     """
-    store = ConfigStore.instance()
-    store.store(name="schema", node=Config)
+    _store(None, "schema", Config)
     for name, schema in checkpoint_commands.SCHEMAS.items():
-        store.store(name=f"{name}_schema", node=schema)
+        _store(None, f"{name}_schema", schema)
     for name, suite in suite_types().items():
-        store.store(group="schema/suite", name=name, node=_open(named_settings(suite.settings_type, name)))
+        _store("schema/suite", name, _named(suite.settings_type, name), node=_open)
     methods, comparators = method_settings(), comparator_types()
     for name in sorted(methods.keys() & {*comparators, *reserved}):
         raise PluginError(f"method {name!r}: {_place(methods[name])} has a name of regmean_lab's; it needs another one")
     for name, method in {**methods, **comparators}.items():
-        store.store(group="schema/method", name=name, node=named_settings(method, name))
+        _store("schema/method", name, _named(method, name))
     _register_plugin_options({"suite": suite_types(), "method": methods})
+
+
+def _store(
+    group: str | None, name: str, settings: type[Any], node: Callable[[type[Any]], Any] = OmegaConf.structured
+) -> None:
+    """Hand a dataclass to Hydra, as a node; one that it has already is left, for making nodes takes long."""
+    store = ConfigStore.instance()
+    stored: Any = store.repo
+    for part in [*(group or "").split("/"), f"{name}.yaml"]:
+        stored = stored.get(part, {}) if part else stored
+    if not stored or OmegaConf.get_type(stored.node) is not settings:
+        store.store(group=group, name=name, node=node(settings))
 
 
 def _register_plugin_options(kinds: Mapping[str, Mapping[str, type[Any]]]) -> None:
@@ -369,6 +381,13 @@ def named_settings(settings: type[Any], name: str, target: str | None = None) ->
     keys = {"name": name} if target is None else {TARGET: target, "name": name}
     selecting = [(key, str, field(default=value)) for key, value in keys.items()]
     return make_dataclass(f"{settings.__name__}Config", [*selecting, *public])
+
+
+@cache
+def _named(settings: Hashable, name: str) -> type[Any]:
+    """The one dataclass of a name, so that what has been registered is known again."""
+    assert isinstance(settings, type)
+    return named_settings(settings, name)
 
 
 def _open(settings: type[Any]) -> Any:
