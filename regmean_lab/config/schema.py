@@ -9,11 +9,10 @@ collects everything else that is wrong with it, before any work.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING as REQUIRED
 from dataclasses import dataclass, field, fields, make_dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -50,6 +49,8 @@ LAST_SEED = 2**32 - 1
 
 
 Plain = TypeVar("Plain")
+
+_NAMED: dict[tuple[type[Any], str], type[Any]] = {}
 
 
 class ConfigurationError(UserError):
@@ -383,11 +384,11 @@ def named_settings(settings: type[Any], name: str, target: str | None = None) ->
     return make_dataclass(f"{settings.__name__}Config", [*selecting, *public])
 
 
-@cache
-def _named(settings: Hashable, name: str) -> type[Any]:
-    """The one dataclass of a name, so that what has been registered is known again."""
-    assert isinstance(settings, type)
-    return named_settings(settings, name)
+def _named(settings: type[Any], name: str) -> type[Any]:
+    """The same dataclass whenever it is asked for, so that what has been registered is known again."""
+    if (settings, name) not in _NAMED:
+        _NAMED[settings, name] = named_settings(settings, name)
+    return _NAMED[settings, name]
 
 
 def _open(settings: type[Any]) -> Any:
