@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 import torch
 from forks import Forks
-from hydra import initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import f1_score
@@ -27,7 +26,6 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import regmean_lab.training.train
 from regmean_lab.__main__ import EXIT_CONFIGURATION, EXIT_INTERRUPTED, main
-from regmean_lab.config.grids import Composer, grids_of, values_of
 from regmean_lab.config.locations import configuration_root
 from regmean_lab.config.resolvers import job_folder
 from regmean_lab.config.schema import settings_of
@@ -41,6 +39,7 @@ from regmean_lab.zoo import Zoo
 
 ARCHITECTURES = ("bert", "roberta", "distilbert", "deberta_v2")
 METHODS = ("individual", "ensemble", "multitask", "simple", "fisher", "regmean", "optimal_transport")
+METHODS_BY_LAYER = ("fisher", "regmean", "optimal_transport")
 MEMBERS = ("tec", "isear")
 WAIT_SECONDS = 120
 """How long to wait for another process before the test fails; it takes a fraction of it."""
@@ -131,33 +130,19 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     return found
 
 
-class TestConfigurations:
-    """Every file of an experiment and of a sweep makes configurations without problems."""
-
-    @pytest.mark.parametrize(
-        "override",
-        [f"experiment={path.stem}" for path in sorted((configuration_root() / "conf" / "experiment").glob("*.yaml"))]
-        + [
-            f"+multirun_sweeps={path.stem}"
-            for path in sorted((configuration_root() / "conf" / "multirun_sweeps").glob("*.yaml"))
-        ]
-        + [f"debug={path.stem}" for path in sorted((configuration_root() / "conf" / "debug").glob("*.yaml"))],
-    )
-    def test_composes(self, override: str, compose_job: Callable[..., DictConfig]) -> None:
-        compose_job()  # registers what Hydra must know
-        with initialize_config_dir(str(configuration_root() / "conf"), version_base="1.3"):
-            composer, chosen = Composer(), []
-            for grid in grids_of([override]):
-                values = [values_of(parameter) for parameter in grid]
-                chosen += [[texts[place] for texts in values] for place in (0, -1)]
-            for job in chosen:
-                settings = settings_of(composer.compose(job))
-                assert override.startswith("debug") or settings.config.experiment == override.partition("=")[2]
+@pytest.mark.parametrize("path", sorted((configuration_root() / "conf" / "debug").glob("*.yaml")), ids=lambda p: p.stem)
+def test_files_for_debugging_compose(path: Path, compose_job: Callable[..., DictConfig]) -> None:
+    """Those of experiments and sweeps: `command/test_jobs.py`."""
+    assert settings_of(compose_job(f"debug={path.stem}"))
 
 
 class TestEveryMethod:
-    @pytest.mark.parametrize("architecture", ARCHITECTURES)
-    @pytest.mark.parametrize("method", METHODS)
+    @pytest.mark.parametrize(
+        ("method", "architecture"),
+        [(method, ARCHITECTURES[0]) for method in METHODS]
+        # The other methods do not ask which layers a model has.
+        + [(method, other) for method in METHODS_BY_LAYER for other in ARCHITECTURES[1:]],
+    )
     def test_from_training_to_a_result(self, workspace: Workspace, method: str, architecture: str) -> None:
         result, computed = workspace.run(f"method={method}", f"model=pico_{architecture}")
         assert computed
