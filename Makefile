@@ -85,6 +85,8 @@ reproduce-%: setup
 
 # All tests of a file run in one process, which makes what they share once.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# Tests start many interpreters, each of which would compile PyTorch and transformers for itself.
+test test-fast: export PYTHONDONTWRITEBYTECODE :=
 
 test: export OMP_NUM_THREADS := $(OMP_NUM_THREADS)
 test: development ## run the tests

@@ -19,7 +19,7 @@ from regmean_lab.command.quoting import corrected_command
 from regmean_lab.command.recipes import recipe_arguments
 from regmean_lab.command.verbs import VERBS, VerbError, run_program, split_verb
 from regmean_lab.config.checkpoint_commands import RootError, split_root
-from regmean_lab.config.grids import CONFIG_NAME
+from regmean_lab.config.grids import CONFIG_NAME, composing
 from regmean_lab.config.locations import configuration_root, use_own_folders
 from regmean_lab.config.resolvers import register_resolvers
 from regmean_lab.config.schema import register_schemas
@@ -76,20 +76,21 @@ def _run(verb: str | None, given: list[str]) -> None:
     overrides = get_args_parser().parse_args(arguments).overrides
     runs = not asks_for_help and all(argument in MULTIRUN_FLAGS for argument in arguments if argument.startswith("-"))
     planned = runs and root is None and wants_plan(overrides)
-    if overrides or runs:  # a page of help alone has nothing that could be wrong
-        corrections: dict[str, str] = {}
-        multirun = planned or not runs or any(argument in MULTIRUN_FLAGS for argument in arguments)
-        checked = override_problems(
-            overrides, jobs_too=runs and not planned, root=root, multirun=multirun, corrections=corrections
-        )
-        if checked:
-            refuse(checked, corrected_command(whole, corrections))
-    if asks_for_help:
-        print(help_page(root or CONFIG_NAME, "plan" if verb == "plan" else None))
-        return
-    if planned:
-        sys.exit(0 if show_plan(overrides) else EXIT_CONFIGURATION)
-    output = output_folder(overrides) if runs and root is None else None
+    with composing():
+        if overrides or runs:  # a page of help alone has nothing that could be wrong
+            corrections: dict[str, str] = {}
+            multirun = planned or not runs or any(argument in MULTIRUN_FLAGS for argument in arguments)
+            checked = override_problems(
+                overrides, jobs_too=runs and not planned, root=root, multirun=multirun, corrections=corrections
+            )
+            if checked:
+                refuse(checked, corrected_command(whole, corrections))
+        if asks_for_help:
+            print(help_page(root or CONFIG_NAME, "plan" if verb == "plan" else None))
+            return
+        if planned:
+            sys.exit(0 if show_plan(overrides) else EXIT_CONFIGURATION)
+        output = output_folder(overrides) if runs and root is None else None
     try:
         _hydra_command(root or CONFIG_NAME)()
     except (KeyboardInterrupt, SystemExit) as error:

@@ -6,13 +6,14 @@ import hashlib
 import json
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from forks import Forks, forking
 
 # Before anything imports Hugging Face libraries, which read these once. Tests need no network, and must not use it.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -43,28 +44,47 @@ MARKS = {
     "command/test_own_data_commands.py": "processes",
     "command/test_plugin_commands.py": "processes",
     "statistics/test_distributed_statistics.py": "processes",
-    "test_processes.py": "processes",
+    "training/test_processes.py": "processes",
     "test_notebook.py": "processes",
     "report/test_report_page.py": "browser",
     "benchmarks/": "benchmarks",
 }
 """What `make test-fast` leaves out, by the beginning of a file's path."""
 
+LONGEST = (
+    "command/test_launchers.py",
+    "command/test_interrupted_sweeps.py",
+    "training/test_processes.py",
+    "command/test_jobs.py",
+    "test_experiment.py",
+    "suites/test_glue_experiment.py",
+    "command/test_own_data_commands.py",
+    "models/test_pickled_checkpoints.py",
+    "callbacks/test_refining_merge.py",
+    "suites/test_ner_experiment.py",
+    "test_notebook.py",
+    "callbacks/test_merge_of_text_generators.py",
+    "checkpoints/test_collect_statistics.py",
+    "checkpoints/test_checkpoint_merge.py",
+    "checkpoints/test_evaluate.py",
+    "command/test_stages.py",
+    "command/test_plugin_commands.py",
+)
+"""The files that take longest: they begin first, so that two processes end together."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of whole files, and put those first that take longest: two processes then end together."""
+    """Mark the tests of whole files, and put those first that take longest."""
     root = Path(__file__).parent
+    places = {path: place for place, path in enumerate(LONGEST)}
+    order = {}
     for item in items:
         path = item.path.relative_to(root).as_posix() if item.path.is_relative_to(root) else ""
         for beginning, mark in MARKS.items():
             if path.startswith(beginning):
                 item.add_marker(mark)
-    slow = ("launchers", "processes", "benchmarks")
-
-    def place(item: pytest.Item) -> int:
-        return min((slow.index(mark.name) for mark in item.iter_markers() if mark.name in slow), default=len(slow))
-
-    items.sort(key=place)
+        order[item] = places.get(path, len(places))
+    items.sort(key=order.__getitem__)
 
 
 def emotion_line(generator: random.Random, corpus: str) -> str:
@@ -101,24 +121,24 @@ def pico_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("pico")
 
 
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    """What runs commands without waiting for their imports."""
+    with forking() as started:
+        yield started
+
+
 @pytest.fixture
 def compose_job() -> Callable[..., Any]:
     """Composes the configuration of a job from overrides, as the command does."""
-    from hydra import compose, initialize_config_dir
+    from compositions import compose_job
 
-    from regmean_lab.config.grids import CONFIG_NAME
-    from regmean_lab.config.locations import configuration_root
     from regmean_lab.config.resolvers import register_resolvers
     from regmean_lab.config.schema import register_schemas
 
     register_schemas()
     register_resolvers()
-
-    def compose_one(*overrides: str, **settings: Any) -> Any:
-        with initialize_config_dir(str(configuration_root() / "conf"), version_base="1.3"):
-            return compose(CONFIG_NAME, list(overrides), **settings)
-
-    return compose_one
+    return compose_job
 
 
 @pytest.fixture

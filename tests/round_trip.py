@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra import initialize_config_dir
+from compositions import compose_job
 from omegaconf import DictConfig
 from safetensors.torch import load_file
 from torch import Tensor
@@ -15,18 +15,15 @@ from torch import Tensor
 from regmean_lab import experiment
 from regmean_lab.checkpoints import collect_command as collect_statistics
 from regmean_lab.checkpoints import merge_command as merge_checkpoints
-from regmean_lab.command.overrides import compose_first_job
-from regmean_lab.config.locations import configuration_root
-from regmean_lab.config.schema import register_schemas, settings_of
+from regmean_lab.config.schema import settings_of
 from regmean_lab.results import Result
 from regmean_lab.zoo import Zoo
 
 
 def compose_root(root: str, *overrides: str) -> DictConfig:
-    """The configuration of an experiment with a root configuration of its own; schemas are registered already."""
-    register_schemas()
-    with initialize_config_dir(str(configuration_root() / "conf"), version_base="1.3"):
-        return compose_first_job([*overrides, "trainer=cpu"], root)
+    """The configuration of an experiment with a root configuration of its own."""
+    config: DictConfig = compose_job(*overrides, "trainer=cpu", root=root)
+    return config
 
 
 def publish_and_merge(

@@ -8,18 +8,16 @@ import os
 import shutil
 import signal
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hydra import initialize_config_dir
+from forks import Forks
 from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import f1_score
@@ -28,7 +26,6 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import regmean_lab.training.train
 from regmean_lab.__main__ import EXIT_CONFIGURATION, EXIT_INTERRUPTED, main
-from regmean_lab.config.grids import Composer, grids_of, values_of
 from regmean_lab.config.locations import configuration_root
 from regmean_lab.config.resolvers import job_folder
 from regmean_lab.config.schema import settings_of
@@ -42,6 +39,7 @@ from regmean_lab.zoo import Zoo
 
 ARCHITECTURES = ("bert", "roberta", "distilbert", "deberta_v2")
 METHODS = ("individual", "ensemble", "multitask", "simple", "fisher", "regmean", "optimal_transport")
+METHODS_BY_LAYER = ("fisher", "regmean", "optimal_transport")
 MEMBERS = ("tec", "isear")
 WAIT_SECONDS = 120
 """How long to wait for another process before the test fails; it takes a fraction of it."""
@@ -132,33 +130,19 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     return found
 
 
-class TestConfigurations:
-    """Every file of an experiment and of a sweep makes configurations without problems."""
-
-    @pytest.mark.parametrize(
-        "override",
-        [f"experiment={path.stem}" for path in sorted((configuration_root() / "conf" / "experiment").glob("*.yaml"))]
-        + [
-            f"+multirun_sweeps={path.stem}"
-            for path in sorted((configuration_root() / "conf" / "multirun_sweeps").glob("*.yaml"))
-        ]
-        + [f"debug={path.stem}" for path in sorted((configuration_root() / "conf" / "debug").glob("*.yaml"))],
-    )
-    def test_composes(self, override: str, compose_job: Callable[..., DictConfig]) -> None:
-        compose_job()  # registers what Hydra must know
-        with initialize_config_dir(str(configuration_root() / "conf"), version_base="1.3"):
-            composer, chosen = Composer(), []
-            for grid in grids_of([override]):
-                values = [values_of(parameter) for parameter in grid]
-                chosen += [[texts[place] for texts in values] for place in (0, -1)]
-            for job in chosen:
-                settings = settings_of(composer.compose(job))
-                assert override.startswith("debug") or settings.config.experiment == override.partition("=")[2]
+@pytest.mark.parametrize("path", sorted((configuration_root() / "conf" / "debug").glob("*.yaml")), ids=lambda p: p.stem)
+def test_files_for_debugging_compose(path: Path, compose_job: Callable[..., DictConfig]) -> None:
+    """Those of experiments and sweeps: `command/test_jobs.py`."""
+    assert settings_of(compose_job(f"debug={path.stem}"))
 
 
 class TestEveryMethod:
-    @pytest.mark.parametrize("architecture", ARCHITECTURES)
-    @pytest.mark.parametrize("method", METHODS)
+    @pytest.mark.parametrize(
+        ("method", "architecture"),
+        [(method, ARCHITECTURES[0]) for method in METHODS]
+        # The other methods do not ask which layers a model has.
+        + [(method, other) for method in METHODS_BY_LAYER for other in ARCHITECTURES[1:]],
+    )
     def test_from_training_to_a_result(self, workspace: Workspace, method: str, architecture: str) -> None:
         result, computed = workspace.run(f"method={method}", f"model=pico_{architecture}")
         assert computed
@@ -543,19 +527,6 @@ def test_malformed_files_are_told_together_before_any_training(own: Workspace, s
 class TestCommand:
     """The command itself: exit codes, and what it leaves and says."""
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        return subprocess.Popen(
-            [sys.executable, "-m", "regmean_lab", *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment,
-            start_new_session=True,
-            # A shell without job control has its background commands ignore it, and so would this one.
-            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
-        )
-
     def fail(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
         """What a command that must not begin any work says."""
         monkeypatch.setattr(sys, "argv", ["regmean_lab", *arguments])
@@ -564,15 +535,16 @@ class TestCommand:
         assert caught.value.code == EXIT_CONFIGURATION
         return capsys.readouterr().err
 
-    def test_a_sweep_leaves_a_result_for_each_job_and_a_summary(self, workspace: Workspace) -> None:
-        process = self.start(*workspace.overrides("method=simple", "-m", "seed=1,2"))
-        output, errors = process.communicate(timeout=WAIT_SECONDS)
-        assert process.returncode == 0, errors
+    def test_a_sweep_leaves_a_result_for_each_job_and_a_summary(
+        self, forks: Forks, workspace: Workspace, tmp_path: Path
+    ) -> None:
+        status, printed = forks.run(workspace.overrides("method=simple", "-m", "seed=1,2"), tmp_path / "log")
+        assert status == 0, printed
         results = [read_result(path) for path in workspace.output_dir.glob("emotion/*/*/result.json")]
         assert sorted(result.seed for result in results) == [1, 2]
-        assert "2 results, 2 computed now." in output
+        assert "2 results, 2 computed now." in printed
         assert len(list(workspace.output_dir.glob("sweeps/*/table.md"))) == 1
-        assert "Traceback" not in errors
+        assert "Traceback" not in printed
         # The command that the result names runs this one job.
         again, computed = workspace.run("method=simple", "seed=2")
         assert not computed
@@ -591,19 +563,18 @@ class TestCommand:
         run_step(Step(MEMBERS[0], "gram"), config, folder)
         assert not (folder / "statistics").exists()  # they were found
 
-    def test_a_job_that_fails_does_not_stop_the_others(self, own: Workspace) -> None:
+    def test_a_job_that_fails_does_not_stop_the_others(self, forks: Forks, own: Workspace, tmp_path: Path) -> None:
         path = own.data_dir / "emotion_splits" / "isear" / "test.jsonl"
         path.write_text("not JSON\n" + path.read_text())
         overrides = [text for text in own.overrides("method=simple") if not text.startswith("members")]
-        process = self.start("-m", *overrides, "members=[tec,isear],[tec,crowdflower]")
-        output, errors = process.communicate(timeout=WAIT_SECONDS)
-        assert process.returncode == 1
+        status, printed = forks.run(["-m", *overrides, "members=[tec,isear],[tec,crowdflower]"], tmp_path / "log")
+        assert status == 1
         (result,) = [read_result(found) for found in own.output_dir.glob("emotion/*/*/result.json")]
         assert result.members == ["tec", "crowdflower"]
-        assert "1 of 2 jobs failed" in errors
-        assert f"{path}:1: not JSON" in errors
-        assert "Traceback" not in errors
-        assert "tec+crowdflower" in output
+        assert "1 of 2 jobs failed" in printed
+        assert f"{path}:1: not JSON" in printed
+        assert "Traceback" not in printed
+        assert "tec+crowdflower" in printed
 
     def test_a_misspelt_key_is_answered_with_the_nearest(
         self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, workspace: Workspace
@@ -632,21 +603,24 @@ class TestCommand:
         shown = OmegaConf.create(capsys.readouterr().out)
         assert (shown.seed, shown.suite.name, shown.model.name) == (7, "emotion", "pico_bert")
 
-    def test_an_interrupted_job_goes_on_where_it_was(self, own: Workspace, trained: list[tuple[str, ...]]) -> None:
+    def test_an_interrupted_job_goes_on_where_it_was(
+        self, forks: Forks, own: Workspace, trained: list[tuple[str, ...]], tmp_path: Path
+    ) -> None:
         """While it trains; `command/test_interrupted_sweeps.py` has sweeps that are killed."""
         job = ("method=simple", "training.epochs=60")
-        process = self.start(*own.overrides(*job))
-        try:
-            self.wait_until(lambda: len(own.zoo.entries()) == 1 and list(own.zoo_dir.glob(".tmp-*")), process)
-            (first,) = own.zoo.entries()
-            process.send_signal(signal.SIGINT)
-            _, errors = process.communicate(timeout=WAIT_SECONDS)
-        finally:
-            process.kill()
+        log = tmp_path / "log"
+        process = forks.start(own.overrides(*job), log)
+        deadline = time.monotonic() + WAIT_SECONDS
+        while not (len(own.zoo.entries()) == 1 and list(own.zoo_dir.glob(".tmp-*"))):
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.02)
+        (first,) = own.zoo.entries()
+        os.kill(process, signal.SIGINT)
+        status, errors = forks.wait(process), log.read_text()
         assert own.zoo.entries() == [first], errors
         assert first.verify() == []
         assert not own.folder(*job).joinpath("result.json").exists()
-        assert process.returncode == EXIT_INTERRUPTED
+        assert status == EXIT_INTERRUPTED
         assert "the same command resumes where this one stopped" in errors
         assert "Traceback" not in errors
         assert not list(own.zoo_dir.glob(".tmp-*"))
@@ -655,10 +629,3 @@ class TestCommand:
         assert trained == [("isear",)]
         assert [entry.verify() for entry in own.zoo.entries()] == [[], []]
         assert json.loads((own.folder(*job) / "result.json").read_text())["zoo"] == result.zoo
-
-    def wait_until(self, condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
-        deadline = time.monotonic() + WAIT_SECONDS
-        while not condition():
-            assert process.poll() is None, process.communicate()[1]
-            assert time.monotonic() < deadline
-            time.sleep(0.02)

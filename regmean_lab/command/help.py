@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import string
 
-from hydra import compose, initialize_config_dir
 from hydra.core.object_type import ObjectType
 
-from regmean_lab.config.grids import config_loader
-from regmean_lab.config.locations import configuration_root
+from regmean_lab.config.grids import composing, composition, config_loader
 from regmean_lab.sweeps.launchers import LAUNCHER_GROUP
 
 HIDDEN_GROUPS = ("hydra", "published", "schema")
@@ -28,9 +26,9 @@ def help_page(config_name: str, page: str | None = None) -> str:
         config_name: the root configuration.
         page: an option of the group ``hydra/help``, instead of the root configuration's own.
     """
-    with initialize_config_dir(str(configuration_root() / "conf"), version_base="1.3"):
+    with composing():
         overrides = [] if page is None else [f"hydra/help={page}"]
-        template = compose(config_name, overrides, return_hydra_config=True).hydra.help.template
+        template = composition(config_name, overrides, with_hydra=True).hydra.help.template
         return string.Template(template).safe_substitute(APP_CONFIG_GROUPS=group_lines())
 
 

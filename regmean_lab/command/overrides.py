@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -23,12 +22,13 @@ from regmean_lab.config.grids import (
     Composer,
     Grid,
     SweepError,
+    composing,
+    composition,
     config_loader,
     grids_of,
     jobs_of,
     values_of,
 )
-from regmean_lab.config.locations import configuration_root
 from regmean_lab.config.published import PublishedError
 from regmean_lab.config.targets import is_target
 from regmean_lab.sweeps.launchers import LAUNCHER_GROUP, launcher_problems
@@ -71,7 +71,7 @@ def override_problems(
     """
     corrections = {} if corrections is None else corrections
     config_name = root or CONFIG_NAME
-    with initialize_config_dir(str(configuration_root() / "conf"), version_base="1.3"):
+    with composing():
         loader = config_loader()
         parser, parsed = OverridesParser.create(config_loader=loader), []
         problems = []
@@ -121,7 +121,7 @@ def override_problems(
 
 def output_folder(arguments: Sequence[str]) -> Path:
     """``paths.output_dir`` of a command line that has no problems."""
-    with initialize_config_dir(str(configuration_root() / "conf"), version_base="1.3"):
+    with composing():
         return Path(compose_first_job(arguments).paths.output_dir)
 
 
@@ -303,12 +303,12 @@ def _with_all_keys(groups: Sequence[str], config_name: str) -> DictConfig:
     try:
         return compose_first_job(groups, config_name)
     except SweepError:  # what is swept over is said by the values, which come later
-        return compose(config_name, list(groups))
+        return composition(config_name, groups)
 
 
 def compose_first_job(arguments: Sequence[str], config_name: str = CONFIG_NAME) -> DictConfig:
     """Configuration of the first of a command line's jobs."""
-    return compose(config_name, [values_of(parameter)[0] for parameter in grids_of(arguments, config_name)[0]])
+    return composition(config_name, [values_of(parameter)[0] for parameter in grids_of(arguments, config_name)[0]])
 
 
 def _first(override: Override) -> str:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hydra import initialize_config_dir
-
-from regmean_lab.config.grids import grids_of, jobs_of, selects
-from regmean_lab.config.locations import configuration_root
+from regmean_lab.config.grids import composing, grids_of, jobs_of, selects
 
 PLAN_KEY = "plan"
 PLAN_OVERRIDE = f"{PLAN_KEY}=true"
@@ -36,7 +33,7 @@ def show_plan(arguments: Sequence[str]) -> bool:
     from regmean_lab.sweeps.summary import JobRecord
 
     refused: list[JobRecord] = []
-    with initialize_config_dir(str(configuration_root() / "conf"), version_base="1.3"):
+    with composing():
         plan = make_plan(composed(jobs_of(grids_of(arguments)), refused))
         if selects(arguments):
             chosen = sum(len(group) > 1 for group in groups_of(plan.jobs))

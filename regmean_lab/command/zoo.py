@@ -5,11 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from hydra import compose, initialize_config_dir
-
 from regmean_lab.command.overrides import override_problems
-from regmean_lab.config.grids import CONFIG_NAME
-from regmean_lab.config.locations import configuration_root
+from regmean_lab.config.grids import CONFIG_NAME, composing, composition
 from regmean_lab.config.resolvers import register_resolvers
 from regmean_lab.config.schema import register_schemas
 from regmean_lab.utils.errors import UserError
@@ -75,8 +72,8 @@ def add(arguments: list[str], program: str) -> int:
         from regmean_lab.utils.quiet import quiet_libraries
 
         quiet_libraries()
-        with initialize_config_dir(str(configuration_root() / "conf"), version_base="1.3"):
-            config = compose(CONFIG_NAME, overrides)
+        with composing():
+            config = composition(CONFIG_NAME, overrides)
         try:
             settings, model = check(config)
             settings.suite.prepare(settings.corpora)

@@ -12,6 +12,7 @@ import ast
 import sys
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ def method_settings() -> dict[str, type[Any]]:
     return dict(method_types())
 
 
+@cache
 def declared_settings(folder: Path) -> dict[str, type[Any]]:
     """The settings of the methods in a folder's Python files, by name.
 

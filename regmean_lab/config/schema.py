@@ -9,7 +9,7 @@ collects everything else that is wrong with it, before any work.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING as REQUIRED
 from dataclasses import dataclass, field, fields, make_dataclass
@@ -49,6 +49,8 @@ LAST_SEED = 2**32 - 1
 
 
 Plain = TypeVar("Plain")
+
+_NAMED: dict[tuple[type[Any], str], type[Any]] = {}
 
 
 class ConfigurationError(UserError):
@@ -156,18 +158,29 @@ def register_schemas(reserved: Collection[str] = ()) -> None:
     Raises:
         PluginError: for a name that two have.
     """
-    store = ConfigStore.instance()
-    store.store(name="schema", node=Config)
+    _store(None, "schema", Config)
     for name, schema in checkpoint_commands.SCHEMAS.items():
-        store.store(name=f"{name}_schema", node=schema)
+        _store(None, f"{name}_schema", schema)
     for name, suite in suite_types().items():
-        store.store(group="schema/suite", name=name, node=_open(named_settings(suite.settings_type, name)))
+        _store("schema/suite", name, _named(suite.settings_type, name), node=_open)
     methods, comparators = method_settings(), comparator_types()
     for name in sorted(methods.keys() & {*comparators, *reserved}):
         raise PluginError(f"method {name!r}: {_place(methods[name])} has a name of regmean_lab's; it needs another one")
     for name, method in {**methods, **comparators}.items():
-        store.store(group="schema/method", name=name, node=named_settings(method, name))
+        _store("schema/method", name, _named(method, name))
     _register_plugin_options({"suite": suite_types(), "method": methods})
+
+
+def _store(
+    group: str | None, name: str, settings: type[Any], node: Callable[[type[Any]], Any] = OmegaConf.structured
+) -> None:
+    """Hand a dataclass to Hydra, as a node; one that it has already is left, for making nodes takes long."""
+    store = ConfigStore.instance()
+    stored: Any = store.repo
+    for part in [*(group or "").split("/"), f"{name}.yaml"]:
+        stored = stored.get(part, {}) if part else stored
+    if not stored or OmegaConf.get_type(stored.node) is not settings:
+        store.store(group=group, name=name, node=node(settings))
 
 
 def _register_plugin_options(kinds: Mapping[str, Mapping[str, type[Any]]]) -> None:
@@ -369,6 +382,13 @@ def named_settings(settings: type[Any], name: str, target: str | None = None) ->
     keys = {"name": name} if target is None else {TARGET: target, "name": name}
     selecting = [(key, str, field(default=value)) for key, value in keys.items()]
     return make_dataclass(f"{settings.__name__}Config", [*selecting, *public])
+
+
+def _named(settings: type[Any], name: str) -> type[Any]:
+    """The same dataclass whenever it is asked for, so that what has been registered is known again."""
+    if (settings, name) not in _NAMED:
+        _NAMED[settings, name] = named_settings(settings, name)
+    return _NAMED[settings, name]
 
 
 def _open(settings: type[Any]) -> Any:

@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hydra import initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from regmean_lab.config.grids import Composer, grids_of, jobs_of
+from regmean_lab.config.grids import Composer, composing, grids_of, jobs_of
 from regmean_lab.config.locations import configuration_root
 from regmean_lab.config.resolvers import register_resolvers
 from regmean_lab.config.schema import register_schemas
@@ -136,7 +135,7 @@ def read_definition(name: str, overrides: Sequence[str] = ()) -> Definition:
     try:
         register_schemas()
         register_resolvers()
-        with initialize_config_dir(str(conf), version_base="1.3"):
+        with composing():
             return Definition(name, _jobs(choice, list(overrides)))
     except (HydraException, OmegaConfBaseException, PluginError) as error:
         message = " ".join(line.strip() for line in str(error).splitlines() if line.strip())

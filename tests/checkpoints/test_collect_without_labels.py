@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from checkpoint_folders import merge_into, randomise, sentence_folder, write_json
-from hydra import initialize_config_dir
+from naive_grams import naive_grams
 from omegaconf import DictConfig
 from safetensors.torch import load_file
 from transformers import (
@@ -27,9 +27,7 @@ from transformers import (
 from regmean_lab.checkpoints.collect_command import check, run
 from regmean_lab.checkpoints.merge import MergeRequest, prepare_merge
 from regmean_lab.checkpoints.output import write_output
-from regmean_lab.command.overrides import compose_first_job
-from regmean_lab.config.locations import configuration_root
-from regmean_lab.config.schema import ConfigurationError, register_schemas
+from regmean_lab.config.schema import ConfigurationError
 from regmean_lab.merging.regmean import RegMean
 from regmean_lab.models.pico import pico_folder
 from regmean_lab.models.pretrained import quiet_transformers
@@ -43,19 +41,6 @@ ROWS = [
     for n in range(40)
 ]
 PAIRS = [(row["context"], " ".join(row["choices"])) for row in ROWS]
-
-
-@pytest.fixture
-def compose(compose_job: Callable[..., Any], tmp_path: Path) -> Callable[..., DictConfig]:
-    compose_job()  # registers resolvers
-    register_schemas()
-
-    def compose_one(*overrides: str) -> DictConfig:
-        own = [f"paths.output_dir={tmp_path}", f"paths.zoo_dir={tmp_path}", "trainer=cpu", "trainer.progress_bar=false"]
-        with initialize_config_dir(str(configuration_root() / "conf"), version_base="1.3"):
-            return compose_first_job([*own, *overrides], "collect_statistics")
-
-    return compose_one
 
 
 @pytest.fixture
@@ -83,19 +68,6 @@ def save(model_class: Any, folder: Path, cache: Path, architecture: str = "bert"
         model.save_pretrained(folder)
         AutoTokenizer.from_pretrained(source).save_pretrained(folder)
     return folder
-
-
-def naive_gram(model: Any, layer: str, inputs: Sequence[dict[str, Any]]) -> torch.Tensor:
-    """Mean of xxᵀ over all rows of a layer's input, one example at a time, in float64."""
-    rows: list[torch.Tensor] = []
-    hook = lambda _, args: rows.append(args[0].detach().flatten(0, -2))  # noqa: E731
-    handle = model.get_submodule(layer).register_forward_pre_hook(hook)
-    with torch.no_grad():
-        for arguments in inputs:
-            model(**arguments)
-    handle.remove()
-    every = torch.cat(rows)
-    return every.T @ every / len(every)
 
 
 CASES: dict[str, tuple[Any, str, str, dict[str, Any]]] = {
@@ -134,10 +106,8 @@ def test_matrices_are_those_of_the_inputs(
     file = GramFile(folder / "statistics" / "gram.safetensors")
     layers = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
     assert file.layers == layers
-    for layer in layers:
-        torch.testing.assert_close(
-            file.matrix(layer).double(), naive_gram(model, layer, inputs), rtol=1e-4, atol=1e-5, msg=layer
-        )
+    for layer, expected in naive_grams(model, layers, inputs).items():
+        torch.testing.assert_close(file.matrix(layer).double(), expected, rtol=1e-4, atol=1e-5, msg=layer)
 
 
 @pytest.mark.parametrize("inner", ["", "0_Transformer"])

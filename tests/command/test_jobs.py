@@ -4,15 +4,27 @@ import itertools
 from collections.abc import Callable, Iterator
 
 import pytest
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from regmean_lab.config.grids import CONFIG_NAME, Composer, grids, grids_of, jobs_of, values_of
+from regmean_lab.command import overrides
+from regmean_lab.command.overrides import override_problems
+from regmean_lab.config.grids import (
+    CONFIG_NAME,
+    Composer,
+    composing,
+    composition,
+    grids,
+    grids_of,
+    jobs_of,
+    values_of,
+)
 from regmean_lab.config.locations import configuration_root
+from regmean_lab.config.schema import settings_of
 
 CONF = configuration_root() / "conf"
 SWEEPS = [f"experiment={path.stem}" for path in sorted((CONF / "experiment").glob("*.yaml"))]
@@ -22,7 +34,7 @@ SWEEPS += [f"+multirun_sweeps={path.stem}" for path in sorted((CONF / "multirun_
 @pytest.fixture(autouse=True)
 def initialised(compose_job: Callable[..., DictConfig]) -> Iterator[None]:
     """Hydra, with the configuration's folder; the schemas are registered by `compose_job`."""
-    with initialize_config_dir(str(configuration_root() / "conf"), version_base="1.3"):
+    with composing():
         yield
 
 
@@ -117,10 +129,19 @@ def test_what_hydra_refuses_is_refused(override: str) -> None:
 
 
 @pytest.mark.parametrize("choice", SWEEPS)
-def test_what_varies_anything_says_that_it_is_a_sweep(choice: str) -> None:
-    hydra = compose(CONFIG_NAME, [choice], return_hydra_config=True).hydra
+def test_every_file_of_an_experiment_and_of_a_sweep(choice: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What varies anything says that it is a sweep, no value makes a wrong configuration, and results have its name."""
+    found = []
+    # Data and models need not be here.
+    monkeypatch.setattr(overrides, "_check_suite_job", lambda config: found.append(settings_of(config)))
+    hydra = composition(CONFIG_NAME, [choice], with_hydra=True).hydra
     varies = bool(hydra.sweeper.params or hydra.sweeper.grids)
     assert varies == (hydra.mode == RunMode.MULTIRUN) == (choice != "experiment=glue_partition")
+    with composing():
+        assert override_problems([choice]) == []
+        for grid in grids_of([choice]):  # the first values have been tried, and each other one with them
+            found.append(settings_of(Composer().compose([values_of(parameter)[-1] for parameter in grid])))
+    assert {settings.config.experiment for settings in found} == {choice.partition("=")[2]}
 
 
 def test_parameters_without_a_sweep_are_refused() -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forks import Forks
 from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -67,24 +68,18 @@ class Sweep:
 
 @pytest.fixture(scope="module")
 def run_sweep(
-    tmp_path_factory: pytest.TempPathFactory, write_emotions: Callable[[Path], Path]
+    forks: Forks, tmp_path_factory: pytest.TempPathFactory, write_emotions: Callable[[Path], Path]
 ) -> Iterator[Callable[..., Sweep]]:
-    """Runs a sweep over methods and seeds as a command, in a folder of its own."""
+    """Runs a sweep over methods and seeds as a command, in a folder of its own; in a fork, or as a person starts it."""
     data_dir = write_emotions(tmp_path_factory.mktemp("data"))
     home = tmp_path_factory.mktemp("home")
     # Ray's sockets have names that must be short.
     ray_folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")
 
-    def run(folder: Path, *overrides: str, methods: tuple[str, ...] = METHODS, one_thread: bool = True) -> Sweep:
-        environment = {
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "HOME": str(home),
-            "RAY_TMPDIR": ray_folder,
-            "COLUMNS": "200",
-        }
-        if not one_thread:
-            del environment["OMP_NUM_THREADS"]
+    def run(
+        folder: Path, *overrides: str, methods: tuple[str, ...] = METHODS, threads: str | None = "1", fork: bool = True
+    ) -> Sweep:
+        environment = {"OMP_NUM_THREADS": threads, "HOME": str(home), "RAY_TMPDIR": ray_folder, "COLUMNS": "200"}
         arguments = [
             *("-m", "suite=emotion", "suite.out_of_domain=[emoint]", "model=pico_bert"),
             *(f"members=[{','.join(MEMBERS)}]", "training.epochs=8", "training.learning_rate=0.005"),
@@ -99,10 +94,13 @@ def run_sweep(
             *(f"method={','.join(methods)}", f"seed={','.join(map(str, SEEDS))}", *overrides),
         ]
         folder.mkdir(parents=True, exist_ok=True)
+        if fork:
+            status, told = forks.run(arguments, folder / "log.txt", folder, environment=environment)
+            return Sweep(folder, status, told, told)
         done = subprocess.run(
             [sys.executable, "-m", "regmean_lab", *arguments],
             cwd=folder,
-            env=environment,
+            env={name: value for name, value in {**os.environ, **environment}.items() if value is not None},
             capture_output=True,
             text=True,
             timeout=WAIT_SECONDS,
@@ -184,7 +182,7 @@ def test_processes_of_this_machine(basic: Sweep, run_sweep: Callable[..., Sweep]
     """Members, statistics and jobs, two at a time."""
     needs("joblib")
     fail(tmp_path, basic, "regmean", 2)
-    check(run_sweep(tmp_path, "hydra/launcher=joblib"), basic, ("regmean", 2), "joblib")
+    check(run_sweep(tmp_path, "hydra/launcher=joblib", fork=False), basic, ("regmean", 2), "joblib")
 
 
 @pytest.mark.parametrize("launcher", ["submitit_local", "ray"])
@@ -197,7 +195,7 @@ def test_a_process_a_job(launcher: str, basic: Sweep, run_sweep: Callable[..., S
     assert entry is not None
     shutil.rmtree(entry.path)
     fail(tmp_path, basic, "simple", 2)
-    sweep = run_sweep(tmp_path, f"hydra/launcher={launcher}", methods=("simple",), one_thread=False)
+    sweep = run_sweep(tmp_path, f"hydra/launcher={launcher}", methods=("simple",), threads=None)
     check(sweep, basic, ("simple", 2), launcher, methods=("simple",))
     (result,) = sweep.results().values()
     assert result.environment["threads"] == 1

@@ -5,11 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from regmean_lab.command import overrides
 from regmean_lab.command.overrides import override_problems
-from regmean_lab.config.locations import configuration_root
 from regmean_lab.config.resolvers import register_resolvers
-from regmean_lab.config.schema import register_schemas, settings_of
+from regmean_lab.config.schema import register_schemas
 
 
 @pytest.fixture(autouse=True)
@@ -130,11 +128,3 @@ def test_a_wrong_type_is_told(sound: list[str]) -> None:
     (problem,) = override_problems([*sound, "seed=first"])
     assert "seed" in problem
     assert "first" in problem
-
-
-@pytest.mark.parametrize(
-    "name", sorted(path.stem for path in (configuration_root() / "conf" / "multirun_sweeps").glob("*.yaml"))
-)
-def test_no_job_of_a_sweep_is_wrongly_configured(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(overrides, "_check_suite_job", settings_of)  # data and models need not be here
-    assert override_problems([f"+multirun_sweeps={name}", "seed=1"]) == []

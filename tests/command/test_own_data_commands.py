@@ -39,10 +39,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(forks: Forks, folder: Path, command: str) -> str:
-    log = folder / "log.txt"
-    log.unlink(missing_ok=True)
-    assert forks.wait(forks.start([*shlex.split(command)[1:], *SMALL], log, folder)) == 0, log.read_text()
-    return log.read_text()
+    status, printed = forks.run([*shlex.split(command)[1:], *SMALL], folder / "log.txt", folder)
+    assert status == 0, printed
+    return printed
 
 
 def results(folder: Path) -> dict[str, dict[str, object]]:

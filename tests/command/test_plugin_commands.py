@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
 import shutil
@@ -17,7 +16,8 @@ from typing import Any
 
 import pytest
 import torch
-from forks import Forks, forking
+from forks import Forks
+from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 import regmean_lab
@@ -78,22 +78,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def forks(installed: Path) -> Iterator[Forks]:
-    """Processes that find what is installed."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(installed)]))
-        with forking() as started:
-            yield started
-
-
-@pytest.fixture(scope="module")
-def command(forks: Forks, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Command:
-    """Runs the command in one folder; returns its exit status and what it printed."""
+def command(forks: Forks, installed: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Command:
+    """Runs the command in one folder; returns its exit status and what it printed. It finds what is installed."""
     folder = tmp_path_factory.mktemp("runs")
 
     def run(*arguments: str) -> tuple[int, str]:
-        log = folder / "log"
-        log.write_text("")
         settings = [
             f"paths.data_dir={data}",
             f"paths.zoo_dir={folder / 'zoo'}",
@@ -102,7 +91,7 @@ def command(forks: Forks, data: Path, tmp_path_factory: pytest.TempPathFactory) 
             *("trainer=cpu", "trainer.progress_bar=false", "logger=none"),
         ]
         given = list(arguments) if "--help" in arguments else [*arguments, *settings]
-        return forks.wait(forks.start(given, log, folder)), log.read_text()
+        return forks.run(given, folder / "log", folder, installed=installed)
 
     run.folder = folder  # type: ignore[attr-defined]
     return run
@@ -228,26 +217,21 @@ def test_a_file_with_nothing_but_the_class_is_told_what_it_lacks(tmp_path: Path)
     assert "begin the file with defaults: [my_package.my_method.Leaning, _self_]" in problem
 
 
-def alone(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """The command in a process that finds what lies in a folder."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(folder)]), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "regmean_lab", *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-
-
-def test_what_cannot_be_imported_stops_nothing_else(tmp_path: Path) -> None:
+def test_what_cannot_be_imported_stops_nothing_else(forks: Forks, tmp_path: Path) -> None:
     write_package(tmp_path, "broken", "regmean_lab.methods", "import nothing_of_that_name\n")
-    finished = alone(tmp_path, "--cfg", "job", "method=simple", "suite=emotion")
-    assert finished.returncode == 0 and "name: simple" in finished.stdout
-    (line,) = finished.stderr.splitlines()
-    assert line.startswith("broken 1.0 is left out") and "No module named 'nothing_of_that_name'" in line
+    arguments = ["--cfg", "job", "method=simple", "suite=emotion"]
+    status, printed = forks.run(arguments, tmp_path / "log", installed=tmp_path)
+    (line,) = re.findall("^broken 1.0 is left out.*$", printed, re.M)
+    assert status == 0 and "No module named 'nothing_of_that_name'" in line
+    shown = OmegaConf.create(printed.replace(line, ""))  # nothing else is told
+    assert shown.method.name == "simple" and shown.suite.name == "emotion"
 
 
 @pytest.mark.parametrize(("name", "told"), [("ties", "ties.Ties and clash.Mine"), ("linear", "clash.Mine has a name")])
-def test_a_name_that_is_taken_is_refused(name: str, told: str, tmp_path: Path) -> None:
+def test_a_name_that_is_taken_is_refused(name: str, told: str, forks: Forks, tmp_path: Path) -> None:
     ((_, code),) = LOOSE
     method = code.replace("@dataclass", f"@register_method({name!r})\n@dataclass").replace("Leaning", "Mine")
     method = method.replace("import MergeMethod", "import register_method, MergeMethod")
     write_package(tmp_path, "clash", "regmean_lab.methods", method)
-    finished = alone(tmp_path, "--help")
-    assert finished.returncode == EXIT_CONFIGURATION and told in finished.stderr
+    status, printed = forks.run(["--help"], tmp_path / "log", installed=tmp_path)
+    assert status == EXIT_CONFIGURATION and told in printed

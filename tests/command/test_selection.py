@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 import torch
-from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf
@@ -20,7 +19,6 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from regmean_lab import experiment
 from regmean_lab.command.plan import show_plan
 from regmean_lab.config.grids import Composer, SweepError
-from regmean_lab.config.locations import configuration_root
 from regmean_lab.config.resolvers import job_folder
 from regmean_lab.config.schema import ConfigurationError, settings_of
 from regmean_lab.report.entries import entries_of
@@ -29,7 +27,6 @@ from regmean_lab.report.read import find_runs
 from regmean_lab.results import RESULT_FILE, Result, fingerprint, read_result
 from regmean_lab.sweeps.stages import run_sweep
 from regmean_lab.sweeps.summary import SWEEPS_FOLDER, summarise
-from regmean_lab.tracking.sweep_name import SWEEP_VARIABLE
 
 DEV = {
     ("tec", "isear", "0.1"): 40.0,
@@ -86,21 +83,8 @@ class ScoringLauncher:
 
 
 @pytest.fixture
-def common(
-    tmp_path: Path,
-    write_emotions: Callable[[Path], Path],
-    compose_job: Callable[..., DictConfig],
-    monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[list[str]]:
-    monkeypatch.setenv(SWEEP_VARIABLE, "sweep")
-    write_emotions(tmp_path / "data")
-    with initialize_config_dir(str(configuration_root() / "conf"), version_base="1.3"):
-        yield [
-            *("suite=emotion", "suite.out_of_domain=[emoint]", "model=pico_bert", "seed=1"),
-            f"paths.data_dir={tmp_path / 'data'}",
-            f"paths.zoo_dir={tmp_path / 'zoo'}",
-            f"paths.output_dir={tmp_path / 'outputs'}",
-        ]
+def common(common: list[str]) -> list[str]:
+    return [*common, "seed=1"]
 
 
 GRIDS = [

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from hydra.core.utils import JobReturn, JobStatus
-from omegaconf import DictConfig
 
-from regmean_lab.config.grids import SweepError
-from regmean_lab.config.locations import configuration_root
+from regmean_lab.config.grids import SweepError, composition
 from regmean_lab.sweeps.stages import run_sweep
 from regmean_lab.sweeps.steps import STEP_KEY, Step, step_of
 from regmean_lab.sweeps.summary import SWEEPS_FOLDER
-from regmean_lab.tracking.sweep_name import SWEEP_VARIABLE
 
 
 @dataclass
@@ -38,27 +35,6 @@ class FakeLauncher:
         return [JobReturn(status=JobStatus.FAILED if part else JobStatus.COMPLETED) for part in failed]
 
 
-@pytest.fixture
-def common(
-    tmp_path: Path,
-    write_emotions: Callable[[Path], Path],
-    compose_job: Callable[..., DictConfig],
-    monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[list[str]]:
-    """Overrides of a sweep in an empty zoo, and Hydra initialised."""
-    monkeypatch.setenv(SWEEP_VARIABLE, "sweep")
-    write_emotions(tmp_path / "data")
-    with initialize_config_dir(str(configuration_root() / "conf"), version_base="1.3"):
-        yield [
-            "suite=emotion",
-            "suite.out_of_domain=[emoint]",
-            "model=pico_bert",
-            f"paths.data_dir={tmp_path / 'data'}",
-            f"paths.zoo_dir={tmp_path / 'zoo'}",
-            f"paths.output_dir={tmp_path / 'outputs'}",
-        ]
-
-
 def records(tmp_path: Path) -> list[dict]:
     folder = tmp_path / "outputs" / SWEEPS_FOLDER / "sweep" / "jobs"
     return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
@@ -69,7 +45,7 @@ def steps(batch: list[list[str]]) -> set[Step | None]:
     found = set()
     for job in batch:
         texts = [text for text in job if text.startswith(f"+{STEP_KEY}")]
-        config = compose("config", texts, return_hydra_config=True)
+        config = composition("config", texts, with_hydra=True)
         found.add(step_of(config.hydra.sweeper))
     return found
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+from compositions import compose_job
 from glue_files import COLUMNS, made_up_rows, write_rows
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -49,15 +49,6 @@ NO_HUB = "no network here"
 
 Rows = dict[str, dict[str, list[dict[str, Any]]]]
 RunJob = Callable[..., Result]
-
-
-def compose_job(*overrides: str) -> Any:
-    register_schemas()
-    register_resolvers()
-    with initialize_config_dir(str(configuration_root() / "conf"), version_base="1.3"):
-        config = compose("config", list(overrides))
-    OmegaConf.set_struct(config, True)
-    return config
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,10 @@ import os
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from compositions import compose_job
 from omegaconf import OmegaConf
 from seqeval.metrics import f1_score
 from torch import Tensor
@@ -18,8 +17,7 @@ from transformers import AutoModelForTokenClassification, AutoTokenizer
 
 from regmean_lab.config.groups import ModelConfig, TrainerConfig, TrainingConfig
 from regmean_lab.config.locations import configuration_root
-from regmean_lab.config.resolvers import register_resolvers
-from regmean_lab.config.schema import ConfigurationError, register_schemas, settings_of
+from regmean_lab.config.schema import ConfigurationError, settings_of
 from regmean_lab.experiment import run
 from regmean_lab.models.find import find_checkpoint
 from regmean_lab.results import Result
@@ -37,15 +35,6 @@ PLACES, PEOPLE = ("London", "Paris", "New York"), ("brother", "critic", "Maria E
 PLAIN = ("the", "river", "rose", "after", "a", "week", "of", "rain", "and", "music")
 
 Sentence = list[tuple[str, str]]
-
-
-def compose_job(*overrides: str) -> Any:
-    register_schemas()
-    register_resolvers()
-    with initialize_config_dir(str(configuration_root() / "conf"), version_base="1.3"):
-        config = compose("config", list(overrides))
-    OmegaConf.set_struct(config, True)
-    return config
 
 
 def sentences(seed: int, count: int, people: str) -> list[Sentence]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from forks import Forks
 from huggingface_hub import ModelCard
 from llama_models import merge, save_models, tensors_of, write
 from peft import LoraConfig, get_peft_model
@@ -28,6 +27,7 @@ from regmean_lab.models.headers import CheckpointError
 from regmean_lab.statistics import FisherStatistics, GramStatistics, linear_layers, save_fisher, save_gram
 
 Weights = Mapping[str, Tensor]
+Command = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture(scope="module")
@@ -311,39 +311,41 @@ def test_arguments_of_the_command() -> None:
     assert recipe_arguments(["checkpoints=[a,b]", "output=x.yml"]) == ["checkpoints=[a,b]", "output=x.yml"]
 
 
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "regmean_lab", "merge", *arguments, "trainer=cpu"], capture_output=True, text=True
-    )
+@pytest.fixture
+def command(forks: Forks, tmp_path: Path) -> Command:
+    """Runs the verb; returns its exit status and what it printed."""
+    return lambda *arguments: forks.run(["merge", *map(str, arguments), "trainer=cpu"], tmp_path / "log")
 
 
-def test_the_command(tmp_path: Path, models: Path, weights: dict[str, dict[str, Tensor]]) -> None:
+def test_the_command(command: Command, tmp_path: Path, models: Path, weights: dict[str, dict[str, Tensor]]) -> None:
     recipe = write(tmp_path / "my recipe.yml", "merge_method: linear\nmodels: [{model: a}, {model: b}]", models)
     output = tmp_path / "out put"
-    done = command(str(recipe), str(output), f"paths.output_dir={tmp_path / 'jobs'}")
-    assert done.returncode == 0, done.stderr
+    status, printed = command(recipe, output, f"paths.output_dir={tmp_path / 'jobs'}")
+    assert status == 0, printed
     close(tensors_of(output), {name: (value + weights["b"][name]) / 2 for name, value in weights["a"].items()})
 
 
-def test_a_merge_without_output_lies_in_a_folder_of_the_recipes_name(tmp_path: Path, models: Path) -> None:
+def test_a_merge_without_output_lies_in_a_folder_of_the_recipes_name(
+    command: Command, tmp_path: Path, models: Path
+) -> None:
     text = "merge_method: slerp\nbase_model: a\nmodels: [{model: b}]\nparameters: {t: 0.5}"
     recipe = write(tmp_path / "two of us.yml", text, models)
     for _ in range(2):  # the second time it is found
-        done = command(str(recipe), f"paths.output_dir={tmp_path / 'jobs'}")
-        assert done.returncode == 0, done.stderr
+        status, printed = command(recipe, f"paths.output_dir={tmp_path / 'jobs'}")
+        assert status == 0, printed
     (folder,) = (tmp_path / "jobs" / "merge_checkpoints").iterdir()
     assert folder.name.startswith("two_of_us-") and (folder / "merged" / "mergekit_config.yml").is_file()
-    assert "found the finished merge" in done.stdout + done.stderr
+    assert "found the finished merge" in printed
 
 
-def test_the_command_tells_what_is_wrong(tmp_path: Path) -> None:
+def test_the_command_tells_what_is_wrong(command: Command, tmp_path: Path) -> None:
     recipe = tmp_path / "r.yml"
     recipe.write_text("merge_methode: linear\nmodels: [a, b]\n")
-    done = command(str(recipe), "base=x", f"paths.output_dir={tmp_path / 'jobs'}")
-    assert done.returncode == 2
-    assert f"{recipe}:1: merge_methode: unknown key; did you mean merge_method or" in done.stderr
-    assert "base: given beside a recipe" in done.stderr
-    assert done.stderr.count("\n  - ") == 2
+    status, printed = command(recipe, "base=x", f"paths.output_dir={tmp_path / 'jobs'}")
+    assert status == 2
+    assert f"{recipe}:1: merge_methode: unknown key; did you mean merge_method or" in printed
+    assert "base: given beside a recipe" in printed
+    assert printed.count("\n  - ") == 2
 
 
 def with_tokens(models: Path, folder: Path, tokens: Sequence[str], seed: int) -> Path:

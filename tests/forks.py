@@ -6,10 +6,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass
@@ -25,13 +26,36 @@ class Forks:
         self.server.stdin.flush()
         return int(self.server.stdout.readline())
 
-    def start(self, arguments: list[str], log: Path, folder: Path | None = None) -> int:
-        """Start the command, in a folder; returns its process number."""
-        return self._ask(arguments=arguments, log=str(log), folder=None if folder is None else str(folder))
+    def start(
+        self,
+        arguments: list[str],
+        log: Path,
+        folder: Path | None = None,
+        *,
+        installed: Path | None = None,
+        environment: Mapping[str, str | None] | None = None,
+    ) -> int:
+        """Start the command and return its process number.
+
+        Args:
+            arguments: its arguments.
+            log: what it prints is added to this file.
+            folder: where it runs.
+            installed: where it finds packages besides.
+            environment: what its environment differs in; without variables that are None.
+        """
+        folders = {"folder": folder, "installed": installed}
+        paths = {key: path and str(path) for key, path in folders.items()}
+        return self._ask(arguments=arguments, log=str(log), **paths, environment=dict(environment or {}))
 
     def wait(self, process: int) -> int:
         """The exit status of a process, once it has ended."""
         return self._ask(wait=process)
+
+    def run(self, arguments: list[str], log: Path, *more: Any, **named: Any) -> tuple[int, str]:
+        """The exit status of a command, and all that it has printed; the arguments are those of `start`."""
+        log.write_text("")
+        return self.wait(self.start(arguments, log, *more, **named)), log.read_text()
 
 
 @contextmanager

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hydra import initialize_config_dir
+from forks import Forks
+from naive_grams import naive_grams
 from omegaconf import DictConfig
 from safetensors.torch import load_file, save_file
 from transformers import (
@@ -27,9 +25,7 @@ from transformers import (
 
 from regmean_lab.checkpoints.collect_command import RECORD_FILE, check, run
 from regmean_lab.checkpoints.publishing.card import BEGIN
-from regmean_lab.command.overrides import compose_first_job
-from regmean_lab.config.locations import configuration_root
-from regmean_lab.config.schema import ConfigurationError, register_schemas
+from regmean_lab.config.schema import ConfigurationError
 from regmean_lab.models.pico import pico_folder
 from regmean_lab.models.pretrained import ModelError, quiet_transformers
 from regmean_lab.statistics import FisherFile, GradientGramFile, GramFile, StatisticsError
@@ -73,19 +69,6 @@ def make(pico_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Make:
 
 
 @pytest.fixture
-def compose(compose_job: Callable[..., Any], tmp_path: Path) -> Callable[..., DictConfig]:
-    compose_job()  # registers resolvers
-    register_schemas()
-
-    def compose_one(*overrides: str) -> DictConfig:
-        own = [f"paths.output_dir={tmp_path}", f"paths.zoo_dir={tmp_path}", "trainer=cpu", "trainer.progress_bar=false"]
-        with initialize_config_dir(str(configuration_root() / "conf"), version_base="1.3"):
-            return compose_first_job([*own, *overrides], "collect_statistics")
-
-    return compose_one
-
-
-@pytest.fixture
 def texts(tmp_path: Path) -> Path:
     path = tmp_path / "texts.txt"
     path.write_text("\n".join(sentences()), encoding="utf-8")
@@ -98,19 +81,6 @@ def labelled(tmp_path: Path) -> Path:
     rows = [{"text": text, "label": ("neg", "pos")[number % 2]} for number, text in enumerate(sentences(20))]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
-
-
-def naive_gram(model: PreTrainedModel, layer: str, inputs: list[dict[str, Any]], keep: Any) -> torch.Tensor:
-    """Mean of xxᵀ over the rows that ``keep`` chooses of a layer's input, one example at a time, in float64."""
-    rows: list[torch.Tensor] = []
-    module = model.get_submodule(layer)
-    handle = module.register_forward_pre_hook(lambda _, args: rows.append(args[0].detach().double().flatten(0, -2)))
-    with torch.no_grad():
-        for arguments in inputs:
-            model(**arguments)
-    handle.remove()
-    every = torch.cat([part[keep(part)] for part in rows])
-    return every.T @ every / len(every)
 
 
 def test_a_classifiers_matrices_are_those_of_its_inputs(
@@ -126,8 +96,7 @@ def test_a_classifiers_matrices_are_those_of_its_inputs(
     assert (file.form, file.examples) == ("packed", 60)
     linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
     assert file.layers == linear
-    for layer in linear:
-        expected = naive_gram(model, layer, inputs, lambda part: slice(None))
+    for layer, expected in naive_grams(model, linear, inputs).items():
         torch.testing.assert_close(file.matrix(layer).double(), expected, rtol=1e-4, atol=1e-5)
     assert file.rows["classifier"] == 60
     assert sum(len(arguments["input_ids"][0]) for arguments in inputs) in file.rows.values()
@@ -148,8 +117,8 @@ def test_a_language_model_counts_each_token_that_another_follows(
     file = GramFile(folder / "statistics" / "gram.safetensors")
     tokens = sum(arguments["input_ids"].shape[1] - 1 for arguments in inputs)
     assert set(file.rows.values()) == {tokens}
-    for layer in ("transformer.h.0.attn.c_attn", "transformer.h.1.mlp.c_proj"):
-        expected = naive_gram(model, layer, inputs, lambda part: slice(None, -1))
+    layers = ("transformer.h.0.attn.c_attn", "transformer.h.1.mlp.c_proj")
+    for layer, expected in naive_grams(model, layers, inputs, slice(None, -1)).items():
         torch.testing.assert_close(file.matrix(layer).double(), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -176,8 +145,8 @@ def test_an_encoder_decoder_counts_what_each_side_reads(
     written = sum(arguments["labels"].shape[1] for arguments in inputs)
     assert file.rows["encoder.block.0.layer.0.SelfAttention.q"] == read
     assert file.rows["decoder.block.0.layer.0.SelfAttention.q"] == written
-    for layer in ("encoder.block.0.layer.0.SelfAttention.q", "decoder.block.1.layer.1.EncDecAttention.q", "lm_head"):
-        expected = naive_gram(model, layer, inputs, lambda part: slice(None))
+    layers = ("encoder.block.0.layer.0.SelfAttention.q", "decoder.block.1.layer.1.EncDecAttention.q", "lm_head")
+    for layer, expected in naive_grams(model, layers, inputs).items():
         torch.testing.assert_close(file.matrix(layer).double(), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -379,16 +348,17 @@ def test_a_model_without_its_head_is_refused(
         run(compose(f"checkpoint={folder}", f"data={texts}"), tmp_path / "job")
 
 
-def test_the_command_writes_nothing_outside_the_places_it_was_given(make: Make, texts: Path, tmp_path: Path) -> None:
+def test_the_command_writes_nothing_outside_the_places_it_was_given(
+    forks: Forks, make: Make, texts: Path, tmp_path: Path
+) -> None:
     folder, work = make("distilbert", "sequence"), tmp_path / "work"
     work.mkdir()
     (folder / "README.md").write_text("---\nlicense: mit\n---\n# Mine\n", encoding="utf-8")
-    command = [sys.executable, "-m", "regmean_lab", "experiment=collect_statistics", f"checkpoint={folder}"]
-    command += [f"data={texts}", f"paths.output_dir={tmp_path / 'out'}", "trainer=cpu", "trainer.progress_bar=false"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    finished = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True)
-    assert finished.returncode == 0, finished.stderr
-    assert f"gram: collected, {folder}/statistics/gram.safetensors" in finished.stdout
+    command = ["experiment=collect_statistics", f"checkpoint={folder}", f"data={texts}"]
+    command += [f"paths.output_dir={tmp_path / 'out'}", "trainer=cpu", "trainer.progress_bar=false"]
+    status, printed = forks.run(command, tmp_path / "log", work)
+    assert status == 0, printed
+    assert f"gram: collected, {folder}/statistics/gram.safetensors" in printed
     assert list(work.iterdir()) == []
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["collect_statistics"]
     text = (folder / "README.md").read_text(encoding="utf-8")
