@@ -31,6 +31,7 @@ from regmean_lab.config.groups import (
     TrainingConfig,
     label_source_problem,
 )
+from regmean_lab.config.harness import HARNESS, HarnessSettings
 from regmean_lab.config.locations import configuration_root
 from regmean_lab.config.method_settings import method_settings
 from regmean_lab.config.targets import TARGET, TargetError, target_method
@@ -162,6 +163,7 @@ def register_schemas(reserved: Collection[str] = ()) -> None:
         store.store(name=f"{name}_schema", node=schema)
     for name, suite in suite_types().items():
         store.store(group="schema/suite", name=name, node=_open(named_settings(suite.settings_type, name)))
+    store.store(group="schema/suite", name=HARNESS, node=named_settings(HarnessSettings, HARNESS))
     methods, comparators = method_settings(), comparator_types()
     for name in sorted(methods.keys() & {*comparators, *reserved}):
         raise PluginError(f"method {name!r}: {_place(methods[name])} has a name of regmean_lab's; it needs another one")
@@ -241,6 +243,10 @@ def settings_of(config: DictConfig) -> Settings:
                 raise ConfigurationError(
                     [f"{group}.{entry.name}: expected {entry.default!r}; choose another one with {group}={given}"]
                 )
+    if plain.suite.name == HARNESS:
+        raise ConfigurationError(
+            [f"suite: {HARNESS} scores checkpoints and trains none: regmean-lab evaluate checkpoint=… suite={HARNESS}"]
+        )
     suite_type, method_type = suite_types()[plain.suite.name], method_type_of(plain.method)
     suite = suite_type(Path(plain.paths.data_dir), _strip_name(plain.suite, suite_type.settings_type))
     method = _strip_name(plain.method, method_type)
