@@ -33,6 +33,7 @@ from regmean_lab.config.groups import (
 )
 from regmean_lab.config.harness import HARNESS, HarnessSettings
 from regmean_lab.config.locations import configuration_root
+from regmean_lab.config.members import named_members
 from regmean_lab.config.method_settings import method_settings
 from regmean_lab.config.targets import TARGET, TargetError, target_method
 from regmean_lab.suites import Suite, suite_types
@@ -77,7 +78,10 @@ class Config:
         trainer: group ``trainer``: device and precision.
         logger: group ``logger``.
         paths: group ``paths``.
-        members: corpora whose models are merged, in order; None is all of the suite.
+        members: corpora whose models are merged, in order; None is all of the suite. A member may also be a checkpoint
+            that was fine-tuned elsewhere: ``CORPUS=CHECKPOINT``, or a folder or a hub name (``name@revision``) alone
+            where its corpus is clear.
+        checkpoints: by corpus, the checkpoint that is its member, in place of one that is trained.
         order: ``given``: members stay in their order; ``greedy``: they are put in the order of their own mean scores
             out of domain, best first.
         first: merge only the first N members of the order; None is all.
@@ -104,6 +108,7 @@ class Config:
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
     members: list[str] | None = None
+    checkpoints: dict[str, str] = field(default_factory=dict)
     order: str = "given"
     first: int | None = None
     seed: int = 1
@@ -118,13 +123,23 @@ class Config:
 
 @dataclass
 class Settings:
-    """A checked configuration: plain dataclasses, and the objects that they select."""
+    """A checked configuration: plain dataclasses, and the objects that they select.
+
+    Attributes:
+        config: the configuration.
+        suite: its suite.
+        method: its method.
+        members: corpora of the members, in order.
+        resolved: the configuration as plain values.
+        checkpoints: of members that are not trained here, by corpus, the checkpoint.
+    """
 
     config: Config
     suite: Suite
     method: Any
     members: tuple[str, ...]
     resolved: dict[str, Any]
+    checkpoints: dict[str, str] = field(default_factory=dict)
 
     @property
     def suite_name(self) -> str:
@@ -158,9 +173,11 @@ def register_schemas(reserved: Collection[str] = ()) -> None:
         PluginError: for a name that two have.
     """
     store = ConfigStore.instance()
-    store.store(name="schema", node=Config)
-    for name, schema in checkpoint_commands.SCHEMAS.items():
-        store.store(name=f"{name}_schema", node=schema)
+    schema = OmegaConf.structured(Config)
+    OmegaConf.set_struct(schema.checkpoints, False)  # checkpoints.CORPUS=… needs no +
+    store.store(name="schema", node=schema)
+    for name, own in checkpoint_commands.SCHEMAS.items():
+        store.store(name=f"{name}_schema", node=own)
     for name, suite in suite_types().items():
         store.store(group="schema/suite", name=name, node=_open(named_settings(suite.settings_type, name)))
     store.store(group="schema/suite", name=HARNESS, node=named_settings(HarnessSettings, HARNESS))
@@ -250,11 +267,12 @@ def settings_of(config: DictConfig) -> Settings:
     suite_type, method_type = suite_types()[plain.suite.name], method_type_of(plain.method)
     suite = suite_type(Path(plain.paths.data_dir), _strip_name(plain.suite, suite_type.settings_type))
     method = _strip_name(plain.method, method_type)
-    members = tuple(plain.members) if plain.members is not None else suite.members
+    named = named_members(plain.members, plain.checkpoints, suite)
+    members, found = named.corpora, found + named.problems
     for key, part in (("training", plain.training), ("statistics", plain.statistics), ("method", method)):
         found += [f"{key}.{problem}" for problem in part.problems()]
     found += [f"suite.{problem}" for problem in suite.problems()]
-    found += suite.member_problems(members)
+    found += suite.member_problems(members) if members or not named.problems else []
     found += _order_problems(plain, suite, members)
     if plain.order == "given" and plain.first is not None:
         members = members[: plain.first]
@@ -309,7 +327,8 @@ def settings_of(config: DictConfig) -> Settings:
         found.append(f"statistics.gram.generation: models of suite {suite.name} write nothing; expected false")
     if found:
         raise ConfigurationError(found)
-    return Settings(plain, suite, method, members, resolved)
+    checkpoints = {corpus: reference for corpus, reference in named.checkpoints.items() if corpus in members}
+    return Settings(plain, suite, method, members, resolved, checkpoints)
 
 
 def _order_problems(config: Config, suite: Suite, members: tuple[str, ...]) -> list[str]:
