@@ -57,7 +57,7 @@ class Result:
         selection: how settings were chosen, where ``hydra.sweeper.select=best`` has done it: ``on`` which split, ``by``
             which score, ``keys`` of the settings, ``chosen`` with its ``score``, and ``among`` which candidates.
         checkpoints: of members that are checkpoints of somebody's, by corpus: ``from`` where, at which ``revision``,
-            the ``fingerprint`` of what was read, and the kinds of ``published_statistics`` beside it.
+            the ``fingerprint`` of what was read, and a hash of each kind of ``published_statistics`` beside it.
         schema: version of this format.
     """
 

@@ -32,7 +32,7 @@ from regmean_lab.statistics import KINDS
 from regmean_lab.suites.base import DataError, Task
 from regmean_lab.tracking.environment import versions
 from regmean_lab.training.train import describe, trainings_of
-from regmean_lab.utils.files import new_file, share
+from regmean_lab.utils.files import TRAINING_FILE, new_file, share
 from regmean_lab.utils.names import abbreviated
 from regmean_lab.zoo import Zoo, ZooEntry
 
@@ -65,7 +65,9 @@ class CheckedModel:
         return self.in_order or KINDS[kind].of != "outputs"
 
 
-def checked_model(model: ScoredModel, checkpoint: Checkpoint, task: Task, key: str) -> CheckedModel:
+def checked_model(
+    model: ScoredModel, checkpoint: Checkpoint, task: Task, key: str, *, with_statistics: bool = True
+) -> CheckedModel:
     """Check that a checkpoint could have been fine-tuned from a pretrained model on a task.
 
     Args:
@@ -73,6 +75,7 @@ def checked_model(model: ScoredModel, checkpoint: Checkpoint, task: Task, key: s
         checkpoint: the pretrained model, which jobs take tokenizer and task vectors from.
         task: what members predict.
         key: what messages begin with.
+        with_statistics: whether statistics beside it are looked at; without, none are brought.
 
     Raises:
         ConfigurationError: with everything that stands against it.
@@ -83,8 +86,9 @@ def checked_model(model: ScoredModel, checkpoint: Checkpoint, task: Task, key: s
     except DataError as error:
         found.append(str(error))
     found += _architecture_problems(model, checkpoint, task)
-    published = published_beside(model.member)
-    found += published.problems
+    published = published_beside(model.member) if with_statistics else Published()
+    advice = "; to measure them on the suite's data instead: statistics.published=false"
+    found += [f"{problem}{advice}" for problem in published.problems]
     if found:
         raise ConfigurationError([f"{key}: {problem}" for problem in found])
     return CheckedModel(model, task, None if numbers is None else tuple(numbers), published)
@@ -114,7 +118,8 @@ def add_member(settings: Settings, checkpoint: Checkpoint, reference: str, base:
         task = settings.suite.task(corpus)
     except (CheckpointError, DataError) as error:
         raise ConfigurationError(str(error).splitlines()) from None
-    checked = checked_model(model, checkpoint, task, "checkpoint")
+    published = settings.config.statistics.published
+    checked = checked_model(model, checkpoint, task, "checkpoint", with_statistics=published)
     description = describe(checkpoint, settings.suite, training.corpora, training.training, training.seed)
     prefix = "-".join((settings.suite.name, corpus, checkpoint.name, f"seed{training.seed}"))
     return add_checked(settings, checkpoint, checked, description, prefix)
@@ -163,8 +168,17 @@ def add_checked(
 
 
 def _import_statistics(checked: CheckedModel, entry: ZooEntry) -> None:
-    """Bring the statistics that lie beside a checkpoint, with outputs in the order that the entry's have."""
+    """Bring the statistics that lie beside a checkpoint, with outputs in the order that the entry's have.
+
+    Of an entry of a zoo that are also those that jobs have measured, whose names tell the data and the settings.
+    """
     member, numbers = checked.model.member, checked.numbers
+    if (member.source.folder / TRAINING_FILE).is_file() and checked.in_order:
+        for path in ZooEntry(member.source.folder).statistics_files():
+            target = entry.statistics_dir / path.name
+            if "-" in path.stem and not target.exists():
+                with new_file(target) as temporary:
+                    shutil.copyfile(path, temporary)
     for kind, path in checked.published.whole.items():
         target = published_path(entry.path, kind)
         if target.exists():

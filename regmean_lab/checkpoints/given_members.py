@@ -47,7 +47,7 @@ class GivenMember:
             "from": model.member.source.public_reference,
             "revision": model.member.source.revision,
             "fingerprint": model.fingerprint,
-            "published_statistics": list(self.checked.published.whole),
+            "published_statistics": self.checked.published.hashes,
         }
 
     def notes(self, is_there: bool) -> list[str]:
@@ -82,6 +82,8 @@ class GivenMember:
             "task": asdict(settings.suite.task(self.corpus)),
             "data_fingerprint": [settings.suite.fingerprint(self.corpus)],
         }
+        if published := self.checked.published.hashes:
+            description["published_statistics"] = published
         return without_later_settings(description)
 
     def address(self, settings: Settings, checkpoint: Checkpoint) -> str:
@@ -152,7 +154,8 @@ def read_given(settings: Settings, checkpoint: Checkpoint | None) -> tuple[dict[
         if checkpoint is None:
             continue
         try:
-            checked = checked_model(model, checkpoint, settings.suite.task(corpus), key)
+            published = settings.config.statistics.published
+            checked = checked_model(model, checkpoint, settings.suite.task(corpus), key, with_statistics=published)
         except (ConfigurationError, DataError) as error:
             found += str(error).splitlines()
             continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from regmean_lab.checkpoints.members import Member
 from regmean_lab.merging.base import Layout, MergeMethod
 from regmean_lab.models.headers import CheckpointError, read_header
 from regmean_lab.statistics import KINDS, Kind, LayerFile, StatisticsError, StatisticsFile
-from regmean_lab.utils.files import STATISTICS_FOLDER, file_sha256
+from regmean_lab.utils.files import STATISTICS_FOLDER, contents_sha256, file_sha256
 
 
 @dataclass
@@ -106,9 +106,18 @@ class Published:
         problems: what is wrong with files that cannot be what they say.
     """
 
-    whole: dict[str, Path]
-    unused: list[str]
-    problems: list[str]
+    whole: dict[str, Path] = field(default_factory=dict)
+    unused: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """By kind, a hash of what serves."""
+        states = {kind: (path, path.stat()) for kind, path in self.whole.items()}
+        return {
+            kind: contents_sha256(((str(path), state.st_size, state.st_mtime_ns),))
+            for kind, (path, state) in states.items()
+        }
 
 
 def published_beside(member: Member) -> Published:
@@ -118,7 +127,7 @@ def published_beside(member: Member) -> Published:
         member: the checkpoint.
     """
     folder = member.source.statistics_from or member.source.folder
-    found = Published({}, [], [])
+    found = Published()
     layout, names = member.architecture.layout, list(member.weights)
     layers = [layer.name for layer in layout.linear.values()]
     layers += [layer.name for stack in layout.stacked.values() for layer in stack.layers]

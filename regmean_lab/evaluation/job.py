@@ -30,7 +30,7 @@ class Outcome:
 
 
 def model_fingerprint(checkpoint: Checkpoint, checkpoints: Mapping[str, Mapping[str, Any]]) -> str:
-    """What identifies the weights that a job starts from: the pretrained model's, and those of given members.
+    """What identifies the weights that a job starts from: the pretrained model's, and given members with statistics.
 
     Args:
         checkpoint: the pretrained model.
@@ -38,7 +38,10 @@ def model_fingerprint(checkpoint: Checkpoint, checkpoints: Mapping[str, Mapping[
     """
     if not checkpoints:
         return checkpoint.fingerprint
-    own = (f"{corpus} {record['fingerprint']}" for corpus, record in sorted(checkpoints.items()))
+    own = (
+        f"{corpus} {record['fingerprint']} {sorted(record['published_statistics'].items())}"
+        for corpus, record in sorted(checkpoints.items())
+    )
     return combine_fingerprints([checkpoint.fingerprint, *own])
 
 

@@ -12,7 +12,8 @@ import pytest
 import torch
 from given_folders import save_classifier_of, write_corpus
 from omegaconf import DictConfig
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import regmean_lab.callbacks.statistics
@@ -138,8 +139,8 @@ def test_published_statistics_are_used_and_the_others_are_measured(
     monkeypatch.setattr(regmean_lab.callbacks.statistics, "measure", counted)
     result, _ = experiment.run(config, folder / "job", [])
     assert [title.split(" of ")[1].split("-")[1] for title in measured] == ["a"]
-    assert result.checkpoints["b"]["published_statistics"] == [kind]
-    assert result.checkpoints["a"]["published_statistics"] == []
+    assert list(result.checkpoints["b"]["published_statistics"]) == [kind]
+    assert result.checkpoints["a"]["published_statistics"] == {}
     entries = {entry.description["corpus"]: entry for entry in Zoo(folder / "zoo").entries()}
     own, brought = (
         load_file(published_path(folder / "second", kind)),
@@ -149,6 +150,11 @@ def test_published_statistics_are_used_and_the_others_are_measured(
     for name, value in own.items():
         flipped = kind == "fisher" and name.startswith("classifier")
         assert torch.equal(brought[name], value.flip(0) if flipped else value), name
+    assert experiment.run(config, folder / "job", [])[1] is False  # found
+    metadata = _metadata(published_path(folder / "second", kind))
+    save_file({name: 2 * value for name, value in own.items()}, published_path(folder / "second", kind), metadata)
+    other, computed = experiment.run(config, folder / "job", [])  # published anew: another member
+    assert computed and other.zoo["b"] != result.zoo["b"] and other.zoo["a"] == result.zoo["a"]
     again = compose_job(
         *overrides,
         members(f"a={folder / 'first'}", f"b={folder / 'second'}"),
@@ -156,6 +162,23 @@ def test_published_statistics_are_used_and_the_others_are_measured(
     )
     experiment.run(again, folder / "measured", [])
     assert [title.split(" of ")[1].split("-")[1] for title in measured] == ["a", "b"]
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    with safe_open(path, framework="pt") as file:
+        found: dict[str, str] = file.metadata()
+    return found
+
+
+def test_what_a_zoo_has_measured_comes_with_its_entries(
+    folder: Path, overrides: list[str], compose_job: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = compose_job(*overrides, members(str(folder / "first"), str(folder / "second")), "method=regmean")
+    first, _ = experiment.run(config, folder / "job", [])
+    monkeypatch.setattr(regmean_lab.callbacks.statistics, "measure", refuse)
+    entries = [str(entry.path) for entry in Zoo(folder / "zoo").entries()]
+    elsewhere = compose_job(*overrides, members(*entries), "method=regmean", f"paths.zoo_dir={folder / 'other'}")
+    assert experiment.run(elsewhere, folder / "elsewhere", [])[0].scores == first.scores
 
 
 def test_statistics_of_another_variant_or_of_other_weights_are_not_used(
