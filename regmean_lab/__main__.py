@@ -12,6 +12,7 @@ from hydra._internal.utils import get_args_parser
 from regmean_lab.command.aliases import METHODS, known_names
 from regmean_lab.command.completion import complete_verbs, is_completion
 from regmean_lab.command.help import help_page
+from regmean_lab.command.members import quoted_members
 from regmean_lab.command.overrides import output_folder, override_problems
 from regmean_lab.command.own_folders import split_folders
 from regmean_lab.command.plan import show_plan, wants_plan
@@ -52,7 +53,8 @@ def main() -> None:
         sys.exit(run_program(verb, arguments))
     if verb == "merge":
         arguments = recipe_arguments(arguments)
-    _run(verb, known_names(arguments, merges=verb == "merge"))
+    renamed = known_names(arguments, merges=verb == "merge")
+    _run(verb, renamed if verb in ("merge", "evaluate", "collect") else quoted_members(renamed))
 
 
 def _run(verb: str | None, given: list[str]) -> None:

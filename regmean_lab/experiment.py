@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
 
-from regmean_lab.evaluation.checks import check
+from regmean_lab.checkpoints.given_members import GivenMember, check_configuration, find_or_make
 from regmean_lab.evaluation.evaluators import best_out_of_domain_first, evaluate
 from regmean_lab.evaluation.finished import finished_result
 from regmean_lab.evaluation.job import Job, Outcome
@@ -21,7 +22,7 @@ from regmean_lab.tracking.environment import environment, peak_memory_bytes
 from regmean_lab.tracking.logged_results import log_result
 from regmean_lab.tracking.loggers import open_loggers
 from regmean_lab.training.processes import first_device
-from regmean_lab.training.train import find_or_train_for, trainings_of
+from regmean_lab.training.train import trainings_of
 
 log = logging.getLogger(__name__)
 
@@ -40,28 +41,30 @@ def run(config: DictConfig, folder: Path, overrides: list[str]) -> tuple[Result,
     Raises:
         ConfigurationError: with everything that is wrong, before any work.
     """
-    settings, checkpoint = check(config)
-    job = Job.open(settings, checkpoint, folder)
+    settings, checkpoint, given = check_configuration(config)
+    job = Job.open(settings, checkpoint, folder, {name: member.record for name, member in given.items()})
     if settings.config.order == "greedy":
-        find_or_train_members(job)  # all of them, whatever number is merged
+        find_or_train_members(job, given)  # all of them, whatever number is merged
         job = job.of_members(best_out_of_domain_first(job)[: settings.config.first])
-    finished = finished_result(job.settings, checkpoint, job.data_fingerprint, folder, lambda: job.evaluations)
+    finished = finished_result(
+        job.settings, job.model_fingerprint, job.data_fingerprint, folder, lambda: job.evaluations
+    )
     if finished is not None:
         log.info("found the finished result %s", folder / RESULT_FILE)
         return finished, False
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    find_or_train_members(job)
+    find_or_train_members(job, given)
     result = evaluate_and_log(job, overrides)
     result.write(folder)  # last, and whole or not at all
     return result, True
 
 
-def find_or_train_members(job: Job) -> None:
+def find_or_train_members(job: Job, given: Mapping[str, GivenMember]) -> None:
     """Fill ``job.entries``: with every member, or for joint training with one model of all members' data."""
     with job.timed("train"):
         for needed in trainings_of(job.settings):
-            job.entries[needed.name] = find_or_train_for(job.settings, needed, job.checkpoint, job.folder)
+            job.entries[needed.name] = find_or_make(job.settings, needed, job.checkpoint, job.folder, given)
 
 
 def evaluate_and_log(job: Job, overrides: list[str]) -> Result:
@@ -110,7 +113,8 @@ def result_of(job: Job, outcome: Outcome, overrides: list[str]) -> Result:
         diagnostics=outcome.diagnostics,
         notes=outcome.notes,
         configuration=settings.resolved,
-        model_fingerprint=job.checkpoint.fingerprint,
+        model_fingerprint=job.model_fingerprint,
+        checkpoints={name: dict(record) for name, record in job.checkpoints.items()},
         unknown_labels=unknown,
         selection=settings.resolved.get("selection"),
     )

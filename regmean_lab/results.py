@@ -56,6 +56,8 @@ class Result:
             never predicted. None in results of version 0.1, which did count them as predicted.
         selection: how settings were chosen, where ``hydra.sweeper.select=best`` has done it: ``on`` which split, ``by``
             which score, ``keys`` of the settings, ``chosen`` with its ``score``, and ``among`` which candidates.
+        checkpoints: of members that are checkpoints of somebody's, by corpus: ``from`` where, at which ``revision``,
+            the ``fingerprint`` of what was read, and a hash of each kind of ``published_statistics`` beside it.
         schema: version of this format.
     """
 
@@ -82,6 +84,7 @@ class Result:
     model_fingerprint: str = ""
     unknown_labels: dict[str, list[str]] | None = None
     selection: dict[str, Any] | None = None
+    checkpoints: dict[str, dict[str, Any]] = field(default_factory=dict)
     schema: int = SCHEMA
 
     def write(self, folder: Path) -> Path:

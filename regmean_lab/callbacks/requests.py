@@ -8,8 +8,17 @@ from typing import Any
 
 from regmean_lab.config.groups import StatisticsConfig, TrainerConfig, TrainingConfig
 from regmean_lab.statistics import KINDS, Form, Kind, KindConfig, LayerFile, StatisticsError
+from regmean_lab.utils.files import STATISTICS_FOLDER
 from regmean_lab.utils.later_settings import without_later_settings
 from regmean_lab.zoo import ZooEntry, statistics_key
+
+OF_THE_SAMPLE = ("examples", "batches", "tokens", "tolerance", "precision")
+"""Settings that say from how much data, and how exactly, statistics are; not of what."""
+
+
+def published_path(folder: Path, kind: str) -> Path:
+    """Where statistics lie that were published with a model: ``statistics/KIND.safetensors`` in its folder."""
+    return folder / STATISTICS_FOLDER / f"{kind}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -27,6 +36,7 @@ class StatisticsRequest:
         experts: whether statistics of the layers of fused experts are among them.
         storage: form in which Gram matrices are stored where they are collected; files in any form are found.
         devices: the trainer's settings, if several devices collect together, in a process each.
+        published: whether statistics that came with a checkpoint serve as well, whatever examples they are from.
     """
 
     kind: str
@@ -39,6 +49,7 @@ class StatisticsRequest:
     experts: bool = False
     storage: Form = "full"
     devices: TrainerConfig | None = None
+    published: bool = True
 
     @property
     def examples(self) -> int | None:
@@ -91,12 +102,38 @@ class StatisticsRequest:
         return entry.statistics_path(self.kind, statistics_key(self.describe(data_fingerprint)))
 
     def find(self, entry: ZooEntry, data_fingerprint: str) -> Path | None:
-        """A file that serves this request: its own, or one that differs only in having more layers."""
+        """A file that serves this request.
+
+        That is its own, one that differs only in having more layers, or one that was published with the member.
+        """
         path = self.path(entry, data_fingerprint)
         if path.exists():
             return path
-        if self.layers is None:
-            return None
+        if self.layers is not None and (other := self._with_more_layers(entry, data_fingerprint)) is not None:
+            return other
+        came_with_it = published_path(entry.path, self.kind)
+        return came_with_it if self.is_served_by(came_with_it) else None
+
+    def is_served_by(self, path: Path) -> bool:
+        """Whether a file that was published with a member is of what this request is of.
+
+        Of how many and of which examples it is does not matter, nor the precision; every other setting of the kind
+        does, such as where labels come from. A setting that the file does not tell is taken to be the default.
+        """
+        if not self.published or not path.is_file():
+            return False
+        try:
+            with self.about.file(path) as file:
+                told = {**file.metadata, **file.metadata["settings"]}
+                if self.layers is not None and isinstance(file, LayerFile) and not set(self.layers) <= set(file.layers):
+                    return False
+        except StatisticsError:
+            return False
+        defaults, own = asdict(type(self.settings)()), asdict(self.settings)
+        return all(told.get(key, defaults[key]) == own[key] for key in own if key not in OF_THE_SAMPLE)
+
+    def _with_more_layers(self, entry: ZooEntry, data_fingerprint: str) -> Path | None:
+        assert self.layers is not None
         complete = replace(self, layers=None)
         description = complete.describe(data_fingerprint)
         others = [other for other in entry.statistics_files() if other.name.startswith(f"{self.kind}-")]
@@ -127,6 +164,7 @@ def requests_of(
             statistics.batch_tokens,
             storage=storage,
             devices=trainer if trainer.devices > 1 else None,
+            published=statistics.published,
         )
         for kind in KINDS
     ]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from regmean_lab.checkpoints.scoring.models import read_models
+from regmean_lab.checkpoints.scoring.harness import Harness, harness_lines, harness_problems
+from regmean_lab.checkpoints.scoring.models import ScoredModel, read_models
 from regmean_lab.checkpoints.scoring.request import read_corpora, settings_problems, suite_corpora, suite_record
 from regmean_lab.checkpoints.scoring.score import Scoring, Settings
 from regmean_lab.config.checkpoint_commands import EvaluateConfig, Measured
+from regmean_lab.config.harness import HARNESS, HarnessSettings
 from regmean_lab.config.schema import ConfigurationError, plain_config
 from regmean_lab.models.converted_weights import MODELS_FOLDER
 from regmean_lab.models.headers import CheckpointError
@@ -50,12 +53,23 @@ def run(config: DictConfig, folder: Path) -> Measured:
     plain = plain_config(config, EvaluateConfig)
     scoring = _scoring(plain)
     output = folder if plain.output is None else Path(plain.output).expanduser()
+    if isinstance(scoring, HarnessScoring):
+        results = [scoring.harness.score(model, output / model.name) for model in scoring.models]
+        return Measured(results, harness_lines(results), output)
     results = [scoring.score(model, output / model.name) for model in scoring.models]
     return Measured(results, scoring.comparisons(scoring.models), output)
 
 
-def _scoring(plain: EvaluateConfig) -> Scoring:
-    """The checkpoints and corpora that a configuration asks for.
+@dataclass(frozen=True)
+class HarnessScoring:
+    """Checkpoints and the tasks of the lm-evaluation-harness that they are scored on."""
+
+    models: list[ScoredModel]
+    harness: Harness
+
+
+def _scoring(plain: EvaluateConfig) -> Scoring | HarnessScoring:
+    """The checkpoints and corpora, or tasks, that a configuration asks for.
 
     Raises:
         ConfigurationError: with everything that is wrong.
@@ -78,6 +92,8 @@ def _scoring(plain: EvaluateConfig) -> Scoring:
         )
     except CheckpointError as error:
         found += error.problems
+    if plain.suite is not None and plain.suite.name == HARNESS:
+        return _on_tasks(plain, models, found)
     corpora, record = [], {}
     if plain.suite is not None and plain.data is None:
         corpora, record = suite_corpora(plain, found), suite_record(plain)
@@ -91,6 +107,27 @@ def _scoring(plain: EvaluateConfig) -> Scoring:
         return Scoring.of(models, corpora, settings)
     except DataError as error:
         raise ConfigurationError(str(error).splitlines()) from None
+
+
+def _on_tasks(plain: EvaluateConfig, models: list[ScoredModel], found: list[str]) -> HarnessScoring:
+    """Checkpoints on tasks of the harness.
+
+    Raises:
+        ConfigurationError: with everything that is wrong, what was found before included.
+    """
+    given = {entry.name: getattr(plain.suite, entry.name) for entry in fields(HarnessSettings)}
+    tasks = HarnessSettings(**given)
+    found += [
+        f"{key}: is for files and corpora; {HARNESS} has tasks of its own (suite.tasks=[…])"
+        for key in ("corpora", "score", "text", "label", "target", "subset", "data_revision")
+        if getattr(plain, key) is not None
+    ]
+    found += harness_problems(tasks, models, plain.trainer.precision)
+    if found:
+        raise ConfigurationError(found)
+    record = {"name": HARNESS}
+    settings = Settings(record, plain.trainer, plain.batch_size, plain.max_length, plain.force, _overrides())
+    return HarnessScoring(models, Harness(tasks, settings))
 
 
 def _references(checkpoint: Any) -> list[str]:

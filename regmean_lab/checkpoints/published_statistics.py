@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from regmean_lab.callbacks.requests import published_path
 from regmean_lab.checkpoints.alignment import AlignedFisher, AlignedGradientGram, AlignedGram, RowOrder
 from regmean_lab.checkpoints.members import Member
 from regmean_lab.merging.base import Layout, MergeMethod
 from regmean_lab.models.headers import CheckpointError, read_header
 from regmean_lab.statistics import KINDS, Kind, LayerFile, StatisticsError, StatisticsFile
-from regmean_lab.utils.files import STATISTICS_FOLDER
+from regmean_lab.utils.files import STATISTICS_FOLDER, contents_sha256, file_sha256
 
 
 @dataclass
@@ -53,7 +54,7 @@ def open_statistics(
         statistics = MemberStatistics({}, [])
         lacking = []
         for kind in method.statistics:
-            paths = _files((member.source.statistics_from or member.source.folder) / STATISTICS_FOLDER, kind)
+            paths = _files(member.source.statistics_from or member.source.folder, kind)
             if len(paths) > 1:
                 found.append(
                     f"{paths[0].parent}: {len(paths)} files of {kind} statistics; keep one, as {kind}.safetensors"
@@ -95,10 +96,70 @@ def open_statistics(
     return opened
 
 
+@dataclass(frozen=True)
+class Published:
+    """Statistics beside a checkpoint, looked at before anything of them is used.
+
+    Attributes:
+        whole: by kind, the file that has all that any method reads of this model.
+        unused: why others do not serve, a line each.
+        problems: what is wrong with files that cannot be what they say.
+    """
+
+    whole: dict[str, Path] = field(default_factory=dict)
+    unused: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """By kind, a hash of what serves."""
+        states = {kind: (path, path.stat()) for kind, path in self.whole.items()}
+        return {
+            kind: contents_sha256(((str(path), state.st_size, state.st_mtime_ns),))
+            for kind, (path, state) in states.items()
+        }
+
+
+def published_beside(member: Member) -> Published:
+    """The statistics that were published beside a checkpoint, checked to be of its weights and complete.
+
+    Args:
+        member: the checkpoint.
+    """
+    folder = member.source.statistics_from or member.source.folder
+    found = Published()
+    layout, names = member.architecture.layout, list(member.weights)
+    layers = [layer.name for layer in layout.linear.values()]
+    layers += [layer.name for stack in layout.stacked.values() for layer in stack.layers]
+    for kind, about in KINDS.items():
+        path = published_path(folder, kind)
+        if not path.is_file():
+            continue
+        try:
+            read_header(path)
+            with about.file(path) as file:
+                lacking = _problems(file, about, member, layers, names, layout)
+        except CheckpointError as error:
+            found.problems.extend(error.problems)
+            continue
+        except StatisticsError as error:
+            found.problems.append(str(error))
+            continue
+        if lacking:
+            found.unused.extend(f"{path}: {problem}: not used" for problem in lacking)
+        else:
+            found.whole[kind] = path
+    if found.whole:
+        sums = {path.name: file_sha256(path) for path in member.files}
+        statistics = MemberStatistics({}, list(found.whole.values()))
+        found.problems.extend(other_weights(member, statistics, sums))
+    return found
+
+
 def _files(folder: Path, kind: str) -> list[Path]:
     """The file of one kind of statistics; of a member of a zoo, whose files have names of their own, all of a kind."""
-    path = folder / f"{kind}.safetensors"
-    return [path] if path.is_file() else sorted(folder.glob(f"{kind}-*.safetensors"))
+    path = published_path(folder, kind)
+    return [path] if path.is_file() else sorted((folder / STATISTICS_FOLDER).glob(f"{kind}-*.safetensors"))
 
 
 def _problems(

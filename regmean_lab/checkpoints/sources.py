@@ -124,6 +124,8 @@ def _located(reference: str, models_folder: Path) -> tuple[Path, str | None, Pat
         folder, revision, whole = _local(own, reference, models_folder)
         return folder, revision, whole if own.samefile(path) else path
     name, revision = split_reference(reference)
+    if revision is not None and Path(name).expanduser().is_dir():
+        raise CheckpointError([f"{reference}: a folder has no revisions; leave out @{revision}"])
     if not is_hub_name(name):
         raise CheckpointError(
             [f"{reference}: neither a folder nor the name of a model on the hub (model or owner/model, with @revision)"]

@@ -277,9 +277,9 @@ def _shared_paths(jobs: Sequence[Sequence[str]], composer: Composer, root: str) 
 
 
 def _check_suite_job(config: DictConfig) -> None:
-    from regmean_lab.evaluation.checks import check
+    from regmean_lab.checkpoints.given_members import check_configuration
 
-    check(config)
+    check_configuration(config)
 
 
 def _jobs(grids: Sequence[Grid]) -> Iterator[list[str]]:

@@ -150,10 +150,13 @@ class ScoringConfig:
             ``auto``: it does if it holds a usual name or those that are given, and is refused if that is not clear.
         text: the column of texts, or two of pairs of texts; None is the obvious one.
         label: the column of labels; None is the obvious one.
+        target: of language models the column of the texts to write; None is the obvious one for encoder-decoders, and
+            for decoders none: they write the text itself.
         labels: names of the models' outputs in their order, where ``config.json`` does not name them.
         score: the score that is reported: ``accuracy`` (of classifiers; ``macro_f1``, ``matthews``, ``binary_f1``),
             ``entity_f1`` (of taggers; ``entity_f1_strict``, ``entity_f1_published``, ``token_accuracy``), ``pearson``
-            (``spearman``). None is the first one. All are measured.
+            (``spearman``), ``exact_match`` (of language models; ``token_accuracy``). None is the first one. All are
+            measured.
         max_length: texts are cut to so many tokens; None is 512, or what a model can take if that is less.
         batch_size: examples a batch; changes no score.
     """
@@ -165,6 +168,7 @@ class ScoringConfig:
     header: Any = "auto"
     text: Any = None
     label: str | None = None
+    target: str | None = None
     labels: list[str] | None = None
     score: str | None = None
     max_length: int | None = None

@@ -142,6 +142,8 @@ class StatisticsConfig:
             for the device.
         storage: ``packed`` stores only the upper triangles of Gram matrices: half the bytes, nothing lost, a little
             time to read. Files that are there already are used whichever way they were stored.
+        published: use statistics that were published beside a checkpoint, whatever examples they are from; false
+            measures them on the suite's own data.
     """
 
     gram: GramConfig = field(default_factory=GramConfig)
@@ -150,6 +152,7 @@ class StatisticsConfig:
     gradient_gram: GradientGramConfig = field(default_factory=GradientGramConfig)
     batch_tokens: int | None = None
     storage: str = "full"
+    published: bool = True
 
     def problems(self) -> list[str]:
         """What is wrong with the settings: one message each, beginning with the setting's name."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from regmean_lab.config.members import short_name
 from regmean_lab.results import fingerprint
 from regmean_lab.suites import suite_types
 from regmean_lab.utils.files import name_problem
@@ -64,10 +65,10 @@ def job_folder(_root_: DictConfig) -> str:
     """
     resolved = _without_hydra(_root_)
     named = [("experiment", resolved["experiment"]), ("model.name", resolved["model"]["name"])]
-    named += [("members", name) for name in resolved.get("members") or []]
+    members, first = [short_name(str(name)) for name in resolved.get("members") or []], resolved.get("first")
+    named += [("members", name) for name in members]
     if problems := [problem for key, name in named if (problem := name_problem(key, str(name))) is not None]:
         raise ValueError("; ".join(problems))
-    members, first = resolved.get("members"), resolved.get("first")
     if resolved.get("order") == "greedy":
         corpora = f"greedy{first or ''}"
     else:

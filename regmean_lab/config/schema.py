@@ -31,7 +31,9 @@ from regmean_lab.config.groups import (
     TrainingConfig,
     label_source_problem,
 )
+from regmean_lab.config.harness import HARNESS, HarnessSettings
 from regmean_lab.config.locations import configuration_root
+from regmean_lab.config.members import named_members
 from regmean_lab.config.method_settings import method_settings
 from regmean_lab.config.targets import TARGET, TargetError, target_method
 from regmean_lab.suites import Suite, suite_types
@@ -78,7 +80,10 @@ class Config:
         trainer: group ``trainer``: device and precision.
         logger: group ``logger``.
         paths: group ``paths``.
-        members: corpora whose models are merged, in order; None is all of the suite.
+        members: corpora whose models are merged, in order; None is all of the suite. A member may also be a checkpoint
+            that was fine-tuned elsewhere: ``CORPUS=CHECKPOINT``, or a folder or a hub name (``name@revision``) alone
+            where its corpus is clear.
+        checkpoints: by corpus, the checkpoint that is its member, in place of one that is trained.
         order: ``given``: members stay in their order; ``greedy``: they are put in the order of their own mean scores
             out of domain, best first.
         first: merge only the first N members of the order; None is all.
@@ -105,6 +110,7 @@ class Config:
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
     members: list[str] | None = None
+    checkpoints: dict[str, str] = field(default_factory=dict)
     order: str = "given"
     first: int | None = None
     seed: int = 1
@@ -119,13 +125,23 @@ class Config:
 
 @dataclass
 class Settings:
-    """A checked configuration: plain dataclasses, and the objects that they select."""
+    """A checked configuration: plain dataclasses, and the objects that they select.
+
+    Attributes:
+        config: the configuration.
+        suite: its suite.
+        method: its method.
+        members: corpora of the members, in order.
+        resolved: the configuration as plain values.
+        checkpoints: of members that are not trained here, by corpus, the checkpoint.
+    """
 
     config: Config
     suite: Suite
     method: Any
     members: tuple[str, ...]
     resolved: dict[str, Any]
+    checkpoints: dict[str, str] = field(default_factory=dict)
 
     @property
     def suite_name(self) -> str:
@@ -158,11 +174,12 @@ def register_schemas(reserved: Collection[str] = ()) -> None:
     Raises:
         PluginError: for a name that two have.
     """
-    _store(None, "schema", Config)
+    _store(None, "schema", Config, node=_open_job)
     for name, schema in checkpoint_commands.SCHEMAS.items():
         _store(None, f"{name}_schema", schema)
     for name, suite in suite_types().items():
         _store("schema/suite", name, _named(suite.settings_type, name), node=_open)
+    _store("schema/suite", HARNESS, _named(HarnessSettings, HARNESS))
     methods, comparators = method_settings(), comparator_types()
     for name in sorted(methods.keys() & {*comparators, *reserved}):
         raise PluginError(f"method {name!r}: {_place(methods[name])} has a name of regmean_lab's; it needs another one")
@@ -254,14 +271,19 @@ def settings_of(config: DictConfig) -> Settings:
                 raise ConfigurationError(
                     [f"{group}.{entry.name}: expected {entry.default!r}; choose another one with {group}={given}"]
                 )
+    if plain.suite.name == HARNESS:
+        raise ConfigurationError(
+            [f"suite: {HARNESS} scores checkpoints and trains none: regmean-lab evaluate checkpoint=… suite={HARNESS}"]
+        )
     suite_type, method_type = suite_types()[plain.suite.name], method_type_of(plain.method)
     suite = suite_type(Path(plain.paths.data_dir), _strip_name(plain.suite, suite_type.settings_type))
     method = _strip_name(plain.method, method_type)
-    members = tuple(plain.members) if plain.members is not None else suite.members
+    named = named_members(plain.members, plain.checkpoints, suite)
+    members, found = named.corpora, found + named.problems
     for key, part in (("training", plain.training), ("statistics", plain.statistics), ("method", method)):
         found += [f"{key}.{problem}" for problem in part.problems()]
     found += [f"suite.{problem}" for problem in suite.problems()]
-    found += suite.member_problems(members)
+    found += suite.member_problems(members) if members or not named.problems else []
     found += _order_problems(plain, suite, members)
     if plain.order == "given" and plain.first is not None:
         members = members[: plain.first]
@@ -316,7 +338,8 @@ def settings_of(config: DictConfig) -> Settings:
         found.append(f"statistics.gram.generation: models of suite {suite.name} write nothing; expected false")
     if found:
         raise ConfigurationError(found)
-    return Settings(plain, suite, method, members, resolved)
+    checkpoints = {corpus: reference for corpus, reference in named.checkpoints.items() if corpus in members}
+    return Settings(plain, suite, method, members, resolved, checkpoints)
 
 
 def _order_problems(config: Config, suite: Suite, members: tuple[str, ...]) -> list[str]:
@@ -389,6 +412,13 @@ def _named(settings: type[Any], name: str) -> type[Any]:
     if (settings, name) not in _NAMED:
         _NAMED[settings, name] = named_settings(settings, name)
     return _NAMED[settings, name]
+
+
+def _open_job(settings: type[Any]) -> Any:
+    """The schema of a job, in which ``checkpoints.CORPUS=…`` needs no ``+``."""
+    node = OmegaConf.structured(settings)
+    OmegaConf.set_struct(node.checkpoints, False)
+    return node
 
 
 def _open(settings: type[Any]) -> Any:

@@ -26,6 +26,14 @@ def check(config: DictConfig) -> tuple[Settings, Checkpoint]:
     return settings, check_files(settings)
 
 
+def checkpoint_if_any(settings: Settings) -> Checkpoint | None:
+    """The pretrained model of a configuration; None if it is not there."""
+    try:
+        return find_checkpoint(settings.config.model, Path(settings.config.paths.zoo_dir) / MODELS_FOLDER)
+    except ModelError:
+        return None
+
+
 def check_files(settings: Settings) -> Checkpoint:
     """Check that data, model, packages and device are there.
 
@@ -43,7 +51,8 @@ def check_files(settings: Settings) -> Checkpoint:
     else:
         tasks = {member: settings.suite.task(member) for member in settings.members}
         found += module_type(tasks[settings.members[0]]).model_problems(checkpoint, tasks[settings.members[0]])
-        found += head_problems(checkpoint, tasks)
+        trained = {member: task for member, task in tasks.items() if member not in settings.checkpoints}
+        found += head_problems(checkpoint, trained)
     if found or checkpoint is None:
         raise ConfigurationError(found)
     return checkpoint

@@ -9,7 +9,6 @@ from pathlib import Path
 from regmean_lab.config.baselines import Individual
 from regmean_lab.config.schema import Settings
 from regmean_lab.evaluation.label_spaces import unknown_labels
-from regmean_lab.models.pretrained import Checkpoint
 from regmean_lab.results import RESULT_FILE, Result, find_result
 from regmean_lab.suites.data_module import Evaluation
 
@@ -18,7 +17,7 @@ log = logging.getLogger(__name__)
 
 def finished_result(
     settings: Settings,
-    checkpoint: Checkpoint,
+    model_fingerprint: str,
     data_fingerprint: str,
     folder: Path,
     evaluations: Callable[[], Sequence[Evaluation]],
@@ -27,7 +26,7 @@ def finished_result(
 
     Args:
         settings: the checked configuration.
-        checkpoint: the pretrained model.
+        model_fingerprint: identifies the pretrained model, and the members that are checkpoints.
         data_fingerprint: hash of all data that the job reads.
         folder: where the job writes.
         evaluations: reads what is evaluated; called for results of version 0.1 only.
@@ -35,7 +34,7 @@ def finished_result(
     config = settings.config
     if config.force:
         return None
-    wanted = (settings.resolved, data_fingerprint, checkpoint.fingerprint)
+    wanted = (settings.resolved, data_fingerprint, model_fingerprint)
     found = find_result(folder, *wanted, merged_too=config.save_merged)
     if found is not None and found.unknown_labels is None and _counts_unknown(settings, evaluations()):
         log.info("%s counts labels as predicted that were not trained, and is computed again", folder / RESULT_FILE)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,6 +29,22 @@ class Outcome:
     notes: list[str] = field(default_factory=list)
 
 
+def model_fingerprint(checkpoint: Checkpoint, checkpoints: Mapping[str, Mapping[str, Any]]) -> str:
+    """What identifies the weights that a job starts from: the pretrained model's, and given members with statistics.
+
+    Args:
+        checkpoint: the pretrained model.
+        checkpoints: of members that are checkpoints, by corpus, where they are from.
+    """
+    if not checkpoints:
+        return checkpoint.fingerprint
+    own = (
+        f"{corpus} {record['fingerprint']} {sorted(record['published_statistics'].items())}"
+        for corpus, record in sorted(checkpoints.items())
+    )
+    return combine_fingerprints([checkpoint.fingerprint, *own])
+
+
 @dataclass
 class Job:
     """A job that is ready to run: settings checked, data and model found.
@@ -41,6 +57,7 @@ class Job:
         folder: where the job writes.
         seconds: time spent on each stage.
         entries: members from the zoo, filled as they are found or trained.
+        checkpoints: of members that are checkpoints, by corpus, where they are from; ``fingerprint`` identifies one.
     """
 
     settings: Settings
@@ -52,9 +69,16 @@ class Job:
         default_factory=lambda: dict.fromkeys(("train", "statistics", "merge", "evaluate"), 0.0)
     )
     entries: dict[str, ZooEntry] = field(default_factory=dict)
+    checkpoints: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, settings: Settings, checkpoint: Checkpoint, folder: Path) -> Job:
+    def open(
+        cls,
+        settings: Settings,
+        checkpoint: Checkpoint,
+        folder: Path,
+        checkpoints: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> Job:
         """Bring and read the data of a job.
 
         Raises:
@@ -67,11 +91,17 @@ class Job:
             raise ConfigurationError(different)
         data_fingerprint = combine_fingerprints(suite.fingerprint(corpus) for corpus in settings.corpora)
         evaluations = evaluations_for(suite, settings.members, settings.evaluated_split)
-        return cls(settings, checkpoint, evaluations, data_fingerprint, folder)
+        return cls(settings, checkpoint, evaluations, data_fingerprint, folder, checkpoints=checkpoints or {})
+
+    @property
+    def model_fingerprint(self) -> str:
+        """What identifies the weights that the job starts from."""
+        return model_fingerprint(self.checkpoint, self.checkpoints)
 
     def of_members(self, members: Sequence[str]) -> Job:
         """The same job of some of its members, in another order; which corpora are out of domain follows from it."""
-        job = Job.open(replace(self.settings, members=tuple(members)), self.checkpoint, self.folder)
+        chosen = {name: record for name, record in self.checkpoints.items() if name in members}
+        job = Job.open(replace(self.settings, members=tuple(members)), self.checkpoint, self.folder, chosen)
         job.seconds = self.seconds
         return job
 

@@ -1,5 +1,7 @@
 """``python -m regmean_lab.models.convert_pickled SOURCE TARGET``: write pickled weights again as safetensors.
 
+``SOURCE`` is a folder with pickled weights, or one pickled file of tensors by name; ``TARGET`` a folder or a file.
+
 The only place where a pickle is loaded, with ``weights_only=True``, which builds tensors and plain containers and
 nothing else, and in a process that does nothing else: ``python -m regmean_lab.prepare model=NAME`` starts it.
 """
@@ -12,6 +14,7 @@ import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -72,11 +75,44 @@ def convert(source: Path, target: Path) -> list[str]:
     return [INDEX_FILE, *sorted(set(written.values()))]
 
 
+def convert_file(source: Path, target: Path) -> None:
+    """Convert one file of tensors by name, whatever it is called; what is beside them in it is left out.
+
+    Args:
+        source: the file, such as one of statistics.
+        target: the file to write.
+
+    Raises:
+        ConversionError: when it holds no tensors.
+    """
+    content = _loaded(source.parent, source.name)
+    tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    if not tensors or not all(map(_is_plain, tensors.values())):
+        raise ConversionError(f"{source}: expected plain tensors by name")
+    _write(tensors, target)
+
+
 def load(folder: Path, file: str) -> dict[str, Tensor]:
     """The tensors of one pickled file.
 
     Raises:
         ConversionError: when it is none, is cut off, or holds something else than tensors by name.
+    """
+    path, content = folder / file, _loaded(folder, file)
+    strange = [str(name) for name, value in content.items() if not isinstance(name, str) or not _is_plain(value)]
+    if strange:
+        raise ConversionError(
+            f"{path}: expected plain tensors by name, but {_shown(strange)} is something else; save the model's "
+            "state_dict() alone"
+        )
+    return dict(content)
+
+
+def _loaded(folder: Path, file: str) -> Mapping[Any, Any]:
+    """What one pickled file holds: tensors and plain containers.
+
+    Raises:
+        ConversionError: when it is none, or is cut off.
     """
     path = folder / file
     if not path.is_file():
@@ -97,13 +133,7 @@ def load(folder: Path, file: str) -> dict[str, Tensor]:
         raise ConversionError(f"{path}: cannot be read ({_reason(error)})") from None
     if not isinstance(content, Mapping) or not content:
         raise ConversionError(f"{path}: expected tensors by name, got {type(content).__name__}")
-    strange = [str(name) for name, value in content.items() if not isinstance(name, str) or not _is_plain(value)]
-    if strange:
-        raise ConversionError(
-            f"{path}: expected plain tensors by name, but {_shown(strange)} is something else; save the model's "
-            "state_dict() alone"
-        )
-    return dict(content)
+    return content
 
 
 def _write(tensors: Mapping[str, Tensor], path: Path) -> int:
@@ -165,7 +195,11 @@ def main(arguments: list[str]) -> int:
         print("usage: python -m regmean_lab.models.convert_pickled SOURCE TARGET", file=sys.stderr)
         return 2
     try:
-        convert(Path(arguments[0]), Path(arguments[1]))
+        source, target = map(Path, arguments)
+        if source.is_file():
+            convert_file(source, target)
+        else:
+            convert(source, target)
     except (ConversionError, CheckpointError, OSError) as error:
         print(error, file=sys.stderr)
         return 2

@@ -180,7 +180,7 @@ def _converted(
                 + ": delete what is damaged and run again"
             )
         with new_folder(target) as temporary:
-            _run(folder, temporary)
+            convert_apart(folder, temporary)
             copy_small(folder, temporary)
             made = sorted(path.relative_to(temporary) for path in temporary.rglob("*") if path.is_file())
             record = {
@@ -203,12 +203,20 @@ def _is_intact(folder: Path) -> bool:
         return False
 
 
-def _run(folder: Path, target: Path) -> None:
-    """Convert in a separate process."""
+def convert_apart(source: Path, target: Path) -> None:
+    """Convert a folder's pickled weights, or one pickled file of tensors, in a separate process.
+
+    Args:
+        source: see :mod:`regmean_lab.models.convert_pickled`.
+        target: what is written.
+
+    Raises:
+        PrepareError: saying why it is not converted.
+    """
     package = str(Path(regmean_lab.__file__).resolve().parent.parent)
     paths = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
     finished = subprocess.run(
-        [sys.executable, "-m", "regmean_lab.models.convert_pickled", str(folder), str(target)],
+        [sys.executable, "-m", "regmean_lab.models.convert_pickled", str(source), str(target)],
         env={**os.environ, "PYTHONPATH": paths},
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

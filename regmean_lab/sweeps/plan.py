@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from omegaconf import DictConfig
 
 from regmean_lab.callbacks.statistics import StatisticsRequest
+from regmean_lab.checkpoints.given_members import GivenMember, check
+from regmean_lab.config.baselines import Multitask
 from regmean_lab.config.resolvers import job_folder
 from regmean_lab.config.schema import ConfigurationError, Settings, settings_of
-from regmean_lab.evaluation.checks import check_files
+from regmean_lab.evaluation.checks import checkpoint_if_any
 from regmean_lab.evaluation.finished import finished_result
+from regmean_lab.evaluation.job import model_fingerprint
 from regmean_lab.merging import Layout, MergeMethod
 from regmean_lab.merging.layout import averaged_line
-from regmean_lab.models.converted_weights import MODELS_FOLDER
-from regmean_lab.models.find import find_checkpoint
-from regmean_lab.models.pretrained import Checkpoint, ModelError
+from regmean_lab.models.pretrained import Checkpoint
 from regmean_lab.results import combine_fingerprints
 from regmean_lab.suites import Suite
 from regmean_lab.suites.base import DataError
@@ -35,8 +36,9 @@ class PlannedMember:
         training: what it is trained on, and how.
         job: the first job that needs it.
         checkpoint: what it starts from; None if that is not here.
-        entry: its entry in the zoo; None if it has to be trained.
+        entry: its entry in the zoo; None if it has to be trained, or brought there.
         problem: why it cannot be trained, or None; set while a sweep runs.
+        given: the checkpoint that it is; None of a model that is trained.
     """
 
     training: MemberTraining
@@ -44,6 +46,7 @@ class PlannedMember:
     checkpoint: Checkpoint | None
     entry: ZooEntry | None
     problem: str | None = None
+    given: GivenMember | None = None
 
     @property
     def settings(self) -> Settings:
@@ -135,7 +138,7 @@ class Plan:
 
     @property
     def to_train(self) -> list[PlannedMember]:
-        """Models that are not in the zoo."""
+        """Models that are not in the zoo, those that only have to be brought there included."""
         return [member for member in self.members if member.entry is None]
 
     @property
@@ -156,13 +159,6 @@ def make_plan(jobs: Iterable[tuple[Sequence[str], DictConfig]]) -> Plan:
     return planner.plan
 
 
-def _checkpoint_if_any(settings: Settings) -> Checkpoint | None:
-    try:
-        return find_checkpoint(settings.config.model, Path(settings.config.paths.zoo_dir) / MODELS_FOLDER)
-    except ModelError:
-        return None
-
-
 class _Planner:
     """Makes a plan job by job; what many jobs share is looked up once."""
 
@@ -171,7 +167,7 @@ class _Planner:
         self._problems: dict[str, None] = {}
         self._suites: dict[str, Suite] = {}
         self._fingerprints: dict[tuple[int, str], str | None] = {}
-        self._checked: dict[str, tuple[Checkpoint | None, list[str]]] = {}
+        self._checked: dict[str, tuple[Checkpoint | None, dict[str, GivenMember], list[str]]] = {}
         self._zoos: dict[Path, dict[str, ZooEntry]] = {}
         self._members: dict[str, PlannedMember] = {}
         self._statistics: dict[tuple[int, str], PlannedStatistics] = {}
@@ -185,13 +181,15 @@ class _Planner:
             self._report(error.problems)
             self.plan.refused.append((overrides, str(error)))
             return
-        checkpoint = self._checkpoint(settings)
+        checkpoint, given = self._checkpoint(settings)
         folder = Path(settings.config.paths.output_dir) / job_folder(config)
-        job = PlannedJob(overrides, folder, settings, self._is_finished(settings, checkpoint, folder))
+        job = PlannedJob(overrides, folder, settings, self._is_finished(settings, checkpoint, folder, given))
         self.plan.jobs.append(job)
         if job.finished:
             return
-        job.members = [self._member(job, checkpoint, training) for training in trainings_of(settings)]
+        job.members = [
+            self._member(job, checkpoint, training, given.get(training.name)) for training in trainings_of(settings)
+        ]
         method = settings.method
         if isinstance(method, MergeMethod) and settings.config.order == "given":
             layout = self._layout(method, checkpoint)
@@ -225,18 +223,32 @@ class _Planner:
         key = repr((settings.suite.name, settings.suite.data_dir, settings.suite.settings))
         return replace(settings, suite=self._suites.setdefault(key, settings.suite))
 
-    def _checkpoint(self, settings: Settings) -> Checkpoint | None:
+    def _checkpoint(self, settings: Settings) -> tuple[Checkpoint | None, dict[str, GivenMember]]:
+        """The pretrained model, and the members that are checkpoints."""
         config = settings.config
-        key = repr((config.model, config.paths, config.logger, config.trainer, id(settings.suite), settings.members))
+        joint = isinstance(settings.method, Multitask)
+        given = sorted(settings.checkpoints.items())
+        key = repr(
+            (
+                config.model,
+                config.paths,
+                config.logger,
+                config.trainer,
+                id(settings.suite),
+                settings.members,
+                given,
+                joint,
+            )
+        )
         if key not in self._checked:
             try:
-                self._checked[key] = check_files(settings), []
+                self._checked[key] = (*check(settings), [])
             except ConfigurationError as error:
                 # Without data there may still be a model, whose size tells what its members will take.
-                self._checked[key] = _checkpoint_if_any(settings), error.problems
-        checkpoint, problems = self._checked[key]
+                self._checked[key] = checkpoint_if_any(settings), {}, error.problems
+        checkpoint, members, problems = self._checked[key]
         self._report(problems)
-        return checkpoint
+        return checkpoint, members
 
     def _fingerprint(self, suite: Suite, corpus: str) -> str | None:
         """Hash of a corpus's data; None if it is not there yet."""
@@ -248,7 +260,9 @@ class _Planner:
                 self._fingerprints[key] = None
         return self._fingerprints[key]
 
-    def _is_finished(self, settings: Settings, checkpoint: Checkpoint | None, folder: Path) -> bool:
+    def _is_finished(
+        self, settings: Settings, checkpoint: Checkpoint | None, folder: Path, given: Mapping[str, GivenMember]
+    ) -> bool:
         if checkpoint is None or not folder.is_dir():
             return False
         if settings.config.order == "greedy":
@@ -262,20 +276,31 @@ class _Planner:
             return evaluations_for(settings.suite, settings.members, settings.evaluated_split)
 
         try:
-            return finished_result(settings, checkpoint, combined, folder, evaluations) is not None
+            models = model_fingerprint(checkpoint, {name: member.record for name, member in given.items()})
+            return finished_result(settings, models, combined, folder, evaluations) is not None
         except DataError:
             return False
 
-    def _member(self, job: PlannedJob, checkpoint: Checkpoint | None, training: MemberTraining) -> PlannedMember:
+    def _member(
+        self, job: PlannedJob, checkpoint: Checkpoint | None, training: MemberTraining, given: GivenMember | None
+    ) -> PlannedMember:
         settings = job.settings
-        key = repr((settings.config.model, id(settings.suite), settings.config.paths.zoo_dir, training))
+        how = training if given is None else (training.name, given.checked.model.fingerprint)
+        key = repr((settings.config.model, id(settings.suite), settings.config.paths.zoo_dir, how))
         if key not in self._members:
             entry = None
             known = all(self._fingerprint(settings.suite, corpus) is not None for corpus in training.corpora)
             if checkpoint is not None and known:
-                description = describe(checkpoint, settings.suite, training.corpora, training.training, training.seed)
+                if given is not None:
+                    description = given.describe(settings, checkpoint)
+                else:
+                    description = describe(
+                        checkpoint, settings.suite, training.corpora, training.training, training.seed
+                    )
                 entry = self._zoo(Path(settings.config.paths.zoo_dir)).get(member_address(description))
-            self._members[key] = PlannedMember(training, job, checkpoint, entry)
+            self._members[key] = PlannedMember(training, job, checkpoint, entry, given=given)
+            if given is not None:
+                self.plan.notes += given.notes(entry is not None)
             self.plan.members.append(self._members[key])
         return self._members[key]
 
@@ -291,7 +316,9 @@ class _Planner:
             if member.entry is not None:
                 fingerprint = self._fingerprint(job.settings.suite, member.training.name)
                 assert fingerprint is not None  # it is part of the entry's address
-                found = request.path(member.entry, fingerprint).exists()
+                found = request.find(member.entry, fingerprint) is not None
+            if not found and member.given is not None:
+                found = member.given.brings(request)
             self._statistics[key] = PlannedStatistics(member, request.kind, request.examples, job, found)
             self.plan.statistics.append(self._statistics[key])
         return self._statistics[key]

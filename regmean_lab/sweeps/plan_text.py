@@ -28,8 +28,10 @@ def plan_text(plan: Plan, costs: Estimate | None) -> str:
     merged = {name: count for name, count in methods.items() if name not in compared}
     lines = [f"{counted(len(plan.jobs), 'job')}: {finished} finished, {len(plan.unfinished)} to do"]
     to_train, to_collect = plan.to_train, plan.to_collect
+    to_bring = sum(member.given is not None for member in to_train)
     lines.append(
-        f"  members     {len(plan.members) - len(to_train)} found in the zoo, {len(to_train)} to train"
+        f"  members     {len(plan.members) - len(to_train)} found in the zoo, {len(to_train) - to_bring} to train"
+        + (f", {counted(to_bring, 'checkpoint')} to put there" if to_bring else "")
         + _cost(costs.training if costs and to_train else None)
     )
     lines += _names([_member_name(plan, number) for number in range(len(to_train))])
@@ -69,7 +71,8 @@ def _cost(cost: Cost | None, separator: str = ": ") -> str:
 def _member_name(plan: Plan, number: int) -> str:
     member = plan.to_train[number]
     corpora, model = "+".join(member.training.corpora), member.settings.config.model.name
-    return f"{member.settings.suite.name} {corpora}, {model}, seed {member.training.seed}"
+    made = f"seed {member.training.seed}" if member.given is None else member.given.reference
+    return f"{member.settings.suite.name} {corpora}, {model}, {made}"
 
 
 def _names(names: list[str]) -> list[str]:

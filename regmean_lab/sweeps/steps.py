@@ -17,8 +17,8 @@ from omegaconf import DictConfig
 from transformers import AutoModel
 
 from regmean_lab.callbacks.statistics import StatisticsRequest, collect_for_entry, open_statistics, requests_of
+from regmean_lab.checkpoints.given_members import check_configuration, find_or_make
 from regmean_lab.config.schema import Settings
-from regmean_lab.evaluation.checks import check
 from regmean_lab.evaluation.job import Job
 from regmean_lab.evaluation.members import member_source
 from regmean_lab.merging import Layout, MergeMethod
@@ -26,7 +26,7 @@ from regmean_lab.merging.layout import layout_of
 from regmean_lab.models.pretrained import Checkpoint, quiet_transformers
 from regmean_lab.tracking.logged_results import log_statistics
 from regmean_lab.tracking.loggers import open_loggers
-from regmean_lab.training.train import find_or_train_for, trainings_of
+from regmean_lab.training.train import trainings_of
 from regmean_lab.training.trainers import test_trainer
 
 STEP_KEY = "hydra.sweeper.step"
@@ -81,11 +81,11 @@ def run_step(step: Step, config: DictConfig, folder: Path) -> None:
     Raises:
         ConfigurationError: with everything that is wrong, before any work.
     """
-    settings, checkpoint = check(config)
+    settings, checkpoint, given = check_configuration(config)
     # What is only evaluated is not read: broken test data of one member must not keep the others from training.
     settings.suite.prepare(settings.corpora)
     (needed,) = (training for training in trainings_of(settings) if training.name == step.member)
-    entry = find_or_train_for(settings, needed, checkpoint, folder)
+    entry = find_or_make(settings, needed, checkpoint, folder, given)
     if step.statistics is None:
         return
     data = Job(settings, checkpoint, [], "", folder).data_module()

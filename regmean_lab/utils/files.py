@@ -18,8 +18,10 @@ from typing import Any
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 CARD_FILE = "README.md"
+TRAINING_FILE = "training.json"
 STATISTICS_FOLDER = "statistics"
-"""Names in a model's folder, as Hugging Face has them; statistics lie in a folder beside the weights."""
+"""Names in a model's folder, as Hugging Face has them; statistics lie in a folder beside the weights, and
+beside those of a zoo's entry the record of how it was trained."""
 
 
 def name_problem(key: str, name: str) -> str | None:

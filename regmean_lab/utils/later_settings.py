@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 LATER_SETTINGS: dict[str, Any] = {
+    "checkpoints": {},
     "evaluate_on": "test",
     "header": "auto",
     "method.by_row": False,
@@ -28,6 +29,7 @@ LATER_SETTINGS: dict[str, Any] = {
     "selection": None,
     "statistics.gram.generated_padding": False,
     "statistics.gram.generated_tokens": 4,
+    "statistics.published": True,
     "suite.key_score": "entity_f1",
     "suite.out_of_domain": ["wikigold", "btc_a", "btc_b", "btc_g", "wnut17"],
     "suite.out_of_domain_labels": "all",

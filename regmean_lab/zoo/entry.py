@@ -12,11 +12,10 @@ from stat import S_ISREG
 from typing import Any
 
 from regmean_lab.utils.errors import UserError
-from regmean_lab.utils.files import STATISTICS_FOLDER, WEIGHTS_FILE, file_sha256
+from regmean_lab.utils.files import STATISTICS_FOLDER, TRAINING_FILE, WEIGHTS_FILE, file_sha256
 from regmean_lab.zoo.address import ADDRESS_LENGTH, member_address
 from regmean_lab.zoo.locks import hold
 
-TRAINING_FILE = "training.json"
 LOCKS_FOLDER = ".locks"
 TRAINING_FOLDER = ".training"
 

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from checkpoint_folders import save_decoder
 from omegaconf import DictConfig
 from peft import LoraConfig, get_peft_model
 from round_trip import compose_root
@@ -339,15 +338,6 @@ def test_everything_that_is_wrong_is_told_at_once(
     assert problems(compose(f"checkpoint={folder}")) == [
         "data: expected a file, or corpora of a suite (suite=NAME corpora=[…])"
     ]
-
-
-def test_a_language_model_is_sent_to_a_suite_of_questions(
-    compose: Callable[..., DictConfig], pico_cache: Path, tmp_path: Path
-) -> None:
-    save_decoder(tmp_path / "decoder", pico_cache, 0)
-    labelled(tmp_path / "films.csv", 0)
-    (told,) = problems(compose(f"checkpoint={tmp_path / 'decoder'}", f"data={tmp_path / 'films.csv'}"))
-    assert "suite=emotion_text" in told
 
 
 def test_a_merge_is_scored_with_its_members_and_their_ensemble(

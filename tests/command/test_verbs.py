@@ -201,7 +201,7 @@ def test_a_verb_and_an_experiment_of_another_root_do_not_mix(
 @pytest.mark.parametrize(
     ("line", "expected", "absent"),
     [
-        ("regmean-lab ", {*VERBS, "method=", "seed="}, {"checkpoints."}),
+        ("regmean-lab ", {*VERBS, "method=", "seed="}, {"heads=", "output="}),
         ("regmean-lab me", {"merge", "method="}, {"run"}),
         ("regmean-lab run metho", {"method="}, {"merge"}),
         ("regmean-lab suite=ner_", {"suite=ner_open"}, {"suite=ner"}),

@@ -70,7 +70,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
         except ConversionError as error:
             raise PrepareError(f"not converted: {error}") from None
 
-    monkeypatch.setattr(prepare_models, "_run", run)
+    monkeypatch.setattr(prepare_models, "convert_apart", run)
 
 
 def find(reference: str, models: Path, **settings: object) -> Checkpoint:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from regmean_lab.callbacks.requests import published_path
 from regmean_lab.callbacks.statistics import StatisticsRequest, measure
 from regmean_lab.checkpoints.publishing.corpus import CORPUS
 from regmean_lab.checkpoints.publishing.guard import Shortage, most_rows, refuse, shortages
@@ -28,7 +29,6 @@ from regmean_lab.statistics import (
 from regmean_lab.statistics.settings import STORAGES
 from regmean_lab.suites.data_module import CorpusDataModule
 from regmean_lab.tracking.environment import versions
-from regmean_lab.utils.files import STATISTICS_FOLDER
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class Publication:
 
     def path(self, kind: str) -> Path:
         """The file of one kind of statistics."""
-        return self.folder / STATISTICS_FOLDER / f"{kind}.safetensors"
+        return published_path(self.folder, kind)
 
     def form_of(self, kind: str) -> tuple[Form, int | None]:
         """Form and rank of one kind of statistics: what are no matrices has one form only."""

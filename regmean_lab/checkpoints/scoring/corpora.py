@@ -19,6 +19,8 @@ from regmean_lab.suites.tables.columns import Columns, choose_columns, examples_
 from regmean_lab.suites.tables.table import Table, missing_file, read_table
 from regmean_lab.suites.tables.tagged_columns import TAGGED, read_tagged
 from regmean_lab.suites.text_classification import KEY_SCORES as CLASSIFICATION_SCORES
+from regmean_lab.suites.text_generation import FORMS, ROUGE_SCORES
+from regmean_lab.suites.text_generation import KEY_SCORES as TEXT_SCORES
 from regmean_lab.suites.text_regression import KEY_SCORES as REGRESSION_SCORES
 from regmean_lab.suites.token_classification import KEY_SCORES as TAGGING_SCORES
 from regmean_lab.utils.files import sha256_of
@@ -29,6 +31,7 @@ KEY_SCORES: Mapping[TaskKind, tuple[str, ...]] = {
     "multi_label": ("macro_f1", "accuracy"),
     "regression": REGRESSION_SCORES,
     "token_labels": TAGGING_SCORES,
+    "text": TEXT_SCORES,
 }
 """For each kind of task that a file can be of, the scores that can be reported; the first one is by default."""
 
@@ -66,6 +69,8 @@ class Reading:
     Attributes:
         text: columns of the text or of the two texts of a pair; None: the obvious ones.
         label: column of the label; None: the obvious one.
+        target: column of what a language model writes; None: the obvious one of an encoder-decoder, and of a decoder
+            none, which writes the text itself.
         header: of ``.csv`` and ``.tsv``, whether the first line holds the columns' names; None: it must tell itself.
         subset: configuration of a data set.
         split: split of a data set.
@@ -75,6 +80,7 @@ class Reading:
 
     text: tuple[str, ...] | None = None
     label: str | None = None
+    target: str | None = None
     header: bool | None = None
     subset: str | None = None
     split: str = "test"
@@ -91,12 +97,14 @@ class FileCorpus:
         data: the file, or the name of the data set.
         kind: the kind of task that it is read for.
         reading: how it is read.
+        form: of a language model, one of :data:`~regmean_lab.suites.text_generation.FORMS`.
     """
 
     name: str
     data: str
     kind: TaskKind
     reading: Reading
+    form: str = ""
 
     @cached_property
     def table(self) -> Table:
@@ -110,26 +118,28 @@ class FileCorpus:
             split=reading.split,
             revision=reading.revision,
             header=reading.header,
-            typed=[*(reading.text or ()), *([reading.label] if reading.label is not None else [])],
+            typed=[*(reading.text or ()), *filter(None, (reading.label, reading.target))],
         )
 
     @cached_property
     def columns(self) -> Columns:
         """The columns that are read."""
-        return choose_columns(
+        reading = self.reading
+        chosen = choose_columns(
             self.table,
-            Task(self.kind, ("",), ""),
-            text=self.reading.text,
-            target=None,
-            label=self.reading.label,
-            has_encoder=True,
-            needs_label=True,
+            Task(self.kind, (self.form,), ""),
+            text=reading.text,
+            target=reading.target,
+            label=reading.label,
+            has_encoder=self.form != FORMS[1],
+            needs_label=self.kind != "text",
         )
+        return replace(chosen, target=reading.target) if self.form == FORMS[1] else chosen
 
     @cached_property
     def fingerprint(self) -> str:
         """Hash of what is read, wherever and in whatever format it lies."""
-        names = [*self.columns.text, str(self.columns.label)]
+        names = [*self.columns.text, *filter(None, (self.columns.label, self.columns.target))]
         plain = self.kind != "single_label"
         rows = (
             [row[name] if plain or name != names[-1] else label_name(row[name]) for name in names]
@@ -146,9 +156,11 @@ class FileCorpus:
 
     def evaluation(self, model: Task) -> Evaluation:
         """See :class:`Corpus`; labels are the names of the checkpoint's outputs, or their numbers."""
-        score = self.reading.score or _default_score(model)
+        score = self.reading.score or _default_score(model, self.columns)
         if problem := score_problem(score, model):
             raise DataError(f"score: {problem}: {_some(model.labels)}")
+        if score in ROUGE_SCORES and self.form == FORMS[1] and self.columns.target is None:
+            raise DataError(f"score: {score} compares what is written with a target; name its column (target=NAME)")
         task = replace(model, key_score=score)
         table = _named_labels(self.table, self.columns, task) if self.kind == "single_label" else self.table
         return Evaluation(self.name, self.name, "in", examples_of(table, self.columns, task), task)
@@ -185,8 +197,10 @@ class SuiteCorpus:
             raise DataError(f"{self.name}: no examples in its {self.split} split")
         if task.kind == "answers" and model.kind == "text":
             return Evaluation(self.name, self.name, "in", examples, task)
+        if task.kind == model.kind == "text" and task.labels != model.labels:
+            raise DataError(f"{self.name} is for suite.form={task.labels[0]}; the checkpoint is {model.labels[0]}")
         if task.kind != model.kind:
-            raise DataError(f"{self.name} is {_KIND_NAMES[task.kind]}; the checkpoint is {_KIND_NAMES[model.kind]}")
+            raise DataError(f"{self.name} is {KIND_NAMES[task.kind]}; the checkpoint is {KIND_NAMES[model.kind]}")
         if task.kind == "regression":
             return Evaluation(self.name, self.name, "in", examples, task)
         labels = model.labels
@@ -206,7 +220,7 @@ class SuiteCorpus:
         return Evaluation(self.name, self.name, "in", own, replace(task, labels=labels))
 
 
-_KIND_NAMES: Mapping[TaskKind, str] = {
+KIND_NAMES: Mapping[TaskKind, str] = {
     "single_label": "a classification of texts",
     "multi_label": "a classification of texts with any number of labels",
     "regression": "a regression of texts",
@@ -214,6 +228,7 @@ _KIND_NAMES: Mapping[TaskKind, str] = {
     "answers": "a set of questions that are answered in words",
     "text": "a language model",
 }
+"""What messages call the kinds of task."""
 
 
 def score_problem(score: str, model: Task) -> str | None:
@@ -221,7 +236,8 @@ def score_problem(score: str, model: Task) -> str | None:
     scores = KEY_SCORES[model.kind]
     if model.kind in ("single_label", "regression"):
         return key_score_problem(score, scores, model.kind, len(model.labels))
-    known = (*scores, *AVERAGED_ENTITY_SCORES) if model.kind == "token_labels" else scores
+    more = {"token_labels": AVERAGED_ENTITY_SCORES, "text": ROUGE_SCORES}
+    known = (*scores, *more.get(model.kind, ()))
     return None if score in known else f"{score!r} is none; {did_you_mean(score, known)}"
 
 
@@ -230,12 +246,14 @@ def kind_problem(name: str, kind: TaskKind) -> str | None:
     if kind in KEY_SCORES:
         return None
     return (
-        f"{name}: {_KIND_NAMES[kind]}, and files hold labels; score it on a suite of questions that are answered in "
-        "words: suite=emotion_text"
+        f"{name}: {KIND_NAMES[kind]}, and files hold labels or texts to write; score it on a suite of such questions: "
+        "suite=emotion_text"
     )
 
 
-def _default_score(task: Task) -> str:
+def _default_score(task: Task, columns: Columns) -> str:
+    if task.kind == "text" and columns.target is None:
+        return "token_accuracy"  # nobody expects a model to write whole texts out of nothing
     if task.kind == "token_labels" and "O" not in task.labels:
         return "token_accuracy"
     return KEY_SCORES[task.kind][0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from regmean_lab.models.headers import CheckpointError
 from regmean_lab.models.pretrained import ModelError, quiet_transformers
 from regmean_lab.modules import TaskModule, module_type
 from regmean_lab.suites.base import Task
+from regmean_lab.suites.text_generation import FORMS
 from regmean_lab.utils.files import contents_sha256, sha256_of
 from regmean_lab.utils.names import abbreviated
 
@@ -31,7 +32,8 @@ class ScoredModel:
 
     Attributes:
         member: what its files hold; nothing of its weights was read.
-        task: what it predicts, with the names of its outputs in their order; of a language model the kind ``text``.
+        task: what it predicts, with the names of its outputs in their order; of a language model the kind ``text``
+            and its form.
     """
 
     member: Member
@@ -152,6 +154,8 @@ def _task(architecture: Architecture, labels: Sequence[str] | None) -> Task:
     if problems := label_problems({"id2label": config.id2label}):
         raise ModelError(f"config.json: {problems[0]}")
     task = task_of(config, names[0])
+    if task.kind == "text":
+        task = replace(task, labels=(FORMS[0] if config.is_encoder_decoder else FORMS[1],))
     if labels is not None and task.kind != "text":
         if len(labels) != len(task.labels):
             raise ModelError(f"labels: {len(labels)} names for {len(task.labels)} outputs")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from regmean_lab.checkpoints.scoring.corpora import (
+    KIND_NAMES,
     Corpus,
     FileCorpus,
     Reading,
@@ -31,6 +32,7 @@ SUITE_NAMES: Mapping[TaskKind, str] = {
     "multi_label": "text_labels",
     "regression": "text_regression",
     "token_labels": "token_classification",
+    "text": "text_generation",
 }
 """What results on files call their suite, by the kind of task."""
 
@@ -66,12 +68,12 @@ def settings_problems(plain: ScoringConfig) -> list[str]:
 
 def read_corpora(plain: ScoringConfig, models: Sequence[ScoredModel], found: list[str]) -> list[Corpus]:
     """The files of a configuration, read for what some checkpoints predict; adds what is wrong to ``found``."""
-    kinds = {model.task.kind: model.name for model in models}
+    kinds = {(model.task.kind, _form(model)): model.name for model in models}
     if len(kinds) > 1:
-        shown = ", ".join(f"{name} ({kind})" for kind, name in kinds.items())
+        shown = ", ".join(f"{name} ({form or kind})" for (kind, form), name in kinds.items())
         found.append(f"checkpoint: models of several kinds of task are not scored on the same files: {shown}")
         return []
-    ((kind, name),) = kinds.items()
+    (((kind, form), name),) = kinds.items()
     if problem := kind_problem(name, kind):
         found.append(problem)
         return []
@@ -81,13 +83,18 @@ def read_corpora(plain: ScoringConfig, models: Sequence[ScoredModel], found: lis
     reading = Reading(
         None if text is None else tuple(text),
         plain.label,
+        plain.target,
         HEADERS.get(plain.header) if isinstance(plain.header, str | bool) else None,
         plain.subset,
         plain.split,
         plain.data_revision,
         plain.score,
     )
-    corpora = [FileCorpus(own, data, kind, reading) for own, data in (_named_data(plain.data) or {}).items()]
+    for key in ("label", "target"):
+        if getattr(plain, key) is not None and (kind == "text") == (key == "label"):
+            found.append(f"{key}: {name} is {KIND_NAMES[kind]}, which has no column of this; expected null")
+    named = (_named_data(plain.data) or {}).items()
+    corpora = [FileCorpus(own, data, kind, reading, form) for own, data in named]
     if missing := [problem for corpus in corpora if (problem := corpus.missing) is not None]:
         found += missing
         return []
@@ -103,6 +110,11 @@ def read_corpora(plain: ScoringConfig, models: Sequence[ScoredModel], found: lis
     return cast(list[Corpus], corpora)
 
 
+def _form(model: ScoredModel) -> str:
+    """Whether a language model is an encoder-decoder or a decoder; empty of other models."""
+    return model.task.labels[0] if model.task.kind == "text" else ""
+
+
 def suite_corpora(plain: EvaluateConfig, found: list[str]) -> list[Corpus]:
     """Corpora of the suite of a configuration; adds what is wrong to ``found``."""
     suite_type = suite_types()[plain.suite.name]
@@ -114,7 +126,7 @@ def suite_corpora(plain: EvaluateConfig, found: list[str]) -> list[Corpus]:
     names = list(dict.fromkeys(suite.members if plain.corpora is None else plain.corpora))
     if plain.split not in ("dev", "test"):
         problems.append(f"split: expected test or dev of a suite's corpora, got {plain.split!r}")
-    for key in ("score", "text", "label", "subset", "data_revision"):
+    for key in ("score", "text", "label", "target", "subset", "data_revision"):
         if getattr(plain, key) is not None:
             problems.append(f"{key}: is for files; a suite has its own ({', '.join(settings)} below suite)")
     if not problems:

@@ -109,7 +109,7 @@ class Scoring:
             method: what the result says of how the checkpoint was made, ``name`` first: what tables call it. None: it
                 is called by its name, and told from others of this name by its weights.
         """
-        method = {"name": model.name, "weights": model.fingerprint[:10]} if method is None else method
+        method = method_of(model) if method is None else method
         evaluations = self.evaluations[model.name]
         found = self._finished(folder, method, model.fingerprint)
         names = [one.name for one in evaluations]
@@ -137,8 +137,11 @@ class Scoring:
         """Score the mean of the logits of several checkpoints that were scored, or find the finished result.
 
         Raises:
-            DataError: for checkpoints with other labels than the first one's, or taggers that cut sentences elsewhere.
+            DataError: for checkpoints with other labels than the first one's, taggers that cut sentences elsewhere, and
+                language models.
         """
+        if models[0].task.kind == "text":
+            raise DataError("no ensemble: it combines predictions of labels, and language models write texts")
         identity = combine_fingerprints(model.fingerprint for model in models)
         method = {"name": ENSEMBLE, "vote": "soft", "of": [model.name for model in models]}
         if (found := self._finished(folder, method, identity)) is not None:
@@ -187,15 +190,8 @@ class Scoring:
     def _configuration(self, method: Mapping[str, Any]) -> dict[str, Any]:
         """What a result records of its settings, in the form in which reports read it."""
         first = next(iter(self.evaluations.values()))
-        return {
-            "experiment": EXPERIMENT,
-            "suite": {**self.settings.suite, "key_scores": [one.task.key_score for one in first]},
-            "model": {"name": MODEL},
-            "method": dict(method),
-            "training": {"max_length": self.settings.max_length},
-            "trainer": asdict(self.settings.trainer),
-            "members": [corpus.name for corpus in self.corpora],
-        }
+        suite = {**self.settings.suite, "key_scores": [one.task.key_score for one in first]}
+        return configuration_of(self.settings, method, suite, [corpus.name for corpus in self.corpora])
 
     def _result(
         self,
@@ -205,28 +201,81 @@ class Scoring:
         model_fingerprint: str,
         seconds: float,
     ) -> Result:
-        configuration, scores = self._configuration(method), key_scores(evaluations, metrics)
-        device, mean_score = first_device(self.settings.trainer.accelerator), mean(scores["in_domain"].values())
-        assert mean_score is not None
-        return Result(
-            fingerprint=fingerprint(configuration),
-            experiment=EXPERIMENT,
-            suite=str(self.settings.suite["name"]),
-            model=MODEL,
-            method=str(method["name"]),
-            members=configuration["members"],
-            seed=0,
-            head_init="same",
-            scores=scores,
-            mean_in_domain=mean_score,
-            mean_out_of_domain=None,
-            metrics=dict(metrics),
-            seconds={"train": 0.0, "statistics": 0.0, "merge": 0.0, "evaluate": seconds},
-            peak_memory_bytes=peak_memory_bytes(device),
-            environment=environment(device, list(self.settings.overrides)),
-            data_fingerprint=self.data_fingerprint,
-            zoo={},
-            configuration=configuration,
-            model_fingerprint=model_fingerprint,
-            unknown_labels={},
+        scores = key_scores(evaluations, metrics)
+        configuration = self._configuration(method)
+        return checkpoint_result(
+            configuration, scores, metrics, self.data_fingerprint, model_fingerprint, seconds, self.settings
         )
+
+
+def method_of(model: ScoredModel) -> dict[str, Any]:
+    """What tables call a checkpoint, and what tells it from others of this name."""
+    return {"name": model.name, "weights": model.fingerprint[:10]}
+
+
+def configuration_of(
+    settings: Settings, method: Mapping[str, Any], suite: Mapping[str, Any], members: Sequence[str]
+) -> dict[str, Any]:
+    """What a checkpoint's result records of its settings, in the form in which reports read it.
+
+    Args:
+        settings: how it was scored.
+        method: what tables call the checkpoint (``name``), and what tells it from others of this name.
+        suite: what of the data tells results apart, ``name`` first.
+        members: names of the corpora or tasks.
+    """
+    return {
+        "experiment": EXPERIMENT,
+        "suite": dict(suite),
+        "model": {"name": MODEL},
+        "method": dict(method),
+        "training": {"max_length": settings.max_length},
+        "trainer": asdict(settings.trainer),
+        "members": list(members),
+    }
+
+
+def checkpoint_result(
+    configuration: Mapping[str, Any],
+    scores: dict[str, dict[str, float]],
+    metrics: Metrics,
+    data_fingerprint: str,
+    model_fingerprint: str,
+    seconds: float,
+    settings: Settings,
+) -> Result:
+    """The result of a checkpoint.
+
+    Args:
+        configuration: see :func:`configuration_of`.
+        scores: the reported score of each corpus or task, ``in_domain``.
+        metrics: all of them, by corpus or task.
+        data_fingerprint: hash of the data.
+        model_fingerprint: of the checkpoint.
+        seconds: how long it took.
+        settings: how it was scored.
+    """
+    device, mean_score = first_device(settings.trainer.accelerator), mean(scores["in_domain"].values())
+    assert mean_score is not None
+    return Result(
+        fingerprint=fingerprint(configuration),
+        experiment=EXPERIMENT,
+        suite=str(configuration["suite"]["name"]),
+        model=MODEL,
+        method=str(configuration["method"]["name"]),
+        members=list(configuration["members"]),
+        seed=0,
+        head_init="same",
+        scores=scores,
+        mean_in_domain=mean_score,
+        mean_out_of_domain=None,
+        metrics=dict(metrics),
+        seconds={"train": 0.0, "statistics": 0.0, "merge": 0.0, "evaluate": seconds},
+        peak_memory_bytes=peak_memory_bytes(device),
+        environment=environment(device, list(settings.overrides)),
+        data_fingerprint=data_fingerprint,
+        zoo={},
+        configuration=dict(configuration),
+        model_fingerprint=model_fingerprint,
+        unknown_labels={},
+    )

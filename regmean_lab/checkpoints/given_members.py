@@ -1,0 +1,197 @@
+"""Checkpoints that are members of a job: read and checked before any work, and put into the zoo when needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from regmean_lab.callbacks.requests import StatisticsRequest
+from regmean_lab.checkpoints.adding import CheckedModel, add_checked, checked_model
+from regmean_lab.checkpoints.scoring.models import read_models
+from regmean_lab.config.baselines import Multitask
+from regmean_lab.config.schema import ConfigurationError, Settings, settings_of
+from regmean_lab.evaluation.checks import check_files, checkpoint_if_any
+from regmean_lab.models.converted_weights import MODELS_FOLDER
+from regmean_lab.models.headers import CheckpointError
+from regmean_lab.models.pretrained import Checkpoint
+from regmean_lab.suites.base import DataError
+from regmean_lab.training.train import MemberTraining, find_or_train_for
+from regmean_lab.utils.later_settings import without_later_settings
+from regmean_lab.zoo import Zoo, ZooEntry, member_address
+
+DESCRIPTION_FORMAT = 1
+"""Changes when the same description would be of other weights."""
+
+
+@dataclass(frozen=True)
+class GivenMember:
+    """A checkpoint that is the member of a corpus.
+
+    Attributes:
+        corpus: the corpus.
+        reference: how the configuration names the checkpoint.
+        checked: the checkpoint, which was found to be such a member.
+    """
+
+    corpus: str
+    reference: str
+    checked: CheckedModel
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What results and the zoo tell of where it is from."""
+        model = self.checked.model
+        return {
+            "from": model.member.source.public_reference,
+            "revision": model.member.source.revision,
+            "fingerprint": model.fingerprint,
+            "published_statistics": self.checked.published.hashes,
+        }
+
+    def notes(self, is_there: bool) -> list[str]:
+        """What a plan tells of it.
+
+        Args:
+            is_there: whether it is in the zoo.
+        """
+        published = self.checked.published
+        state = "in the zoo" if is_there else "to be put into the zoo"
+        came = f"statistics beside it: {', '.join(published.whole)}" if published.whole else "no statistics beside it"
+        return [f"{self.corpus} is the checkpoint {self.reference} ({state}; {came})", *published.unused]
+
+    def brings(self, request: StatisticsRequest) -> bool:
+        """Whether statistics that lie beside it are those that are needed."""
+        path = self.checked.published.whole.get(request.kind)
+        return path is not None and self.checked.imports(request.kind) and request.is_served_by(path)
+
+    def describe(self, settings: Settings, checkpoint: Checkpoint) -> dict[str, Any]:
+        """Everything that determines the member: what its address in the zoo is a hash of.
+
+        Args:
+            settings: the job's configuration.
+            checkpoint: the pretrained model, whose tokenizer the member is given.
+        """
+        description = {
+            "format": DESCRIPTION_FORMAT,
+            "checkpoint": self.checked.model.fingerprint,
+            "model": {"name": checkpoint.name, "fingerprint": checkpoint.fingerprint},
+            "suite": settings.suite.name,
+            "corpus": self.corpus,
+            "task": asdict(settings.suite.task(self.corpus)),
+            "data_fingerprint": [settings.suite.fingerprint(self.corpus)],
+        }
+        if published := self.checked.published.hashes:
+            description["published_statistics"] = published
+        return without_later_settings(description)
+
+    def address(self, settings: Settings, checkpoint: Checkpoint) -> str:
+        """Its address in the zoo."""
+        return member_address(self.describe(settings, checkpoint))
+
+    def find_or_add(self, settings: Settings, checkpoint: Checkpoint) -> ZooEntry:
+        """Its entry in the zoo, into which it is put now if it is not there."""
+        name = self.checked.model.name
+        prefix = "-".join((settings.suite.name, self.corpus, checkpoint.name, name))
+        return add_checked(settings, checkpoint, self.checked, self.describe(settings, checkpoint), prefix)
+
+
+def check(settings: Settings) -> tuple[Checkpoint, dict[str, GivenMember]]:
+    """Check that all that a job needs is there, the checkpoints among its members included.
+
+    Args:
+        settings: its configuration, whose values were checked.
+
+    Returns:
+        The pretrained model, and by corpus the members that are checkpoints.
+
+    Raises:
+        ConfigurationError: with everything that is missing or does not go together.
+    """
+    found: list[str] = []
+    try:
+        checkpoint: Checkpoint | None = check_files(settings)
+    except ConfigurationError as error:
+        found, checkpoint = error.problems, checkpoint_if_any(settings)
+    given, problems = read_given(settings, checkpoint)
+    if (found := found + problems) or checkpoint is None:
+        raise ConfigurationError(found)
+    return checkpoint, given
+
+
+def check_configuration(config: Any) -> tuple[Settings, Checkpoint, dict[str, GivenMember]]:
+    """Check a composed configuration, and that what it needs is there.
+
+    Raises:
+        ConfigurationError: with everything that is wrong with the values, or else everything that is missing.
+    """
+    settings = settings_of(config)
+    return settings, *check(settings)
+
+
+def read_given(settings: Settings, checkpoint: Checkpoint | None) -> tuple[dict[str, GivenMember], list[str]]:
+    """The members of a job that are checkpoints, by corpus; and everything that stands against any of them.
+
+    Args:
+        settings: the job's configuration.
+        checkpoint: the pretrained model; None where there is none, which is told elsewhere.
+    """
+    if isinstance(settings.method, Multitask):
+        return {}, []  # one model is trained on all data, whoever the members are
+    models_folder = Path(settings.config.paths.zoo_dir) / MODELS_FOLDER
+    given: dict[str, GivenMember] = {}
+    found: list[str] = []
+    for corpus in settings.members:
+        if (reference := settings.checkpoints.get(corpus)) is None:
+            continue
+        key = f"checkpoints.{corpus}"
+        try:
+            (model,) = read_models([reference], base=None, labels=None, models_folder=models_folder)
+        except CheckpointError as error:
+            found += [f"{key}: {_by_adapter(problem)}" for problem in error.problems]
+            continue
+        if checkpoint is None:
+            continue
+        try:
+            published = settings.config.statistics.published
+            checked = checked_model(model, checkpoint, settings.suite.task(corpus), key, with_statistics=published)
+        except (ConfigurationError, DataError) as error:
+            found += str(error).splitlines()
+            continue
+        given[corpus] = GivenMember(corpus, reference, checked)
+    return given, found
+
+
+def _by_adapter(problem: str) -> str:
+    """A message of a base that is missing: in a job it is the adapter that names it."""
+    where = "base_model_name_or_path of adapter_config.json"
+    return problem.replace("(set base=FOLDER_OR_NAME)", f"(it is named by {where})").replace(
+        "give it: base=FOLDER_OR_NAME", f"name it in {where}"
+    )
+
+
+def find_or_make(
+    settings: Settings,
+    needed: MemberTraining,
+    checkpoint: Checkpoint,
+    folder: Path,
+    given: Mapping[str, GivenMember],
+) -> ZooEntry:
+    """A member of a job from the zoo: trained now, or put there if it is a checkpoint, where it is not there yet.
+
+    Args:
+        settings: the job's configuration.
+        needed: the member.
+        checkpoint: the pretrained model.
+        folder: the job's, for the logs of a training.
+        given: the members that are checkpoints, by corpus.
+    """
+    if (own := given.get(needed.name)) is not None:
+        return own.find_or_add(settings, checkpoint)
+    return find_or_train_for(settings, needed, checkpoint, folder)
+
+
+def entry_of(settings: Settings, checkpoint: Checkpoint, own: GivenMember) -> ZooEntry | None:
+    """The entry of a checkpoint in the job's zoo, if it is there."""
+    return Zoo(Path(settings.config.paths.zoo_dir)).find(own.address(settings, checkpoint))
