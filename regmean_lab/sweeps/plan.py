@@ -227,7 +227,8 @@ class _Planner:
 
     def _checkpoint(self, settings: Settings) -> Checkpoint | None:
         config = settings.config
-        key = repr((config.model, config.paths, config.logger, config.trainer, id(settings.suite), settings.members))
+        own = (config.model, config.training.lora, config.paths, config.logger, config.trainer)
+        key = repr((*own, id(settings.suite), settings.members))
         if key not in self._checked:
             try:
                 self._checked[key] = check_files(settings), []

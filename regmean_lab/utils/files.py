@@ -19,7 +19,9 @@ WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 CARD_FILE = "README.md"
 STATISTICS_FOLDER = "statistics"
-"""Names in a model's folder, as Hugging Face has them; statistics lie in a folder beside the weights."""
+ADAPTER_FOLDER = "adapter"
+"""Names in a model's folder, as Hugging Face has them; statistics lie in a folder beside the weights, and so does the
+adapter that a member was trained as: among the weights' files, transformers would add it to them once more."""
 
 
 def name_problem(key: str, name: str) -> str | None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 LATER_SETTINGS: dict[str, Any] = {
+    "adapter": {"rank": None, "space": "full"},
     "evaluate_on": "test",
     "header": "auto",
     "method.by_row": False,
@@ -35,6 +36,7 @@ LATER_SETTINGS: dict[str, Any] = {
     "task.threshold_inclusive": False,
     "training.accumulate": 1,
     "training.gradient_checkpointing": False,
+    "training.lora": {"rank": None, "alpha": 16, "dropout": 0.0, "target_modules": None},
     "training.patience": None,
     "training.reweight": "none",
 }
