@@ -12,22 +12,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor
 
 from regmean_lab.checkpoints.adapter_tensors import ADVICE, FACTOR, PREFIX, Adapter, SortedTensors, listed
 from regmean_lab.checkpoints.architecture import Architecture, untied_architecture
 from regmean_lab.checkpoints.empty_models import Like
+from regmean_lab.checkpoints.labels import label_problems
 from regmean_lab.checkpoints.weights import FileWeights
 from regmean_lab.merging.weights import StoredWeights
 from regmean_lab.models.folders import (
     ADAPTER_CONFIG_FILE,
     ADAPTER_WEIGHTS_FILE,
+    CONFIG_FILE,
     PICKLED,
     conversion_command,
     read_json_file,
 )
 from regmean_lab.models.headers import CheckpointError, StoredTensor, read_header
+from regmean_lab.models.pretrained import ADAPTER_TASKS
+from regmean_lab.modules.sequence_classification import PROBLEM_TYPES
 
 UNDERSTOOD = (
     "peft_type",
@@ -79,13 +82,6 @@ _TOKENS = re.compile(
     r"\b(embed_tokens|word_embeddings|wte|shared|embed_in)\.(modules_to_save\.|(token_adapter\.)?base_layer\.)?"
     r"(default\.)?weight$"
 )
-_AUTO_CLASSES = {
-    "SEQ_CLS": transformers.AutoModelForSequenceClassification,
-    "TOKEN_CLS": transformers.AutoModelForTokenClassification,
-    "CAUSAL_LM": transformers.AutoModelForCausalLM,
-    "SEQ_2_SEQ_LM": transformers.AutoModelForSeq2SeqLM,
-    "QUESTION_ANS": transformers.AutoModelForQuestionAnswering,
-}
 
 
 def adapter_base(folder: Path) -> str | None:
@@ -128,7 +124,7 @@ def read_adapter_files(folder: Path) -> tuple[dict[str, Any], dict[str, StoredTe
 
 def adapted_like(settings: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -> Like:
     """What an adapter makes of its base: a model for the adapter's task, with as many labels and tokens as it has."""
-    auto_class = _AUTO_CLASSES.get(str(settings.get("task_type")))
+    auto_class = ADAPTER_TASKS.get(str(settings.get("task_type")))
     labels = tokens = None
     for stored, tensor in tensors.items():
         if FACTOR.fullmatch(stored.removeprefix(PREFIX)) or len(tensor.shape) != 2:
@@ -138,6 +134,34 @@ def adapted_like(settings: Mapping[str, Any], tensors: Mapping[str, StoredTensor
         elif _LABELS.search(stored):
             labels = tensor.shape[0]  # the last one, where a head has several layers
     return Like(auto_class, labels, tokens)
+
+
+def read_adapter_labels(folder: Path, architecture: Architecture) -> bool:
+    """Give an adapted model the names of labels that a ``config.json`` beside the adapter has, if there is one.
+
+    PEFT's own files do not name them, and the base has other labels, or none.
+
+    Returns:
+        Whether there is one that names as many labels as the model has.
+
+    Raises:
+        CheckpointError: when it cannot be read, or numbers labels otherwise than from 0.
+    """
+    path = folder / CONFIG_FILE
+    if architecture.labels is None or not path.is_file():
+        return False
+    content = read_json_file(path)
+    if found := label_problems(content):
+        raise CheckpointError([f"{path}: {problem}" for problem in found])
+    names = {int(number): str(name) for number, name in (content.get("id2label") or {}).items()}
+    if len(names) != len(architecture.labels):
+        return False
+    config: Any = architecture.config
+    config.id2label, config.label2id = names, {name: number for number, name in names.items()}
+    if content.get("problem_type") in PROBLEM_TYPES.values():
+        config.problem_type = content["problem_type"]
+    del architecture.labels  # is found anew
+    return True
 
 
 def fit_adapter(

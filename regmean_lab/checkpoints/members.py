@@ -10,7 +10,14 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer
 
-from regmean_lab.checkpoints.adapters import AdaptedWeights, adapted_like, fit_adapter, read_adapter_files
+from regmean_lab.checkpoints.adapter_tensors import Adapter
+from regmean_lab.checkpoints.adapters import (
+    AdaptedWeights,
+    adapted_like,
+    fit_adapter,
+    read_adapter_files,
+    read_adapter_labels,
+)
 from regmean_lab.checkpoints.alignment import AlignedWeights
 from regmean_lab.checkpoints.architecture import Architecture, lacking, read_architecture
 from regmean_lab.checkpoints.converted_weights import ConvertedWeights
@@ -69,6 +76,7 @@ class Member:
         strangers: tensors of its files that its model does not have, and that are left out.
         own_names: by the merged model's names, its own, where they differ.
         sentence: the modules around it, if it is the transformer of a folder of sentence-transformers.
+        adapter: what an adapter changes in its base, if it is one.
     """
 
     source: Source
@@ -83,6 +91,7 @@ class Member:
     strangers: list[str] = field(default_factory=list)
     own_names: dict[str, str] = field(default_factory=dict)
     sentence: SentenceFolder | None = None
+    adapter: Adapter | None = None
 
     @property
     def name(self) -> str:
@@ -286,6 +295,7 @@ def _read_adapted(source: Source, base: Source) -> Member:
     dtypes = {name: stored.weights.dtype(origin) for name, origin in origins.items()}
     dtypes |= {name: own.dtype(part) for name, part in adapter.replaced.items() if name not in dtypes}
     tokens, folder = read_tokens([source.folder, base.folder])
+    labelled = read_adapter_labels(source.folder, architecture)
     paths = _paths([*tensors.values(), *adapter.tensors.values()], base.folder / CONFIG_FILE)
     notes = list(architecture.notes)
     if adapter.untied:
@@ -297,10 +307,11 @@ def _read_adapted(source: Source, base: Source) -> Member:
         dtypes,
         tokens,
         folder,
-        [*paths, source.folder / ADAPTER_CONFIG_FILE],
+        [*paths, source.folder / ADAPTER_CONFIG_FILE, *([source.folder / CONFIG_FILE] if labelled else [])],
         stored.duplicates + [(own, *pair) for pair in adapter.equal],
         notes,
         sentence=_read_sentence(source),
+        adapter=adapter,
     )
 
 

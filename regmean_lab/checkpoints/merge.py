@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -14,25 +14,24 @@ import transformers
 from torch import Tensor
 
 from regmean_lab.checkpoints.alignment import AlignedWeights
-from regmean_lab.checkpoints.architecture import read_architecture
 from regmean_lab.checkpoints.bases import find_bases
 from regmean_lab.checkpoints.compatibility import Agreement, agree, base_orders
-from regmean_lab.checkpoints.converted_weights import ConvertedWeights
-from regmean_lab.checkpoints.members import Member, equal_tensors, read_member, read_tokens
-from regmean_lab.checkpoints.names import read_names, ties
+from regmean_lab.checkpoints.lora.placement import Placement
+from regmean_lab.checkpoints.lora.request import AdapterRequest, adapter_problems, core_problems
+from regmean_lab.checkpoints.members import Member, equal_tensors, read_member
+from regmean_lab.checkpoints.merge_base import read_base
+from regmean_lab.checkpoints.names import read_names
 from regmean_lab.checkpoints.published_statistics import MemberStatistics, open_statistics, other_weights
 from regmean_lab.checkpoints.recipe.reading import UNION, Recipe
 from regmean_lab.checkpoints.sentence_modules import MergedModules, agree_on_modules
 from regmean_lab.checkpoints.sources import Source, find_sources
 from regmean_lab.checkpoints.union_tokenizer import union_lead
-from regmean_lab.checkpoints.weights import FileWeights
 from regmean_lab.checkpoints.writing import PlannedTensor, Shard, plan_shards, write_shards
 from regmean_lab.merging.base import LayerDiagnostics, MergeError, MergeMember, MergeMethod, TensorSettings
 from regmean_lab.merging.layout import averaged_line
 from regmean_lab.merging.merge import merge_members
 from regmean_lab.merging.partial import covered
 from regmean_lab.models.converted_weights import DEFAULT_MODELS_FOLDER
-from regmean_lab.models.folders import CONFIG_FILE, stored_tensors
 from regmean_lab.models.headers import CheckpointError, StoredTensor
 from regmean_lab.utils.names import abbreviated
 
@@ -70,6 +69,7 @@ class MergeRequest:
             checkpoint with all tokens.
         chat_template: of the merged model's tokenizer: a template, its name or ``auto``; None is the tokenizer's own.
         recipe: what the merge was asked for by, if by a recipe.
+        adapter: the LoRA adapter that the merged model is written as; None writes the whole model.
     """
 
     checkpoints: list[str]
@@ -84,6 +84,12 @@ class MergeRequest:
     tokenizer: str | None = None
     chat_template: str | None = None
     recipe: Recipe | None = None
+    adapter: AdapterRequest | None = None
+
+    @property
+    def needs_base(self) -> bool:
+        """Whether the model that the checkpoints were trained from is read."""
+        return self.method.needs_base or self.adapter is not None
 
 
 @dataclass
@@ -95,7 +101,8 @@ class PreparedMerge:
         members: the checkpoints, in order.
         agreement: how they go together.
         statistics: of each member, where the method needs some.
-        base: the model that they were trained from, under the merged model's names, where the method needs it.
+        base: the model that they were trained from, under the merged model's names, where the method or an adapter
+            needs it.
         shards: the files that will be written.
         diagnostics: of each layer's system of equations, for methods that solve one; filled by the merge.
         settings: by a tensor's name, how it is merged; None where all are merged alike.
@@ -116,6 +123,11 @@ class PreparedMerge:
     def lead(self) -> Member:
         """The member whose configuration and tokenizer the merged model has."""
         return self.agreement.lead
+
+    @property
+    def placement(self) -> Placement:
+        """Where the merged model's parameters lie in an adapter."""
+        return Placement(self.lead.architecture, self.request.heads == "drop")
 
     def source_files(self) -> dict[str, list[Path]]:
         """All files that the merge reads, by the name of what they belong to."""
@@ -143,6 +155,8 @@ def prepare_merge(request: MergeRequest) -> PreparedMerge:
             f"method: {request.method.name} reads the members' text while it merges, and checkpoints come without; "
             "choose another one, or merge members of a suite"
         )
+    if request.adapter is not None and request.adapter.space == "core":
+        found += core_problems(request.method, sources, bases, base_source)
     members: list[Member] = []
     for source in sources:
         if source.is_adapter and source.name not in bases:
@@ -180,11 +194,19 @@ def prepare_merge(request: MergeRequest) -> PreparedMerge:
     if line := averaged_line(request.method.averaged_maps(agreement.names, layout), request.method.name):
         agreement.notes.append(line)
     base = None
-    if request.method.needs_base and base_source is not None:
+    if request.needs_base and base_source is not None:
         try:
-            base = _read_base(base_source, agreement)
+            base = read_base(base_source, agreement, exact=request.adapter is not None)
         except CheckpointError as error:
             found += error.problems
+    if request.adapter is not None:
+        found += adapter_problems(request.adapter, request.method, request.heads, agreement, modules, by_name)
+    if (
+        base is not None
+        and request.method.needs_base
+        and (new := [n for n in agreement.names if n not in base.weights])
+    ):
+        agreement.notes.append(f"not in the base, and averaged: {abbreviated(new)}")
     if found:
         raise CheckpointError(found)
     if modules is None and (left := [member.name for member in members if member.sentence is not None]):
@@ -232,10 +254,18 @@ def write_merged_weights(prepared: PreparedMerge, folder: Path, device: torch.de
         prepared.modules.write(folder, prepared.request.dtype, prepared.settings, device, prepared.diagnostics)
 
 
-def merged_tensors(prepared: PreparedMerge, device: torch.device | str = "cpu") -> Iterator[tuple[str, Tensor]]:
-    """Names and values of the merged tensors in the order of the files, each merged when it is asked for."""
+def merged_tensors(
+    prepared: PreparedMerge, device: torch.device | str = "cpu", left_out: Collection[str] = ()
+) -> Iterator[tuple[str, Tensor]]:
+    """Names and values of the merged tensors in the order of the files, each merged when it is asked for.
+
+    Args:
+        prepared: the merge.
+        device: where to compute.
+        left_out: names of tensors that are not merged.
+    """
     agreement, lead = prepared.agreement, prepared.lead
-    names = [tensor.name for shard in prepared.shards for tensor in shard.tensors]
+    names = [tensor.name for shard in prepared.shards for tensor in shard.tensors if tensor.name not in left_out]
     members = []
     for member, orders, statistics in zip(prepared.members, agreement.orders, prepared.statistics, strict=True):
         view = AlignedWeights(member.weights, {name: name for name in names}, orders, filler=lead.weights)
@@ -265,10 +295,11 @@ def _find_bases(request: MergeRequest, sources: Sequence[Source]) -> tuple[Sourc
     # A model may have several names; what counts is what they stand for.
     apart = {located[name].folder if name in located else name for name in references.values()}
     chosen = request.base or (next(iter(references.values())) if len(apart) == 1 else None)
-    if request.method.needs_base and chosen is None:
+    if request.needs_base and chosen is None:
         reason = "the adapters have different ones" if references else "none is given"
+        what = f"method {request.method.name}" if request.method.needs_base else "adapter.rank"
         found.append(
-            f"base: method {request.method.name} needs the model that the checkpoints were trained from, and {reason}; "
+            f"base: {what} needs the model that the checkpoints were trained from, and {reason}; "
             "set base=FOLDER_OR_NAME"
         )
     return (located.get(chosen) if chosen is not None else None), bases.by_adapter, found
@@ -287,61 +318,6 @@ def _chosen_lead(request: MergeRequest, members: Sequence[Member]) -> Member | N
     if source.is_adapter:
         raise CheckpointError([f"{source.reference} is an adapter; expected a whole model"])
     return read_member(replace(source, name="base"), None)
-
-
-def _read_base(source: Source, agreement: Agreement) -> Member:
-    """The base model's weights under the merged model's names; a new head has no base."""
-    lead = agreement.lead
-    if source.is_adapter:
-        raise CheckpointError([f"base: {source.reference} is an adapter; expected a whole model"])
-    tensors = stored_tensors(source.folder)
-    own = read_architecture(source.folder, len(tensors), stored=tensors, lenient=True)
-    if own.config.model_type != lead.architecture.config.model_type:
-        raise CheckpointError(
-            [f"base: a {own.config.model_type} model; the checkpoints are {lead.architecture.config.model_type} models"]
-        )
-    # As transformers would load it into the class of the checkpoints.
-    names = read_names(tensors, lead.architecture.model)
-    weights = ConvertedWeights(FileWeights(tensors), names, lead.architecture.model)
-    values, _ = ties(lead.architecture.model, names.found, lambda one, other: equal_tensors(weights, one, other))
-    same_head = own.name == lead.architecture.name and own.labels == lead.architecture.labels
-    wanted = [name for name in agreement.names if same_head or name not in lead.architecture.head]
-    for name in wanted:  # weights that the base ties, and the merged model does not
-        if name not in values and (tied := own.leaders.get(name)) in values:
-            values[name] = values[tied]
-    origins = {name: values[name] for name in wanted if name in values}
-    if not origins:
-        there = f"; its files have names such as {abbreviated(names.strangers)}" if names.strangers else ""
-        raise CheckpointError([f"base: {source.reference} has none of the checkpoints' parameters{there}"])
-    found = [f"base: {problem}" for problem in names.problems]
-    missing = [name for name in agreement.names if name not in origins]
-    if lost := [
-        name for name in missing if name in wanted and lead.architecture.encoder_part(name) in own.encoder_parts
-    ]:
-        there = f"; they have {abbreviated(names.strangers)}, which it does not know" if names.strangers else ""
-        found.append(f"base: its files lack {abbreviated(lost)} of {lead.architecture.name}{there}")
-    tokens, folder = read_tokens([source.folder])
-    base = Member(
-        source,
-        lead.architecture,
-        AlignedWeights(weights, origins),
-        {name: weights.dtype(origin) for name, origin in origins.items()},
-        tokens,
-        folder,
-        [*dict.fromkeys(tensor.path for tensor in tensors.values()), source.folder / CONFIG_FILE],
-    )
-    orders = base_orders(lead, base)
-    for name in origins:
-        shape = base.weights.shape(name)
-        if name in orders:
-            shape = (len(orders[name].rows), *shape[1:])
-        if shape != (expected := _merged_shape(agreement, name)):
-            found.append(f"base: {name}: shape {shape}, in the checkpoints {expected}")
-    if found:
-        raise CheckpointError(found)
-    if missing:
-        agreement.notes.append(f"not in the base, and averaged: {abbreviated(missing)}")
-    return base
 
 
 def _unreadable(agreement: Agreement) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import logging
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from regmean_lab.checkpoints.compatibility import HEADS
+from regmean_lab.checkpoints.lora.request import SPACES, AdapterRequest
 from regmean_lab.checkpoints.merge import MergeRequest, PreparedMerge, prepare_merge, statistics_problems
 from regmean_lab.checkpoints.output import checksums, find_merged, fingerprint, output_problem, write_output
 from regmean_lab.checkpoints.recipe.reading import read_recipe
@@ -21,14 +22,14 @@ from regmean_lab.checkpoints.recipe.request import lost_models, request_of_recip
 from regmean_lab.checkpoints.scoring.merged import score_merge, scoring_problems
 from regmean_lab.checkpoints.sources import find_sources
 from regmean_lab.checkpoints.writing import parse_size
-from regmean_lab.config.checkpoint_commands import Measured, MergeCheckpointsConfig
+from regmean_lab.config.checkpoint_commands import AdapterConfig, Measured, MergeCheckpointsConfig
 from regmean_lab.config.schema import ConfigurationError, all_methods, method_type_of, plain_config
 from regmean_lab.merging import MergeMethod
 from regmean_lab.models.converted_weights import MODELS_FOLDER
 from regmean_lab.models.headers import CheckpointError
 from regmean_lab.results import MERGED_FOLDER
 from regmean_lab.training.processes import device_problems, first_device
-from regmean_lab.utils.checks import one_of
+from regmean_lab.utils.checks import at_least_one, one_of
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +115,7 @@ def request_of(config: DictConfig) -> MergeRequest:
         size = parse_size(plain.max_shard_size)
     except ValueError as error:
         found.append(f"max_shard_size: {error}")
+    adapter = _adapter(plain.adapter, found)
     problem = None if plain.output is None else output_problem(Path(plain.output).expanduser())
     if problem is not None:
         found.append(problem)
@@ -122,12 +124,12 @@ def request_of(config: DictConfig) -> MergeRequest:
     dtype = None if plain.dtype is None else DTYPES.get(plain.dtype)
     request = None
     if plain.recipe is not None:
-        request = _of_recipe(plain, dtype, size, models_folder, found)
+        request = _of_recipe(plain, dtype, size, models_folder, adapter, found)
     else:
         method = _method(plain.method, len(plain.checkpoints), plain.heads, found)
         if method is not None:
             names = list(plain.checkpoints)
-            request = MergeRequest(names, method, plain.base, plain.heads, dtype, size, models_folder)
+            request = MergeRequest(names, method, plain.base, plain.heads, dtype, size, models_folder, adapter=adapter)
     if plain.recipe is not None:
         listed, base = ([], None) if request is None else (request.checkpoints, request.base)
     else:
@@ -150,13 +152,18 @@ def request_of(config: DictConfig) -> MergeRequest:
 
 
 def _of_recipe(
-    plain: MergeCheckpointsConfig, dtype: torch.dtype | None, size: int, models_folder: Path, found: list[str]
+    plain: MergeCheckpointsConfig,
+    dtype: torch.dtype | None,
+    size: int,
+    models_folder: Path,
+    adapter: AdapterRequest | None,
+    found: list[str],
 ) -> MergeRequest | None:
     """The merge that a recipe asks for; appends what is wrong with it, or with what was given beside it."""
     default = all_methods()[DEFAULT_METHOD]()
     for key, differs in (
         ("checkpoints", bool(plain.checkpoints)),
-        ("base", plain.base is not None),
+        ("base", plain.base is not None and adapter is None),
         ("method", any(getattr(plain.method, k, None) != value for k, value in vars(default).items() if k[0] != "_")),
     ):
         if differs:
@@ -166,12 +173,32 @@ def _of_recipe(
         recipe = read_recipe(Path(plain.recipe).expanduser())
         if problems := lost_models(recipe, models_folder):
             raise CheckpointError(problems)
-        return request_of_recipe(
-            recipe, heads=plain.heads, dtype=dtype, max_shard_size=size, models_folder=models_folder
+        if plain.base is not None and recipe.base is not None:
+            raise CheckpointError(["base: given beside a recipe with base_model; leave one of them out"])
+        request = request_of_recipe(
+            recipe,
+            heads=plain.heads,
+            dtype=dtype,
+            max_shard_size=size,
+            models_folder=models_folder,
+            adapter=adapter,
         )
+        # The base of an adapter, where the recipe's method has none.
+        return request if plain.base is None else replace(request, base=plain.base)
     except CheckpointError as error:
         found += error.problems
     return None
+
+
+def _adapter(plain: AdapterConfig, found: list[str]) -> AdapterRequest | None:
+    """The adapter that a configuration asks for; appends what is wrong with it."""
+    one_of("adapter.space", plain.space, SPACES, found)
+    if plain.rank is None:
+        if plain.space == "core":
+            found.append("adapter.space: core writes an adapter; give its rank with adapter.rank=NUMBER")
+        return None
+    at_least_one("adapter.rank", plain.rank, found)
+    return AdapterRequest(plain.rank, plain.space)
 
 
 def _names_with_commas(references: list[str]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -12,19 +13,26 @@ from typing import Any
 
 import torch
 
+from regmean_lab.checkpoints.adapters import read_adapter_files
 from regmean_lab.checkpoints.heads import HEADS_FOLDER
+from regmean_lab.checkpoints.lora.card import adapter_section
+from regmean_lab.checkpoints.lora.changes import write_merged_adapter
+from regmean_lab.checkpoints.lora.folder import WrittenAdapter
+from regmean_lab.checkpoints.lora.request import AdapterRequest
 from regmean_lab.checkpoints.members import Member
 from regmean_lab.checkpoints.merge import PreparedMerge, write_merged_weights
 from regmean_lab.checkpoints.recipe.chat_templates import TEMPLATE_FILE, TOKENIZER_CONFIG_FILE, chosen_template
 from regmean_lab.checkpoints.recipe.record import RECIPE_FILE, public_name, recipe_text
 from regmean_lab.checkpoints.recipe.translation import method_settings
 from regmean_lab.checkpoints.writing import PlannedTensor, plan_shards, write_shards
-from regmean_lab.models.folders import check_tokenizer_files, read_json_file, stored_tensors
+from regmean_lab.models.folders import ADAPTER_WEIGHTS_FILE, check_tokenizer_files, read_json_file, stored_tensors
 from regmean_lab.models.headers import CheckpointError
 from regmean_lab.models.hub import split_reference
 from regmean_lab.tracking.environment import command_line, versions
 from regmean_lab.utils.files import CARD_FILE, STATISTICS_FOLDER, file_sha256, new_folder, sha256, write_json
 from regmean_lab.utils.later_settings import without_later_settings
+
+log = logging.getLogger(__name__)
 
 RECORD_FILE = "merge.json"
 TEMPLATES_FOLDER = "additional_chat_templates"
@@ -34,7 +42,7 @@ SCHEMA = 1
 def checksums(prepared: PreparedMerge) -> dict[str, dict[str, str]]:
     """SHA-256 of every file that a merge reads, by source and file name."""
     sums = {
-        name: {_label(path): file_sha256(path) for path in sorted(set(paths))}
+        name: {file_label(path): file_sha256(path) for path in sorted(set(paths))}
         for name, paths in prepared.source_files().items()
     }
     if prepared.modules is not None:
@@ -69,6 +77,8 @@ def fingerprint(prepared: PreparedMerge, settings: Mapping[str, Any], sums: Mapp
         for key, value in (("tokenizer", request.tokenizer and prepared.lead.name), ("template", request.chat_template))
         if value is not None
     }
+    if request.adapter is not None:
+        content["adapter"] = asdict(request.adapter)
     return sha256(json.dumps(content, sort_keys=True, default=str))
 
 
@@ -76,7 +86,10 @@ def find_merged(folder: Path, wanted: str) -> bool:
     """Whether a folder holds a finished merge with this fingerprint."""
     try:
         record = read_json_file(folder / RECORD_FILE)
-        stored_tensors(folder)
+        if record.get("adapter") is None:
+            stored_tensors(folder)
+        else:
+            read_adapter_files(folder)
     except CheckpointError:
         return False
     return record.get("fingerprint") == wanted
@@ -107,17 +120,23 @@ def write_output(
     """
     sums = checksums(prepared) if sums is None else sums
     with new_folder(folder) as temporary:
-        write_merged_weights(prepared, temporary, device)
+        adapter = None
+        if prepared.request.adapter is None:
+            write_merged_weights(prepared, temporary, device)
+        else:
+            adapter = write_merged_adapter(prepared, temporary, device)
+            for line in adapter.lines():
+                log.info("%s", line)
         _write_configuration(prepared, temporary)
-        _copy_tokenizer(prepared.lead, temporary)
+        copy_tokenizer(prepared.lead, temporary)
         _set_template(prepared, temporary)
         if prepared.request.heads != "drop" and prepared.agreement.apart:
             for member in prepared.members:
                 _write_head(prepared, member, temporary / HEADS_FOLDER / member.name)
-        record = _record(prepared, settings, sums)
+        record = _record(prepared, settings, sums, adapter)
         if prepared.request.recipe is not None:
             (temporary / RECIPE_FILE).write_text(recipe_text(prepared.request.recipe), encoding="utf-8")
-        (temporary / CARD_FILE).write_text(_card(prepared, record), encoding="utf-8")
+        (temporary / CARD_FILE).write_text(_card(prepared, record, adapter), encoding="utf-8")
         write_json(temporary / RECORD_FILE, record)
 
 
@@ -132,7 +151,7 @@ def _write_configuration(prepared: PreparedMerge, folder: Path) -> None:
     config.save_pretrained(folder)
 
 
-def _copy_tokenizer(member: Member, folder: Path) -> None:
+def copy_tokenizer(member: Member, folder: Path) -> None:
     """Copy the files of a member's tokenizer, without what names code, and how it generates."""
     for path in member.tokenizer_files():
         inner = path.parent.name == TEMPLATES_FOLDER
@@ -182,7 +201,10 @@ def _write_head(prepared: PreparedMerge, member: Member, folder: Path) -> None:
 
 
 def _record(
-    prepared: PreparedMerge, settings: Mapping[str, Any], sums: Mapping[str, Mapping[str, str]]
+    prepared: PreparedMerge,
+    settings: Mapping[str, Any],
+    sums: Mapping[str, Mapping[str, str]],
+    adapter: WrittenAdapter | None,
 ) -> dict[str, Any]:
     request = prepared.request
     sources = [
@@ -210,14 +232,15 @@ def _record(
         "heads": request.heads,
         "kept_apart": prepared.agreement.apart,
         "dtypes": sorted({str(part.dtype) for shard in prepared.shards for part in shard.tensors}),
-        "files": [shard.file for shard in prepared.shards],
+        "files": [shard.file for shard in prepared.shards] if adapter is None else [ADAPTER_WEIGHTS_FILE],
+        **({"adapter": {**asdict(request.adapter), **adapter.record()}} if adapter and request.adapter else {}),
         "notes": prepared.agreement.notes,
         "diagnostics": [asdict(row) for row in prepared.diagnostics],
         "versions": versions(),
         "command": (
             command_line(_public_overrides(prepared, settings))
             if request.recipe is None
-            else f"regmean-lab merge {RECIPE_FILE}"
+            else " ".join(["regmean-lab merge", RECIPE_FILE, *(_adapter_overrides(request.adapter))])
         ),
     }
 
@@ -237,7 +260,14 @@ def _public_overrides(prepared: PreparedMerge, settings: Mapping[str, Any]) -> l
         overrides.append(f"heads={request.heads}")
     if request.dtype is not None:
         overrides.append(f"dtype={str(request.dtype).removeprefix('torch.')}")
-    return overrides
+    return overrides + _adapter_overrides(request.adapter)
+
+
+def _adapter_overrides(adapter: AdapterRequest | None) -> list[str]:
+    """Overrides that ask for an adapter."""
+    if adapter is None:
+        return []
+    return [f"adapter.rank={adapter.rank}", *([f"adapter.space={adapter.space}"] if adapter.space != "full" else [])]
 
 
 def _override(value: Any) -> str:
@@ -247,7 +277,7 @@ def _override(value: Any) -> str:
     return {"True": "true", "False": "false", "None": "null"}.get(str(value), str(value))
 
 
-def _card(prepared: PreparedMerge, record: Mapping[str, Any]) -> str:
+def _card(prepared: PreparedMerge, record: Mapping[str, Any], adapter: WrittenAdapter | None) -> str:
     names = [member.name for member in prepared.members]
     rows = [
         f"| {source['name']} | `{source['reference']}` | {source['revision'] or ''} | `{file}` | `{digest}` |"
@@ -265,6 +295,11 @@ def _card(prepared: PreparedMerge, record: Mapping[str, Any]) -> str:
             "`regmean_lab.checkpoints.heads.load_with_head(folder, NAME)` puts the two together."
         )
     notes = "".join(f"- {note}\n" for note in record["notes"])
+    loaded = ""
+    if adapter is not None:
+        loaded = adapter_section(
+            prepared.lead.architecture, record["base"]["reference"], adapter, prepared.request.heads == "drop"
+        )
     recipe = ""
     if prepared.request.recipe is not None:
         recipe = (
@@ -283,7 +318,7 @@ Configuration and tokenizer are those of {record["configuration_and_tokenizer"]}
 ```json
 {json.dumps(record["method"], indent=2)}
 ```{recipe}
-
+{loaded}
 ## Sources
 
 | checkpoint | from | commit | file | SHA-256 |
@@ -304,20 +339,27 @@ Configuration and tokenizer are those of {record["configuration_and_tokenizer"]}
 def _front_matter(prepared: PreparedMerge) -> str:
     """What the hub reads: the models that were merged, for its tree of models, and tags."""
     members = [*prepared.members, *([prepared.base] if prepared.base is not None else [])]
+    if prepared.request.adapter is not None:  # what it is loaded onto
+        members = members[-1:]
     names = [split_reference(member.source.reference)[0] for member in members if member.source.revision is not None]
     given = [name for name in prepared.request.adapter_bases if name is not None and public_name(name) == name]
+    given = given if prepared.request.adapter is None else []
     listed = dict.fromkeys([*names, *(split_reference(name)[0] for name in given)])
     base = "".join(f"- {name}\n" for name in listed)
     tags = ["merge", "model-merging", "regmean_lab"]
-    tree = f"base_model:\n{base}base_model_relation: merge\n" if base else ""
+    relation = "merge" if prepared.request.adapter is None else "adapter"
+    tree = f"base_model:\n{base}base_model_relation: {relation}\n" if base else ""
     listed_tags = "".join(f"- {tag}\n" for tag in tags)
     library = "transformers"
+    if prepared.request.adapter is not None:
+        library = "peft"
+        listed_tags += "- lora\n"
     if prepared.modules is not None:
         library = "sentence-transformers"
         listed_tags += "- sentence-transformers\n- sentence-similarity\n"
     return f"---\nlibrary_name: {library}\n{tree}tags:\n{listed_tags}---\n"
 
 
-def _label(path: Path) -> str:
+def file_label(path: Path) -> str:
     """A file's name, with its folder where that is one of a checkpoint's own."""
     return f"{path.parent.name}/{path.name}" if path.parent.name in (STATISTICS_FOLDER, TEMPLATES_FOLDER) else path.name

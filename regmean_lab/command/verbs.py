@@ -39,6 +39,7 @@ VERBS = {
     "run": Verb("train, merge and evaluate; the default verb", CONFIG_NAME),
     "plan": Verb("what run would do with these overrides, and what is missing for it", CONFIG_NAME, (PLAN_OVERRIDE,)),
     "merge": Verb("merge fine-tuned model folders", "merge_checkpoints"),
+    "extract": Verb("write what fine-tuning has changed in a model as a LoRA adapter", "extract_adapter"),
     "evaluate": Verb("score fine-tuned models, merged or not, on files or a suite", "evaluate"),
     "collect": Verb("measure the statistics of a fine-tuned model, to be published with it", "collect_statistics"),
     "zoo": Verb("list, verify and prune the trained members, and add your own", module="regmean_lab.command.zoo"),

@@ -1,4 +1,4 @@
-"""Configurations of the verbs that work on user-supplied checkpoints: ``merge``, ``collect`` and ``evaluate``.
+"""Configurations of the verbs for user-supplied checkpoints: ``merge``, ``extract``, ``collect`` and ``evaluate``.
 
 Each has a root configuration of its own beside ``conf/config.yaml``, which the verb (or the older form
 ``experiment=NAME``) chooses, and a module that does the work, imported when it is asked for. The module has
@@ -24,11 +24,26 @@ from regmean_lab.results import Result
 ROOTS = {
     "collect_statistics": "regmean_lab.checkpoints.collect_command",
     "evaluate": "regmean_lab.checkpoints.evaluate_command",
+    "extract_adapter": "regmean_lab.checkpoints.extract_command",
     "merge_checkpoints": "regmean_lab.checkpoints.merge_command",
 }
 """By root configuration, the module that does its work."""
 
 EXPERIMENT_KEY = "experiment"
+
+
+@dataclass
+class AdapterConfig:
+    """A merged model as a LoRA adapter to its base.
+
+    Attributes:
+        rank: the largest rank of a layer's factors; None writes the whole model.
+        space: where adapters are merged: ``full`` weights, or the ``core`` space of the adapters' factors (Panariello
+            et al., 2025), for methods of task vectors.
+    """
+
+    rank: int | None = None
+    space: str = "full"
 
 
 @dataclass
@@ -48,6 +63,7 @@ class MergeCheckpointsConfig:
         dtype: of the merged weights: ``float32``, ``bfloat16`` or ``float16``; None takes the first checkpoint's.
             Whatever they are, arithmetic is float32.
         output: folder of the merged model; None is ``merged`` in the job's folder.
+        adapter: the LoRA adapter to the base that is written in place of the whole model, if one is.
         max_shard_size: largest file of weights, such as ``5GB`` or ``200MB``.
         trainer: group ``trainer``: the device that merges.
         paths: group ``paths``.
@@ -64,10 +80,39 @@ class MergeCheckpointsConfig:
     heads: str = "merge"
     dtype: str | None = None
     output: str | None = None
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
     max_shard_size: str = "5GB"
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
     evaluate: Any = None
+    force: bool = False
+
+
+@dataclass
+class ExtractConfig:
+    """The whole configuration of ``extract``.
+
+    Attributes:
+        experiment: its name.
+        checkpoint: the fine-tuned model: a folder, the name of a model on the hub, or a folder of a LoRA adapter.
+        base: the model that it was trained from: a folder or a name on the hub; None is the one that an adapter names.
+        rank: the largest rank of a layer's factors.
+        dtype: of the adapter: ``float32``, ``bfloat16`` or ``float16``; None is ``float32`` for factors, and the
+            checkpoint's for what is held whole.
+        output: folder of the adapter; None is ``adapter`` in the job's folder.
+        trainer: group ``trainer``: the device that computes.
+        paths: group ``paths``.
+        force: extract although the output is there already.
+    """
+
+    experiment: str = "extract_adapter"
+    checkpoint: str = MISSING
+    base: str | None = None
+    rank: int = MISSING
+    dtype: str | None = None
+    output: str | None = None
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    paths: PathsConfig = field(default_factory=PathsConfig)
     force: bool = False
 
 
@@ -207,6 +252,7 @@ class EvaluateConfig(ScoringConfig):
 SCHEMAS = {
     "collect_statistics": CollectConfig,
     "evaluate": EvaluateConfig,
+    "extract_adapter": ExtractConfig,
     "merge_checkpoints": MergeCheckpointsConfig,
 }
 

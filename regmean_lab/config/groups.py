@@ -9,7 +9,7 @@ from pathlib import Path
 from omegaconf import MISSING
 
 from regmean_lab.statistics.settings import STORAGES, FisherConfig, GradientGramConfig, GramConfig, KindConfig
-from regmean_lab.utils.checks import at_least_one, one_of, positive
+from regmean_lab.utils.checks import at_least_one, fraction, one_of, positive
 
 SCHEDULES = ("polynomial", "linear", "constant")
 SELECTIONS = ("best", "last")
@@ -18,6 +18,38 @@ ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
 STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true")
 KINDS_FOLDER = Path(__file__).resolve().parent.parent / "statistics" / "kinds"
+
+
+@dataclass
+class LoraConfig:
+    """Training of a low-rank adapter in place of all weights (LoRA; Hu et al., ICLR 2022); key ``training.lora``.
+
+    Attributes:
+        rank: of the adapter of each layer; None trains all weights.
+        alpha: what an adapter adds to its layer is multiplied by ``alpha / rank``.
+        dropout: dropout probability of adapters' inputs.
+        target_modules: which linear layers are adapted: names, or what names end with; None is all but the head and a
+            pooler, which are trained whole.
+    """
+
+    rank: int | None = None
+    alpha: int = 16
+    dropout: float = 0.0
+    target_modules: list[str] | None = None
+
+    def problems(self) -> list[str]:
+        """What is wrong with the settings: one message each, beginning with the setting's name."""
+        found: list[str] = []
+        if self.rank is None:
+            if self != LoraConfig():
+                found.append("rank: required with other settings of training.lora; for example training.lora.rank=8")
+            return found
+        at_least_one("rank", self.rank, found)
+        at_least_one("alpha", self.alpha, found)
+        fraction("dropout", self.dropout, found, one=False)
+        if self.target_modules is not None and not self.target_modules:
+            found.append("target_modules: expected names of linear layers, or null for all of them, got none")
+        return found
 
 
 @dataclass
@@ -46,6 +78,7 @@ class TrainingConfig:
             weights with less memory and more time.
         patience: with ``selection: best``, stop after so many evaluations on dev without a better score; None never
             does.
+        lora: training of a low-rank adapter in place of all weights.
     """
 
     learning_rate: float = 1e-5
@@ -65,6 +98,7 @@ class TrainingConfig:
     accumulate: int = 1
     gradient_checkpointing: bool = False
     patience: int | None = None
+    lora: LoraConfig = field(default_factory=LoraConfig)
 
     def problems(self) -> list[str]:
         """What is wrong with the settings: one message each, beginning with the setting's name."""
@@ -85,6 +119,7 @@ class TrainingConfig:
         one_of("selection", self.selection, SELECTIONS, found)
         one_of("reweight", self.reweight, REWEIGHTINGS, found)
         one_of("precision", self.precision, PRECISIONS, found)
+        found += [f"lora.{problem}" for problem in self.lora.problems()]
         if self.patience is not None and self.selection != "best":
             found.append(f"patience: needs scores on dev, which selection={self.selection} does without; expected null")
         return found

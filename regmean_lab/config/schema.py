@@ -308,6 +308,11 @@ def settings_of(config: DictConfig) -> Settings:
     if plain.save_merged and not (isinstance(method, MergeMethod) or method.name in ("multitask", "greedy_soup")):
         found.append(f"save_merged: method {method.name} makes no single model that could be saved")
     shares_heads = method.name in ("ensemble", "greedy_soup")
+    if suite.own_heads and method.name == "multitask" and plain.training.lora.rank is not None:
+        found.append(
+            f"training.lora.rank: joint training on suite {suite.name} has a head for each task, and trains all "
+            "weights; expected null"
+        )
     if suite.own_heads and (shares_heads or plain.cross_evaluation):
         key = f"method: {method.name}" if shares_heads else "cross_evaluation"
         found.append(f"{key} needs members with the same labels; every member of suite {suite.name} has its own")

@@ -12,6 +12,7 @@ from regmean_lab.models.find import find_checkpoint
 from regmean_lab.models.pretrained import Checkpoint, ModelError
 from regmean_lab.modules import module_type
 from regmean_lab.tracking.loggers import logger_problems
+from regmean_lab.training.lora import lora_problems
 from regmean_lab.training.processes import device_problems
 from regmean_lab.training.starting_heads import head_problems
 
@@ -53,6 +54,7 @@ def check_files(settings: Settings) -> Checkpoint:
         found += module_type(tasks[settings.members[0]]).model_problems(checkpoint, tasks[settings.members[0]])
         trained = {member: task for member, task in tasks.items() if member not in settings.checkpoints}
         found += head_problems(checkpoint, trained)
+        found += lora_problems(config.training.lora, checkpoint, list(trained.values()))
     if found or checkpoint is None:
         raise ConfigurationError(found)
     return checkpoint

@@ -14,6 +14,11 @@ import transformers
 from safetensors.torch import load_file
 from transformers import (
     AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -53,6 +58,15 @@ DROPOUT_NAMES = (
     "attn_pdrop",
 )
 """What the architectures call their dropout probabilities."""
+
+ADAPTER_TASKS: dict[str, Any] = {
+    "SEQ_CLS": AutoModelForSequenceClassification,
+    "TOKEN_CLS": AutoModelForTokenClassification,
+    "CAUSAL_LM": AutoModelForCausalLM,
+    "SEQ_2_SEQ_LM": AutoModelForSeq2SeqLM,
+    "QUESTION_ANS": AutoModelForQuestionAnswering,
+}
+"""By PEFT's name of a kind of task, the classes of models that it is for."""
 
 
 class ModelError(UserError):
@@ -261,6 +275,17 @@ def head_parameters(model: PreTrainedModel) -> list[str]:
         for tensor in part.state_dict(keep_vars=True).values()
     }
     return [name for name, tensor in model.state_dict(keep_vars=True).items() if id(tensor) not in encoded]
+
+
+def adapter_task(model: PreTrainedModel) -> str | None:
+    """PEFT's name of the kind of task that a model is for; None where it has none."""
+    mappings: dict[str, Any] = {task: auto._model_mapping for task, auto in ADAPTER_TASKS.items()}
+    return next((task for task, mapping in mappings.items() if type(model) in mapping.values()), None)
+
+
+def head_modules(model: PreTrainedModel) -> list[str]:
+    """Names of the model's own modules that its head lies in; parameters of the model itself have none."""
+    return list(dict.fromkeys(name.partition(".")[0] for name in head_parameters(model) if "." in name))
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

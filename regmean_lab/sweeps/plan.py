@@ -228,18 +228,8 @@ class _Planner:
         config = settings.config
         joint = isinstance(settings.method, Multitask)
         given = sorted(settings.checkpoints.items())
-        key = repr(
-            (
-                config.model,
-                config.paths,
-                config.logger,
-                config.trainer,
-                id(settings.suite),
-                settings.members,
-                given,
-                joint,
-            )
-        )
+        own = (config.model, config.training.lora, config.paths, config.logger, config.trainer)
+        key = repr((*own, id(settings.suite), settings.members, given, joint))
         if key not in self._checked:
             try:
                 self._checked[key] = (*check(settings), [])

@@ -22,7 +22,7 @@ from regmean_lab.config.groups import TrainerConfig, TrainingConfig
 from regmean_lab.config.schema import Settings
 from regmean_lab.models.pretrained import Checkpoint, ModelError
 from regmean_lab.modules import Optimization, module_type
-from regmean_lab.modules.base import DEV_SCORE, TrainableModule
+from regmean_lab.modules.base import DEV_SCORE, TaskModule, TrainableModule
 from regmean_lab.modules.multi_task import MultiTaskModule
 from regmean_lab.modules.reweighting import sqrt_weights
 from regmean_lab.modules.sequence_classification import SequenceClassificationModule
@@ -35,9 +35,11 @@ from regmean_lab.suites.reading import read_together
 from regmean_lab.tracking.environment import versions
 from regmean_lab.tracking.loggers import open_loggers
 from regmean_lab.training.best_weights import BestWeights, epoch_of
+from regmean_lab.training.lora import add_adapter, merge_adapter, save_adapter
 from regmean_lab.training.processes import run_together, trainer_devices
 from regmean_lab.training.snapshots import Snapshots, TensorCheckpoints
 from regmean_lab.training.starting_heads import head_note
+from regmean_lab.utils.files import ADAPTER_FOLDER
 from regmean_lab.utils.later_settings import without_later_settings
 from regmean_lab.zoo import Zoo, ZooEntry
 
@@ -93,7 +95,7 @@ def describe(
 ) -> dict[str, Any]:
     """Everything that determines the weights of a member: what its address in the zoo is a hash of."""
     tasks = [suite.task(corpus) for corpus in corpora]
-    settings = {name: value for name, value in vars(training).items() if name not in WITHOUT_EFFECT}
+    settings = {name: value for name, value in asdict(training).items() if name not in WITHOUT_EFFECT}
     description = {
         "format": DESCRIPTION_FORMAT,
         "model": {
@@ -306,6 +308,10 @@ def train_model(
                 example.label for corpus in corpora for example in suite.examples(corpus, "train")
             )
         data_class = CorpusDataModule
+    adapter = None
+    if training.lora.rank is not None:
+        assert isinstance(module, TaskModule)  # the configuration was checked
+        adapter = add_adapter(module.model, training.lora, checkpoint)
     data = data_class(
         suite,
         tokenizer,
@@ -348,6 +354,11 @@ def train_model(
             f"training on {'+'.join(corpora)} diverged: NaN or infinity in {broken[0]} and {len(broken) - 1} other "
             "parameters; try a lower training.learning_rate"
         )
+    if adapter is not None:
+        assert isinstance(module, TaskModule)
+        if rank() == 0:
+            save_adapter(adapter, module.model, folder / ADAPTER_FOLDER)
+        merge_adapter(adapter)
     if rank() == 0:
         module.save(folder)
         tokenizer.save_pretrained(folder)

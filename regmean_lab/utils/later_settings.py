@@ -11,6 +11,7 @@ from typing import Any
 
 LATER_SETTINGS: dict[str, Any] = {
     "checkpoints": {},
+    "adapter": {"rank": None, "space": "full"},
     "evaluate_on": "test",
     "header": "auto",
     "method.by_row": False,
@@ -37,6 +38,7 @@ LATER_SETTINGS: dict[str, Any] = {
     "task.threshold_inclusive": False,
     "training.accumulate": 1,
     "training.gradient_checkpointing": False,
+    "training.lora": {"rank": None, "alpha": 16, "dropout": 0.0, "target_modules": None},
     "training.patience": None,
     "training.reweight": "none",
 }

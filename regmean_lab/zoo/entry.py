@@ -12,7 +12,7 @@ from stat import S_ISREG
 from typing import Any
 
 from regmean_lab.utils.errors import UserError
-from regmean_lab.utils.files import STATISTICS_FOLDER, TRAINING_FILE, WEIGHTS_FILE, file_sha256
+from regmean_lab.utils.files import ADAPTER_FOLDER, STATISTICS_FOLDER, TRAINING_FILE, WEIGHTS_FILE, file_sha256
 from regmean_lab.zoo.address import ADDRESS_LENGTH, member_address
 from regmean_lab.zoo.locks import hold
 
@@ -151,6 +151,8 @@ class ZooEntry:
         for path in sorted(self.path.glob("*.safetensors")):  # heads of a joint model
             if path.name != WEIGHTS_FILE:
                 problems += _safetensors_problems(path, path.name)
+        for path in sorted(self.path.glob(f"{ADAPTER_FOLDER}/*.safetensors")):
+            problems += _safetensors_problems(path, f"{ADAPTER_FOLDER}/{path.name}")
         for path in self.statistics_files():
             problems += _safetensors_problems(path, f"statistics/{path.name}", metadata_key="kind")
         return problems

@@ -20,7 +20,7 @@ from regmean_lab.config.schema import ConfigurationError
 from regmean_lab.models.pretrained import ModelError
 
 COLLECT = "collect_statistics"
-VERB_OF = {COLLECT: "collect", "evaluate": "evaluate", "merge_checkpoints": "merge"}
+VERB_OF = {COLLECT: "collect", "evaluate": "evaluate", "extract_adapter": "extract", "merge_checkpoints": "merge"}
 
 
 @pytest.fixture(autouse=True)

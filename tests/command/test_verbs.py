@@ -33,6 +33,7 @@ LIGHT = [
     ["merge", "trainer=cpx"],
     ["collect", "chekpoint=a"],
     ["evaluate", "chekpoint=a"],
+    ["extract", "chekpoint=a"],
     ["report", "result=a"],
     ["prepare", "suit=ner"],
     ["-sc", "query=bash"],
@@ -101,7 +102,7 @@ def test_what_the_source_does_not_state_is_not_guessed(tmp_path: Path, source: s
         declared_settings(tmp_path)
 
 
-@pytest.mark.parametrize("verb", ["run", "plan", "merge", "evaluate", "collect", "zoo", "prepare", "report"])
+@pytest.mark.parametrize("verb", sorted(VERBS))
 def test_every_verb_has_a_page_of_help(
     verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -144,6 +145,7 @@ def test_help_shows_the_groups_that_a_person_chooses_from(
         ),
         (["evaluate", "checkpoint=a", "data=b"], ["experiment=evaluate", "checkpoint=a", "data=b"]),
         (["collect", "checkpoint=a", "data=b"], ["experiment=collect_statistics", "checkpoint=a", "data=b"]),
+        (["extract", "checkpoint=a", "rank=2"], ["experiment=extract_adapter", "checkpoint=a", "rank=2"]),
     ],
 )
 def test_a_verb_is_what_the_older_form_was(
@@ -207,6 +209,8 @@ def test_a_verb_and_an_experiment_of_another_root_do_not_mix(
         ("regmean-lab suite=ner_", {"suite=ner_open"}, {"suite=ner"}),
         ("regmean-lab merge chec", {"checkpoints."}, {"checkpoint="}),
         ("regmean-lab collect ", {"checkpoint=", "data="}, {*VERBS}),
+        ("regmean-lab extract ", {"checkpoint=", "base=", "rank=", "output="}, {*VERBS}),
+        ("regmean-lab merge adapter.", {"adapter.rank=", "adapter.space="}, set()),
         ("regmean-lab merge method=regmean_p", {"method=regmean_plusplus"}, {"method=regmean"}),
         ("regmean-lab zoo ", {"list", "verify", "prune"}, {"merge"}),
         ("regmean-lab zoo prune --dr", {"--dry-run"}, {"--broken"}),

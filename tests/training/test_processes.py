@@ -22,6 +22,7 @@ from regmean_lab.config.groups import (
     FisherConfig,
     GradientGramConfig,
     GramConfig,
+    LoraConfig,
     ModelConfig,
     StatisticsConfig,
     TrainerConfig,
@@ -58,10 +59,16 @@ def suite(tmp_path: Path, write_emotions: Callable[[Path], Path]) -> EmotionSuit
     return EmotionSuite(write_emotions(tmp_path), EmotionSettings(out_of_domain=["emoint"]))
 
 
-def trained(folder: Path, pico_cache: Path, suite: EmotionSuite, trainer: TrainerConfig) -> ZooEntry:
+def trained(
+    folder: Path,
+    pico_cache: Path,
+    suite: EmotionSuite,
+    trainer: TrainerConfig,
+    training: TrainingConfig = TRAINING,
+) -> ZooEntry:
     checkpoint = replace(find_checkpoint(ModelConfig("pico_bert", "pico:bert"), pico_cache), dropout=0.0)
     logs = partial(open_logs, folder / "logs")
-    entry, new = find_or_train(Zoo(folder / "zoo"), checkpoint, suite, ["tec"], TRAINING, trainer, 1, logs)
+    entry, new = find_or_train(Zoo(folder / "zoo"), checkpoint, suite, ["tec"], training, trainer, 1, logs)
     assert new
     return entry
 
@@ -101,6 +108,16 @@ def collected(
         assert not collect_for_entry(make_trainer(trainer), *arguments)
         files.append(open_statistics(entry, request, suite.fingerprint("tec")))
     return files
+
+
+def test_two_devices_train_the_adapter_that_one_does(tmp_path: Path, pico_cache: Path, suite: EmotionSuite) -> None:
+    training = replace(TRAINING, lora=LoraConfig(rank=2))
+    entries = [trained(tmp_path / str(by.devices), pico_cache, suite, by, training) for by in (ALONE, TWO)]
+    for file in ("model.safetensors", "adapter/adapter_model.safetensors"):
+        weights, others = (load_file(entry.path / file) for entry in entries)
+        assert set(weights) == set(others)
+        for name, weight in weights.items():
+            torch.testing.assert_close(others[name], weight, rtol=1e-3, atol=1e-4)
 
 
 def test_two_devices_train_and_collect_what_one_does(tmp_path: Path, pico_cache: Path, suite: EmotionSuite) -> None:

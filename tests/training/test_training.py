@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
-from regmean_lab.config.groups import ModelConfig, TrainerConfig, TrainingConfig
+from regmean_lab.config.groups import LoraConfig, ModelConfig, TrainerConfig, TrainingConfig
 from regmean_lab.evaluation.scores import load_module
 from regmean_lab.metrics.metrics import score
 from regmean_lab.models.find import find_checkpoint
@@ -122,6 +122,14 @@ def test_dropout_works_in_training(train: Trains) -> None:
     assert not same(without, half)
 
 
+def test_adapters_compute_activations_again_to_the_same_weights(train: Trains) -> None:
+    kept, record = train(epochs=2, lora=LoraConfig(rank=2))
+    again, _ = train(epochs=2, lora=LoraConfig(rank=2), gradient_checkpointing=True)
+    for name, value in weights(kept).items():
+        torch.testing.assert_close(weights(again)[name], value, rtol=1e-4, atol=1e-5)
+    assert record["scores"] == pytest.approx(train.scores(kept), abs=1e-3)  # of the best epoch, with the adapter merged
+
+
 def test_the_loss_can_be_weighted_by_square_roots_of_shares(train: Trains, suite: EmotionSuite) -> None:
     """The same seed then gives other weights, and the address in the zoo is another one."""
     (plain, _), (weighted, _) = train(epochs=1), train(epochs=1, reweight="sqrt")
@@ -199,10 +207,17 @@ class TestDescription:
             {"gradient_clip": 0.5},
             {"selection": "last"},
             {"precision": "bf16-mixed"},
+            {"lora": LoraConfig(rank=2)},
         ],
     )
     def test_changes_with_what_changes_the_weights(self, address: Callable[..., str], changes: dict[str, Any]) -> None:
         assert address(training=replace(TRAINING, **changes)) != address()
+
+    def test_changes_with_each_setting_of_adapters(self, address: Callable[..., str]) -> None:
+        one = partial(LoraConfig, rank=2)
+        settings = [LoraConfig(), one(), one(alpha=8), one(dropout=0.1), one(target_modules=["query"]), one(rank=3)]
+        assert len({address(training=replace(TRAINING, lora=lora)) for lora in settings}) == len(settings)
+        assert address(training=replace(TRAINING, lora=LoraConfig())) == address()
 
     def test_changes_with_model_seed_and_corpora(self, address: Callable[..., str], checkpoint: Checkpoint) -> None:
         addresses = [
@@ -317,8 +332,12 @@ BATCHES = [(epoch, batch) for epoch in range(4) for batch in range(3)]
         # After steps 2, 4 … the model is evaluated before the next one: what follows is done again.
         ({"steps": 11, "eval_steps": 2, "patience": 50}, [((1, 0), (1, 0)), ((1, 1), (1, 2)), ((2, 0), (2, 1))]),
         ({"epochs": 4, "selection": "last", "gradient_checkpointing": True}, [((1, 1), (1, 2))]),
+        (
+            {"epochs": 4, "selection": "last", "lora": LoraConfig(rank=2, dropout=0.2)},
+            [((1, 0), (1, 1)), ((2, None), (3, 0))],
+        ),
     ],
-    ids=["epochs", "best", "accumulate", "steps", "last of steps", "eval_steps", "gradient_checkpointing"],
+    ids=["epochs", "best", "accumulate", "steps", "last of steps", "eval_steps", "gradient_checkpointing", "lora"],
 )
 def test_a_killed_training_goes_on_to_the_same_weights(
     changes: dict[str, Any], ends: Any, train: Trains, go_on: GoesOn, tmp_path: Path

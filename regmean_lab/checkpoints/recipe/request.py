@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from regmean_lab.checkpoints.lora.request import AdapterRequest
 from regmean_lab.checkpoints.merge import MergeRequest
 from regmean_lab.checkpoints.recipe.chat_templates import template_problem
 from regmean_lab.checkpoints.recipe.methods import BASE, BASE_IF_GIVEN
@@ -23,6 +24,7 @@ def request_of_recipe(
     dtype: torch.dtype | None = None,
     max_shard_size: int = 5 * 10**9,
     models_folder: Path = DEFAULT_MODELS_FOLDER,
+    adapter: AdapterRequest | None = None,
 ) -> MergeRequest:
     """The merge that a recipe asks for.
 
@@ -32,6 +34,7 @@ def request_of_recipe(
         dtype: of the merged weights, in place of the recipe's.
         max_shard_size: most bytes in a file.
         models_folder: where converted models are kept.
+        adapter: the LoRA adapter that the merged model is written as; it is one to the recipe's ``base_model``.
 
     Raises:
         CheckpointError: with all values that make no sense.
@@ -40,7 +43,7 @@ def request_of_recipe(
     if recipe.chat_template is not None and (problem := template_problem(recipe.chat_template)) is not None:
         found.append(f"{recipe.place('chat_template')}: {problem}")
     references = [model.reference for model in recipe.models]
-    is_base = recipe.method.base in (BASE, BASE_IF_GIVEN)
+    is_base = adapter is not None or recipe.method.base in (BASE, BASE_IF_GIVEN)
     if is_base and recipe.base is not None and recipe.base.adapter is not None:
         found.append(f"{recipe.place('base_model')}: {recipe.base}: a base with an adapter is not supported")
     tokenizer = _tokenizer(recipe, references, found)
@@ -62,6 +65,7 @@ def request_of_recipe(
         tokenizer,
         recipe.chat_template,
         recipe,
+        adapter,
     )
 
 
