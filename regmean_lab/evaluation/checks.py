@@ -7,6 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from regmean_lab.config.schema import ConfigurationError, Settings, settings_of
+from regmean_lab.merging.parts import missing_blocks
 from regmean_lab.models.converted_weights import MODELS_FOLDER
 from regmean_lab.models.find import find_checkpoint
 from regmean_lab.models.pretrained import Checkpoint, ModelError
@@ -44,6 +45,8 @@ def check_files(settings: Settings) -> Checkpoint:
         tasks = {member: settings.suite.task(member) for member in settings.members}
         found += module_type(tasks[settings.members[0]]).model_problems(checkpoint, tasks[settings.members[0]])
         found += head_problems(checkpoint, tasks)
+        if parts := getattr(settings.method, "parts", None):
+            found += [f"method.{problem}" for problem in missing_blocks(parts, checkpoint.parameter_names())]
     if found or checkpoint is None:
         raise ConfigurationError(found)
     return checkpoint
