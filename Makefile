@@ -60,7 +60,7 @@ $(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
 
 $(DEVELOPMENT): $(INSTALLED)
 	@echo "Installing what tests and checks need"
-	@$(PIP) --editable '.[dev,tensorboard,launchers,dashboard]'
+	@$(PIP) --editable '.[dev,tensorboard,launchers,optuna,dashboard]'
 	@touch $@
 
 demo: setup ## train members of the default suite and compare ways to merge them

@@ -24,6 +24,7 @@ from regmean_lab.config.grids import CONFIG_NAME, composing
 from regmean_lab.config.locations import configuration_root, use_own_folders
 from regmean_lab.config.resolvers import register_resolvers
 from regmean_lab.config.schema import register_schemas
+from regmean_lab.config.search import SWEEPER_GROUP
 from regmean_lab.sweeps.launchers import register_launchers
 from regmean_lab.sweeps.summary import SWEEPS_FOLDER, summarise
 from regmean_lab.sweeps.task_function import job, root_job
@@ -34,6 +35,7 @@ from regmean_lab.utils.quantities import counted
 
 EXIT_CONFIGURATION, EXIT_INTERRUPTED = 2, 130
 MULTIRUN_FLAGS = ("-m", "--multirun")
+SEARCH = f"{SWEEPER_GROUP}=optuna"
 HELP_FLAGS = ("-h", "--help")
 
 
@@ -68,6 +70,8 @@ def _run(verb: str | None, given: list[str]) -> None:
     use_own_folders(folders)
     asks_for_help = any(argument in HELP_FLAGS for argument in given) or (not given and verb is None)
     arguments = [*given, *(VERBS[verb].overrides if verb and not asks_for_help else ())]
+    if SEARCH in arguments and not any(argument in MULTIRUN_FLAGS for argument in arguments):
+        arguments.append(MULTIRUN_FLAGS[0])  # Hydra cannot tell from a sweeper of a command line that it is one
     # argparse takes overrides on one side of a flag only; people write them on both.
     arguments = sorted(arguments, key=lambda argument: argument not in MULTIRUN_FLAGS)
     try:

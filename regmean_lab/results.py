@@ -55,7 +55,8 @@ class Result:
         unknown_labels: by corpus that is evaluated, the labels that it annotates and no member was trained on: they are
             never predicted. None in results of version 0.1, which did count them as predicted.
         selection: how settings were chosen, where ``hydra.sweeper.select=best`` has done it: ``on`` which split, ``by``
-            which score, ``keys`` of the settings, ``chosen`` with its ``score``, and ``among`` which candidates.
+            which score, ``keys`` of the settings, ``chosen`` with its ``score``, and ``among`` which candidates; of a
+            search its ``sampler``, ``seed`` and numbers of ``trials`` and ``failed`` ones as well.
         checkpoints: of members that are checkpoints of somebody's, by corpus: ``from`` where, at which ``revision``,
             the ``fingerprint`` of what was read, and a hash of each kind of ``published_statistics`` beside it.
         schema: version of this format.

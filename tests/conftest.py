@@ -43,6 +43,7 @@ MARKS = {
     "command/test_interrupted_sweeps.py": "processes",
     "command/test_own_data_commands.py": "processes",
     "command/test_plugin_commands.py": "processes",
+    "command/test_selection_page.py": "processes",
     "statistics/test_distributed_statistics.py": "processes",
     "training/test_processes.py": "processes",
     "test_notebook.py": "processes",

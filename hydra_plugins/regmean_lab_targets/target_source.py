@@ -5,7 +5,6 @@ from __future__ import annotations
 from hydra.core.object_type import ObjectType
 from hydra.errors import ConfigCompositionException
 from hydra.plugins.config_source import ConfigResult, ConfigSource
-from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from regmean_lab.config.locations import TARGET_SCHEME
@@ -24,12 +23,15 @@ class TargetSource(ConfigSource):
 
     def load_config(self, config_path: str) -> ConfigResult:
         """The settings of a class, with their types and defaults."""
-        from regmean_lab.config.schema import named_settings  # which is not needed before a class is chosen
+        from regmean_lab.config.schema import (  # which is not needed before a class is chosen
+            named_settings,
+            open_settings,
+        )
 
         target = _target(config_path)
         try:
             kind = target_method(target)
-            settings = OmegaConf.structured(named_settings(kind, kind.name, target))
+            settings = open_settings(named_settings(kind, kind.name, target))
         except TargetError as error:
             raise ConfigCompositionException(str(error)) from None
         except (OmegaConfBaseException, NameError) as error:  # of types

@@ -29,8 +29,9 @@ from regmean_lab.checkpoints.union_tokenizer import union_lead
 from regmean_lab.checkpoints.writing import PlannedTensor, Shard, plan_shards, write_shards
 from regmean_lab.merging.base import LayerDiagnostics, MergeError, MergeMember, MergeMethod, TensorSettings
 from regmean_lab.merging.layout import averaged_line
-from regmean_lab.merging.merge import merge_members
+from regmean_lab.merging.merge import merge_members, part_settings
 from regmean_lab.merging.partial import covered
+from regmean_lab.merging.parts import name_problems
 from regmean_lab.models.converted_weights import DEFAULT_MODELS_FOLDER
 from regmean_lab.models.headers import CheckpointError, StoredTensor
 from regmean_lab.utils.names import abbreviated
@@ -181,7 +182,7 @@ def prepare_merge(request: MergeRequest) -> PreparedMerge:
     found += _unreadable(agreement)
     try:
         every = [*agreement.names, *(modules.names if modules is not None else ())]
-        by_name = request.settings.of(every) if request.settings is not None else None
+        by_name = _by_name(request, every, found)
     except CheckpointError as error:
         by_name = None
         found += error.problems
@@ -331,6 +332,16 @@ def _unreadable(agreement: Agreement) -> list[str]:
         f"{architecture.name}: transformers {transformers.__version__} would change {abbreviated(changed)} when it "
         "loads the merged model; models of this kind cannot be merged yet"
     ]
+
+
+def _by_name(request: MergeRequest, names: Sequence[str], found: list[str]) -> Callable[[str], TensorSettings] | None:
+    """How each tensor is merged, by a recipe or by the method's ``parts``; appends what is wrong with the latter."""
+    if request.settings is not None:
+        return request.settings.of(names)
+    if not request.method.parts:
+        return None
+    found += [f"method.{problem}" for problem in name_problems(request.method.parts, names)]
+    return part_settings(request.method, names)
 
 
 def _pattern_problems(method: MergeMethod, names: set[str]) -> list[str]:

@@ -219,9 +219,7 @@ def _method(node: Any, count: int, heads: str, found: list[str]) -> MergeMethod 
     method = method_type(**{part.name: getattr(node, part.name) for part in fields(method_type) if part.init})
     found += [f"method.{problem}" for problem in method.problems()]
     found += [problem.replace("members:", "checkpoints:", 1) for problem in method.count_problems(count)]
-    for key, numbers in (("coefficients", method.coefficients), ("weights", method.free_weights)):
-        if numbers is not None and len(numbers) != count:
-            found.append(f"method.{key}: {len(numbers)} numbers for {count} checkpoints")
+    found += [f"method.{problem}" for problem in method.number_problems(count, "checkpoints")]
     if method.label_head != "merged":
         found.append("method.label_head: checkpoints do not say which labels their data annotated; expected merged")
     if method.is_partial and heads != "keep":

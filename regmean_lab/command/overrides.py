@@ -27,9 +27,12 @@ from regmean_lab.config.grids import (
     config_loader,
     grids_of,
     jobs_of,
+    takes_any_key,
     values_of,
 )
 from regmean_lab.config.published import PublishedError
+from regmean_lab.config.search import SWEEPER_GROUP, Search, search_of_command, search_problems, tried
+from regmean_lab.config.search_space import PLACE, Interval, is_searched, space_of
 from regmean_lab.config.targets import is_target
 from regmean_lab.sweeps.launchers import LAUNCHER_GROUP, launcher_problems
 from regmean_lab.utils.names import did_you_mean, nearest
@@ -87,10 +90,12 @@ def override_problems(
             return problems
         groups, values = _split(loader, parsed)
         launchers = [override for override in values if override.key_or_group == LAUNCHER_GROUP]
+        sweepers = [override for override in values if override.key_or_group == SWEEPER_GROUP]
         problems = [problem for override in launchers for problem in launcher_problems(str(override.value()))]
         if problems:
             return problems
-        problems = [problem for override in [*groups, *launchers] for problem in _option_problems(loader, override)]
+        chosen = [*groups, *launchers, *sweepers]
+        problems = [problem for override in chosen for problem in _option_problems(loader, override)]
         if problems:
             return problems
         try:
@@ -105,12 +110,20 @@ def override_problems(
             return problems
         try:
             found = grids_of(arguments, config_name, multirun=multirun)
+            search = search_of_command(arguments, config_name)
+            if search is None:
+                _ = [values_of(parameter) for grid in found for parameter in grid]  # of which an interval has none
         except (HydraException, OmegaConfBaseException) as error:
             # What cannot be composed is left to Hydra where no jobs are tried.
             return [_first_line(error)] if jobs_too or isinstance(error, SweepError) else []
+        if search is not None and jobs_too:
+            if root is not None:
+                return [f"{SWEEPER_GROUP}: a search is of jobs with dev splits; experiment={root} has none"]
+            if problems := [*search_problems(search, found), *_interval_problems(base, found)]:
+                return problems
         if not jobs_too:
             return []
-        problems = _job_problems(found, root)
+        problems = _job_problems(found, root, search)
         if any(INTERPOLATION in problem for problem in problems):
             for argument in arguments:
                 if "${" in argument and (other := quoted_override(argument, _parses, literal=True)) is not None:
@@ -152,7 +165,9 @@ def _grammar_problem(argument: str, error: HydraException, whole: str | None, co
 
 def _list_problems(base: DictConfig, override: Override, corrections: dict[str, str]) -> list[str]:
     """Single values where a list is expected, and how to write it."""
-    if override.package is not None or override.is_delete() or not isinstance(_node(base, override), ListConfig):
+    if override.package is not None or override.is_delete() or override.is_interval_sweep():
+        return []
+    if not isinstance(_node(base, override), ListConfig):
         return []
     values = [text.partition("=")[2] for text in values_of(override)]
     single = [value for value in values if value[:1] != "[" and value != "null" and "${" not in value]
@@ -206,7 +221,7 @@ def _key_problems(base: DictConfig, values: Sequence[Override]) -> list[str]:
         key = override.key_or_group
         if override.is_add() or override.is_force_add() or override.is_delete() or key.startswith("hydra"):
             continue
-        if key in known or _takes_any_key(base, key):
+        if key in known or takes_any_key(base, key) or (is_searched(override) and PLACE.sub("", key) in known):
             continue
         if key in GONE:
             problems.append(f"{key}: {GONE[key]}")
@@ -218,17 +233,27 @@ def _key_problems(base: DictConfig, values: Sequence[Override]) -> list[str]:
     return problems
 
 
-def _takes_any_key(base: DictConfig, key: str) -> bool:
-    """Whether a key lies in a mapping of names that users give, such as ``suite.corpora``."""
-    node: Any = base
-    for part in key.split(".")[:-1]:
-        node = node._get_node(part, validate_access=False) if isinstance(node, DictConfig) else None
-        if isinstance(node, DictConfig) and OmegaConf.is_struct(node) is False:
-            return True
-    return False
+def _interval_problems(base: DictConfig, grids: Sequence[Grid]) -> list[str]:
+    """Intervals of settings that are no numbers."""
+    found: dict[str, None] = {}
+    for part in (part for grid in grids for part in space_of(grid)[0].dimensions):
+        if not isinstance(part.domain, Interval):
+            continue
+        key, place = part.listed or (part.key, None)
+        default = OmegaConf.select(base, key, default=None)
+        if place is not None:
+            if default is not None and not OmegaConf.is_list(default):
+                found[f"{part.key}: {key} is no list, in which a number could have a place"] = None
+        elif isinstance(default, bool | str) or OmegaConf.is_config(default):
+            said = "a list; search its numbers, {0}.0, {0}.1, …" if OmegaConf.is_list(default) else f"{default!r}"
+            found[f"{key}: an interval is of numbers, and it is {said.format(key)}"] = None
+        elif isinstance(default, int) and not part.domain.whole:
+            ends = f"{part.domain.low:g},{part.domain.high:g}"
+            found[f"{key}: it is a whole number; write {key}='int(interval({ends}))' or a range"] = None
+    return list(found)
 
 
-def _job_problems(grids: Sequence[Grid], root: str | None) -> list[str]:
+def _job_problems(grids: Sequence[Grid], root: str | None, search: Search | None = None) -> list[str]:
     """Problems of composed jobs: each value of each sweep, the experiment's own too, with the others' first values."""
     from regmean_lab.config.schema import ConfigurationError
 
@@ -236,7 +261,7 @@ def _job_problems(grids: Sequence[Grid], root: str | None) -> list[str]:
     config_name = root or CONFIG_NAME
     problems: dict[str, None] = {}
     composer = Composer(config_name)
-    for overrides in _jobs(grids):
+    for overrides in _jobs(grids, search):
         try:
             check(composer.compose(overrides))
         except (ConfigurationError, PublishedError) as error:
@@ -282,11 +307,11 @@ def _check_suite_job(config: DictConfig) -> None:
     check_configuration(config)
 
 
-def _jobs(grids: Sequence[Grid]) -> Iterator[list[str]]:
+def _jobs(grids: Sequence[Grid], search: Search | None) -> Iterator[list[str]]:
     """The overrides of each job that is checked: of every grid all first values, then each other value in turn."""
     seen = set()
     for grid in grids:
-        values = [values_of(parameter) for parameter in grid]
+        values = tried(grid, search)
         first = [texts[0] for texts in values]
         for number, texts in enumerate(values):
             for text in texts if number == 0 else texts[1:]:
@@ -308,7 +333,9 @@ def _with_all_keys(groups: Sequence[str], config_name: str) -> DictConfig:
 
 def compose_first_job(arguments: Sequence[str], config_name: str = CONFIG_NAME) -> DictConfig:
     """Configuration of the first of a command line's jobs."""
-    return composition(config_name, [values_of(parameter)[0] for parameter in grids_of(arguments, config_name)[0]])
+    search = search_of_command(arguments, config_name)
+    first = grids_of(arguments, config_name)[0]
+    return composition(config_name, [texts[0] for texts in tried(first, search)])
 
 
 def _first(override: Override) -> str:

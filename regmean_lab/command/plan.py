@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from regmean_lab.config.grids import composing, grids_of, jobs_of, selects
+from regmean_lab.config.search import Search, search_of_command
+
+if TYPE_CHECKING:
+    from regmean_lab.sweeps.plan import Plan
 
 PLAN_KEY = "plan"
 PLAN_OVERRIDE = f"{PLAN_KEY}=true"
@@ -34,11 +39,35 @@ def show_plan(arguments: Sequence[str]) -> bool:
 
     refused: list[JobRecord] = []
     with composing():
-        plan = make_plan(composed(jobs_of(grids_of(arguments)), refused))
-        if selects(arguments):
+        if (search := search_of_command(arguments)) is not None:
+            plan = _plan_of_search(search, arguments)
+        else:
+            plan = make_plan(composed(jobs_of(grids_of(arguments)), refused))
+        if search is None and selects(arguments):
             chosen = sum(len(group) > 1 for group in groups_of(plan.jobs))
             plan = make_plan(composed([*first_jobs(plan.jobs), *(list(job) for job, _ in plan.refused)], refused))
             plan.notes.append(f"then the best of each of {chosen} groups of settings is run on test")
     plan.problems += [f"{' '.join(record.overrides)}: {record.error}" for record in refused]
     print(plan_text(plan, estimate(plan) if plan.unfinished else None))
     return not plan.problems
+
+
+def _plan_of_search(search: Search, arguments: Sequence[str]) -> Plan:
+    """The plan of the first trial of each search; all others are like it."""
+    from regmean_lab.sweeps.plan import make_plan
+    from regmean_lab.sweeps.search import searches_of
+    from regmean_lab.sweeps.stages import composed
+
+    searches = searches_of(search, grids_of(arguments))
+    plan = make_plan(composed((one.overrides(one.waiting[0][1]) for one in searches), []))
+    largest = max(one.space.size or search.n_trials for one in searches)
+    plan.trials = min(search.n_trials, largest) if search.sampler == "grid" else search.n_trials
+    keys = {part.key.partition(".")[0] for one in searches for part in one.space.dimensions}
+    plan.repeated = frozenset({"train"} if "training" in keys else set()) | ({"statistics"} & keys)
+    searched = dict.fromkeys(part.key for one in searches for part in one.space.dimensions)
+    plan.notes.append(f"searched by {search.sampler}, seed {search.seed}: {', '.join(searched)}")
+    if plan.repeated:
+        plan.notes.append("each trial has settings of training or statistics of its own, and trains or collects anew")
+    if search.select is not None:
+        plan.notes.append("then the best trial of each search is run on test")
+    return plan

@@ -103,7 +103,7 @@ def grids_of(arguments: Sequence[str], config_name: str = CONFIG_NAME, *, multir
         SweepError: for parameters that a single run would leave out, or a selection that there is not.
     """
     parsed = OverridesParser.create(config_loader=config_loader()).parse_overrides(list(arguments))
-    hydra = _hydra_part(parsed, config_name)
+    hydra = hydra_part(parsed, config_name)
     params, own = _plain(hydra.sweeper.get("params")) or {}, _plain(hydra.sweeper.get("grids")) or []
     if (params or own) and not multirun and hydra.mode is None:
         varied = ", ".join(dict.fromkeys(itertools.chain(params, *own)))
@@ -111,7 +111,7 @@ def grids_of(arguments: Sequence[str], config_name: str = CONFIG_NAME, *, multir
             f"hydra.sweeper: it varies {varied}, but nothing says that this is a sweep; write hydra.mode: MULTIRUN "
             "beside it, or give -m"
         )
-    if (select := hydra.sweeper.get("select")) not in SELECTS:
+    if "sampler" not in hydra.sweeper and (select := hydra.sweeper.get("select")) not in SELECTS:
         raise SweepError(f"hydra.sweeper.select: expected best or null, got {select!r}")
     given = [override for override in parsed if not override.key_or_group.startswith("hydra")]
     return grids(params, own, given)
@@ -120,10 +120,10 @@ def grids_of(arguments: Sequence[str], config_name: str = CONFIG_NAME, *, multir
 def selects(arguments: Sequence[str], config_name: str = CONFIG_NAME) -> bool:
     """Whether a command line has the best of several settings chosen; Hydra must be initialised as for its grids."""
     parsed = OverridesParser.create(config_loader=config_loader()).parse_overrides(list(arguments))
-    return _hydra_part(parsed, config_name).sweeper.get("select") is not None
+    return hydra_part(parsed, config_name).sweeper.get("select") is not None
 
 
-def _hydra_part(parsed: Sequence[Override], config_name: str) -> DictConfig:
+def hydra_part(parsed: Sequence[Override], config_name: str) -> DictConfig:
     """Hydra's own part of a sweep's configuration."""
     # What has several values is no choice that the whole sweep could be composed with.
     fixed = [str(override.input_line) for override in parsed if not override.is_sweep_override()]
@@ -166,8 +166,17 @@ def jobs_of(grids: Sequence[Grid]) -> list[list[str]]:
 
 
 def values_of(override: Override) -> list[str]:
-    """An override as one text for each value that it sweeps over."""
+    """An override as one text for each value that it sweeps over.
+
+    Raises:
+        SweepError: for an interval.
+    """
     key = override.get_key_element()
+    if override.is_interval_sweep():
+        raise SweepError(
+            f"{key}: an interval has no values to run through; give some, as in {key}=0.1,0.5, or search it with "
+            "hydra/sweeper=optuna"
+        )
     if override.is_discrete_sweep():
         return [f"{key}={value}" for value in override.sweep_string_iterator()]
     return [str(override.input_line)]
@@ -226,11 +235,19 @@ def _is_part(config: DictConfig, key: str) -> bool:
     """Whether a key names no single value: a part with keys of its own, or nothing that is there or may be."""
     parent, _, last = key.rpartition(".")
     node = OmegaConf.select(config, parent) if parent else config
-    if not isinstance(node, DictConfig):
-        return True
-    if last not in node:
-        return OmegaConf.is_struct(node) is not False
-    return OmegaConf.is_dict(node._get_node(last))
+    if not isinstance(node, DictConfig) or last not in node:
+        return not takes_any_key(config, key)
+    return bool(OmegaConf.is_dict(node._get_node(last)))
+
+
+def takes_any_key(config: DictConfig, key: str) -> bool:
+    """Whether a key lies in a mapping of names that users give, such as ``suite.corpora`` and ``method.parts``."""
+    node: Any = config
+    for part in key.split(".")[:-1]:
+        node = node._get_node(part, validate_access=False) if isinstance(node, DictConfig) else None
+        if isinstance(node, DictConfig) and OmegaConf.is_struct(node) is False:
+            return True
+    return False
 
 
 def _plain(node: Any) -> Any:

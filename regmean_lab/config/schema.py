@@ -178,13 +178,13 @@ def register_schemas(reserved: Collection[str] = ()) -> None:
     for name, schema in checkpoint_commands.SCHEMAS.items():
         _store(None, f"{name}_schema", schema)
     for name, suite in suite_types().items():
-        _store("schema/suite", name, _named(suite.settings_type, name), node=_open)
+        _store("schema/suite", name, _named(suite.settings_type, name), node=open_settings)
     _store("schema/suite", HARNESS, _named(HarnessSettings, HARNESS))
     methods, comparators = method_settings(), comparator_types()
     for name in sorted(methods.keys() & {*comparators, *reserved}):
         raise PluginError(f"method {name!r}: {_place(methods[name])} has a name of regmean_lab's; it needs another one")
     for name, method in {**methods, **comparators}.items():
-        _store("schema/method", name, _named(method, name))
+        _store("schema/method", name, _named(method, name), node=open_settings)
     _register_plugin_options({"suite": suite_types(), "method": methods})
 
 
@@ -300,10 +300,8 @@ def settings_of(config: DictConfig) -> Settings:
     if plain.model.dropout is not None and not 0 <= plain.model.dropout < 1:
         found.append(f"model.dropout: expected a share from 0 to below 1 or null, got {plain.model.dropout}")
     merged = plain.first or len(members)
-    for key in ("coefficients", "weights"):
-        if (numbers := getattr(method, key, None)) is not None and len(numbers) != merged:
-            found.append(f"method.{key}: {len(numbers)} numbers for {merged} members")
     if isinstance(method, MergeMethod):
+        found += [f"method.{problem}" for problem in method.number_problems(merged)]
         found += method.count_problems(merged)
     if plain.save_merged and not (isinstance(method, MergeMethod) or method.name in ("multitask", "greedy_soup")):
         found.append(f"save_merged: method {method.name} makes no single model that could be saved")
@@ -426,12 +424,12 @@ def _open_job(settings: type[Any]) -> Any:
     return node
 
 
-def _open(settings: type[Any]) -> Any:
+def open_settings(settings: type[Any]) -> Any:
     """The settings as Hydra keeps them; mappings take any name, so that ``suite.corpora.NAME=FILE`` needs no ``+``."""
     node = OmegaConf.structured(settings)
     for entry in fields(settings):
-        if isinstance(node[entry.name], DictConfig):
-            OmegaConf.set_struct(node[entry.name], False)
+        if isinstance(mapping := node._get_node(entry.name), DictConfig):
+            OmegaConf.set_struct(mapping, False)
     return node
 
 

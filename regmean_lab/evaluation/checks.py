@@ -7,6 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from regmean_lab.config.schema import ConfigurationError, Settings, settings_of
+from regmean_lab.merging.parts import missing_blocks
 from regmean_lab.models.converted_weights import MODELS_FOLDER
 from regmean_lab.models.find import find_checkpoint
 from regmean_lab.models.pretrained import Checkpoint, ModelError
@@ -55,6 +56,8 @@ def check_files(settings: Settings) -> Checkpoint:
         trained = {member: task for member, task in tasks.items() if member not in settings.checkpoints}
         found += head_problems(checkpoint, trained)
         found += lora_problems(config.training.lora, checkpoint, list(trained.values()))
+        if parts := getattr(settings.method, "parts", None):
+            found += [f"method.{problem}" for problem in missing_blocks(parts, checkpoint.parameter_names())]
     if found or checkpoint is None:
         raise ConfigurationError(found)
     return checkpoint

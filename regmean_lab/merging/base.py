@@ -11,14 +11,15 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar, get_type_hints
 
 import torch
 from torch import Tensor
 
 from regmean_lab.merging.partial import covered, top_blocks
+from regmean_lab.merging.parts import PER_MEMBER, lengths, part_problems
 from regmean_lab.utils import plugins
 from regmean_lab.utils.checks import at_least_one as at_least_one
 from regmean_lab.utils.checks import fraction as fraction
@@ -280,6 +281,8 @@ class MergeMethod(ABC):
             as Jin et al. (ICLR 2023) did: a row of the weight is the plain mean over the members that annotate its
             label, zero where none does, and the bias the plain mean over all members, whatever the method;
             coefficients and statistics have no part in it.
+        parts: settings of parts of the model in place of these, by part and name of the setting; see
+            :mod:`regmean_lab.merging.parts`.
     """
 
     name: ClassVar[str]
@@ -296,11 +299,15 @@ class MergeMethod(ABC):
     solves_experts: ClassVar[bool] = False
     """Whether that goes for each expert of a mixture whose experts' weights are fused (`Layout.stacked`)."""
 
+    whole_model: ClassVar[tuple[str, ...]] = ()
+    """Settings, numbers among them, that are read once for the whole model: no part can have a value of its own."""
+
     coefficients: list[float] | None = None
     keep_layers: list[str] = field(default_factory=list)
     merge_layers: list[str] | None = None
     keep_top: int = 0
     label_head: str = "merged"
+    parts: dict[str, Any] = field(default_factory=dict)
 
     @property
     def statistics(self) -> tuple[str, ...]:
@@ -325,6 +332,17 @@ class MergeMethod(ABC):
     def count_problems(self, members: int) -> list[str]:
         """What is wrong with merging this many members."""
         return [] if members >= 2 else [f"members: {self.name} merges two or more, got {members}"]
+
+    def number_problems(self, members: int, called: str = "members") -> list[str]:
+        """Settings with one number a member that have another number of them.
+
+        Args:
+            members: how many are merged.
+            called: what messages call them.
+        """
+        given = [(key, len(numbers)) for key in PER_MEMBER if (numbers := getattr(self, key, None)) is not None]
+        listed = [*given, *lengths(self.parts)]
+        return [f"{key}: {count} numbers for {members} {called}" for key, count in listed if count != members]
 
     @property
     def is_partial(self) -> bool:
@@ -367,7 +385,22 @@ class MergeMethod(ABC):
         if self.keep_top < 0:
             found.append(f"keep_top: expected at least 0, got {self.keep_top}")
         one_of("label_head", self.label_head, LABEL_HEADS, found)
+        if self.parts and self.needs_text:
+            found.append(f"parts: {self.name} refits layer after layer, all with the same settings; expected {{}}")
+        elif self.parts:
+            found += part_problems(self.parts, self._numbers(), self.whole_model, self._problems_with)
         return found
+
+    def _numbers(self) -> list[str]:
+        """The settings that a part of the model may have: real numbers, and one a member."""
+        types = get_type_hints(type(self))
+        real = [entry.name for entry in fields(self) if entry.init and types[entry.name] in (float, float | None)]
+        return [*real, *(key for key in PER_MEMBER if key in types)]
+
+    def _problems_with(self, settings: Mapping[str, Any]) -> list[str]:
+        """What is wrong with the method where these settings are other ones, and right where they are not."""
+        before = replace(self, parts={}).problems()
+        return [problem for problem in replace(self, parts={}, **settings).problems() if problem not in before]
 
     def prepare(  # noqa: B027
         self,

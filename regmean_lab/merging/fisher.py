@@ -42,6 +42,7 @@ class Fisher(MergeMethod):
     """
 
     one_at_a_time: ClassVar[bool] = True
+    whole_model: ClassVar[tuple[str, ...]] = ("epsilon",)
 
     normalization: str = "none"
     epsilon: float = 1e-10

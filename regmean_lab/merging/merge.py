@@ -20,6 +20,7 @@ from regmean_lab.merging.base import (
 )
 from regmean_lab.merging.member_tensors import MemberTensors
 from regmean_lab.merging.partial import covered
+from regmean_lab.merging.parts import PER_MEMBER, name_problems, values_by_name
 from regmean_lab.merging.row_groups import average_rows, groups_of_rows, has_averaged_rows, merge_groups
 from regmean_lab.merging.weights import StoredWeights, tensor_rows, tensor_shape
 from regmean_lab.statistics import all_finite
@@ -86,7 +87,8 @@ def merge_members(
         device: where to compute.
         base: weights of the model that the members were trained from, for methods that need them
             (``method.needs_base``); parameters that it lacks have no base.
-        settings: by a parameter's name, how it is merged where that is not as ``method`` says.
+        settings: by a parameter's name, how it is merged where that is not as ``method`` says; None is as the method's
+            ``parts`` say.
 
     Yields:
         Every parameter that does not stay each member's own, in the order of the first member.
@@ -109,6 +111,10 @@ def merge_members(
     kept = method.kept(members[0].weights)
     names = [name for name in members[0].weights if name not in kept]
     given = base if method.needs_base else None
+    if settings is None and method.parts:
+        if found := name_problems(method.parts, names):
+            raise MergeError("\n".join(f"method.{problem}" for problem in found))
+        settings = part_settings(method, names)
     method.prepare(members, names, layout, given)
     for name in names:
         own = TensorSettings() if settings is None else settings(name)
@@ -165,12 +171,26 @@ def coefficients_of(method: MergeMethod, members: int) -> list[float]:
     Raises:
         MergeError: for another number of them than of members.
     """
-    coefficients = method.coefficients or [1 / members] * members
-    if len(coefficients) != members:
-        raise MergeError(f"method.coefficients: {len(coefficients)} numbers for {members} members")
-    if method.free_weights is not None and len(method.free_weights) != members:
-        raise MergeError(f"method.weights: {len(method.free_weights)} numbers for {members} members")
-    return coefficients
+    if found := method.number_problems(members):
+        raise MergeError(f"method.{found[0]}")
+    return method.coefficients or [1 / members] * members
+
+
+def part_settings(method: MergeMethod, names: Sequence[str]) -> Callable[[str], TensorSettings]:
+    """How each parameter is merged, by what a method's ``parts`` say.
+
+    Args:
+        method: a method whose parts have no problems with these names.
+        names: the parameters that are merged.
+    """
+    values = values_by_name(method.parts, names)
+
+    def at(name: str) -> TensorSettings:
+        own = values(name)
+        shared = {key: value for key, value in own.items() if key not in PER_MEMBER}
+        return TensorSettings(shared, coefficients=own.get("coefficients"), weights=own.get("weights"))
+
+    return at
 
 
 def _blocks(name: str, members: Sequence[MergeMember]) -> list[slice]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -39,6 +40,8 @@ class OptimalTransport(MergeMethod):
         then: how the aligned models are merged: ``simple`` or ``regmean``.
         off_diagonal: for ``regmean``, its factor on the off-diagonal entries of Gram matrices.
     """
+
+    whole_model: ClassVar[tuple[str, ...]] = ("off_diagonal",)
 
     then: str = "simple"
     off_diagonal: float = 0.9

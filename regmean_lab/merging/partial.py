@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
-_BLOCK = re.compile(r"^(?P<stack>.*?\.)(?P<number>\d+)\.")
+from regmean_lab.merging.depth import block_of, last_blocks
 
 
 def covered(name: str, patterns: Sequence[str]) -> bool:
@@ -18,8 +17,6 @@ def covered(name: str, patterns: Sequence[str]) -> bool:
 
 def top_blocks(names: Iterable[str], count: int) -> set[str]:
     """Parameters of the last ``count`` blocks of every stack of numbered blocks (``encoder.layer.11.…``)."""
-    found = [(name, match["stack"], int(match["number"])) for name in names if (match := _BLOCK.match(name))]
-    last: dict[str, int] = {}
-    for _, stack, number in found:
-        last[stack] = max(last.get(stack, 0), number)
-    return {name for name, stack, number in found if number > last[stack] - count}
+    found = {name: block for name in names if (block := block_of(name)) is not None}
+    last = last_blocks(found)
+    return {name for name, (stack, number) in found.items() if number > last[stack] - count}

@@ -42,6 +42,8 @@ class Ties(ElementwiseMethod):
         found = super().problems()
         fraction("density", self.density, found, zero=False)
         one_of("scope", self.scope, SCOPES, found)
+        if self.scope == "model" and any("density" in settings for settings in self.parts.values()):
+            found.append("parts: with scope=model all parts have one density; expected scope=parameter")
         return found
 
     def prepare(

@@ -14,6 +14,7 @@ import transformers
 from safetensors.torch import load_file
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForQuestionAnswering,
     AutoModelForSeq2SeqLM,
@@ -130,6 +131,11 @@ class Checkpoint:
                 if hasattr(config, name):
                     setattr(config, name, self.dropout)
         return config
+
+    def parameter_names(self) -> list[str]:
+        """The names of the model's parameters without a head, from its configuration alone."""
+        with quiet_transformers(), torch.device("meta"), torch.random.fork_rng(devices=[]):
+            return [name for name, _ in AutoModel.from_config(self.config()).named_parameters()]
 
     def load(self, auto_class: Any, **settings: Any) -> PreTrainedModel:
         """The pretrained model; layers that the checkpoint lacks are drawn from torch's global random state.

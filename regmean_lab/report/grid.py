@@ -222,7 +222,10 @@ def _selection_notices(title: str, entries: Iterable[Entry]) -> list[str]:
         selection = None if entry.run is None else entry.run.result.selection
         if selection:
             names = ", ".join(short_name(str(key)) for key in selection["keys"])
-            place = (entry.method, f"{names} chosen on {selection['on']} among {len(selection['among'])}")
+            among = str(len(selection["among"]))
+            if "sampler" in selection:
+                among = f"{selection['trials']} trials by {selection['sampler']}"
+            place = (entry.method, f"{names} chosen on {selection['on']} among {among}")
             chosen.setdefault(place, Counter())[str(selection["chosen"])] += 1
     return [
         f"{title}: {method}: {what} by the mean score in domain: "

@@ -89,10 +89,15 @@ class Estimate:
 def estimate(plan: Plan) -> Estimate:
     """What the unfinished part of a plan will cost."""
     costs = _Costs(plan)
+    trained = [costs.training(member) for member in plan.to_train]
+    collected = [costs.statistics(part) for part in plan.to_collect]
+    evaluated = [costs.evaluation(job) for job in plan.unfinished] * plan.trials
+    if plan.trials > 1:  # of each search, the best once on test
+        evaluated += [costs.evaluation(job, on="test") for job in plan.unfinished]
     return Estimate(
-        training=total_cost(costs.training(member) for member in plan.to_train),
-        statistics=total_cost(costs.statistics(part) for part in plan.to_collect),
-        evaluation=total_cost(costs.evaluation(job) for job in plan.unfinished),
+        training=total_cost(trained * (plan.trials if "train" in plan.repeated else 1)),
+        statistics=total_cost(collected * (plan.trials if plan.repeated else 1)),
+        evaluation=total_cost(evaluated),
     )
 
 
@@ -175,13 +180,15 @@ class _Costs:
         operations = 2 * size.multiplied + kind.operations(size, labels)
         return Cost(self._seconds(member, operations * tokens), disk)
 
-    def evaluation(self, job: PlannedJob) -> Cost:
-        """A forward pass over all that the job evaluates."""
+    def evaluation(self, job: PlannedJob, on: str | None = None) -> Cost:
+        """A forward pass over all that the job evaluates, or would on another split."""
         member = job.members[0]
         if member.checkpoint is None:
             return Cost(None, 0)
-        corpora = [(corpus, "test") for corpus in job.settings.members]
-        corpora += [(corpus, "out") for corpus in job.settings.suite.out_of_domain(job.settings.members)]
+        split = on or job.settings.evaluated_split
+        corpora = [(corpus, split) for corpus in job.settings.members]
+        if split == "test":
+            corpora += [(corpus, "out") for corpus in job.settings.suite.out_of_domain(job.settings.members)]
         tokens = 0.0
         for corpus, split in corpora:
             load = self._load(member, corpus, split)
@@ -266,7 +273,7 @@ class _Costs:
 def _examples(suite: Suite, corpus: str, split: str) -> list[object]:
     if split == "out":
         return suite.out_of_domain_examples(corpus)
-    return suite.examples(corpus, "train" if split == "train" else "test")
+    return suite.examples(corpus, "train" if split == "train" else "dev" if split == "dev" else "test")
 
 
 def _epochs(training: TrainingConfig, examples: int) -> float:

@@ -122,6 +122,8 @@ class Plan:
         problems: what is wrong with configurations, and what is missing: data, weights, packages.
         refused: jobs whose configuration is not sound: overrides and what is wrong.
         notes: what a user should know beforehand, a line each.
+        trials: how many jobs like each of these there will be, which differ in settings that a search draws.
+        repeated: what is done in each of them: ``train`` and ``statistics``, where a search draws settings of these.
     """
 
     jobs: list[PlannedJob] = field(default_factory=list)
@@ -130,6 +132,8 @@ class Plan:
     problems: list[str] = field(default_factory=list)
     refused: list[tuple[Sequence[str], str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    trials: int = 1
+    repeated: frozenset[str] = frozenset()
 
     @property
     def unfinished(self) -> list[PlannedJob]:
@@ -153,38 +157,45 @@ def make_plan(jobs: Iterable[tuple[Sequence[str], DictConfig]]) -> Plan:
     Args:
         jobs: overrides and composed configuration of each.
     """
-    planner = _Planner()
-    for overrides, config in jobs:
-        planner.add(overrides, config)
-    return planner.plan
+    return Planner().plan(jobs)
 
 
-class _Planner:
-    """Makes a plan job by job; what many jobs share is looked up once."""
+class Planner:
+    """Makes plans job by job; what many jobs share is looked up once, for all plans what no job changes."""
 
     def __init__(self) -> None:
-        self.plan = Plan()
-        self._problems: dict[str, None] = {}
         self._suites: dict[str, Suite] = {}
-        self._fingerprints: dict[tuple[int, str], str | None] = {}
+        self._fingerprints: dict[tuple[int, str], str] = {}
         self._checked: dict[str, tuple[Checkpoint | None, dict[str, GivenMember], list[str]]] = {}
+        self._layouts: dict[str, Layout] = {}
+        self._begin()
+
+    def _begin(self) -> None:
+        self._plan = Plan()
+        self._problems: dict[str, None] = {}
         self._zoos: dict[Path, dict[str, ZooEntry]] = {}
         self._members: dict[str, PlannedMember] = {}
         self._statistics: dict[tuple[int, str], PlannedStatistics] = {}
-        self._layouts: dict[str, Layout] = {}
 
-    def add(self, overrides: Sequence[str], config: DictConfig) -> None:
+    def plan(self, jobs: Iterable[tuple[Sequence[str], DictConfig]]) -> Plan:
+        """The plan of some jobs, see `make_plan`."""
+        self._begin()
+        for overrides, config in jobs:
+            self._add(overrides, config)
+        return self._plan
+
+    def _add(self, overrides: Sequence[str], config: DictConfig) -> None:
         """Add one job."""
         try:
             settings = self._with_shared_suite(settings_of(config))
         except ConfigurationError as error:
             self._report(error.problems)
-            self.plan.refused.append((overrides, str(error)))
+            self._plan.refused.append((overrides, str(error)))
             return
         checkpoint, given = self._checkpoint(settings)
         folder = Path(settings.config.paths.output_dir) / job_folder(config)
         job = PlannedJob(overrides, folder, settings, self._is_finished(settings, checkpoint, folder, given))
-        self.plan.jobs.append(job)
+        self._plan.jobs.append(job)
         if job.finished:
             return
         job.members = [
@@ -210,14 +221,14 @@ class _Planner:
         """Note which matrices of a model a method averages."""
         names = [*layout.stacked, *layout.other_maps]
         line = averaged_line(method.averaged_maps(set(names) - method.kept(names), layout), method.name)
-        if line is not None and (note := f"{name}: {line}") not in self.plan.notes:
-            self.plan.notes.append(note)
+        if line is not None and (note := f"{name}: {line}") not in self._plan.notes:
+            self._plan.notes.append(note)
 
     def _report(self, problems: Iterable[str]) -> None:
         for problem in problems:
             if problem not in self._problems:
                 self._problems[problem] = None
-                self.plan.problems.append(problem)
+                self._plan.problems.append(problem)
 
     def _with_shared_suite(self, settings: Settings) -> Settings:
         key = repr((settings.suite.name, settings.suite.data_dir, settings.suite.settings))
@@ -247,7 +258,7 @@ class _Planner:
             try:
                 self._fingerprints[key] = suite.fingerprint(corpus)
             except (DataError, OSError):
-                self._fingerprints[key] = None
+                return None
         return self._fingerprints[key]
 
     def _is_finished(
@@ -290,8 +301,8 @@ class _Planner:
                 entry = self._zoo(Path(settings.config.paths.zoo_dir)).get(member_address(description))
             self._members[key] = PlannedMember(training, job, checkpoint, entry, given=given)
             if given is not None:
-                self.plan.notes += given.notes(entry is not None)
-            self.plan.members.append(self._members[key])
+                self._plan.notes += given.notes(entry is not None)
+            self._plan.members.append(self._members[key])
         return self._members[key]
 
     def _zoo(self, root: Path) -> dict[str, ZooEntry]:
@@ -310,5 +321,5 @@ class _Planner:
             if not found and member.given is not None:
                 found = member.given.brings(request)
             self._statistics[key] = PlannedStatistics(member, request.kind, request.examples, job, found)
-            self.plan.statistics.append(self._statistics[key])
+            self._plan.statistics.append(self._statistics[key])
         return self._statistics[key]

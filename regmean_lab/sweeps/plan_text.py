@@ -27,6 +27,8 @@ def plan_text(plan: Plan, costs: Estimate | None) -> str:
     compared = {name: count for name, count in methods.items() if name in comparator_types()}
     merged = {name: count for name, count in methods.items() if name not in compared}
     lines = [f"{counted(len(plan.jobs), 'job')}: {finished} finished, {len(plan.unfinished)} to do"]
+    if plan.trials > 1:
+        lines = [f"{len(plan.jobs)} search{'' if len(plan.jobs) == 1 else 'es'} of {plan.trials} trials each, on dev"]
     to_train, to_collect = plan.to_train, plan.to_collect
     to_bring = sum(member.given is not None for member in to_train)
     lines.append(
@@ -40,11 +42,11 @@ def plan_text(plan: Plan, costs: Estimate | None) -> str:
         + _counts(Counter(part.kind for part in to_collect))
         + _cost(costs.statistics if costs and to_collect else None)
     )
-    lines.append(f"  merges      {sum(merged.values())}" + _counts(merged))
+    every = {name: count * plan.trials for name, count in merged.items()}
+    lines.append(f"  merges      {sum(every.values())}" + _counts(every))
     lines.append(f"  comparisons {sum(compared.values())}" + _counts(compared))
-    lines.append(
-        f"  evaluations {len(plan.unfinished)}" + _cost(costs.evaluation if costs and plan.unfinished else None)
-    )
+    cost = costs.evaluation if costs and plan.unfinished else None
+    lines.append(f"  evaluations {len(plan.unfinished) * plan.trials}" + _cost(cost))
     if costs is not None and plan.unfinished:
         lines.append(f"  altogether{_cost(costs.total, separator=' ')}")
         lines.append("  Times are estimates for one job after the other on this machine.")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from regmean_lab.config.schema import Settings
+from regmean_lab.config.search import SELECTION_KEY, SPLIT_KEY
 from regmean_lab.results import RESULT_FILE, read_result
 from regmean_lab.sweeps.plan import PlannedJob
 from regmean_lab.sweeps.steps import quoted
 
-SPLIT_KEY, SELECTION_KEY = "evaluate_on", "selection"
 BY = "mean_in_domain"
 
 
@@ -30,30 +30,49 @@ class Candidate:
 
 
 @dataclass(frozen=True)
+class Group:
+    """Jobs that were run on dev, the best of which is run on test.
+
+    Attributes:
+        jobs: the jobs.
+        fixed: the overrides that are no settings to choose among; None are those that all jobs have.
+        how: how a search has drawn the jobs: ``sampler``, ``seed``, ``trials`` and ``failed``; empty without one.
+    """
+
+    jobs: Sequence[PlannedJob]
+    fixed: Sequence[str] | None = None
+    how: Mapping[str, str | int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Selection:
     """The best of a group.
 
     Attributes:
         best: the candidate with the highest score, of equal ones the first.
         among: all candidates.
+        how: how a search has drawn them.
     """
 
     best: Candidate
     among: Sequence[Candidate]
+    how: Mapping[str, str | int] = field(default_factory=dict)
 
     @property
     def text(self) -> str:
         """What was chosen, in a line."""
         chosen = " ".join(self.best.settings)
-        return f"{chosen} has the best of {len(self.among)} mean scores on dev: {self.best.score:.2f}"
+        drawn = f", drawn by {self.how['sampler']}" if self.how else ""
+        return f"{chosen} has the best of {len(self.among)} mean scores on dev{drawn}: {self.best.score:.2f}"
 
     def overrides(self) -> list[str]:
         """What runs the chosen job on test, with the record of how it was chosen."""
         keys = dict.fromkeys(text.partition("=")[0] for one in self.among for text in one.settings)
         among = ",".join(f"{{settings: {_text(one)}, score: {one.score!r}}}" for one in self.among)
+        how = "".join(f", {key}: {said}" for key, said in self.how.items())
         record = (
             f"{{on: dev, by: {BY}, keys: [{','.join(map(quoted, keys))}], chosen: {_text(self.best)}, "
-            f"score: {self.best.score!r}, among: [{among}]}}"
+            f"score: {self.best.score!r}, among: [{among}]{how}}}"
         )
         return [*self.best.overrides, f"{SPLIT_KEY}=test", f"{SELECTION_KEY}={record}"]
 
@@ -81,18 +100,19 @@ def groups_of(jobs: Iterable[PlannedJob]) -> list[list[PlannedJob]]:
     return list(groups.values())
 
 
-def best_of(group: Sequence[PlannedJob]) -> Selection:
-    """The job of a group, which was run on dev, with the highest mean score in domain.
+def best_of(group: Group) -> Selection:
+    """The job of a group with the highest mean score in domain.
 
     Raises:
         ResultError: when a job of the group has no result, so that the best is not known.
     """
-    plain = [[text for text in job.overrides if text != f"{SPLIT_KEY}=dev"] for job in group]
+    plain = [[text for text in job.overrides if text != f"{SPLIT_KEY}=dev"] for job in group.jobs]
+    shared = set.intersection(*map(set, plain)) if group.fixed is None else set(group.fixed)
     candidates = []
-    for job, overrides in zip(group, plain, strict=True):
-        settings = [text for text in overrides if any(text not in other for other in plain)]
+    for job, overrides in zip(group.jobs, plain, strict=True):
+        settings = [text for text in overrides if text not in shared]
         candidates.append(Candidate(overrides, settings, read_result(job.folder / RESULT_FILE).mean_in_domain))
-    return Selection(max(candidates, key=lambda one: one.score), candidates)
+    return Selection(max(candidates, key=lambda one: one.score), candidates, group.how)
 
 
 def _identity(settings: Settings) -> str:

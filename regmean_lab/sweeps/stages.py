@@ -19,9 +19,10 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from regmean_lab.config.grids import SELECTS, Composer, SweepError, config_loader, grids, jobs_of
+from regmean_lab.config.search import SELECTION_KEY, SPLIT_KEY
 from regmean_lab.results import RESULT_FILE, ResultError
-from regmean_lab.sweeps.plan import Plan, PlannedJob, PlannedMember, PlannedStatistics, make_plan
-from regmean_lab.sweeps.selection import SELECTION_KEY, SPLIT_KEY, best_of, groups_of, on_dev
+from regmean_lab.sweeps.plan import Plan, PlannedJob, PlannedMember, PlannedStatistics, Planner
+from regmean_lab.sweeps.selection import Group, best_of, groups_of, on_dev
 from regmean_lab.sweeps.summary import JobRecord, record_job
 
 Part = TypeVar("Part", PlannedMember, PlannedStatistics)
@@ -61,66 +62,114 @@ def run_sweep(
         SweepError: for a stage or a selection that there is not.
         SystemExit: with status 1 when a job has failed.
     """
-    if last not in STAGES:
-        raise SweepError(f"hydra.sweeper.until: expected {', '.join(STAGES[:-1])} or {STAGES[-1]}, got {last!r}")
     if select not in SELECTS:
         raise SweepError(f"hydra.sweeper.select: expected best or null, got {select!r}")
     parser = OverridesParser.create(config_loader=config_loader())
     jobs = jobs_of(grids(params, own_grids, parser.parse_overrides(list(arguments))))
-    if select is not None:
-        returned, failed = _run_selecting(jobs, launch, output_dir, last)
+    sweep = Sweep(launch, output_dir, last)
+    if select is None:
+        sweep.run(jobs)
     else:
-        returned, failed, _ = _run_jobs(jobs, launch, output_dir, last)
-    if failed:
-        sys.exit(1)
-    return returned
+        _run_selecting(sweep, jobs)
+    return sweep.end()
 
 
-def _run_jobs(
-    jobs: Sequence[Sequence[str]], launch: Launch, output_dir: Path, last: str, number: int = 0
-) -> tuple[list[JobReturn], bool, Plan]:
-    """Plan jobs and run them: what the launcher returned, whether anything has failed, and the plan."""
-    refused: list[JobRecord] = []
-    plan = make_plan(composed(jobs, refused))
-    refused += [JobRecord(list(overrides), "", problem) for overrides, problem in plan.refused]
-    return *run_stages(plan, launch, output_dir, refused, last, number), plan
+class Sweep:
+    """Plans and runs jobs in rounds, whose records are numbered through.
+
+    Args:
+        launch: the launcher.
+        output_dir: where records of the jobs are left.
+        last: the last of ``STAGES`` that is run.
+
+    Attributes:
+        returned: what the launcher returned of each job that it ran.
+        failed: whether anything has failed.
+    """
+
+    def __init__(self, launch: Launch, output_dir: Path, last: str = STAGES[-1]) -> None:
+        if last not in STAGES:
+            raise SweepError(f"hydra.sweeper.until: expected {', '.join(STAGES[:-1])} or {STAGES[-1]}, got {last!r}")
+        self.last = last
+        self.returned: list[JobReturn] = []
+        self.failed = False
+        self._launch, self._output_dir, self._number = launch, output_dir, 0
+        self._composer, self._planner = Composer(), Planner()
+
+    def plan(self, jobs: Iterable[Sequence[str]]) -> Plan:
+        """The plan of jobs that are not run yet; those that cannot be composed are told of when they are."""
+        return self._planner.plan(composed(jobs, [], self._composer))
+
+    def run(self, jobs: Iterable[Sequence[str]], last: str | None = None) -> Plan:
+        """Plan jobs and run them.
+
+        Args:
+            jobs: the overrides of each.
+            last: the last stage of this round, where it is an earlier one.
+        """
+        refused: list[JobRecord] = []
+        plan = self._planner.plan(composed(jobs, refused, self._composer))
+        refused += [JobRecord(list(overrides), "", problem) for overrides, problem in plan.refused]
+        returned, failed = run_stages(plan, self._launch, self._output_dir, refused, last or self.last, self._number)
+        self._number += len(plan.to_train) + len(plan.to_collect) + len(plan.jobs) + len(refused)
+        self.returned += returned
+        self.failed |= failed
+        return plan
+
+    def run_best(
+        self,
+        groups: Iterable[Group],
+        others: Iterable[Sequence[str]] = (),
+    ) -> None:
+        """Run the best of each group of jobs, which were run on dev, once on test.
+
+        Args:
+            groups: the groups.
+            others: overrides of jobs that are run beside them.
+        """
+        chosen = []
+        for group in groups:
+            try:
+                selection = best_of(group)
+            except ResultError as error:
+                log.error("nothing is chosen among %d jobs, since one has no result: %s", len(group.jobs), error)
+                continue
+            log.info("%s: %s", " ".join(selection.best.overrides), selection.text)
+            chosen.append(selection.overrides())
+        self.run([*others, *chosen])
+
+    def end(self) -> list[JobReturn]:
+        """What the launcher returned of all jobs.
+
+        Raises:
+            SystemExit: with status 1 when a job has failed.
+        """
+        if self.failed:
+            sys.exit(1)
+        return self.returned
 
 
-def _run_selecting(
-    jobs: Sequence[list[str]], launch: Launch, output_dir: Path, last: str
-) -> tuple[list[JobReturn], bool]:
+def _run_selecting(sweep: Sweep, jobs: Sequence[list[str]]) -> None:
     """Run each group of jobs on dev, and the best of each on test; a job that is alone is run on test at once."""
     if any(text.partition("=")[0].lstrip("+") in (SPLIT_KEY, SELECTION_KEY) for job in jobs for text in job):
         raise SweepError(
             f"{SPLIT_KEY}: hydra.sweeper.select=best evaluates on dev, and what it has chosen on test, by itself; "
             "leave it out"
         )
-    groups = groups_of(make_plan(composed(jobs, [])).jobs)
+    groups = groups_of(sweep.plan(jobs).jobs)
     alone = [list(group[0].overrides) for group in groups if len(group) == 1]
     together = {tuple(job.overrides) for group in groups if len(group) > 1 for job in group}
     unsound = [job for job in jobs if tuple(job) not in together and job not in alone]  # which are told of once
-    returned, failed, plan = _run_jobs(
-        [on_dev(job) for job in jobs if tuple(job) in together] + unsound, launch, output_dir, last
-    )
-    if last != STAGES[-1]:
-        return returned, failed
-    chosen = []
-    for group in groups_of(plan.jobs):
-        try:
-            selection = best_of(group)
-        except ResultError as error:
-            log.error("nothing is chosen among %d jobs, since one has no result: %s", len(group), error)
-            continue
-        log.info("%s: %s", " ".join(selection.best.overrides), selection.text)
-        chosen.append(selection.overrides())
-    number = len(plan.members) + len(plan.statistics) + len(plan.jobs) + len(unsound)
-    more, also_failed, _ = _run_jobs([*alone, *chosen], launch, output_dir, last, number)
-    return [*returned, *more], failed or also_failed
+    plan = sweep.run([on_dev(job) for job in jobs if tuple(job) in together] + unsound)
+    if sweep.last == STAGES[-1]:
+        sweep.run_best([Group(group) for group in groups_of(plan.jobs)], alone)
 
 
-def composed(jobs: Iterable[Sequence[str]], refused: list[JobRecord]) -> Iterator[tuple[Sequence[str], DictConfig]]:
+def composed(
+    jobs: Iterable[Sequence[str]], refused: list[JobRecord], composer: Composer | None = None
+) -> Iterator[tuple[Sequence[str], DictConfig]]:
     """Overrides and configuration of each job; those that cannot be composed are added to ``refused`` instead."""
-    composer = Composer()
+    composer = composer or Composer()
     for overrides in jobs:
         try:
             config = composer.compose(overrides)
@@ -171,7 +220,7 @@ def run_stages(
         part.problem = f"{part.kind} statistics of {name} could not be collected"
         failed = True
     number += len(statistics)
-    ready = [job for job in plan.unfinished if not _problems(job)] if "jobs" in stages else []
+    ready = [job for job in plan.unfinished if not problems_of(job)] if "jobs" in stages else []
     returned = list(launch([list(job.overrides) for job in ready], number)) if ready else []
     failed |= any(job_return.status != JobStatus.COMPLETED for job_return in returned)
     number += len(ready)
@@ -180,7 +229,7 @@ def run_stages(
             log.info("found the finished result %s", job.folder / RESULT_FILE)
             _record(output_dir, job, number, None)
             number += 1
-        elif problems := _problems(job):
+        elif problems := problems_of(job):
             _record(output_dir, job, number, f"not run: {'; '.join(problems)}")
             number += 1
     for record in refused:
@@ -197,7 +246,8 @@ def _failed_steps(launch: Launch, parts: Sequence[Part], number: int) -> list[Pa
     return [part for part, job_return in zip(parts, returned, strict=True) if job_return.status != JobStatus.COMPLETED]
 
 
-def _problems(job: PlannedJob) -> list[str]:
+def problems_of(job: PlannedJob) -> list[str]:
+    """Why members or statistics of a job could not be had."""
     needed: list[PlannedMember | PlannedStatistics] = [*job.members, *job.statistics]
     return list(dict.fromkeys(part.problem for part in needed if part.problem is not None))
 

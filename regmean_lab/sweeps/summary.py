@@ -112,9 +112,13 @@ def _unknown(results: Sequence[Result]) -> dict[str, list[str]]:
 
 def _chosen_line(result: Result) -> str:
     selection = result.selection or {}
+    count = f"{len(selection['among'])}"
+    if "sampler" in selection:
+        failed = f", {selection['failed']} of which failed" if selection["failed"] else ""
+        count = f"{selection['trials']} trials by {selection['sampler']}, seed {selection['seed']}{failed}"
     return (
         f"{result.method} of {'+'.join(result.members)}, seed {result.seed}: {selection['chosen']} was chosen on "
-        f"{selection['on']} (mean score {selection['score']:.2f}, the best of {len(selection['among'])})"
+        f"{selection['on']} (mean score {selection['score']:.2f}, the best of {count})"
     )
 
 

@@ -22,8 +22,8 @@ TRAINING_FILE = "training.json"
 STATISTICS_FOLDER = "statistics"
 ADAPTER_FOLDER = "adapter"
 """Names in a model's folder, as Hugging Face has them; statistics lie in a folder beside the weights, and beside those
-of a zoo's entry the record of how it was trained, and the adapter that a member was trained as: among the weights' files,
-transformers would add it to them once more."""
+of a zoo's entry the record of how it was trained, and the adapter that a member was trained as: among the weights'
+files, transformers would add it to them once more."""
 
 
 def name_problem(key: str, name: str) -> str | None:

@@ -21,6 +21,7 @@ LATER_SETTINGS: dict[str, Any] = {
     "method.epsilon_added": "after",
     "method.label_head": "merged",
     "method.normalize": None,
+    "method.parts": {},
     "method.rescale": True,
     "method.reweight": None,
     "method.ties": "lowest",

@@ -13,7 +13,6 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf
 from sklearn.metrics import f1_score
-from test_stages import steps
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from regmean_lab import experiment
@@ -21,11 +20,13 @@ from regmean_lab.command.plan import show_plan
 from regmean_lab.config.grids import Composer, SweepError
 from regmean_lab.config.resolvers import job_folder
 from regmean_lab.config.schema import ConfigurationError, settings_of
+from regmean_lab.evaluation.checks import check_files
 from regmean_lab.report.entries import entries_of
 from regmean_lab.report.grid import sections_of
 from regmean_lab.report.read import find_runs
-from regmean_lab.results import RESULT_FILE, Result, fingerprint, read_result
+from regmean_lab.results import RESULT_FILE, Result, combine_fingerprints, fingerprint, read_result
 from regmean_lab.sweeps.stages import run_sweep
+from regmean_lab.sweeps.steps import STEP_KEY
 from regmean_lab.sweeps.summary import SWEEPS_FOLDER, summarise
 
 DEV = {
@@ -44,12 +45,13 @@ class ScoringLauncher:
 
     failing: set[str] = field(default_factory=set)
     jobs: list[list[str]] = field(default_factory=list)
+    composer: Composer | None = None
 
     def launch(self, jobs: Sequence[Sequence[str]], number: int) -> list[JobReturn]:
         returned = []
         for job in jobs:
             status = JobStatus.COMPLETED
-            if steps([list(job)]) == {None}:
+            if not any(text.startswith(f"+{STEP_KEY}=") for text in job):
                 self.jobs.append(list(job))
                 if self.failing and self.failing <= set(job):
                     status = JobStatus.FAILED
@@ -59,12 +61,16 @@ class ScoringLauncher:
             returned.append(JobReturn(status=status))
         return returned
 
+    def score(self, config: DictConfig) -> float:
+        alpha = str(config.method.get("off_diagonal", ""))
+        return DEV.get((*config.members, alpha), 30.0) if config.evaluate_on == "dev" else 50.0
+
     def write(self, job: Sequence[str], number: int) -> None:
-        config = Composer().compose(job)
+        self.composer = self.composer or Composer()
+        config = self.composer.compose(job)
         settings = settings_of(config)
         members, folder = list(settings.members), Path(config.paths.output_dir) / job_folder(config)
-        alpha = str(getattr(settings.method, "off_diagonal", ""))
-        score = DEV.get((*members, alpha), 30.0) if config.evaluate_on == "dev" else 50.0
+        score = self.score(config)
         Result(
             *(fingerprint(settings.resolved), config.experiment, settings.suite.name, config.model.name),
             *(settings.method.name, members, config.seed, config.head_init),
@@ -72,7 +78,9 @@ class ScoringLauncher:
             mean_in_domain=score,
             mean_out_of_domain=None,
             **{"metrics": {}, "seconds": {}, "peak_memory_bytes": 0, "environment": {}},
-            **{"data_fingerprint": "", "zoo": {}, "configuration": settings.resolved, "unknown_labels": {}},
+            **{"zoo": {}, "configuration": settings.resolved, "unknown_labels": {}},
+            data_fingerprint=combine_fingerprints(map(settings.suite.fingerprint, settings.corpora)),
+            model_fingerprint=check_files(settings).fingerprint,
             selection=settings.resolved["selection"],
         ).write(folder)
         record = {"overrides": list(job), "folder": str(folder), "error": None, "computed": True}

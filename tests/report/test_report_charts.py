@@ -250,3 +250,21 @@ def test_descriptions_say_the_numbers() -> None:
 
     first = np.mean([r.mean_in_domain for r in results if r.method == "simple" and len(r.members) == 2])
     assert f"simple: {first:.2f} at 2 members" in chart.description
+
+
+def test_trials_of_a_search_are_drawn_with_the_best_so_far() -> None:
+    result = make_result("regmean")
+    scores = [60.0, 63.0, 58.0, 64.5, 61.0]
+    among = [{"settings": f"method.off_diagonal=0.{number}", "score": score} for number, score in enumerate(scores)]
+    result.selection = {
+        **{"on": "dev", "by": "mean_in_domain", "keys": ["method.off_diagonal"], "chosen": "method.off_diagonal=0.3"},
+        **{"score": 64.5, "among": among, "sampler": "tpe", "seed": 1, "trials": 5, "failed": 0},
+    }
+    section = section_of([result])
+    assert "off_diagonal chosen on dev among 5 trials by tpe" in section.notices[0]
+    (chart,) = [one for one in charts([result]).values() if "trials" in one.title]
+    (axes,) = drawn(chart)
+    dots, best = axes.get_lines()
+    assert list(dots.get_ydata()) == scores
+    assert list(best.get_ydata()) == [60.0, 63.0, 63.0, 64.5, 64.5]
+    assert not any("trials" in one.title for one in charts([make_result("regmean")]).values())

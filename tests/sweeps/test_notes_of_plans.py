@@ -12,7 +12,7 @@ from transformers import MixtralConfig
 from regmean_lab.config.schema import settings_of
 from regmean_lab.merging.regmean import RegMean
 from regmean_lab.merging.simple import Simple
-from regmean_lab.sweeps.plan import _Planner
+from regmean_lab.sweeps.plan import Planner
 from regmean_lab.sweeps.plan_text import plan_text
 from regmean_lab.sweeps.steps import requests_for
 
@@ -28,15 +28,15 @@ def test_a_plan_names_matrices_that_are_averaged_once(compose_job: Callable[...,
         num_local_experts=3,
     )
     checkpoint: Any = SimpleNamespace(fingerprint="one", config=lambda: config)
-    planner = _Planner()
+    planner = Planner()
     assert planner._layout(Simple(), checkpoint) is None  # it averages everything
     layout = planner._layout(RegMean(), checkpoint)
     assert layout is not None
     for _ in range(2):
         planner._note_averaged(RegMean(), layout, "mixture")
     line = "mixture: averaged, as regmean has no inputs of them: layers.*.mlp.gate.weight (2)"
-    assert planner.plan.notes == [line]
-    assert f"  note: {line}" in plan_text(planner.plan, None).splitlines()
+    assert planner._plan.notes == [line]
+    assert f"  note: {line}" in plan_text(planner._plan, None).splitlines()
 
     # What is collected beforehand is what the merge then looks for: with the inputs of fused experts.
     settings = settings_of(compose_job("suite=emotion", "method=regmean"))

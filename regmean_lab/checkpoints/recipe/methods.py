@@ -156,7 +156,7 @@ def method_of(name: str) -> KnownMethod | None:
         return None
     own = method_types()[name]
     settings = {entry.name: entry.name for entry in fields(own) if entry.init}
-    hidden = {"coefficients", "weights", "keep_layers", "merge_layers", "keep_top", "label_head"}
+    hidden = {"coefficients", "weights", "keep_layers", "merge_layers", "keep_top", "label_head", "parts"}
     shared = {key: value for key, value in settings.items() if key not in hidden}
     try:
         probe: MergeMethod | None = own()

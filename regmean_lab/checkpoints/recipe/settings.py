@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from regmean_lab.checkpoints.recipe.located import Located
+from regmean_lab.merging.depth import between, place_of
 from regmean_lab.utils.names import did_you_mean
 
 Scalar = bool | int | float | str
-
-_BLOCK = re.compile(r"^(?P<stack>.*?\.)(?P<number>\d+)\.")
 
 
 @dataclass(frozen=True)
@@ -34,13 +33,10 @@ class Condition:
 
     def at(self, depth: float) -> Scalar:
         """The value at a depth from 0 to 1: numbers between two anchors are interpolated."""
-        place = depth * (len(self.values) - 1)
-        lower = min(int(place), len(self.values) - 1)
-        one, other = self.values[lower], self.values[min(lower + 1, len(self.values) - 1)]
-        if any(isinstance(value, bool | str) for value in self.values):
-            return one
-        share = place - lower
-        return one if share == 0 else (1 - share) * float(one) + share * float(other)
+        lower, share = place_of(len(self.values), depth)
+        if share == 0 or any(isinstance(value, bool | str) for value in self.values):
+            return self.values[lower]
+        return between([float(value) for value in self.values], depth)
 
 
 @dataclass(frozen=True)
@@ -90,22 +86,6 @@ def read_setting(part: Located, key: str, place: str, found: list[str]) -> Setti
         return Setting(known, part.line) if len(known) == len(conditions) else None
     values = _values(part, key, place, found)
     return None if values is None else Setting((Condition(values, None, part.line),), part.line)
-
-
-def depths(names: Iterable[str]) -> dict[str, float]:
-    """How deep each tensor lies: 0 in the first numbered block of its stack and 1 in the last, 0 outside of blocks.
-
-    The only block of a stack of one has the depth 1.
-    """
-    matched = {name: _BLOCK.match(name) for name in names}
-    last: dict[str, int] = {}
-    for match in matched.values():
-        if match:
-            last[match["stack"]] = max(last.get(match["stack"], 0), int(match["number"]))
-    return {
-        name: (int(match["number"]) / last[match["stack"]] if last[match["stack"]] else 1.0) if match else 0.0
-        for name, match in matched.items()
-    }
 
 
 def _condition(part: Located, key: str, place: str, found: list[str]) -> Condition | None:

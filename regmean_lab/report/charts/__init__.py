@@ -9,6 +9,7 @@ from regmean_lab.report.charts.curves import incremental_charts, setting_charts
 from regmean_lab.report.charts.domains import domain_charts
 from regmean_lab.report.charts.gains import gain_charts
 from regmean_lab.report.charts.scores import score_charts
+from regmean_lab.report.charts.trials import trial_charts
 from regmean_lab.report.files import FileNames
 from regmean_lab.report.grid import Section
 
@@ -28,4 +29,5 @@ def charts_of(section: Section, reference: str, names: FileNames) -> list[Chart]
         *gain_charts(section, reference, names),
         *score_charts(others, names),
         *domain_charts(others, names),
+        *trial_charts(section, names),
     ]

@@ -8,9 +8,9 @@ import pytest
 
 from regmean_lab.checkpoints.recipe.methods import KNOWN, method_of
 from regmean_lab.checkpoints.recipe.reading import Recipe, Reference, read_recipe
-from regmean_lab.checkpoints.recipe.settings import depths
 from regmean_lab.checkpoints.recipe.translation import translated
 from regmean_lab.merging import method_types
+from regmean_lab.merging.depth import depths
 from regmean_lab.models.headers import CheckpointError
 
 GOOD = """\
