@@ -113,4 +113,5 @@ def result_of(job: Job, outcome: Outcome, overrides: list[str]) -> Result:
         model_fingerprint=job.checkpoint.fingerprint,
         unknown_labels=unknown,
         selection=settings.resolved.get("selection"),
+        divergence=outcome.divergence,
     )

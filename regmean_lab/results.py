@@ -18,7 +18,10 @@ RESULT_FILE = "result.json"
 MERGED_FOLDER = "merged"
 SCHEMA = 1
 
-NOT_FINGERPRINTED = ("paths", "logger", "force", "save_merged", "plan", "evaluate", "stage", "stage_members")
+NOT_FINGERPRINTED = (
+    *("paths", "logger", "force", "save_merged", "measure_divergence", "plan", "evaluate"),
+    *("stage", "stage_members"),
+)
 """Configuration that does not change what is measured or merged; version 0.1 had the last two."""
 
 NOT_FINGERPRINTED_TRAINER = ("progress_bar", "workers", "threads", "strategy")
@@ -56,6 +59,9 @@ class Result:
             never predicted. None in results of version 0.1, which did count them as predicted.
         selection: how settings were chosen, where ``hydra.sweeper.select=best`` has done it: ``on`` which split, ``by``
             which score, ``keys`` of the settings, ``chosen`` with its ``score``, and ``among`` which candidates.
+        divergence: how far a merge is from its members on their own data, and how much of the gap that the mean of
+            their weights leaves it closes (:meth:`regmean_lab.evaluation.divergences.Divergences.of`); None where it
+            was not measured.
         schema: version of this format.
     """
 
@@ -82,6 +88,7 @@ class Result:
     model_fingerprint: str = ""
     unknown_labels: dict[str, list[str]] | None = None
     selection: dict[str, Any] | None = None
+    divergence: dict[str, Any] | None = None
     schema: int = SCHEMA
 
     def write(self, folder: Path) -> Path:

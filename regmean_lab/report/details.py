@@ -11,7 +11,7 @@ from regmean_lab.report.tables import Cell, Heading, Table
 from regmean_lab.results import Result, unknown_text
 from regmean_lab.utils.quantities import byte_size, counted
 
-NOT_SETTINGS = ("seed", "members", "paths.", "logger.", "force", "save_merged")
+NOT_SETTINGS = ("seed", "members", "paths.", "logger.", "force", "save_merged", "measure_divergence")
 """Parts of a configuration that change no number, or that are shown elsewhere."""
 
 
