@@ -117,4 +117,5 @@ def result_of(job: Job, outcome: Outcome, overrides: list[str]) -> Result:
         checkpoints={name: dict(record) for name, record in job.checkpoints.items()},
         unknown_labels=unknown,
         selection=settings.resolved.get("selection"),
+        divergence=outcome.divergence,
     )

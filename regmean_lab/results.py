@@ -18,7 +18,10 @@ RESULT_FILE = "result.json"
 MERGED_FOLDER = "merged"
 SCHEMA = 1
 
-NOT_FINGERPRINTED = ("paths", "logger", "force", "save_merged", "plan", "evaluate", "stage", "stage_members")
+NOT_FINGERPRINTED = (
+    *("paths", "logger", "force", "save_merged", "measure_divergence", "plan", "evaluate"),
+    *("stage", "stage_members"),
+)
 """Configuration that does not change what is measured or merged; version 0.1 had the last two."""
 
 NOT_FINGERPRINTED_TRAINER = ("progress_bar", "workers", "threads", "strategy")
@@ -59,6 +62,9 @@ class Result:
             search its ``sampler``, ``seed`` and numbers of ``trials`` and ``failed`` ones as well.
         checkpoints: of members that are checkpoints of somebody's, by corpus: ``from`` where, at which ``revision``,
             the ``fingerprint`` of what was read, and a hash of each kind of ``published_statistics`` beside it.
+        divergence: how far a merge is from its members on their own data, and how much of the gap that the mean of
+            their weights leaves it closes (:meth:`regmean_lab.evaluation.divergences.Divergences.of`); None where it
+            was not measured.
         schema: version of this format.
     """
 
@@ -86,6 +92,7 @@ class Result:
     unknown_labels: dict[str, list[str]] | None = None
     selection: dict[str, Any] | None = None
     checkpoints: dict[str, dict[str, Any]] = field(default_factory=dict)
+    divergence: dict[str, Any] | None = None
     schema: int = SCHEMA
 
     def write(self, folder: Path) -> Path:

@@ -29,6 +29,7 @@ from regmean_lab.__main__ import EXIT_CONFIGURATION, EXIT_INTERRUPTED, main
 from regmean_lab.config.locations import configuration_root
 from regmean_lab.config.resolvers import job_folder
 from regmean_lab.config.schema import settings_of
+from regmean_lab.evaluation import divergences
 from regmean_lab.experiment import run
 from regmean_lab.merging import method_types
 from regmean_lab.results import Result, read_result
@@ -491,6 +492,81 @@ class TestSecondRun:
         assert computed
         assert second.scores == first.scores
         assert read_result(path) == second
+
+
+class TestDivergence:
+    """How far merges are from their members, against plain loops."""
+
+    def logits(self, workspace: Workspace, weights: dict[str, Tensor], member: str, corpus: str, split: str) -> Tensor:
+        """What weights say of each example, by transformers alone."""
+        entry = next(one for one in workspace.zoo.entries() if f"-{member}-" in one.name)
+        model = AutoModelForSequenceClassification.from_pretrained(entry.path)
+        model.load_state_dict(weights)
+        tokenizer = AutoTokenizer.from_pretrained(entry.path)
+        path = workspace.data_dir / "emotion_splits" / corpus / f"{split}.jsonl"
+        texts = [json.loads(line)["text"] for line in path.read_text().splitlines()]
+        with torch.no_grad():
+            return torch.cat([model(**tokenizer(text, return_tensors="pt")).logits for text in texts]).double()
+
+    def kl(self, member: Tensor, other: Tensor, temperature: float = 1.0) -> float:
+        """Of the emotions that both members annotate or one does: each a yes or no."""
+        p, q = member.sigmoid(), (other / temperature).sigmoid()
+        each = p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()
+        return float(each.sum(1).mean())
+
+    def test_of_the_mean_and_of_regmean_against_plain_loops(self, workspace: Workspace) -> None:
+        simple, regmean = (workspace.run(f"method={name}", "save_merged=true")[0] for name in ("simple", "regmean"))
+        assert simple.divergence is not None and regmean.divergence is not None
+        members = {name: workspace.weights(simple, name) for name in MEMBERS}
+        settings = settings_of(workspace.configuration("method=simple"))
+        known = {name: list(settings.suite.annotated_labels(name)) for name in MEMBERS}
+        for result in (simple, regmean):
+            folder = workspace.folder(f"method={result.method}", "save_merged=true")
+            weights = load_file(folder / "merged" / "model.safetensors")
+            assert result.divergence is not None
+            temperature = result.divergence["temperature"]
+            dev_values = {0.9: 0.0, 1.0: 0.0, 1.1: 0.0}
+            for name in MEMBERS:
+                own = self.logits(workspace, members[name], name, name, "test")[:, known[name]]
+                other = self.logits(workspace, weights, name, name, "test")[:, known[name]]
+                found = result.divergence["members"][name]
+                assert found["kl"] == pytest.approx(self.kl(own, other), rel=1e-4)
+                assert found["kl_tempered"] == pytest.approx(self.kl(own, other, temperature), rel=1e-4)
+                assert found["agreement"] == pytest.approx(100 * float(((own > 0) == (other > 0)).double().mean()))
+                dev = self.logits(workspace, members[name], name, name, "dev")[:, known[name]]
+                of_dev = self.logits(workspace, weights, name, name, "dev")[:, known[name]]
+                for factor in dev_values:
+                    dev_values[factor] += self.kl(dev, of_dev, factor * temperature)
+            assert dev_values[1.0] == min(dev_values.values())
+        assert simple.divergence["gap_closed"] == simple.divergence["gap_closed_tempered"] == 0
+        own, whole = (
+            sum(part["members"][name]["kl"] for name in MEMBERS) for part in (regmean.divergence, simple.divergence)
+        )
+        assert regmean.divergence["gap_closed"] == pytest.approx(100 * (1 - own / whole))
+        assert set(regmean.divergence["out_of_domain"]) == {"emoint"}
+
+    def test_what_the_mean_gives_is_measured_once(self, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+        first, _ = workspace.run("method=task_arithmetic", "method.scaling=0.4")
+        monkeypatch.setattr(divergences, "merged_predictions", lambda *_, **__: pytest.fail("measured again"))
+        second, _ = workspace.run("method=task_arithmetic", "method.scaling=0.6")
+        assert first.divergence is not None and second.divergence is not None
+        for name in MEMBERS:
+            kept = [part.divergence["members"][name]["kl_simple"] for part in (first, second) if part.divergence]
+            assert kept[0] == kept[1]
+        assert first.divergence["gap_closed"] != second.divergence["gap_closed"]
+
+    def test_own_parameters_and_what_is_not_asked(self, workspace: Workspace) -> None:
+        partial_merge, _ = workspace.run("method=regmean", "method.keep_top=1")
+        whole, _ = workspace.run("method=regmean")
+        assert partial_merge.divergence is not None and whole.divergence is not None
+        kl = [part.divergence["members"]["tec"]["kl"] for part in (partial_merge, whole) if part.divergence]
+        assert kl[0] < kl[1]  # with the top of its own it is nearer to the member
+        none, computed = workspace.run("method=regmean", "measure_divergence=false", "force=true")
+        assert computed and none.divergence is None and none.fingerprint == whole.fingerprint
+        alone, _ = workspace.run("method=simple", "method.coefficients=[1,0]")
+        assert alone.divergence is not None and alone.divergence["gap_closed"] != 0
+        assert alone.divergence["members"]["tec"]["kl"] == pytest.approx(0, abs=1e-9)
+        assert alone.divergence["members"]["tec"]["agreement"] == 100
 
 
 class TestOrder:

@@ -95,6 +95,9 @@ class Config:
             of domain. A job tells Hydra the mean score in domain, which a sweeper can maximise.
         selection: set by ``hydra.sweeper.select=best`` in the job that it has chosen: what was chosen, among what, by
             which scores.
+        measure_divergence: compare a merge with its members on their own data, and with the mean of their weights: KL
+            divergence, agreement, and the gap closed. Members' predictions are kept in the zoo, and what the mean gives
+            as well.
         save_merged: write the merged model as a Hugging Face folder, ``merged``, into the job's folder.
         force: run although a finished result with the same fingerprint exists.
         plan: show what the command would do and what is missing for it, and do nothing.
@@ -118,6 +121,7 @@ class Config:
     cross_evaluation: bool = False
     evaluate_on: str = "test"
     selection: Any = None
+    measure_divergence: bool = True
     save_merged: bool = False
     force: bool = False
     plan: bool = False

@@ -6,16 +6,18 @@ import logging
 import time
 
 from regmean_lab.config.baselines import Ensemble, GreedySoup, Individual, Multitask
+from regmean_lab.evaluation.divergences import Divergences
 from regmean_lab.evaluation.greedy_soup import evaluate_greedy_soup
 from regmean_lab.evaluation.job import Job, Outcome
-from regmean_lab.evaluation.label_spaces import known_labels, same_labels
+from regmean_lab.evaluation.label_spaces import answerable, known_labels, own_and_outside
 from regmean_lab.evaluation.members import member_sources, merge_callback
+from regmean_lab.evaluation.merged_predictions import merged_predictions
 from regmean_lab.evaluation.predictions import member_predictions
 from regmean_lab.evaluation.scores import Metrics, key_scores, load_module, mean_metrics, metrics_of, predict
-from regmean_lab.merging import MergeMethod, layout_of
+from regmean_lab.merging import MergeMethod
 from regmean_lab.metrics.ensemble import ensemble_predictions
 from regmean_lab.metrics.metrics import score_predictions, without_unknown
-from regmean_lab.modules import Predictions, TaskModule
+from regmean_lab.modules import Predictions
 from regmean_lab.modules.multi_task import load_part
 from regmean_lab.results import mean
 from regmean_lab.training.train import JOINT, multi_task
@@ -39,34 +41,35 @@ def evaluate(job: Job) -> Outcome:
 
 
 def evaluate_merge(job: Job) -> Outcome:
-    """Merge the members inside ``Trainer.test`` and evaluate the merged model."""
+    """Merge the members inside ``Trainer.test``, evaluate the merged model, and compare it with the members."""
     settings, config = job.settings, job.settings.config
-    data = job.data_module()
     suite = settings.suite
     method: MergeMethod = settings.method
+    measured = Divergences(job) if config.measure_divergence else None
+    data = job.data_module() if measured is None else measured.data
     sources = member_sources(job, data, settings.members)
     callback = merge_callback(job, sources, method)
     trainer = test_trainer(config.trainer, [callback])
-    loaders = data.test_dataloader()
+    loaders = data.test_dataloader()[: len(job.evaluations)]
+    dev_loaders = {} if measured is None else measured.dev_loaders
     started = time.perf_counter()
-    if not (method.is_partial or suite.own_heads):
-        module = sources[0].load()
+    merged = merged_predictions(job, trainer, sources, loaders, dev_loaders, method=method)
+    if merged.module is not None:
         known = known_labels(suite, settings.members)
-        metrics = metrics_of(job.evaluations, predict(trainer, module, loaders), known)
-        outcome = Outcome(key_scores(job.evaluations, metrics), dict(metrics), module)
+        metrics = metrics_of(job.evaluations, list(merged.evaluated[settings.members[0]].values()), known)
+        outcome = Outcome(key_scores(job.evaluations, metrics), dict(metrics), merged.module)
     else:
         # With each member's own parameters in turn: on its own data, and the mean of all out of domain.
         by_member = {}
-        for source in sources:
-            chosen = _own_and_outside(job, source.name)
-            module = source.load()
-            predicted = predict(trainer, module, [loaders[i] for i in chosen])
-            trained = [source.name] if _keeps_labels(method, module) else settings.members
-            known = known_labels(suite, trained)
-            by_member[source.name] = metrics_of([job.evaluations[i] for i in chosen], predicted, known)
+        for member, predicted in merged.evaluated.items():
+            known = known_labels(suite, [member] if merged.keeps_labels[member] else settings.members)
+            evaluations = [job.evaluations[number] for number in predicted]
+            by_member[member] = metrics_of(evaluations, list(predicted.values()), known)
         outcome = _own_scores(job, by_member)
     for stage, seconds in callback.seconds.items():
         job.seconds[stage] += seconds
+    if measured is not None:
+        outcome.divergence = measured.of(merged, sources)
     job.seconds["evaluate"] += time.perf_counter() - started - sum(callback.seconds.values())
     outcome.diagnostics, outcome.notes = callback.diagnostics_table(), callback.notes
     return outcome
@@ -75,10 +78,10 @@ def evaluate_merge(job: Job) -> Outcome:
 def evaluate_individual(job: Job) -> Outcome:
     """Evaluate each member on its own data and out of domain; with ``cross_evaluation`` on the others' data as well."""
     with job.timed("evaluate"):
-        choose = _answerable if job.settings.config.cross_evaluation else _own_and_outside
+        choose = answerable if job.settings.config.cross_evaluation else own_and_outside
         by_member = {}
         for member in job.settings.members:
-            chosen = choose(job, member)
+            chosen = choose(job.settings.suite, job.evaluations, member)
             known = known_labels(job.settings.suite, [member])
             by_member[member] = metrics_of(
                 [job.evaluations[i] for i in chosen], predictions_of(job, member, chosen), known
@@ -150,26 +153,6 @@ def predictions_of(job: Job, member: str, chosen: list[int]) -> list[Predictions
         config.trainer,
         data.max_length,
     )
-
-
-def _keeps_labels(method: MergeMethod, module: TaskModule) -> bool:
-    """Whether the output of each label stays every member's own."""
-    outputs = layout_of(module.model, len(module.task.labels)).label_outputs
-    return bool(method.keep_top or method.kept(outputs))
-
-
-def _own_and_outside(job: Job, member: str) -> list[int]:
-    return [
-        number
-        for number in _answerable(job, member)
-        if job.evaluations[number].domain == "out" or job.evaluations[number].corpus == member
-    ]
-
-
-def _answerable(job: Job, member: str) -> list[int]:
-    """Evaluations whose labels a member predicts."""
-    task = job.settings.suite.task(member)
-    return [number for number, evaluation in enumerate(job.evaluations) if same_labels(evaluation.task, task)]
 
 
 def _own_scores(job: Job, by_member: dict[str, Metrics]) -> Outcome:

@@ -20,13 +20,17 @@ from regmean_lab.zoo import ZooEntry
 
 @dataclass
 class Outcome:
-    """What evaluating a method gave: scores by domain, all metrics, and the model, where there is a single one."""
+    """What evaluating a method gave: scores by domain, all metrics, and the model, where there is a single one.
+
+    ``divergence`` is what :meth:`regmean_lab.evaluation.divergences.Divergences.of` gives, of a merge.
+    """
 
     scores: dict[str, dict[str, float]]
     metrics: dict[str, Any]
     module: TaskModule | None = None
     diagnostics: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    divergence: dict[str, Any] | None = None
 
 
 def model_fingerprint(checkpoint: Checkpoint, checkpoints: Mapping[str, Mapping[str, Any]]) -> str:
@@ -105,8 +109,8 @@ class Job:
         job.seconds = self.seconds
         return job
 
-    def data_module(self) -> CorpusDataModule:
-        """Loaders over the job's data."""
+    def data_module(self, more: Sequence[Evaluation] = ()) -> CorpusDataModule:
+        """Loaders over the job's data: of its evaluations, and after them of more."""
         config = self.settings.config
         return CorpusDataModule(
             self.settings.suite,
@@ -115,7 +119,7 @@ class Job:
             eval_batch_size=config.training.eval_batch_size,
             max_length=config.training.max_length,
             seed=config.statistics.seed,
-            evaluations=self.evaluations,
+            evaluations=[*self.evaluations, *more],
             num_workers=config.trainer.workers,
         )
 

@@ -19,6 +19,21 @@ def same_labels(one: Task, other: Task) -> bool:
     return (one.kind, one.labels) == (other.kind, other.labels)
 
 
+def answerable(suite: Suite, evaluations: Sequence[Evaluation], member: str) -> list[int]:
+    """Numbers of the evaluations whose labels a member predicts."""
+    task = suite.task(member)
+    return [number for number, evaluation in enumerate(evaluations) if same_labels(evaluation.task, task)]
+
+
+def own_and_outside(suite: Suite, evaluations: Sequence[Evaluation], member: str) -> list[int]:
+    """Of these, a member's own and those out of domain."""
+    return [
+        number
+        for number in answerable(suite, evaluations, member)
+        if evaluations[number].domain == "out" or evaluations[number].corpus == member
+    ]
+
+
 def known_labels(suite: Suite, members: Sequence[str]) -> tuple[bool, ...] | None:
     """For each label of a multi-label task, whether the training data of any of some members annotates it.
 

@@ -52,10 +52,14 @@ def member_predictions(
     return [predictions for predictions in found if predictions is not None]
 
 
-def _path(entry: ZooEntry, evaluation: Evaluation, precision: str, max_length: int | None) -> Path:
-    """Where predictions lie: under a hash of everything but the member that determines them."""
+def predictions_key(evaluation: Evaluation, precision: str, max_length: int | None) -> str:
+    """Name of an evaluation, and a hash of everything but the model that determines predictions of it."""
     digest = sha256_of([repr((evaluation.task, precision, max_length)), *map(repr, evaluation.examples)])
-    return entry.path / FOLDER / f"{evaluation.name}-{digest[:16]}.safetensors"
+    return f"{evaluation.name}-{digest[:16]}"
+
+
+def _path(entry: ZooEntry, evaluation: Evaluation, precision: str, max_length: int | None) -> Path:
+    return entry.path / FOLDER / f"{predictions_key(evaluation, precision, max_length)}.safetensors"
 
 
 def _read(path: Path) -> Predictions | None:

@@ -11,7 +11,7 @@ from regmean_lab.report.tables import Cell, Heading, Table
 from regmean_lab.results import Result, unknown_text
 from regmean_lab.utils.quantities import byte_size, counted
 
-NOT_SETTINGS = ("seed", "members", "paths.", "logger.", "force", "save_merged")
+NOT_SETTINGS = ("seed", "members", "paths.", "logger.", "force", "save_merged", "measure_divergence")
 """Parts of a configuration that change no number, or that are shown elsewhere."""
 
 
@@ -70,9 +70,26 @@ class Details:
                 for corpus, score in scores.items()
             ],
             "settings": sorted((key, value) for key, value in settings.items() if self._common.get(key) != value),
-            "measured": [*seconds, ("peak memory", _memory(result.peak_memory_bytes)), *_unknown(result)],
+            "measured": [
+                *seconds,
+                ("peak memory", _memory(result.peak_memory_bytes)),
+                *_compared(result),
+                *_unknown(result),
+            ],
             "environment": number,
         }
+
+
+def _compared(result: Result) -> list[tuple[str, str]]:
+    """How far a merge is from its members."""
+    compared = result.divergence or {}
+    shown = [
+        ("gap closed", compared.get("gap_closed"), "%"),
+        ("gap closed after one temperature", compared.get("gap_closed_tempered"), "%"),
+        ("agreement with the members", compared.get("agreement"), "%"),
+        ("temperature chosen on dev", compared.get("temperature"), ""),
+    ]
+    return [(name, f"{value:.4g} {unit}".strip()) for name, value, unit in shown if value is not None]
 
 
 def _environment(run: Run) -> dict[str, Any]:

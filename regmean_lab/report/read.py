@@ -89,6 +89,10 @@ def _read(path: Path) -> Run:
     return Run(result, path, modified)
 
 
+COMPARED = ("gap_closed", "gap_closed_tempered", "agreement", "temperature")
+"""What the report shows of a merge's distance from its members."""
+
+
 def _form_problems(result: Result) -> Iterable[str]:
     """Fields with invalid types; the file may not be ours."""
     for name in ("fingerprint", "experiment", "suite", "model", "method", "head_init"):
@@ -117,6 +121,11 @@ def _form_problems(result: Result) -> Iterable[str]:
         and all(name in selection for name in ("on", "chosen"))
     ):
         yield "selection: expected how settings were chosen, or null"
+    compared = result.divergence
+    if compared is not None and not (
+        isinstance(compared, Mapping) and all(_is_score(compared.get(name)) for name in COMPARED)
+    ):
+        yield f"divergence: expected {', '.join(COMPARED)}, numbers or null"
     unknown = result.unknown_labels
     if unknown is not None and not (
         isinstance(unknown, Mapping)

@@ -18,6 +18,8 @@ from regmean_lab.results import Result
 MINIMUM_WIDTH = 8
 MEAN_IN = "mean in domain"
 MEAN_OUT = "mean out of domain"
+GAP = "gap closed"
+AGREEMENT = "agreement"
 
 
 def score_table(results: Sequence[Result]) -> Table:
@@ -34,6 +36,7 @@ def score_table(results: Sequence[Result]) -> Table:
     columns = [*inside, MEAN_IN]
     if outside:
         columns += [*([f"{name} (out)" for name in outside] if same else []), MEAN_OUT]
+    columns += [name for name in (GAP, AGREEMENT) if any(_scores(result).get(name) is not None for result in results)]
     grouped = rows_of(results)
     measured = [
         (row, columns.index(name), job, score)
@@ -77,7 +80,9 @@ def markdown_table(table: Table) -> str:
 def _scores(result: Result) -> dict[str, float | None]:
     outside = {f"{name} (out)": score for name, score in result.scores["out_of_domain"].items()}
     means = {MEAN_IN: result.mean_in_domain, MEAN_OUT: result.mean_out_of_domain}
-    return {**outside, **result.scores["in_domain"], **means}
+    compared = result.divergence or {}
+    kept = {GAP: compared.get("gap_closed"), AGREEMENT: compared.get("agreement")}
+    return {**outside, **result.scores["in_domain"], **means, **kept}
 
 
 def _score_name(results: Sequence[Result]) -> str:

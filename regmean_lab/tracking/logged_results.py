@@ -47,6 +47,7 @@ def log_result(loggers: Sequence[Logger], result: Result, key_metrics: Mapping[s
         **flatten(means, ""),
         **flatten(result.seconds, "seconds"),
         **flatten(result.metrics, "metric"),
+        **flatten(result.divergence or {}, "divergence"),
     }
     for logger in loggers:
         logger.log_metrics(metrics, step=0)

@@ -218,3 +218,15 @@ class TestLayout:
         print_table(table, Console(file=stream, width=200))
         assert "[bold]a|b" in stream.getvalue()
         assert r"| \[bold\]a\|b |" in markdown_table(table)
+
+
+def test_merges_show_what_they_keep_of_their_members() -> None:
+    merged = [
+        replace(result("regmean", seed=seed), divergence={"gap_closed": gap, "agreement": 90.0, "kl": 1})
+        for seed, gap in ((1, 20.0), (2, 30.0))
+    ]
+    table = [*merged, result("individual", seed=1)]
+    assert columns(table)[-2:] == ["gap closed", "agreement"]
+    assert cells(table, "regmean")["gap closed"].startswith("25.00")
+    assert cells(table, "individual")["gap closed"] == ""
+    assert "gap closed" not in columns([result(seed=1)])
