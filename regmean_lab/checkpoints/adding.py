@@ -21,7 +21,7 @@ from regmean_lab.models.pretrained import Checkpoint, label_names, quiet_transfo
 from regmean_lab.modules import TaskModule
 from regmean_lab.suites.base import DataError, Task
 from regmean_lab.tracking.environment import versions
-from regmean_lab.training.train import describe, trainings_of
+from regmean_lab.training.train import describe, name_of, trainings_of
 from regmean_lab.utils.names import abbreviated
 from regmean_lab.zoo import Zoo, ZooEntry
 
@@ -65,7 +65,7 @@ def add_member(settings: Settings, checkpoint: Checkpoint, reference: str, base:
         added = {"from": model.member.source.public_reference, "fingerprint": model.fingerprint}
         return {"scores": scores, "key_score": task.key_score, "versions": versions(), "added": added}
 
-    prefix = "-".join((settings.suite.name, corpus, checkpoint.name, f"seed{training.seed}"))
+    prefix = name_of(checkpoint, settings.suite, training.corpora, training.training, training.seed)
     entry, added = zoo.find_or_train(description, prefix, write)
     if not added and entry.training.get("added", {}).get("fingerprint") != model.fingerprint:
         raise ConfigurationError(
