@@ -31,7 +31,7 @@ from regmean_lab.modules import TaskModule
 from regmean_lab.statistics import KINDS
 from regmean_lab.suites.base import DataError, Task
 from regmean_lab.tracking.environment import versions
-from regmean_lab.training.train import describe, trainings_of
+from regmean_lab.training.train import describe, name_of, trainings_of
 from regmean_lab.utils.files import TRAINING_FILE, new_file, share
 from regmean_lab.utils.names import abbreviated
 from regmean_lab.zoo import Zoo, ZooEntry
@@ -121,7 +121,7 @@ def add_member(settings: Settings, checkpoint: Checkpoint, reference: str, base:
     published = settings.config.statistics.published
     checked = checked_model(model, checkpoint, task, "checkpoint", with_statistics=published)
     description = describe(checkpoint, settings.suite, training.corpora, training.training, training.seed)
-    prefix = "-".join((settings.suite.name, corpus, checkpoint.name, f"seed{training.seed}"))
+    prefix = name_of(checkpoint, settings.suite, training.corpora, training.training, training.seed)
     return add_checked(settings, checkpoint, checked, description, prefix)
 
 

@@ -114,6 +114,12 @@ def describe(
     return without_later_settings(description)
 
 
+def name_of(checkpoint: Checkpoint, suite: Suite, corpora: Sequence[str], training: TrainingConfig, seed: int) -> str:
+    """How the name of a member's folder begins, for people."""
+    adapter = () if training.lora.rank is None else (f"lora{training.lora.rank}",)
+    return "-".join((suite.name, "+".join(corpora), checkpoint.name, *adapter, f"seed{seed}"))
+
+
 def multi_task(suite: Suite, corpora: Sequence[str]) -> bool:
     """Whether a model that is trained on these corpora together needs a head for each."""
     return suite.own_heads and len(corpora) > 1
@@ -149,7 +155,7 @@ def find_or_train(
     Raises:
         DataError: with everything that is wrong with the data, before any training.
     """
-    prefix = "-".join((suite.name, "+".join(corpora), checkpoint.name, f"seed{seed}"))
+    prefix = name_of(checkpoint, suite, corpora, training, seed)
     description = describe(checkpoint, suite, corpora, training, seed)
 
     def train(folder: Path) -> dict[str, Any]:

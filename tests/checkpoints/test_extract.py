@@ -20,6 +20,8 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
 )
@@ -99,15 +101,27 @@ def test_decoders_and_dtypes(compose: Callable[..., DictConfig], tmp_path: Path,
         assert torch.allclose(found.state_dict()[name], value, atol=0.02), name
 
 
-@pytest.mark.parametrize("architecture", ["roberta", "deberta_v2", "distilbert"])
-@pytest.mark.parametrize("auto_class", [AutoModelForSequenceClassification, AutoModelForTokenClassification])
+@pytest.mark.parametrize(
+    ("architecture", "auto_class"),
+    [
+        ("roberta", AutoModelForSequenceClassification),
+        ("deberta_v2", AutoModelForSequenceClassification),
+        ("distilbert", AutoModelForSequenceClassification),
+        ("deberta_v2", AutoModelForTokenClassification),
+        ("bert", AutoModelForMaskedLM),
+        ("roberta", AutoModelForQuestionAnswering),
+    ],
+)
 def test_heads_and_tables_of_other_architectures(
     compose: Callable[..., DictConfig], tmp_path: Path, pico_cache: Path, architecture: str, auto_class: Any
 ) -> None:
-    """Heads of several layers, poolers on top, tables of relative positions: at full rank nothing is lost."""
+    """Heads of several layers, poolers on top, tied heads, relative positions: at full rank nothing is lost."""
     source = pico_folder(architecture, pico_cache)
-    config = AutoConfig.from_pretrained(source, num_labels=3)
-    AutoModel.from_pretrained(source).save_pretrained(tmp_path / "base")
+    labels = {} if auto_class in (AutoModelForMaskedLM, AutoModelForQuestionAnswering) else {"num_labels": 3}
+    config = AutoConfig.from_pretrained(source, **labels)
+    # PEFT has no kind of task for masked language models, so that nothing tells of a head which the base does not have.
+    base_class = auto_class if auto_class is AutoModelForMaskedLM else AutoModel
+    base_class.from_pretrained(source).save_pretrained(tmp_path / "base")
     full = randomise(auto_class.from_config(config), 1)
     full.save_pretrained(tmp_path / "full")
     out = extracted(compose, tmp_path, f"rank={config.hidden_size}")

@@ -166,6 +166,7 @@ def test_members_are_merged_with_statistics_like_any_others(
     for member in ("a", "b"):
         entry = zoo.find(result.zoo[member])
         assert entry is not None and entry.verify() == []
+        assert entry.name.startswith(f"text_classification-{member}-pico_bert-lora2-seed1-")
         assert entry.description["training"]["lora"] == {
             "rank": 2,
             "alpha": 16,
