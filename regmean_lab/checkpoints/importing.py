@@ -15,7 +15,7 @@ from regmean_lab.models.headers import CheckpointError
 from regmean_lab.models.pretrained import Checkpoint
 from regmean_lab.prepare.base import PrepareError
 from regmean_lab.suites.base import DataError
-from regmean_lab.training.train import describe
+from regmean_lab.training.train import describe, name_of
 from regmean_lab.zoo import ZooEntry
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ def import_released(
     entries = []
     for corpus, seed, one in checked:
         description = describe(checkpoint, settings.suite, [corpus], settings.config.training, seed)
-        prefix = "-".join((settings.suite.name, corpus, checkpoint.name, f"seed{seed}"))
+        prefix = name_of(checkpoint, settings.suite, [corpus], settings.config.training, seed)
         try:
             entries.append(add_checked(settings, checkpoint, one, description, prefix))
         except ConfigurationError as error:
