@@ -15,6 +15,7 @@ from typing import Any
 
 from regmean_lab.checkpoints.recipe.methods import KNOWN
 from regmean_lab.config.baselines import comparator_types
+from regmean_lab.config.harness import HARNESS, HarnessSettings
 from regmean_lab.merging import MergeMethod, method_types
 from regmean_lab.suites import suite_types
 
@@ -77,6 +78,8 @@ def suites() -> str:
         outside = "those that are not merged" if members == others else others or "none"
         scores = dict.fromkeys(suite.task(member).key_score for member in suite.members)
         rows.append((f"`{name}`", summary(kind), members, outside, _listed(scores)))
+    rows.append((f"`{HARNESS}`", summary(HarnessSettings), "", "", ""))
+    rows.sort(key=lambda row: row[0].strip("`"))
     return table(("`suite=`", "what it is", "members by default", "out of domain by default", "score"), rows)
 
 

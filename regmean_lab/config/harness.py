@@ -11,7 +11,7 @@ HARNESS = "lm_eval"
 
 @dataclass
 class HarnessSettings:
-    """What of the harness is run, and on how much.
+    """Tasks of the lm-evaluation-harness, for ``regmean-lab evaluate`` alone (``docs/evaluating.md``).
 
     Attributes:
         tasks: names of its tasks or groups, or of those in ``include_path``.
