@@ -31,8 +31,15 @@ from regmean_lab.config.grids import (
     values_of,
 )
 from regmean_lab.config.published import PublishedError
-from regmean_lab.config.search import SWEEPER_GROUP, Search, search_of_command, search_problems, tried
-from regmean_lab.config.search_space import PLACE, Interval, is_searched, space_of
+from regmean_lab.config.search import (
+    SWEEPER_GROUP,
+    Search,
+    interval_problems,
+    search_of_command,
+    search_problems,
+    tried,
+)
+from regmean_lab.config.search_space import PLACE, is_searched
 from regmean_lab.config.targets import is_target
 from regmean_lab.sweeps.launchers import LAUNCHER_GROUP, launcher_problems
 from regmean_lab.utils.names import did_you_mean, nearest
@@ -119,7 +126,7 @@ def override_problems(
         if search is not None and jobs_too:
             if root is not None:
                 return [f"{SWEEPER_GROUP}: a search is of jobs with dev splits; experiment={root} has none"]
-            if problems := [*search_problems(search, found), *_interval_problems(base, found)]:
+            if problems := [*search_problems(search, found), *interval_problems(base, found)]:
                 return problems
         if not jobs_too:
             return []
@@ -231,26 +238,6 @@ def _key_problems(base: DictConfig, values: Sequence[Override]) -> list[str]:
         hint = " or ".join(dict.fromkeys(near)) if near else "one of those that --cfg job shows"
         problems.append(f"{key}: there is no such key; did you mean {hint}?")
     return problems
-
-
-def _interval_problems(base: DictConfig, grids: Sequence[Grid]) -> list[str]:
-    """Intervals of settings that are no numbers."""
-    found: dict[str, None] = {}
-    for part in (part for grid in grids for part in space_of(grid)[0].dimensions):
-        if not isinstance(part.domain, Interval):
-            continue
-        key, place = part.listed or (part.key, None)
-        default = OmegaConf.select(base, key, default=None)
-        if place is not None:
-            if default is not None and not OmegaConf.is_list(default):
-                found[f"{part.key}: {key} is no list, in which a number could have a place"] = None
-        elif isinstance(default, bool | str) or OmegaConf.is_config(default):
-            said = "a list; search its numbers, {0}.0, {0}.1, …" if OmegaConf.is_list(default) else f"{default!r}"
-            found[f"{key}: an interval is of numbers, and it is {said.format(key)}"] = None
-        elif isinstance(default, int) and not part.domain.whole:
-            ends = f"{part.domain.low:g},{part.domain.high:g}"
-            found[f"{key}: it is a whole number; write {key}='int(interval({ends}))' or a range"] = None
-    return list(found)
 
 
 def _job_problems(grids: Sequence[Grid], root: str | None, search: Search | None = None) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
 
 from regmean_lab.config.grids import CONFIG_NAME, SELECTS, Grid, config_loader, hydra_part, values_of
 from regmean_lab.config.search_space import SEARCHED, Interval, Space, Values, space_of
@@ -93,6 +94,31 @@ def search_problems(search: Search, grids: Sequence[Grid]) -> list[str]:
             )
         found += _key_problems(others) + space.problems() + _sampler_problems(search.sampler, space)
     return list(dict.fromkeys(found))
+
+
+def interval_problems(base: DictConfig, grids: Sequence[Grid]) -> list[str]:
+    """Intervals of settings that are no numbers.
+
+    Args:
+        base: a configuration with all keys.
+        grids: what is searched.
+    """
+    found: dict[str, None] = {}
+    for part in (part for grid in grids for part in space_of(grid)[0].dimensions):
+        if not isinstance(part.domain, Interval):
+            continue
+        key, place = part.listed or (part.key, None)
+        default = OmegaConf.select(base, key, default=None)
+        if place is not None:
+            if default is not None and not OmegaConf.is_list(default):
+                found[f"{part.key}: {key} is no list, in which a number could have a place"] = None
+        elif isinstance(default, bool | str) or OmegaConf.is_config(default):
+            said = "a list; search its numbers, {0}.0, {0}.1, …" if OmegaConf.is_list(default) else f"{default!r}"
+            found[f"{key}: an interval is of numbers, and it is {said.format(key)}"] = None
+        elif isinstance(default, int) and not part.domain.whole:
+            ends = f"{part.domain.low:g},{part.domain.high:g}"
+            found[f"{key}: it is a whole number; write {key}='int(interval({ends}))' or a range"] = None
+    return list(found)
 
 
 def _key_problems(others: Sequence[Override]) -> list[str]:

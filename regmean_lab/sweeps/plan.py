@@ -96,6 +96,7 @@ class PlannedJob:
         finished: whether its result is there.
         members: the models that it needs.
         statistics: the statistics that it needs; those of a greedy order are known when its members are there.
+        failed: whether it has failed; set while a sweep runs.
     """
 
     overrides: Sequence[str]
@@ -104,6 +105,7 @@ class PlannedJob:
     finished: bool
     members: list[PlannedMember] = field(default_factory=list)
     statistics: list[PlannedStatistics] = field(default_factory=list)
+    failed: bool = False
 
     @property
     def folder_name(self) -> str:

@@ -66,7 +66,7 @@ class RunningSearch:
             self.draw(min(search.n_jobs, search.n_trials - len(self.scores)))
             if not self.waiting:
                 return
-            plan = sweep.run(self.overrides(values) for _, values in self.waiting)
+            plan = sweep.run(dict.fromkeys(tuple(self.overrides(values)) for _, values in self.waiting))
             planned = {tuple(job.overrides): job for job in plan.jobs}
             for trial, values in self.waiting:
                 job = planned.get(tuple(self.overrides(values)))
@@ -179,6 +179,8 @@ def split_problems(plan: Plan) -> list[str]:
 
 def score_of(job: PlannedJob) -> float | None:
     """The dev score of a trial that was run; None if it failed, or its score is no number."""
+    if job.failed or problems_of(job):
+        return None
     try:
         score = read_result(job.folder / RESULT_FILE).mean_in_domain
     except ResultError:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from regmean_lab.config.schema import Settings
 from regmean_lab.config.search import SELECTION_KEY, SPLIT_KEY
-from regmean_lab.results import RESULT_FILE, read_result
+from regmean_lab.results import RESULT_FILE, ResultError, read_result
 from regmean_lab.sweeps.plan import PlannedJob
 from regmean_lab.sweeps.steps import quoted
 
@@ -110,6 +110,8 @@ def best_of(group: Group) -> Selection:
     shared = set.intersection(*map(set, plain)) if group.fixed is None else set(group.fixed)
     candidates = []
     for job, overrides in zip(group.jobs, plain, strict=True):
+        if job.failed:  # what lies in its folder is of an earlier run, on other data
+            raise ResultError(f"{job.folder}: the job has failed")
         settings = [text for text in overrides if text not in shared]
         candidates.append(Candidate(overrides, settings, read_result(job.folder / RESULT_FILE).mean_in_domain))
     return Selection(max(candidates, key=lambda one: one.score), candidates, group.how)

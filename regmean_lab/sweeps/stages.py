@@ -222,7 +222,9 @@ def run_stages(
     number += len(statistics)
     ready = [job for job in plan.unfinished if not problems_of(job)] if "jobs" in stages else []
     returned = list(launch([list(job.overrides) for job in ready], number)) if ready else []
-    failed |= any(job_return.status != JobStatus.COMPLETED for job_return in returned)
+    for job, job_return in zip(ready, returned, strict=True):
+        job.failed = job_return.status != JobStatus.COMPLETED
+    failed |= any(job.failed for job in ready)
     number += len(ready)
     for job in plan.jobs:
         if job.finished:

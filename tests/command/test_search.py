@@ -50,11 +50,16 @@ class Quadratic(ScoringLauncher):
 
 
 def searched(
-    common: list[str], output: Path, launcher: ScoringLauncher, *overrides: str, **settings: Any
+    common: list[str],
+    output: Path,
+    launcher: ScoringLauncher,
+    *overrides: str,
+    params: dict[str, str] | None = None,
+    **settings: Any,
 ) -> dict[str, Result]:
     """Runs a search; the results on test by their members."""
     search = Search(**{"n_trials": 6, **settings})
-    run_search({}, [], [*common, *overrides, f"paths.output_dir={output}"], launcher.launch, output, search)
+    run_search(params or {}, [], [*common, *overrides, f"paths.output_dir={output}"], launcher.launch, output, search)
     results = map(read_result, sorted(output.rglob(RESULT_FILE)))
     return {"+".join(one.members): one for one in results if one.configuration["evaluate_on"] == "test"}
 
@@ -119,7 +124,9 @@ def test_an_interrupted_search_goes_on_where_it_was(common: list[str], tmp_path:
 def test_every_combination_of_members_and_seeds_has_a_search_of_its_own(common: list[str], tmp_path: Path) -> None:
     launcher = Quadratic()
     found = searched(
-        common, tmp_path, launcher, "members=[tec,isear],[tec,crowdflower]", "method=regmean", ALPHA, n_trials=3
+        *(common, tmp_path, launcher, "members=[tec,isear],[tec,crowdflower]", "method=regmean"),
+        params=dict([ALPHA.split("=")]),  # as in YAML
+        n_trials=3,
     )
     assert set(found) == {"tec+isear", "tec+crowdflower"}
     assert [result.selection["trials"] for result in found.values() if result.selection] == [3, 3]
@@ -257,3 +264,19 @@ def test_a_plan_counts_the_trials(sound: list[str], capsys: pytest.CaptureFixtur
     assert "merges      60 (60 regmean)" in told
     assert "note: searched by tpe, seed 1: method.off_diagonal" in told
     assert "note: then the best trial of each search is run on test" in told
+
+
+def test_an_old_result_of_a_job_that_fails_now_is_not_its_score(common: list[str], tmp_path: Path) -> None:
+    """Other data, so that the trials run again; one fails, whose result of before is the best."""
+    overrides = [*MEMBERS, "method.off_diagonal=0.2,0.6,0.9"]
+    searched(common, tmp_path, Quadratic(), *overrides, sampler="grid")
+    path = next((tmp_path / "data").rglob("tec/train.jsonl"))
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    (tmp_path / SWEEPS_FOLDER).rename(tmp_path / "records of the first command")
+    with pytest.raises(SystemExit):
+        searched(common, tmp_path, Quadratic(failing={"method.off_diagonal=0.6"}), *overrides, sampler="grid")
+    chosen = [one.selection for one in map(read_result, tmp_path.rglob(RESULT_FILE)) if one.selection]
+    assert sorted((one["chosen"], one["failed"]) for one in chosen) == [
+        ("method.off_diagonal=0.6", 0),
+        ("method.off_diagonal=0.9", 1),
+    ]
