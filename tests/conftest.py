@@ -70,6 +70,10 @@ LONGEST = (
     "checkpoints/test_evaluate.py",
     "command/test_stages.py",
     "command/test_plugin_commands.py",
+    "command/test_selection_page.py",
+    "command/test_search.py",
+    "training/test_lora.py",
+    "checkpoints/test_given_members.py",
 )
 """The files that take longest: they begin first, so that two processes end together."""
 
