@@ -60,11 +60,11 @@ def run(config: DictConfig, folder: Path, overrides: list[str]) -> tuple[Result,
     return result, True
 
 
-def find_or_train_members(job: Job, given: Mapping[str, GivenMember]) -> None:
+def find_or_train_members(job: Job, given: Mapping[str, GivenMember] | None = None) -> None:
     """Fill ``job.entries``: with every member, or for joint training with one model of all members' data."""
     with job.timed("train"):
         for needed in trainings_of(job.settings):
-            job.entries[needed.name] = find_or_make(job.settings, needed, job.checkpoint, job.folder, given)
+            job.entries[needed.name] = find_or_make(job.settings, needed, job.checkpoint, job.folder, given or {})
 
 
 def evaluate_and_log(job: Job, overrides: list[str]) -> Result:

@@ -247,19 +247,25 @@ def test_the_examples_read_are_those_of_the_seed(draw: Draw) -> None:
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 def test_reduced_precision(method: Any, draw: Draw) -> None:
-    """The forward pass is narrow, all else as wide as it was."""
+    """The forward pass is narrow, all else as wide as it was.
+
+    Logits are compared: weights are free in directions in which the few examples hardly vary, and differ there by more
+    than rounding does.
+    """
     sources = draw("emotion", "bert")
-    results = {}
+    results, logits = {}, {}
     for precision in ("32-true", "bf16-mixed"):
         callback = MergeCallback(sources, method, REQUESTS, reading=READING)
         trainer = make_trainer(TrainerConfig(accelerator="cpu", progress_bar=False, precision=precision), [callback])
         module = sources[0].load()
         trainer.test(module, sources[0].batches(8, 4, 0), verbose=False)
         results[precision] = module.model.state_dict()
+        with torch.no_grad():
+            logits[precision] = torch.cat([module(batch) for batch in sources[0].batches(8, 4, 0)])
+    assert float((logits["bf16-mixed"] - logits["32-true"]).abs().max()) < 0.2 * float(logits["32-true"].std())
     different = 0
     for name, value in results["32-true"].items():
         narrow = results["bf16-mixed"][name]
         assert narrow.dtype == value.dtype
-        assert float((narrow - value).abs().max()) < 0.1
         different += not torch.equal(narrow, value)
     assert different > 5

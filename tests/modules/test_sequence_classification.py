@@ -154,7 +154,10 @@ def test_a_saved_model_is_loaded_as_it_was(checkpoint: Checkpoint, kind: str, tm
     tested.save(tmp_path)
     loaded = SequenceClassificationModule(SequenceClassificationModule.load_model(tmp_path), TASKS[kind])
     assert not loaded.model.training
-    assert torch.equal(loaded(inputs), tested(inputs))
+    weights = loaded.model.state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in tested.model.state_dict().items())
+    # Not to the last bit: where in memory weights lie decides which kernel multiplies them.
+    torch.testing.assert_close(loaded(inputs), tested(inputs), rtol=1e-5, atol=1e-7)
     assert tuple(loaded.model.config.id2label.values()) == TASKS[kind].labels
 
 

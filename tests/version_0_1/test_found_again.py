@@ -104,7 +104,9 @@ def test_members_and_statistics(
     result, computed = run(compose_job(*overrides), tmp_path, overrides)
     assert computed  # in another folder, where there is no result
     assert result is not None and result.zoo == read_result(path).zoo
-    assert {file: file.stat().st_mtime_ns for file in (here / "zoo").rglob("*.safetensors")} == before
+    now = {file: file.stat().st_mtime_ns for file in (here / "zoo").rglob("*.safetensors")}
+    # A merge is compared with its members on dev as well, which version 0.1 did not do.
+    assert {file: time for file, time in now.items() if file.parent.name != "predictions" or file in before} == before
     assert result.scores["in_domain"] == pytest.approx(read_result(path).scores["in_domain"], abs=1e-6)
 
 
