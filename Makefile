@@ -102,7 +102,7 @@ test-real: development ## tests with MiniLM on real sentences, and with SmolLM2-
 	REGMEAN_LAB_TEST_REAL=1 $(BIN)/python -m pytest tests/real
 
 test-lm-eval: development ## tests with the lm-evaluation-harness, which is installed for it
-	@$(PIP) --editable '.[lm_eval]'
+	@$(PIP) --editable '.[lm-eval]'
 	$(BIN)/python -m pytest tests/checkpoints/test_harness.py
 
 bench: setup ## measure speed and memory against plain baselines, on the processor: benchmarks/RESULTS.md

@@ -176,7 +176,7 @@ def test_without_the_harness_how_to_install_it_is_told(
     monkeypatch.setattr(harness, "version", absent)
     save_decoder(tmp_path / "decoder", pico_cache, 0)
     (line,) = problems(compose(f"checkpoint={tmp_path / 'decoder'}", "suite.tasks=[arc_easy]")).splitlines()
-    assert line.endswith("which is not installed: pip install 'regmean-lab[lm_eval]'")
+    assert line.endswith("which is not installed: pip install 'regmean-lab[lm-eval]'")
 
 
 def test_jobs_that_train_are_sent_to_evaluate(compose_job: Callable[..., DictConfig]) -> None:

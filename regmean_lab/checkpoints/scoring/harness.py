@@ -21,7 +21,7 @@ from regmean_lab.utils.files import contents_sha256, sha256_of
 from regmean_lab.utils.names import did_you_mean
 
 PACKAGE = "lm_eval"
-INSTALL = "pip install 'regmean-lab[lm_eval]'"
+INSTALL = "pip install 'regmean-lab[lm-eval]'"
 DTYPES = {"32-true": torch.float32, "bf16-true": torch.bfloat16, "16-true": torch.float16}
 """By Lightning's name of a precision, the type of the weights; the harness runs the model itself."""
 
