@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
 
 from .staged_sweeper import StagedSweeper
 
@@ -28,23 +29,10 @@ class OptunaSweeper(StagedSweeper):
         super().__init__(**staged)
         self.drawn = {"n_trials": n_trials, "sampler": sampler, "seed": seed, "n_jobs": n_jobs}
 
-    def sweep(self, arguments: list[str]) -> list[JobReturn]:
-        """Run all trials, and the best.
-
-        Args:
-            arguments: overrides of the command line.
-
-        Returns:
-            What the launcher returned of each job that it ran.
-
-        Raises:
-            SystemExit: with status 1 when a job has failed; the summary of the sweep says which.
-        """
+    def run(self, arguments: list[str], launcher: Launcher, output_dir: Path) -> list[JobReturn]:
+        """Run all trials, and the best; see :func:`regmean_lab.sweeps.search.run_search`."""
         from regmean_lab.config.search import Search
         from regmean_lab.sweeps.search import run_search  # takes seconds to import; Hydra imports plugins every time
 
-        assert self.launcher is not None
-        assert self.config is not None
         search = Search(**self.drawn, select=self.select)
-        output_dir = Path(self.config.paths.output_dir)
-        return run_search(self.params, self.grids, arguments, self.launcher.launch, output_dir, search, self.until)
+        return run_search(self.params, self.grids, arguments, launcher.launch, output_dir, search, self.until)

@@ -61,9 +61,12 @@ class StagedSweeper(Sweeper):
         Raises:
             SystemExit: with status 1 when a job has failed; the summary of the sweep says which.
         """
-        from regmean_lab.sweeps.stages import run_sweep  # takes seconds to import; Hydra imports plugins every time
-
         assert self.launcher is not None
         assert self.config is not None
-        output_dir = Path(self.config.paths.output_dir)
-        return run_sweep(self.params, self.grids, arguments, self.launcher.launch, output_dir, self.until, self.select)
+        return self.run(arguments, self.launcher, Path(self.config.paths.output_dir))
+
+    def run(self, arguments: list[str], launcher: Launcher, output_dir: Path) -> list[JobReturn]:
+        """Run all jobs; see :func:`regmean_lab.sweeps.stages.run_sweep`."""
+        from regmean_lab.sweeps.stages import run_sweep  # takes seconds to import; Hydra imports plugins every time
+
+        return run_sweep(self.params, self.grids, arguments, launcher.launch, output_dir, self.until, self.select)

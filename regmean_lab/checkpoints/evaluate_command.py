@@ -7,19 +7,21 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from regmean_lab.checkpoints.scoring.harness import Harness, harness_lines, harness_problems
 from regmean_lab.checkpoints.scoring.models import ScoredModel, read_models
 from regmean_lab.checkpoints.scoring.request import read_corpora, settings_problems, suite_corpora, suite_record
 from regmean_lab.checkpoints.scoring.score import Scoring, Settings
-from regmean_lab.config.checkpoint_commands import EvaluateConfig, Measured
+from regmean_lab.config.checkpoint_commands import EvaluateConfig, Measured, written_output
 from regmean_lab.config.harness import HARNESS, HarnessSettings
 from regmean_lab.config.schema import ConfigurationError, plain_config
 from regmean_lab.models.converted_weights import MODELS_FOLDER
 from regmean_lab.models.headers import CheckpointError
 from regmean_lab.suites.base import DataError
 from regmean_lab.training.processes import device_problems
+
+written = written_output
 
 
 def check(config: DictConfig) -> None:
@@ -29,12 +31,6 @@ def check(config: DictConfig) -> None:
         ConfigurationError: with everything that is wrong.
     """
     _scoring(plain_config(config, EvaluateConfig))
-
-
-def written(config: DictConfig) -> list[tuple[str, Path]]:
-    """What a job writes outside of its own folder: the key that says so, and the path."""
-    output = OmegaConf.select(config, "output")
-    return [] if output is None else [("output", Path(str(output)).expanduser())]
 
 
 def run(config: DictConfig, folder: Path) -> Measured:

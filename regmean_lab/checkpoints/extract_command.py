@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from regmean_lab.checkpoints.bases import find_bases
 from regmean_lab.checkpoints.lora.extraction import (
@@ -17,7 +17,7 @@ from regmean_lab.checkpoints.lora.extraction import (
 from regmean_lab.checkpoints.merge_command import DTYPES
 from regmean_lab.checkpoints.output import output_problem
 from regmean_lab.checkpoints.sources import find_sources
-from regmean_lab.config.checkpoint_commands import ExtractConfig
+from regmean_lab.config.checkpoint_commands import ExtractConfig, written_output
 from regmean_lab.config.schema import ConfigurationError, plain_config
 from regmean_lab.models.converted_weights import MODELS_FOLDER
 from regmean_lab.models.headers import CheckpointError
@@ -26,6 +26,8 @@ from regmean_lab.utils.checks import at_least_one, one_of
 from regmean_lab.utils.files import ADAPTER_FOLDER
 
 log = logging.getLogger(__name__)
+
+written = written_output
 
 
 def check(config: DictConfig) -> None:
@@ -38,12 +40,6 @@ def check(config: DictConfig) -> None:
         prepare_extraction(request_of(config))
     except CheckpointError as error:
         raise ConfigurationError(error.problems) from None
-
-
-def written(config: DictConfig) -> list[tuple[str, Path]]:
-    """What a job writes outside of its own folder: the key that says so, and the path."""
-    output = OmegaConf.select(config, "output")
-    return [] if output is None else [("output", Path(str(output)).expanduser())]
 
 
 def run(config: DictConfig, folder: Path) -> None:

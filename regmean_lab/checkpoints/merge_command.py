@@ -22,7 +22,7 @@ from regmean_lab.checkpoints.recipe.request import lost_models, request_of_recip
 from regmean_lab.checkpoints.scoring.merged import score_merge, scoring_problems
 from regmean_lab.checkpoints.sources import find_sources
 from regmean_lab.checkpoints.writing import parse_size
-from regmean_lab.config.checkpoint_commands import AdapterConfig, Measured, MergeCheckpointsConfig
+from regmean_lab.config.checkpoint_commands import AdapterConfig, Measured, MergeCheckpointsConfig, written_output
 from regmean_lab.config.schema import ConfigurationError, all_methods, method_type_of, plain_config
 from regmean_lab.merging import MergeMethod
 from regmean_lab.models.converted_weights import MODELS_FOLDER
@@ -32,6 +32,8 @@ from regmean_lab.training.processes import device_problems, first_device
 from regmean_lab.utils.checks import at_least_one, one_of
 
 log = logging.getLogger(__name__)
+
+written = written_output
 
 DEFAULT_METHOD = "regmean"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -47,12 +49,6 @@ def check(config: DictConfig) -> None:
     _prepared(request)
     if config.evaluate is not None and (found := scoring_problems(_plain(config), request)):
         raise ConfigurationError(found)
-
-
-def written(config: DictConfig) -> list[tuple[str, Path]]:
-    """What a job writes outside of its own folder: the key that says so, and the path."""
-    output = OmegaConf.select(config, "output")
-    return [] if output is None else [("output", Path(str(output)).expanduser())]
 
 
 def run(config: DictConfig, folder: Path) -> Measured | None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from omegaconf import MISSING, DictConfig
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 from regmean_lab.config.groups import PathsConfig, StatisticsConfig, TrainerConfig
 from regmean_lab.results import Result
@@ -318,6 +318,12 @@ def split_root(arguments: Sequence[str], config: str | None = None) -> tuple[str
             f"({', '.join(names)}); run it in a separate command"
         )
     return roots[0], [argument for argument in arguments if argument not in chosen]
+
+
+def written_output(config: DictConfig) -> list[tuple[str, Path]]:
+    """What a job with the key ``output`` writes outside of its own folder: the key, and the path; see :data:`ROOTS`."""
+    output = OmegaConf.select(config, "output")
+    return [] if output is None else [("output", Path(str(output)).expanduser())]
 
 
 def root_module(name: str) -> RootModule:

@@ -10,7 +10,7 @@ from typing import Any
 
 from regmean_lab.callbacks.merge import MemberSource
 from regmean_lab.evaluation.job import Job
-from regmean_lab.evaluation.label_spaces import own_and_outside
+from regmean_lab.evaluation.label_spaces import known_labels, own_and_outside
 from regmean_lab.evaluation.members import merge_callback
 from regmean_lab.evaluation.merged_predictions import MergedPredictions, merged_predictions
 from regmean_lab.evaluation.predictions import member_predictions, predictions_key
@@ -118,7 +118,7 @@ class Divergences:
         found, suite = {}, self.job.settings.suite
         several = self._task.kind == "multi_label"
         annotated = [suite.annotated_labels(member) for member in merged.evaluated] if several else None
-        known = None if annotated is None else tuple(map(any, zip(*annotated, strict=True)))
+        known = known_labels(suite, list(merged.evaluated))
         for number, evaluation in enumerate(self.job.evaluations):
             if evaluation.domain == "in" or not all(number in said for said in self._said.values()):
                 continue

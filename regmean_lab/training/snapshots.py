@@ -84,7 +84,8 @@ class Snapshots(pl.Callback):
         if not self.path.exists():
             return None
         try:
-            checkpoint = TensorCheckpoints().load_checkpoint(self.path, "cpu")
+            # Mapped: of all that is there, only a few numbers are looked at.
+            checkpoint = torch.load(self.path, map_location="cpu", weights_only=True, mmap=True)
             processes = len(checkpoint["callbacks"][self.state_key]["random"])
             loops = checkpoint["loops"]["fit_loop"]
             epoch = loops["epoch_progress"]["current"]["processed"]
