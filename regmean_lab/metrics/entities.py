@@ -12,7 +12,8 @@ from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
 from regmean_lab.metrics.metrics import Scoring, register_scoring
-from regmean_lab.suites.base import AVERAGED_ENTITY_SCORES, IGNORED, Task
+from regmean_lab.suites.base import IGNORED, Task
+from regmean_lab.suites.key_scores import AVERAGED_ENTITY_SCORES
 
 
 class EntityScores(Metric):

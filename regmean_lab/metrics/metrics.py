@@ -25,7 +25,7 @@ from torchmetrics.classification import (
 from torchmetrics.regression import MeanSquaredError, PearsonCorrCoef, SpearmanCorrCoef
 
 from regmean_lab.suites.base import IGNORED, Task, TaskKind
-from regmean_lab.suites.named_metrics import named_metric
+from regmean_lab.suites.key_scores import NAMED_KINDS, named_metric
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class KeyScore(Metric):
     """A metric of torchmetrics under the name by which the settings choose it.
 
     Args:
-        name: as in :func:`regmean_lab.suites.named_metrics.named_metric`; a module's name could not hold its dots.
+        name: as in :func:`regmean_lab.suites.key_scores.named_metric`; a module's name could not hold its dots.
         metric: the metric.
     """
 
@@ -137,7 +137,7 @@ def build_metrics(task: Task) -> MetricCollection:
     """
     with _quiet_metrics():
         metrics = _SCORINGS[task.kind].build(task)
-        if task.kind in ("single_label", "regression") and task.key_score and task.key_score not in metrics:
+        if task.kind in NAMED_KINDS and task.key_score and task.key_score not in metrics:
             metric = named_metric(task.key_score, task.kind, len(task.labels))
             metrics.add_metrics({"key_score": KeyScore(task.key_score, metric)})
         return metrics

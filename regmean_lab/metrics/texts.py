@@ -8,7 +8,7 @@ from torchmetrics import Metric, MetricCollection
 
 from regmean_lab.metrics.metrics import Scoring, register_scoring
 from regmean_lab.suites.base import Task
-from regmean_lab.suites.text_generation import ROUGE_SCORES
+from regmean_lab.suites.key_scores import ROUGE_SCORES
 
 
 class TextScores(Metric):

@@ -17,7 +17,8 @@ from regmean_lab.modules.base import Batch, FisherObjective, TaskModule, registe
 from regmean_lab.modules.text_generation import TextGenerationModule
 from regmean_lab.statistics import Mask
 from regmean_lab.suites.base import IGNORED, Task
-from regmean_lab.suites.text_generation import FORMS, ROUGE_SCORES
+from regmean_lab.suites.key_scores import ROUGE_SCORES
+from regmean_lab.suites.text_generation import FORMS
 
 MORE_TOKENS = 8
 """How many tokens more than twice as many as its target has a text may have that is written for a ROUGE score."""

@@ -34,12 +34,6 @@ class MissingDataError(DataError):
     """Data that is not there; the message says what is missing, where it was looked for, and which command gets it."""
 
 
-AVERAGED_ENTITY_SCORES = tuple(
-    f"entity_{name}_{average}" for name in ("f1", "precision", "recall") for average in ("macro", "weighted")
-)
-"""Key scores of entities as means over their types, which are measured where they are the key score."""
-
-
 @dataclass(frozen=True)
 class Task:
     """What a model of one corpus predicts.

@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from regmean_lab.suites.base import SPLITS, DataError, Split, Task, TaskKind
 from regmean_lab.suites.corpora import CorpusSuite, OutOfDomainSettings
-from regmean_lab.suites.named_metrics import key_score_problem
+from regmean_lab.suites.key_scores import key_score_problem
 from regmean_lab.suites.own_files import OwnCorpus, OwnCorpusError, own_corpus, text_columns
 from regmean_lab.suites.own_notes import not_trained_on, tell_labels, tell_repetitions, tell_sizes
 from regmean_lab.suites.own_splits import drawn_splits
@@ -79,13 +79,11 @@ class OwnDataSuite(CorpusSuite):
 
     Attributes of a class, to be declared:
         kind: kind of the task.
-        key_scores: the key scores that are always measured, where any other of torchmetrics can be chosen.
     """
 
     settings: Any
     reference_order: ClassVar[tuple[str, ...]] = ()
     kind: ClassVar[TaskKind]
-    key_scores: ClassVar[tuple[str, ...]] = ()
     endings: ClassVar[tuple[str, ...]] = SUFFIXES
     """Endings of files that can be read."""
 
@@ -240,7 +238,7 @@ class OwnDataSuite(CorpusSuite):
                 found.append(f"{name}: expected a share above 0 and below 1, got {getattr(settings, name)}")
         if settings.dev_share + settings.test_share >= 1:
             found.append("dev_share, test_share: nothing would be left for training; expected a sum below 1")
-        if self.key_scores and (problem := key_score_problem(settings.key_score, self.key_scores, self.kind)):
+        if problem := key_score_problem(settings.key_score, self.kind):
             found.append(f"key_score: {problem}")
         if settings.rows is not None and settings.rows < 1:
             found.append(f"rows: expected at least 1 or null, got {settings.rows}")

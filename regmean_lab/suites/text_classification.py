@@ -9,12 +9,10 @@ from typing import Any
 from typing_extensions import override
 
 from regmean_lab.suites.base import register_suite
-from regmean_lab.suites.named_metrics import key_score_problem
+from regmean_lab.suites.key_scores import KEY_SCORES, key_score_problem
 from regmean_lab.suites.own_data import OwnDataSettings, OwnDataSuite
 from regmean_lab.suites.own_labels import label_name, label_names
 from regmean_lab.suites.tables.table import Table
-
-KEY_SCORES = ("accuracy", "macro_f1", "matthews", "binary_f1")
 
 
 @dataclass
@@ -29,7 +27,7 @@ class TextClassificationSettings(OwnDataSettings):
     """
 
     labels: list[str] | None = None
-    key_score: str = KEY_SCORES[0]
+    key_score: str = KEY_SCORES["single_label"][0]
 
 
 @register_suite("text_classification")
@@ -39,7 +37,6 @@ class TextClassificationSuite(OwnDataSuite):
     settings_type = TextClassificationSettings
     settings: TextClassificationSettings
     kind = "single_label"
-    key_scores = KEY_SCORES
 
     @override
     def labels_of(self, seen: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
@@ -51,8 +48,8 @@ class TextClassificationSuite(OwnDataSuite):
         else:
             found = tuple(given)
         chosen = self.settings.key_score
-        told = key_score_problem(chosen, KEY_SCORES, self.kind)  # what needs no labels, and is a problem of its own
-        if not told and (problem := key_score_problem(chosen, KEY_SCORES, self.kind, len(found))):
+        told = key_score_problem(chosen, self.kind)  # what needs no labels, and is a problem of its own
+        if not told and (problem := key_score_problem(chosen, self.kind, len(found))):
             raise ValueError(f"key_score={problem}: {', '.join(found)}")
         return found
 

@@ -11,14 +11,11 @@ from typing_extensions import override
 
 from regmean_lab.suites.base import DataError, register_suite
 from regmean_lab.suites.corpora import Choices
+from regmean_lab.suites.key_scores import KEY_SCORES, ROUGE_SCORES
 from regmean_lab.suites.own_data import OwnDataSettings, OwnDataSuite
 from regmean_lab.suites.own_files import OwnCorpus
 from regmean_lab.suites.tables.columns import Columns
 from regmean_lab.suites.tables.table import Table
-
-KEY_SCORES = ("exact_match", "token_accuracy")
-ROUGE_SCORES = ("rouge1", "rouge2", "rougeL")
-"""Key scores that compare what is written with the target, and are measured where they are the key score."""
 
 FORMS = ("seq2seq", "causal")
 """What writes the texts, an encoder-decoder or a decoder; a task of texts has one of them as its only label."""
@@ -42,7 +39,7 @@ class TextGenerationSettings(OwnDataSettings):
     form: str = FORMS[0]
     target: str | None = None
     template: str | None = None
-    key_score: str = KEY_SCORES[0]
+    key_score: str = KEY_SCORES["text"][0]
 
 
 @register_suite("text_generation")
@@ -52,7 +49,7 @@ class TextGenerationSuite(OwnDataSuite):
     settings_type = TextGenerationSettings
     settings: TextGenerationSettings
     kind = "text"
-    choices: ClassVar[Choices] = {"key_score": (*KEY_SCORES, *ROUGE_SCORES), "form": FORMS}
+    choices: ClassVar[Choices] = {"form": FORMS}
 
     @override
     def problems(self) -> list[str]:

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing_extensions import override
 
 from regmean_lab.suites.base import register_suite
+from regmean_lab.suites.key_scores import KEY_SCORES
 from regmean_lab.suites.own_data import OwnDataSettings, OwnDataSuite
-
-KEY_SCORES = ("pearson", "spearman")
 
 
 @dataclass
@@ -22,7 +21,7 @@ class TextRegressionSettings(OwnDataSettings):
             as is the mean squared error; or another one of torchmetrics, such as ``R2Score``.
     """
 
-    key_score: str = KEY_SCORES[0]
+    key_score: str = KEY_SCORES["regression"][0]
 
 
 @register_suite("text_regression")
@@ -32,7 +31,6 @@ class TextRegressionSuite(OwnDataSuite):
     settings_type = TextRegressionSettings
     settings: TextRegressionSettings
     kind = "regression"
-    key_scores = KEY_SCORES
 
     @override
     def labels_of(self, seen: Mapping[str, Sequence[str]]) -> tuple[str, ...]:

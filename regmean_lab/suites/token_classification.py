@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from typing_extensions import override
 
-from regmean_lab.suites.base import AVERAGED_ENTITY_SCORES, register_suite
-from regmean_lab.suites.corpora import Choices
+from regmean_lab.suites.base import register_suite
+from regmean_lab.suites.key_scores import KEY_SCORES
 from regmean_lab.suites.own_data import OwnDataSettings, OwnDataSuite
 from regmean_lab.suites.own_files import OwnCorpus
 from regmean_lab.suites.own_labels import label_name, tag_names
 from regmean_lab.suites.tables.table import SUFFIXES, Table
 from regmean_lab.suites.tables.tagged_columns import TAGGED, read_tagged
 from regmean_lab.suites.tables.written_lists import written_list
-
-KEY_SCORES = ("entity_f1", "entity_f1_strict", "entity_f1_published", "token_accuracy")
 
 
 @dataclass
@@ -36,7 +34,7 @@ class TokenClassificationSettings(OwnDataSettings):
     """
 
     labels: list[str] | None = None
-    key_score: str = KEY_SCORES[0]
+    key_score: str = KEY_SCORES["token_labels"][0]
 
 
 @register_suite("token_classification")
@@ -47,7 +45,6 @@ class TokenClassificationSuite(OwnDataSuite):
     settings: TokenClassificationSettings
     kind = "token_labels"
     endings = tuple(dict.fromkeys((*SUFFIXES, *TAGGED)))
-    choices: ClassVar[Choices] = {"key_score": (*KEY_SCORES, *AVERAGED_ENTITY_SCORES)}
 
     @override
     def read_file(self, corpus: OwnCorpus, part: str, name: str) -> Table:

@@ -160,7 +160,7 @@ def test_what_does_not_go_together_is_told(
     assert "models of several kinds of task" in found and "(causal)" in found and "(seq2seq)" in found
     found = told(f"checkpoint={decoder}", data, "text=prompt", "label=answer", "score=accuracy")
     assert "label: gpt2" in found or "label: " in found
-    assert "score: of " in found and "'accuracy' is none; did you mean token_accuracy?" in found
+    assert "score: of " in found and "got 'accuracy' (did you mean token_accuracy" in found
     assert "target: there is no column 'reply'" in told(f"checkpoint={decoder}", data, "text=prompt", "target=reply")
     suite = ["suite=text_generation", f"suite.corpora.a={tmp_path / 'answers.jsonl'}", "suite.text=prompt"]
     found = told(f"checkpoint={decoder}", *suite, "suite.target=answer", "corpora=[a]")

@@ -10,30 +10,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from regmean_lab.suites.base import AVERAGED_ENTITY_SCORES, IGNORED, DataError, Example, Split, Suite, Task, TaskKind
+from regmean_lab.suites.base import IGNORED, DataError, Example, Split, Suite, Task, TaskKind
 from regmean_lab.suites.data_module import Evaluation
-from regmean_lab.suites.named_metrics import key_score_problem
+from regmean_lab.suites.key_scores import KEY_SCORES, ROUGE_SCORES, key_score_problem
 from regmean_lab.suites.own_labels import label_name
 from regmean_lab.suites.reading import gathered
 from regmean_lab.suites.tables.columns import Columns, choose_columns, examples_of
 from regmean_lab.suites.tables.table import Table, missing_file, read_table
 from regmean_lab.suites.tables.tagged_columns import TAGGED, read_tagged
-from regmean_lab.suites.text_classification import KEY_SCORES as CLASSIFICATION_SCORES
-from regmean_lab.suites.text_generation import FORMS, ROUGE_SCORES
-from regmean_lab.suites.text_generation import KEY_SCORES as TEXT_SCORES
-from regmean_lab.suites.text_regression import KEY_SCORES as REGRESSION_SCORES
-from regmean_lab.suites.token_classification import KEY_SCORES as TAGGING_SCORES
+from regmean_lab.suites.text_generation import FORMS
 from regmean_lab.utils.files import sha256_of
-from regmean_lab.utils.names import abbreviated, did_you_mean
-
-KEY_SCORES: Mapping[TaskKind, tuple[str, ...]] = {
-    "single_label": CLASSIFICATION_SCORES,
-    "multi_label": ("macro_f1", "accuracy"),
-    "regression": REGRESSION_SCORES,
-    "token_labels": TAGGING_SCORES,
-    "text": TEXT_SCORES,
-}
-"""For each kind of task that a file can be of, the scores that can be reported; the first one is by default."""
+from regmean_lab.utils.names import abbreviated
 
 _GENERIC = re.compile(r"LABEL_\d+")
 _NUMBER = re.compile(r"\d+")
@@ -75,7 +62,7 @@ class Reading:
         subset: configuration of a data set.
         split: split of a data set.
         revision: of a data set on the hub.
-        score: the score that is reported; None: the first of :data:`KEY_SCORES`.
+        score: the score that is reported; None: the first of :data:`~regmean_lab.suites.key_scores.KEY_SCORES`.
     """
 
     text: tuple[str, ...] | None = None
@@ -157,7 +144,7 @@ class FileCorpus:
     def evaluation(self, model: Task) -> Evaluation:
         """See :class:`Corpus`; labels are the names of the checkpoint's outputs, or their numbers."""
         score = self.reading.score or _default_score(model, self.columns)
-        if problem := score_problem(score, model):
+        if problem := key_score_problem(score, model.kind, len(model.labels)):
             raise DataError(f"score: {problem}: {_some(model.labels)}")
         if score in ROUGE_SCORES and self.form == FORMS[1] and self.columns.target is None:
             raise DataError(f"score: {score} compares what is written with a target; name its column (target=NAME)")
@@ -229,16 +216,6 @@ KIND_NAMES: Mapping[TaskKind, str] = {
     "text": "a language model",
 }
 """What messages call the kinds of task."""
-
-
-def score_problem(score: str, model: Task) -> str | None:
-    """Why a score is none of what a checkpoint predicts."""
-    scores = KEY_SCORES[model.kind]
-    if model.kind in ("single_label", "regression"):
-        return key_score_problem(score, scores, model.kind, len(model.labels))
-    more = {"token_labels": AVERAGED_ENTITY_SCORES, "text": ROUGE_SCORES}
-    known = (*scores, *more.get(model.kind, ()))
-    return None if score in known else f"{score!r} is none; {did_you_mean(score, known)}"
 
 
 def kind_problem(name: str, kind: TaskKind) -> str | None:

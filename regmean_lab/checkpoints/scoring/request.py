@@ -15,13 +15,13 @@ from regmean_lab.checkpoints.scoring.corpora import (
     Reading,
     SuiteCorpus,
     kind_problem,
-    score_problem,
 )
 from regmean_lab.checkpoints.scoring.models import ScoredModel
 from regmean_lab.checkpoints.table_settings import HEADERS, table_problems, texts_of
 from regmean_lab.config.checkpoint_commands import EvaluateConfig, ScoringConfig
 from regmean_lab.suites import suite_types
 from regmean_lab.suites.base import DataError, Split, TaskKind
+from regmean_lab.suites.key_scores import key_score_problem
 from regmean_lab.suites.tables.table import is_file_name
 from regmean_lab.suites.tables.tagged_columns import TAGGED
 from regmean_lab.utils.files import name_problem
@@ -77,7 +77,7 @@ def read_corpora(plain: ScoringConfig, models: Sequence[ScoredModel], found: lis
     if problem := kind_problem(name, kind):
         found.append(problem)
         return []
-    if plain.score is not None and (problem := score_problem(plain.score, models[0].task)):
+    if plain.score is not None and (problem := key_score_problem(plain.score, kind, len(models[0].task.labels))):
         found.append(f"score: of {name}: {problem}")
     text = texts_of(plain.text)
     reading = Reading(

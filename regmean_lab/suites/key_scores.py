@@ -1,4 +1,7 @@
-"""Metrics of torchmetrics by their names, for tasks whose key score is none of those that are always measured."""
+"""Which scores can be a task's key score: those that are always measured, and others that are measured where they are it.
+
+Of labels and of numbers, any metric of torchmetrics that fits is one.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,29 @@ from regmean_lab.utils.names import nearest
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
+
+KEY_SCORES: Mapping[TaskKind, tuple[str, ...]] = {
+    "single_label": ("accuracy", "macro_f1", "matthews", "binary_f1"),
+    "multi_label": ("macro_f1", "accuracy"),
+    "regression": ("pearson", "spearman"),
+    "token_labels": ("entity_f1", "entity_f1_strict", "entity_f1_published", "token_accuracy"),
+    "text": ("exact_match", "token_accuracy"),
+}
+"""For each kind of task of user-supplied data, the scores that are always measured; the first is the default."""
+
+ROUGE_SCORES = ("rouge1", "rouge2", "rougeL")
+"""Key scores that compare what is written with the target."""
+
+AVERAGED_ENTITY_SCORES = tuple(
+    f"entity_{name}_{average}" for name in ("f1", "precision", "recall") for average in ("macro", "weighted")
+)
+"""Key scores of entities as means over their types."""
+
+MORE_KEY_SCORES: Mapping[TaskKind, tuple[str, ...]] = {"token_labels": AVERAGED_ENTITY_SCORES, "text": ROUGE_SCORES}
+"""Scores that are measured where they are the key score."""
+
+NAMED_KINDS: tuple[TaskKind, ...] = ("single_label", "regression")
+"""Kinds of task whose key score may be any metric of torchmetrics that fits."""
 
 _WRITTEN = re.compile(r"(\w+)\s*(?:\((.*)\))?", re.DOTALL)
 
@@ -58,25 +84,27 @@ def named_metric(written: str, kind: TaskKind, labels: int) -> Metric:
     return metric
 
 
-def key_score_problem(written: str, known: tuple[str, ...], kind: TaskKind, labels: int | None = None) -> str | None:
+def key_score_problem(written: str, kind: TaskKind, labels: int | None = None) -> str | None:
     """What is wrong with a key score.
 
     Args:
         written: the setting.
-        known: the scores that are always measured.
-        kind: ``single_label`` or ``regression``.
+        kind: the kind of task.
         labels: number of labels; None as long as it is not known.
     """
+    known = (*KEY_SCORES[kind], *MORE_KEY_SCORES.get(kind, ()))
     if written in known:
         if written == "binary_f1" and labels not in (None, 2):
             return f"binary_f1 is of two labels; there are {labels}"
         return None
+    close = nearest(written, known)
+    meant = f" (did you mean {' or '.join(close)}?)" if close else ""
+    if kind not in NAMED_KINDS:
+        return f"expected one of {', '.join(known)}, got {written!r}{meant}"
     binary = written.strip().startswith("Binary")
     try:
         named_metric(written, kind, labels or (2 if binary else 3))
     except ValueError as error:
-        close = nearest(written, known)
-        meant = f" (did you mean {' or '.join(close)}?)" if close else ""
         return f"expected one of {', '.join(known)}, or a metric of torchmetrics{meant}: {error}"
     return None
 
