@@ -1,4 +1,4 @@
-"""Which scores can be a task's key score: those that are always measured, and others that are measured where they are it.
+"""Which scores can be a task's key score: those that are always measured, and others that are only measured then.
 
 Of labels and of numbers, any metric of torchmetrics that fits is one.
 """
