@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from regmean_lab.suites.base import DataError
 from regmean_lab.training.train import MemberTraining, find_or_train_for
 from regmean_lab.utils.later_settings import without_later_settings
 from regmean_lab.zoo import Zoo, ZooEntry, member_address
+
+log = logging.getLogger(__name__)
 
 DESCRIPTION_FORMAT = 1
 """Changes when the same description would be of other weights."""
@@ -188,7 +191,9 @@ def find_or_make(
         given: the members that are checkpoints, by corpus.
     """
     if (own := given.get(needed.name)) is not None:
-        return own.find_or_add(settings, checkpoint)
+        entry = own.find_or_add(settings, checkpoint)
+        log.info("%s is the checkpoint %s: %s", own.corpus, own.reference, entry.path)
+        return entry
     return find_or_train_for(settings, needed, checkpoint, folder)
 
 
