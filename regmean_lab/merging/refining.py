@@ -114,6 +114,7 @@ class RefiningMethod(ABC):
             says.
     """
 
+    name: ClassVar[str]
     own_passes: ClassVar[bool] = False
 
     text: str = "own"
