@@ -110,9 +110,7 @@ def plan_text(
         found.append(f"method: {method.name} needs checkpoints of one class, to read text with")
     task = None
     try:
-        config = copy.copy(architecture.config)
-        config.architectures = [architecture.name]
-        task = task_of(config, task_name(config, None))
+        task = _task(lead)
     except ModelError as error:
         found.append(str(error).replace("task:", f"{lead.name}:"))
     if found or task is None or lead.tokenizer_folder is None:
@@ -124,7 +122,7 @@ def plan_text(
         if file is None:
             continue
         try:
-            known = PseudoExamples(file.counts, tokenizer, method.text_seed, 1, max_length).known
+            known = PseudoExamples(file.counts, tokenizer, 0, max_length=max_length).known
         except StatisticsError as error:
             found.append(f"{file.path}: {error}")
             continue
@@ -132,6 +130,12 @@ def plan_text(
             notes.append(f"{member.name}: {known:.1%} of its counted tokens are in the merged model's vocabulary")
     counts = [None if file is None else file.counts for file in files]
     return TextPlan(method, tokenizer, task, max_length, counts), found, notes
+
+
+def _task(lead: Member) -> Task:
+    config = copy.copy(lead.architecture.config)
+    config.architectures = [lead.architecture.name]
+    return task_of(config, task_name(config, None))
 
 
 def refine_merged_(
