@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from regmean_lab.callbacks.refine import TextReading, member_texts
+from regmean_lab.callbacks.refine import TextReading, few_tokens, member_texts
 from regmean_lab.callbacks.statistics import MakeBatches, StatisticsRequest, collect_for_entry, open_statistics
 from regmean_lab.merging import MergeError, MergeMember, MergeMethod, merge_members
 from regmean_lab.merging.base import LayerDiagnostics
@@ -173,6 +173,10 @@ class MergeCallback(pl.Callback):
         if isinstance(method, RefiningMethod):
             files = [member.others.get("tokens") for member in members]
             counts = [None if file is None else file.counts for file in files]
+            for member, own in zip(members, counts, strict=True):
+                if warning := few_tokens(member.name, own):
+                    log.warning("%s", warning)
+                    self.notes.append(warning)
             texts = member_texts(self.members, method, self.reading, module.device, counts)
             with trainer.precision_plugin.forward_context():
                 refined = refine_(method, members, texts, merged, layout, base=base)

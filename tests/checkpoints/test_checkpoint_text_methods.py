@@ -135,6 +135,12 @@ def test_folders_with_weights_and_counts_alone_give_a_model_that_classifies(
     assert model.config.id2label[int(model(**tokens).logits.argmax())] in LABELS
     record = json.loads((output / "merge.json").read_text())
     assert record["method"]["name"] == method.name
+    counted = [len(TokensFile(folder / "statistics" / "tokens.safetensors").counts.tokens) for folder in folders]
+    assert [note for note in record["notes"] if "pseudo-text of so few" in note] == [
+        f"{name}: counts of {count} tokens; pseudo-text of so few can bring a merge further from its members than "
+        "their mean is"
+        for name, count in zip("ab", counted, strict=True)
+    ]
     again = tensors_of(merge_into(tmp_path / "again", folders, method))
     different = tensors_of(merge_into(tmp_path / "other", folders, replace(method, text_seed=1)))
     backwards = tensors_of(merge_into(tmp_path / "backwards", folders[::-1], method))
