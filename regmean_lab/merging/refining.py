@@ -108,8 +108,8 @@ class RefiningMethod(ABC):
         text: whose text is read: ``own`` (training examples of each member; their labels are not read), ``pseudo``
             (sentences drawn from the counts of tokens that each member's owner published: nobody's text), or a file of
             texts (txt, csv, tsv, jsonl, json, parquet), which every member reads.
-        examples: number of texts of each member that are read; None is 600, and 3000 of pseudo-text, which costs
-            nobody anything.
+        examples: number of texts of each member that are read; None is 600, and 3000 of pseudo-text. What waits in
+            front of a layer is in memory, and grows with it.
         text_seed: which pseudo-text is drawn, and which texts of a file; which training examples, ``statistics.seed``
             says.
     """
