@@ -325,9 +325,24 @@ class MergeMethod(ABC):
         return False
 
     @property
+    def reads_experts(self) -> bool:
+        """Whether it solves for each of the fused experts (``solves_experts``) with these settings, too."""
+        return self.solves_experts
+
+    @property
     def free_weights(self) -> list[float] | None:
         """One weight a member, of any sign and sum, in place of the coefficients; None where those count."""
         return None
+
+    @property
+    def stands_in(self) -> bool:
+        """Whether a member may lack its statistics, in place of which the method finds something else."""
+        return False
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user should know of a merge with these settings, a line each."""
+        return []
 
     def count_problems(self, members: int) -> list[str]:
         """What is wrong with merging this many members."""
@@ -363,7 +378,7 @@ class MergeMethod(ABC):
     def gram_layers(self, names: Collection[str], layout: Layout) -> list[str]:
         """The linear layers whose Gram matrices are read when the parameters ``names`` are merged, if any are."""
         layers = [layer.name for name, layer in layout.linear.items() if name in names]
-        if self.solves_experts:
+        if self.reads_experts:
             layers += [layer.name for name, stack in layout.stacked.items() if name in names for layer in stack.layers]
         return layers
 
@@ -371,7 +386,7 @@ class MergeMethod(ABC):
         """The parameters among ``names`` that map inputs linearly and are yet averaged, as no linear layer's weight."""
         if not self.by_layer:
             return []
-        listed = [*([] if self.solves_experts else layout.stacked), *layout.other_maps]
+        listed = [*([] if self.reads_experts else layout.stacked), *layout.other_maps]
         return [name for name in listed if name in names]
 
     def problems(self) -> list[str]:

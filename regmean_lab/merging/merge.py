@@ -119,7 +119,7 @@ def merge_members(
     for name in names:
         own = TensorSettings() if settings is None else settings(name)
         here, shares = own.applied(method), own.coefficients or coefficients
-        if here.solves_experts and name in layout.stacked:
+        if here.reads_experts and name in layout.stacked:
             yield _merge_experts(here, name, members, shares, layout, torch.device(device), given, own)
             continue
         blocks = _blocks(name, members) if here.elementwise else []

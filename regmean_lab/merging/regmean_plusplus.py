@@ -11,7 +11,7 @@ from typing_extensions import override
 from regmean_lab.merging.base import LayerDiagnostics, LinearLayer, Parameter, matches, register_method
 from regmean_lab.merging.merge import merge_parameter
 from regmean_lab.merging.refining import RefinedLayer, RefiningMethod
-from regmean_lab.merging.regmean import RegMean
+from regmean_lab.merging.regmean import GRAM_SOURCES, GRAMS, RegMean
 from regmean_lab.statistics import add_gram_, mirror_upper_
 from regmean_lab.utils.checks import at_least_one
 
@@ -45,6 +45,9 @@ class RegMeanPlusPlus(RefiningMethod, RegMean):
     def problems(self) -> list[str]:
         found = super().problems()
         at_least_one("examples", self.examples, found)
+        for setting, value, expected in (("gram", self.gram, "plain"), ("gram_from", self.gram_from, "measured")):
+            if value in (*GRAMS, *GRAM_SOURCES) and value != expected:
+                found.append(f"{setting}: regmean_plusplus measures them on the merged model; expected {expected}")
         return found
 
     def merge(self, parameter: Parameter) -> tuple[Tensor, LayerDiagnostics | None]:

@@ -17,12 +17,15 @@ from .kinds import KINDS, Collection, Kind, LayerStatistics, TaskModel, register
 from .kinds.fisher import FisherFile, collect_fisher, save_fisher
 from .kinds.gradient_gram import GradientGramFile, collect_gradient_gram, save_gradient_gram
 from .kinds.gram import GramFile, collect_gram, save_gram
+from .kinds.weighted_gram import WeightedGramFile, collect_weighted_gram, save_weighted_gram
 from .layers import is_conv1d, is_linear, linear_layers
 from .likelihood import IGNORED, Likelihood, output_factors
 from .products import add_gram_, mirror_upper_
 from .rows import Mask, RowSelection
-from .settings import FisherConfig, GradientGramConfig, GramConfig, KindConfig, LabelSource
+from .scores import Scores
+from .settings import FisherConfig, GradientGramConfig, GramConfig, KindConfig, LabelSource, WeightedGramConfig
 from .store import LayerFile, MatrixFile, StatisticsFile, check_finite, write_matrices, write_statistics
+from .weighted_gram import WeightedGramAccumulator, WeightedGramStatistics
 
 __all__ = [
     "FORMS",
@@ -57,9 +60,14 @@ __all__ = [
     "Mask",
     "MatrixFile",
     "RowSelection",
+    "Scores",
     "StatisticsError",
     "StatisticsFile",
     "TaskModel",
+    "WeightedGramAccumulator",
+    "WeightedGramConfig",
+    "WeightedGramFile",
+    "WeightedGramStatistics",
     "add_gram_",
     "all_finite",
     "call_model",
@@ -67,6 +75,7 @@ __all__ = [
     "collect_fisher",
     "collect_gradient_gram",
     "collect_gram",
+    "collect_weighted_gram",
     "default_forward",
     "doubling_rounds",
     "expert_layers",
@@ -82,6 +91,7 @@ __all__ = [
     "save_fisher",
     "save_gradient_gram",
     "save_gram",
+    "save_weighted_gram",
     "world_size",
     "write_matrices",
     "write_statistics",

@@ -15,6 +15,7 @@ from regmean_lab.statistics.batches import Batch
 from regmean_lab.statistics.forms import Form
 from regmean_lab.statistics.likelihood import Likelihood
 from regmean_lab.statistics.rows import Mask
+from regmean_lab.statistics.scores import Scores
 from regmean_lab.statistics.settings import KindConfig, WrittenAnswers
 from regmean_lab.statistics.store import Json, StatisticsFile, write_matrices, write_statistics
 
@@ -65,6 +66,9 @@ class TaskModel(Protocol):
 
     def gradient_mask(self, batch: Batch) -> Mask:
         """Which rows of layers' outputs are real tokens when the module is called."""
+
+    def scores(self, batch: Batch) -> Scores:
+        """What the model decides by, with gradients."""
 
     def fisher_labels(self, batch: Batch) -> Tensor:
         """Labels distributed according to `likelihood`."""
@@ -159,6 +163,7 @@ class Kind(ABC):
         forward_rows: whether its rows are those of a forward pass, so that it is known before anything is measured
             when there are too few for publication.
         place: where it stands in lists of kinds.
+        of_experts: of inputs, whether those of fused experts' layers are measured too.
     """
 
     name: ClassVar[str]
@@ -171,6 +176,7 @@ class Kind(ABC):
     tokens: ClassVar[int] = 4096
     forward_rows: ClassVar[bool] = True
     place: ClassVar[int] = 100
+    of_experts: ClassVar[bool] = True
 
     @property
     def by_layer(self) -> bool:
