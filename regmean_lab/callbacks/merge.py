@@ -171,12 +171,14 @@ class MergeCallback(pl.Callback):
             if parameter.diagnostics is not None:
                 diagnostics[parameter.diagnostics.layer] = parameter.diagnostics
         if isinstance(method, RefiningMethod):
-            texts = member_texts(self.members, method.examples, self.reading, module.device)
+            files = [member.others.get("tokens") for member in members]
+            counts = [None if file is None else file.counts for file in files]
+            texts = member_texts(self.members, method, self.reading, module.device, counts)
             with trainer.precision_plugin.forward_context():
                 refined = refine_(method, members, texts, merged, layout, base=base)
             diagnostics.update({row.layer: row for row in refined})
             log.info(
-                "replaced %d linear layers, with at most %d examples of each member", len(refined), method.examples
+                "replaced %d linear layers, with at most %d examples of each member", len(refined), method.text_examples
             )
         self.diagnostics += diagnostics.values()
         if jittered := [row for row in self.diagnostics if row.jitter]:

@@ -14,6 +14,7 @@ from regmean_lab.statistics.settings import (
     GradientGramConfig,
     GramConfig,
     KindConfig,
+    TokensConfig,
     WeightedGramConfig,
 )
 from regmean_lab.utils.checks import at_least_one, fraction, one_of, positive
@@ -187,6 +188,7 @@ class StatisticsConfig:
         published: use statistics that were published beside a checkpoint, whatever examples they are from; false
             measures them on the suite's own data.
         weighted_gram: loss-weighted Gram matrices.
+        tokens: counts of tokens, from which pseudo-text is drawn.
     """
 
     gram: GramConfig = field(default_factory=GramConfig)
@@ -197,6 +199,7 @@ class StatisticsConfig:
     storage: str = "full"
     published: bool = True
     weighted_gram: WeightedGramConfig = field(default_factory=WeightedGramConfig)
+    tokens: TokensConfig = field(default_factory=TokensConfig)
 
     def problems(self) -> list[str]:
         """What is wrong with the settings: one message each, beginning with the setting's name."""

@@ -17,14 +17,27 @@ from .kinds import KINDS, Collection, Kind, LayerStatistics, TaskModel, register
 from .kinds.fisher import FisherFile, collect_fisher, save_fisher
 from .kinds.gradient_gram import GradientGramFile, collect_gradient_gram, save_gradient_gram
 from .kinds.gram import GramFile, collect_gram, save_gram
+from .kinds.tokens import TokensFile, collect_tokens, save_tokens
 from .kinds.weighted_gram import WeightedGramFile, collect_weighted_gram, save_weighted_gram
 from .layers import is_conv1d, is_linear, linear_layers
 from .likelihood import IGNORED, Likelihood, output_factors
 from .products import add_gram_, mirror_upper_
+from .pseudo_text import PseudoText
 from .rows import Mask, RowSelection
 from .scores import Scores
-from .settings import FisherConfig, GradientGramConfig, GramConfig, KindConfig, LabelSource, WeightedGramConfig
+from .settings import (
+    FisherConfig,
+    GradientGramConfig,
+    GramConfig,
+    KindConfig,
+    LabelSource,
+    TokensConfig,
+    WeightedGramConfig,
+)
 from .store import LayerFile, MatrixFile, StatisticsFile, check_finite, write_matrices, write_statistics
+from .token_counter import TokenStatistics
+from .token_counts import TokenCounts
+from .vocabulary import Vocabulary
 from .weighted_gram import WeightedGramAccumulator, WeightedGramStatistics
 
 __all__ = [
@@ -59,11 +72,17 @@ __all__ = [
     "Likelihood",
     "Mask",
     "MatrixFile",
+    "PseudoText",
     "RowSelection",
     "Scores",
     "StatisticsError",
     "StatisticsFile",
     "TaskModel",
+    "TokenCounts",
+    "TokenStatistics",
+    "TokensConfig",
+    "TokensFile",
+    "Vocabulary",
     "WeightedGramAccumulator",
     "WeightedGramConfig",
     "WeightedGramFile",
@@ -75,6 +94,7 @@ __all__ = [
     "collect_fisher",
     "collect_gradient_gram",
     "collect_gram",
+    "collect_tokens",
     "collect_weighted_gram",
     "default_forward",
     "doubling_rounds",
@@ -91,6 +111,7 @@ __all__ = [
     "save_fisher",
     "save_gradient_gram",
     "save_gram",
+    "save_tokens",
     "save_weighted_gram",
     "world_size",
     "write_matrices",
