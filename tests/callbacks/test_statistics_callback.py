@@ -22,11 +22,10 @@ from regmean_lab.config.groups import (
     GradientGramConfig,
     GramConfig,
     StatisticsConfig,
-    TokensConfig,
     TrainerConfig,
     TrainingConfig,
 )
-from regmean_lab.statistics import FisherFile, GradientGramFile, GramFile, StatisticsError, linear_layers
+from regmean_lab.statistics import KINDS, FisherFile, GradientGramFile, GramFile, StatisticsError, linear_layers
 from regmean_lab.suites.base import IGNORED
 from regmean_lab.suites.sampling import seeded_permutation
 from regmean_lab.training.trainers import test_trainer as make_trainer
@@ -273,13 +272,9 @@ def test_examples_can_be_counted_in_batches(members: list[Member]) -> None:
 
 def test_requests_are_those_of_the_configuration() -> None:
     statistics = StatisticsConfig(gram=GramConfig(examples=7), seed=3)
-    gram, fisher, gradient_gram, tokens = requests_of(
-        statistics, TrainingConfig(batch_size=5), TrainerConfig(precision="bf16-mixed")
-    )
-    assert gram == StatisticsRequest("gram", GramConfig(examples=7), 5, 3, "bf16-mixed")
-    assert fisher == StatisticsRequest("fisher", FisherConfig(), 5, 3, "bf16-mixed")
-    assert gradient_gram == StatisticsRequest("gradient_gram", GradientGramConfig(), 5, 3, "bf16-mixed")
-    assert tokens == StatisticsRequest("tokens", TokensConfig(), 5, 3, "bf16-mixed")
+    found = requests_of(statistics, TrainingConfig(batch_size=5), TrainerConfig(precision="bf16-mixed"))
+    kinds = {name: kind.settings() for name, kind in KINDS.items()} | {"gram": GramConfig(examples=7)}
+    assert found == [StatisticsRequest(name, settings, 5, 3, "bf16-mixed") for name, settings in kinds.items()]
 
 
 @pytest.mark.parametrize("request_", [GRAM, FISHER, GRADIENT_GRAM], ids=["gram", "fisher", "gradient_gram"])
