@@ -1,25 +1,23 @@
 """Configurations of Hydra in less than half of their time, for the processes that run tests.
 
 A composition copies hundreds of nodes, reads the same files and parses the same interpolations each time. Here
-OmegaConf copies a node without the general way of ``copy.deepcopy``, a file is parsed once until it changes, and an
-interpolation once. What is composed is the same: `config/test_quick_configurations.py`. Interpreters that tests start
-for themselves have nothing of this.
+OmegaConf copies a node without the general way of ``copy.deepcopy``, and parses a text of YAML or an interpolation
+once. What is composed is the same: `config/test_quick_configurations.py`. Interpreters that tests start for themselves
+have nothing of this.
 """
 
 from __future__ import annotations
 
 import copy
-import os
+import io
 import pickle
 from collections import defaultdict
-from functools import cache, lru_cache
-from typing import Any
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Any
 
 import omegaconf.base
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
-from hydra._internal.core_plugins.importlib_resources_config_source import ImportlibResourcesConfigSource
-from hydra.plugins.config_source import ConfigResult
-from omegaconf import DictConfig, ListConfig, nodes
+from omegaconf import DictConfig, ListConfig, OmegaConf, nodes
 from omegaconf.base import ContainerMetadata, Metadata
 
 VALUES = (nodes.AnyNode, nodes.StringNode, nodes.IntegerNode, nodes.FloatNode, nodes.BooleanNode)
@@ -66,44 +64,31 @@ def _child(node: Any, parent: Any, memo: dict[int, Any]) -> Any:
 
 
 @lru_cache(maxsize=4096)
-def _loaded(provider: str, folder: str, name: str, state: tuple[int, ...]) -> bytes:
-    return pickle.dumps(PLAIN[FileConfigSource, "load_config"](FileConfigSource(provider, folder), name))
+def _loaded(text: str) -> bytes:
+    return pickle.dumps(PLAIN[OmegaConf, "load"].__func__(io.StringIO(text)))
 
 
-def load(source: FileConfigSource, config_path: str) -> ConfigResult:
-    """A configuration file, which is parsed once until it is another one."""
-    path = os.path.realpath(os.path.join(source.path, source._normalize_file_name(config_path)))
+def load(file_: str | Path | IO[Any]) -> Any:
+    """What is in a file; a text is parsed once."""
+    if not isinstance(file_, io.TextIOBase):
+        return PLAIN[OmegaConf, "load"].__func__(file_)
+    start = file_.tell()
+    text = file_.read()
     try:
-        about = os.stat(path)
-    except OSError:
-        plain: ConfigResult = PLAIN[FileConfigSource, "load_config"](source, config_path)
-        return plain
-    state = (about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
-    result: ConfigResult = pickle.loads(_loaded(source.provider, source.path, config_path, state))
-    return result
-
-
-@cache
-def _resource(provider: str, package: str, name: str) -> bytes:
-    source = ImportlibResourcesConfigSource(provider, f"pkg://{package}")
-    return pickle.dumps(PLAIN[ImportlibResourcesConfigSource, "load_config"](source, name))
-
-
-def load_resource(source: ImportlibResourcesConfigSource, config_path: str) -> ConfigResult:
-    """A configuration file of Hydra's own package."""
-    result: ConfigResult = pickle.loads(_resource(source.provider, source.path, config_path))
-    return result
+        return pickle.loads(_loaded(text))
+    except Exception:
+        file_.seek(start)
+        return PLAIN[OmegaConf, "load"].__func__(file_)  # its error names the file
 
 
 QUICK: dict[tuple[Any, str], Any] = {
     **{(kind, "__deepcopy__"): copied_metadata for kind in (Metadata, ContainerMetadata)},
     **{(kind, "__deepcopy__"): copied_value for kind in VALUES},
     **{(kind, "__deepcopy__"): copied_container for kind in (DictConfig, ListConfig)},
-    (FileConfigSource, "load_config"): load,
-    (ImportlibResourcesConfigSource, "load_config"): load_resource,
+    (OmegaConf, "load"): staticmethod(load),
     (omegaconf.base, "parse"): lru_cache(maxsize=4096)(omegaconf.base.parse),
 }
-PLAIN = {(owner, name): vars(owner).get(name) for owner, name in QUICK}
+PLAIN: dict[tuple[Any, str], Any] = {(owner, name): vars(owner).get(name) for owner, name in QUICK}
 """What the libraries have themselves; None: nothing."""
 
 
