@@ -13,16 +13,20 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from regmean_lab.callbacks.distill import Distillation, Start, distilled, in_fixed_order, own_text
 from regmean_lab.callbacks.refine import TextReading, member_texts
+from regmean_lab.callbacks.requests import published_path
 from regmean_lab.callbacks.statistics import MakeBatches, StatisticsRequest, collect_for_entry, open_statistics
 from regmean_lab.merging import MergeError, MergeMember, MergeMethod, merge_members
 from regmean_lab.merging.base import LayerDiagnostics
+from regmean_lab.merging.distill import Distill
 from regmean_lab.merging.layout import averaged_line, layout_of
 from regmean_lab.merging.refining import RefiningMethod, refine_
 from regmean_lab.merging.weights import SafetensorsWeights
 from regmean_lab.models.pretrained import head_parameters
 from regmean_lab.modules import TaskModule
 from regmean_lab.statistics import expert_layers, linear_layers
+from regmean_lab.utils.files import file_sha256
 from regmean_lab.zoo import ZooEntry
 
 log = logging.getLogger(__name__)
@@ -82,8 +86,9 @@ class MergeCallback(pl.Callback):
         base: Callable[[type[PreTrainedModel]], Mapping[str, Tensor]] | None = None,
         reading: TextReading | None = None,
     ) -> None:
-        self.members = list(members)
-        self.method = method
+        order = in_fixed_order(members, method)
+        self.members = order.members
+        self.method = order.method
         self.requests = [request for request in requests if request.kind in method.statistics]
         self.own_heads = own_heads
         self.base = base
@@ -106,7 +111,8 @@ class MergeCallback(pl.Callback):
                     )
             self.seconds["statistics"] = time.perf_counter() - started
             started = time.perf_counter()
-            self._merged = self._merge(trainer, pl_module, requests)
+            make = self._distil if isinstance(self.method, Distill) else self._merge
+            self._merged = make(trainer, pl_module, requests)
             self.seconds["merge"] = time.perf_counter() - started
         targets = pl_module.model.state_dict(keep_vars=True)
         with torch.no_grad():
@@ -118,9 +124,9 @@ class MergeCallback(pl.Callback):
         return [asdict(row) for row in self.diagnostics]
 
     def _method(self, module: TaskModule) -> MergeMethod:
-        """The method, with heads added to the unmerged layers if members keep their own heads."""
+        """What merges, with heads added to the unmerged layers if members keep their own heads."""
         heads = head_parameters(module.model) if self.own_heads or self.method.keep_top else []
-        return replace(self.method, keep_layers=[*self.method.keep_layers, *heads])
+        return replace(self.method.beginning, keep_layers=[*self.method.keep_layers, *heads])
 
     def _needed(self, module: TaskModule) -> list[StatisticsRequest]:
         """The requests, of statistics of layers' inputs for no more layers than the method reads."""
@@ -136,6 +142,40 @@ class MergeCallback(pl.Callback):
             for request in self.requests
             if request.about.of != "inputs" or layers
         ]
+
+    def _distil(
+        self, trainer: pl.Trainer, module: TaskModule, requests: Sequence[StatisticsRequest]
+    ) -> dict[str, Tensor]:
+        """The merged parameters after distillation."""
+        assert isinstance(self.method, Distill)
+
+        def merge() -> Start:
+            merged = self._merge(trainer, module, requests)
+            return Start(merged, list(self.diagnostics), list(self.notes))
+
+        distillation = Distillation(
+            self.method,
+            self.members,
+            [own_text(member, self.method) for member in self.members],
+            {"statistics": self._statistics_read(requests), "reading": asdict(self.reading), "heads": self.own_heads},
+            trainer,
+        )
+        weights = SafetensorsWeights(self.members[0].entry.path)
+        kept = self._method(module).kept(weights)
+        found = distilled(distillation, merge, [name for name in weights if name not in kept], module.device)
+        self.diagnostics, self.notes = found.diagnostics, found.notes
+        return found.merged
+
+    def _statistics_read(self, requests: Sequence[StatisticsRequest]) -> list[Any]:
+        """What determines the statistics that are read, by kind and member: how they were collected, or their files."""
+        described: list[Any] = []
+        for request in requests:
+            for member in self.members:
+                path = request.find(member.entry, member.data_fingerprint)
+                published = path == published_path(member.entry.path, request.kind)
+                assert path is not None
+                described.append(file_sha256(path) if published else request.describe(member.data_fingerprint))
+        return described
 
     def _merge(
         self, trainer: pl.Trainer, module: TaskModule, requests: Sequence[StatisticsRequest]
