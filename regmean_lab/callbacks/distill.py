@@ -61,6 +61,15 @@ class Source(Protocol):
         """Makes loaders of its training examples."""
 
 
+class TextSettings(Protocol):
+    """How much of a text is read."""
+
+    examples: int | None
+    held_out: int
+    batch_size: int
+    seed: int
+
+
 class ExampleText:
     """Examples of a member, again and again in another order; the first of them are held out.
 
@@ -70,7 +79,9 @@ class ExampleText:
         settings: how many a batch, how many are held out, and the seed.
     """
 
-    def __init__(self, examples: Sequence[Any], collate: Callable[[Sequence[Any]], Batch], settings: Distill) -> None:
+    def __init__(
+        self, examples: Sequence[Any], collate: Callable[[Sequence[Any]], Batch], settings: TextSettings
+    ) -> None:
         held = min(settings.held_out, max(1, int(MOST_HELD_OUT * len(examples))))
         self._held, self._read = examples[:held], examples[held:] or examples
         self._collate = collate
@@ -99,7 +110,7 @@ class ExampleText:
         return self._order[1][place]
 
 
-def own_text(source: Source, settings: Distill) -> ExampleText:
+def own_text(source: Source, settings: TextSettings) -> ExampleText:
     """A member's own training examples."""
     loader: Any = source.batches(settings.examples, settings.batch_size, settings.seed, drawn_order=True)
     return ExampleText(loader.dataset, loader.collate_fn, settings)
@@ -170,18 +181,29 @@ class Distillation:
         def train(folder: Path) -> dict[str, Any]:
             log.info("distilling %s", " and ".join(member.name for member in self.members))
             start = merge()
-            done = distil(start.merged, self._taught(), self.method, self.trainer, zoo.training_folder(description))
+            members = taught(self.members, self.texts, self.method.coefficients)
+            done = distil(start.merged, members, self.method, self.trainer, zoo.training_folder(description))
             done.student.save(folder)
             return {**done.record, "diagnostics": [asdict(row) for row in start.diagnostics], "notes": start.notes}
 
         return zoo.find_or_train(description, prefix, train)
 
-    def _taught(self) -> list[Taught]:
-        shares = self.method.coefficients or [1 / len(self.members)] * len(self.members)
-        return [
-            Taught(member.load, SafetensorsWeights(member.entry.path), text, share, member.annotated)
-            for member, text, share in zip(self.members, self.texts, shares, strict=True)
-        ]
+
+def taught(
+    members: Sequence[Source], texts: Sequence[TextStream], coefficients: Sequence[float] | None = None
+) -> list[Taught]:
+    """Members as teachers.
+
+    Args:
+        members: the members.
+        texts: the text of each.
+        coefficients: one weight a member; None: equal ones.
+    """
+    shares = coefficients or [1 / len(members)] * len(members)
+    return [
+        Taught(member.load, SafetensorsWeights(member.entry.path), text, share, member.annotated)
+        for member, text, share in zip(members, texts, shares, strict=True)
+    ]
 
 
 @dataclass(frozen=True)

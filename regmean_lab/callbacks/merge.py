@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from regmean_lab.callbacks.distill import Distillation, Start, distilled, in_fixed_order, own_text
+from regmean_lab.callbacks.choose import chosen_merge
+from regmean_lab.callbacks.distill import Distillation, Start, distilled, in_fixed_order, own_text, taught
 from regmean_lab.callbacks.refine import TextReading, member_texts
 from regmean_lab.callbacks.requests import published_path
 from regmean_lab.callbacks.statistics import MakeBatches, StatisticsRequest, collect_for_entry, open_statistics
 from regmean_lab.merging import MergeError, MergeMember, MergeMethod, merge_members
+from regmean_lab.merging.auto import Auto
 from regmean_lab.merging.base import LayerDiagnostics
 from regmean_lab.merging.distill import Distill
 from regmean_lab.merging.layout import averaged_line, layout_of
@@ -74,6 +76,7 @@ class MergeCallback(pl.Callback):
         seconds: time spent on ``statistics`` and on ``merge``.
         diagnostics: of each layer's system of equations, for methods that solve one.
         notes: what a user should know of the merge.
+        choice: of methods that choose, what was chosen among what, and by which figures.
     """
 
     def __init__(
@@ -96,6 +99,7 @@ class MergeCallback(pl.Callback):
         self.seconds = {"statistics": 0.0, "merge": 0.0}
         self.diagnostics: list[LayerDiagnostics] = []
         self.notes: list[str] = []
+        self.choice: dict[str, Any] | None = None
         self._merged: dict[str, Tensor] | None = None
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -111,8 +115,12 @@ class MergeCallback(pl.Callback):
                     )
             self.seconds["statistics"] = time.perf_counter() - started
             started = time.perf_counter()
-            make = self._distil if isinstance(self.method, Distill) else self._merge
-            self._merged = make(trainer, pl_module, requests)
+            if isinstance(self.method, Distill):
+                self._merged = self._distil(trainer, pl_module, requests)
+            elif isinstance(self.method, Auto):
+                self._merged = self._choose(trainer, pl_module, requests)
+            else:
+                self._merged = self._merge(trainer, pl_module, requests)
             self.seconds["merge"] = time.perf_counter() - started
         targets = pl_module.model.state_dict(keep_vars=True)
         with torch.no_grad():
@@ -123,15 +131,15 @@ class MergeCallback(pl.Callback):
         """Diagnostics as plain dicts."""
         return [asdict(row) for row in self.diagnostics]
 
-    def _method(self, module: TaskModule) -> MergeMethod:
-        """What merges, with heads added to the unmerged layers if members keep their own heads."""
+    def _method(self, module: TaskModule, method: MergeMethod | None = None) -> MergeMethod:
+        """What merges, or another method, with heads added to the unmerged layers if members keep their own heads."""
         heads = head_parameters(module.model) if self.own_heads or self.method.keep_top else []
-        return replace(self.method.beginning, keep_layers=[*self.method.keep_layers, *heads])
+        return replace(method or self.method.beginning, keep_layers=[*self.method.keep_layers, *heads])
 
     def _needed(self, module: TaskModule) -> list[StatisticsRequest]:
         """The requests, of statistics of layers' inputs for no more layers than the method reads."""
-        method, names = self._method(module), module.model.state_dict().keys()
-        layers = method.gram_layers(names - method.kept(names), layout_of(module.model))
+        kept, names = self._method(module).kept, module.model.state_dict().keys()
+        layers = self.method.gram_layers(names - kept(names), layout_of(module.model))
         experts = expert_layers(module.model)
         with_experts = not set(experts).isdisjoint(layers)
         every = len(layers) == len(linear_layers(module.model)) + (len(experts) if with_experts else 0)
@@ -166,6 +174,40 @@ class MergeCallback(pl.Callback):
         self.diagnostics, self.notes = found.diagnostics, found.notes
         return found.merged
 
+    def _choose(
+        self, trainer: pl.Trainer, module: TaskModule, requests: Sequence[StatisticsRequest]
+    ) -> dict[str, Tensor]:
+        """The merged parameters of the merge that is chosen."""
+        assert isinstance(self.method, Auto)
+        auto = self.method
+
+        def merge(method: MergeMethod) -> dict[str, Tensor]:
+            self.diagnostics, self.notes = [], []  # those of the last one remain
+            return self._merge(trainer, module, requests, method)
+
+        evidence = None
+        if auto.criterion == "quadratic":
+            evidence = self._with_statistics(requests), layout_of(module.model)
+        merged, choice = chosen_merge(
+            auto,
+            merge,
+            taught(self.members, [own_text(member, auto) for member in self.members]),
+            module.device,
+            evidence=evidence,
+            precision=trainer.precision_plugin.forward_context,
+        )
+        self.choice = choice.record()
+        self.notes.append(choice.reason())
+        return merged
+
+    def _with_statistics(self, requests: Sequence[StatisticsRequest]) -> list[MergeMember]:
+        return [
+            MergeMember.of(
+                member.name, SafetensorsWeights(member.entry.path), _opened(member, requests), member.annotated
+            )
+            for member in self.members
+        ]
+
     def _statistics_read(self, requests: Sequence[StatisticsRequest]) -> list[Any]:
         """What determines the statistics that are read, by kind and member: how they were collected, or their files."""
         described: list[Any] = []
@@ -178,16 +220,15 @@ class MergeCallback(pl.Callback):
         return described
 
     def _merge(
-        self, trainer: pl.Trainer, module: TaskModule, requests: Sequence[StatisticsRequest]
+        self,
+        trainer: pl.Trainer,
+        module: TaskModule,
+        requests: Sequence[StatisticsRequest],
+        method: MergeMethod | None = None,
     ) -> dict[str, Tensor]:
         """The merged parameters by name: a whole model's, or none if one cannot be merged."""
-        members = [
-            MergeMember.of(
-                member.name, SafetensorsWeights(member.entry.path), _opened(member, requests), member.annotated
-            )
-            for member in self.members
-        ]
-        method = self._method(module)
+        members = self._with_statistics(requests)
+        method = self._method(module, method)
         targets = module.model.state_dict(keep_vars=True)
         given = set(members[0].weights) - method.kept(members[0].weights)
         wanted = set(targets) - method.kept(targets)

@@ -117,7 +117,7 @@ class Distill(MergeMethod):
 
     @override
     def problems(self) -> list[str]:
-        found = starting_problems(self, self.start, self.start_settings, excluded=(self.name,))
+        found = starting_problems(self, self.start, self.start_settings, excluded=(self.name, "auto"))
         for name in ("steps", "batch_size", "held_out", "evaluate_every"):
             at_least_one(name, getattr(self, name), found)
         for name in ("examples", "patience"):

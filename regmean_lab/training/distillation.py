@@ -110,8 +110,8 @@ def distil(
     """
     started = time.perf_counter()
     device = trainer.strategy.root_device
-    students = _modules(members, start, device)
-    teachers = Teachers(_modules(members, start, device), [member.weights for member in members])
+    students = modules_of(members, start, device)
+    teachers = Teachers(modules_of(members, start, device), [member.weights for member in members])
     module = DistillationModule(
         students,
         teachers,
@@ -175,10 +175,16 @@ def _finished(
     return Distilled(student.cpu(), record)
 
 
-def _modules(members: Sequence[Taught], start: Mapping[str, Tensor], device: torch.device) -> list[TaskModule]:
-    """A module for each member; one for all, where they keep nothing of their own."""
+def modules_of(members: Sequence[Taught], merged: Mapping[str, Tensor], device: torch.device) -> list[TaskModule]:
+    """A module for each member, in evaluation mode; one for all, where they keep nothing of their own.
+
+    Args:
+        members: the members.
+        merged: the merged parameters by name; what it lacks of a model, members keep of their own.
+        device: where to.
+    """
     first = members[0].load().to(device).eval()
-    if all(name in start or not value.is_floating_point() for name, value in _stored(members[0], first)):
+    if all(name in merged or not value.is_floating_point() for name, value in _stored(members[0], first)):
         return [first] * len(members)
     return [first, *(member.load().to(device).eval() for member in members[1:])]
 
