@@ -24,7 +24,7 @@ from regmean_lab.merging.distill import mixed
 from regmean_lab.merging.merge import MergedParameter
 from regmean_lab.modules import TaskModule
 from regmean_lab.modules.base import Batch
-from regmean_lab.modules.distillation import Said, Teachers, divergence_of, hidden_loss, say
+from regmean_lab.modules.distillation import Said, Teachers, answered, divergence_of, hidden_loss, say
 from regmean_lab.training.distillation import Taught, modules_of
 
 log = logging.getLogger(__name__)
@@ -36,9 +36,10 @@ Merge = Callable[[MergeMethod], dict[str, Tensor]]
 def chosen_merge(
     auto: Auto,
     merge: Merge,
-    members: Sequence[Taught],
+    count: int,
     device: torch.device,
     *,
+    readers: Sequence[Taught] = (),
     evidence: tuple[Sequence[MergeMember], Layout] | None = None,
     precision: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> tuple[dict[str, Tensor], Choice]:
@@ -49,18 +50,19 @@ def chosen_merge(
     Args:
         auto: what is tried, and what counts.
         merge: merges by a candidate's method.
-        members: the members; by divergence with their text.
+        count: number of members.
         device: where models run.
+        readers: for the divergence, the members with their text.
         evidence: for the quadratic criterion, the members with their Gram matrices, and the layout.
         precision: the context in which models run.
     """
-    candidates, merge = candidates_of(auto, len(members)), _Last(merge)
+    candidates, merge = candidates_of(auto, count), _Last(merge)
     mean = merge(candidates[0].method)
     if auto.criterion == "quadratic":
         assert evidence is not None
         values = _quadratic(candidates, merge, mean, *evidence)
     else:
-        judge = _Judge(members, mean, device, precision)
+        judge = _Judge(readers, mean, device, precision)
         values = [judge.values(_made(candidate, merge, mean)) for candidate in candidates]
     found = choose(candidates, values, auto.margin, auto.criterion)
     for line in [*found.lines(), found.reason()]:
@@ -131,7 +133,7 @@ class _Judge:
         member, student, found = self.members[number], self.students[number], []
         with torch.no_grad(), self.precision():
             for held in member.text.held_out():
-                batch = student.transfer_batch_to_device(held, self.device, 0)
+                batch = answered(self.teachers(number), student.transfer_batch_to_device(held, self.device, 0))
                 teacher = say(self.teachers(number), batch, hidden=True)
                 own = say(student, batch, hidden=True)
                 for row in range(len(batch["input_ids"])):

@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,17 +14,13 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from regmean_lab.callbacks.statistics import MakeBatches
 from regmean_lab.merging import MergeMethod
 from regmean_lab.merging.base import LayerDiagnostics
 from regmean_lab.merging.distill import Distill, mixed
 from regmean_lab.merging.starting_merge import permuted
 from regmean_lab.merging.weights import SafetensorsWeights
 from regmean_lab.modules import TaskModule
-from regmean_lab.modules.base import Batch
-from regmean_lab.suites.sampling import seeded_permutation
 from regmean_lab.training.distillation import Taught, TextStream, distil
-from regmean_lab.utils.files import sha256_of
 from regmean_lab.utils.later_settings import without_later_settings
 from regmean_lab.zoo import Zoo, ZooEntry
 
@@ -32,9 +28,6 @@ log = logging.getLogger(__name__)
 
 DESCRIPTION_FORMAT = 1
 """Changes when the same description would give other weights."""
-
-MOST_HELD_OUT = 0.25
-"""Share of a member's texts that are held out at most."""
 
 
 class Source(Protocol):
@@ -55,65 +48,6 @@ class Source(Protocol):
     @property
     def load(self) -> Callable[[], TaskModule]:
         """Loads it as a module."""
-
-    @property
-    def batches(self) -> MakeBatches:
-        """Makes loaders of its training examples."""
-
-
-class TextSettings(Protocol):
-    """How much of a text is read."""
-
-    examples: int | None
-    held_out: int
-    batch_size: int
-    seed: int
-
-
-class ExampleText:
-    """Examples of a member, again and again in another order; the first of them are held out.
-
-    Args:
-        examples: encoded examples, in the order in which they are drawn.
-        collate: joins examples into a batch.
-        settings: how many a batch, how many are held out, and the seed.
-    """
-
-    def __init__(
-        self, examples: Sequence[Any], collate: Callable[[Sequence[Any]], Batch], settings: TextSettings
-    ) -> None:
-        held = min(settings.held_out, max(1, int(MOST_HELD_OUT * len(examples))))
-        self._held, self._read = examples[:held], examples[held:] or examples
-        self._collate = collate
-        self._settings = settings
-        self._order: tuple[int, list[int]] = (-1, [])
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Hash of the examples."""
-        return sha256_of(map(repr, [*self._held, *self._read]))
-
-    def batch(self, step: int) -> Batch:
-        """As many as a batch has, from where the last step ended."""
-        size = self._settings.batch_size
-        return self._collate([self._read[self._place(number)] for number in range(step * size, (step + 1) * size)])
-
-    def held_out(self) -> list[Batch]:
-        """Batches of those that are held out."""
-        size = self._settings.batch_size
-        return [self._collate(self._held[start : start + size]) for start in range(0, len(self._held), size)]
-
-    def _place(self, number: int) -> int:
-        epoch, place = divmod(number, len(self._read))
-        if self._order[0] != epoch:
-            self._order = epoch, seeded_permutation(len(self._read), self._settings.seed + epoch)
-        return self._order[1][place]
-
-
-def own_text(source: Source, settings: TextSettings) -> ExampleText:
-    """A member's own training examples."""
-    loader: Any = source.batches(settings.examples, settings.batch_size, settings.seed, drawn_order=True)
-    return ExampleText(loader.dataset, loader.collate_fn, settings)
 
 
 @dataclass(frozen=True)

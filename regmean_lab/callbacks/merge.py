@@ -14,10 +14,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from regmean_lab.callbacks.choose import chosen_merge
-from regmean_lab.callbacks.distill import Distillation, Start, distilled, in_fixed_order, own_text, taught
+from regmean_lab.callbacks.distill import Distillation, Start, distilled, in_fixed_order, taught
 from regmean_lab.callbacks.refine import TextReading, member_texts
 from regmean_lab.callbacks.requests import published_path
 from regmean_lab.callbacks.statistics import MakeBatches, StatisticsRequest, collect_for_entry, open_statistics
+from regmean_lab.callbacks.text_streams import text_streams
 from regmean_lab.merging import MergeError, MergeMember, MergeMethod, merge_members
 from regmean_lab.merging.auto import Auto
 from regmean_lab.merging.base import LayerDiagnostics
@@ -28,6 +29,8 @@ from regmean_lab.merging.weights import SafetensorsWeights
 from regmean_lab.models.pretrained import head_parameters
 from regmean_lab.modules import TaskModule
 from regmean_lab.statistics import expert_layers, linear_layers
+from regmean_lab.statistics.token_counts import TokenCounts
+from regmean_lab.training.distillation import TextStream
 from regmean_lab.utils.files import file_sha256
 from regmean_lab.zoo import ZooEntry
 
@@ -164,8 +167,12 @@ class MergeCallback(pl.Callback):
         distillation = Distillation(
             self.method,
             self.members,
-            [own_text(member, self.method) for member in self.members],
-            {"statistics": self._statistics_read(requests), "reading": asdict(self.reading), "heads": self.own_heads},
+            self._texts(requests, self.method),
+            {
+                "statistics": self._statistics_read(requests),
+                "reading": [self.reading.batch_size, self.reading.seed, self.reading.batch_tokens],
+                "heads": self.own_heads,
+            },
             trainer,
         )
         weights = SafetensorsWeights(self.members[0].entry.path)
@@ -185,20 +192,26 @@ class MergeCallback(pl.Callback):
             self.diagnostics, self.notes = [], []  # those of the last one remain
             return self._merge(trainer, module, requests, method)
 
-        evidence = None
+        evidence, readers = None, []
         if auto.criterion == "quadratic":
             evidence = self._with_statistics(requests), layout_of(module.model)
+        else:
+            readers = taught(self.members, self._texts(requests, auto))
         merged, choice = chosen_merge(
             auto,
             merge,
-            taught(self.members, [own_text(member, auto) for member in self.members]),
+            len(self.members),
             module.device,
+            readers=readers,
             evidence=evidence,
             precision=trainer.precision_plugin.forward_context,
         )
         self.choice = choice.record()
         self.notes.append(choice.reason())
         return merged
+
+    def _texts(self, requests: Sequence[StatisticsRequest], method: Distill | Auto) -> list[TextStream]:
+        return text_streams(self.members, method, self.reading, _counts(self._with_statistics(requests)))
 
     def _with_statistics(self, requests: Sequence[StatisticsRequest]) -> list[MergeMember]:
         return [
@@ -252,12 +265,12 @@ class MergeCallback(pl.Callback):
             if parameter.diagnostics is not None:
                 diagnostics[parameter.diagnostics.layer] = parameter.diagnostics
         if isinstance(method, RefiningMethod):
-            texts = member_texts(self.members, method.examples, self.reading, module.device)
+            texts = member_texts(self.members, method, self.reading, module.device, _counts(members))
             with trainer.precision_plugin.forward_context():
                 refined = refine_(method, members, texts, merged, layout, base=base)
             diagnostics.update({row.layer: row for row in refined})
             log.info(
-                "replaced %d linear layers, with at most %d examples of each member", len(refined), method.examples
+                "replaced %d linear layers, with at most %d examples of each member", len(refined), method.text_examples
             )
         self.diagnostics += diagnostics.values()
         if jittered := [row for row in self.diagnostics if row.jitter]:
@@ -272,6 +285,12 @@ class MergeCallback(pl.Callback):
 def _opened(member: MemberSource, requests: Sequence[StatisticsRequest]) -> dict[str, Any]:
     """A member's statistics by kind, as `MergeMember.of` takes them."""
     return {request.kind: open_statistics(member.entry, request, member.data_fingerprint) for request in requests}
+
+
+def _counts(members: Sequence[MergeMember]) -> list[TokenCounts | None]:
+    """What pseudo-text of each member is drawn from, where that was asked for."""
+    files = [member.others.get("tokens") for member in members]
+    return [None if file is None else file.counts for file in files]
 
 
 def _tell_missing(names: Sequence[str]) -> None:

@@ -97,6 +97,10 @@ class StatisticsRequest:
         """Whether batches are made in the order in which examples are drawn, rather than of like lengths."""
         return self.settings.drawn_order
 
+    def told_of(self, data_fingerprint: str) -> str:
+        """The hash of the data as a file tells it: not at all, where it would undo a guarantee of privacy."""
+        return "" if self.settings.is_private else data_fingerprint
+
     def path(self, entry: ZooEntry, data_fingerprint: str) -> Path:
         """Where the statistics of a member lie, if they are collected for this request."""
         return entry.statistics_path(self.kind, statistics_key(self.describe(data_fingerprint)))
@@ -122,6 +126,8 @@ class StatisticsRequest:
         """
         if not self.published or not path.is_file():
             return False
+        if self.settings.serves_any:
+            return self._is_of_the_kind(path)
         try:
             with self.about.file(path) as file:
                 told = {**file.metadata, **file.metadata["settings"]}
@@ -131,6 +137,13 @@ class StatisticsRequest:
             return False
         defaults, own = asdict(type(self.settings)()), asdict(self.settings)
         return all(told.get(key, defaults[key]) == own[key] for key in own if key not in OF_THE_SAMPLE)
+
+    def _is_of_the_kind(self, path: Path) -> bool:
+        try:
+            with self.about.file(path):
+                return True
+        except StatisticsError:
+            return False
 
     def _with_more_layers(self, entry: ZooEntry, data_fingerprint: str) -> Path | None:
         assert self.layers is not None

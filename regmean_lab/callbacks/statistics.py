@@ -130,10 +130,12 @@ class Stream:
 
     Args:
         batches: makes an iterable of them.
+        collate_fn: what made them, which knows the tokenizer.
     """
 
-    def __init__(self, batches: Callable[[], Iterable[Batch]]) -> None:
+    def __init__(self, batches: Callable[[], Iterable[Batch]], collate_fn: Any = None) -> None:
         self.batches = batches
+        self.collate_fn = collate_fn
 
     def __iter__(self) -> Iterator[Batch]:
         """The batches."""
@@ -229,10 +231,8 @@ def _collect_and_save(
     """Collect statistics, in a process group together with the other processes, of which the first writes the file."""
     statistics = measure(trainer, request, load(), batches, f"{request.kind} of {entry.name}")
     if rank() == 0:
-        metadata: dict[str, Any] = {
-            "settings": request.describe(data_fingerprint),
-            "data_fingerprint": data_fingerprint,
-        }
+        told = request.told_of(data_fingerprint)
+        metadata: dict[str, Any] = {"settings": request.describe(told), "data_fingerprint": told}
         request.about.save(request.path(entry, data_fingerprint), statistics, metadata, form=request.storage)
 
 
@@ -328,7 +328,8 @@ def _own_batches(loader: Batches | Stream) -> Batches | Stream:
     assert loader.batch_sampler is not None
     own = list(loader.batch_sampler)[rank() :: world_size()]
     if not own:
-        return Stream(list)  # a trainer would not begin with a loader of length 0, and the others wait for the sums
+        # A trainer would not begin with a loader of length 0, and the others wait for the sums.
+        return Stream(list, loader.collate_fn)
     return DataLoader(
         loader.dataset,
         batch_sampler=own,

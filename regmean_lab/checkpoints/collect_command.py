@@ -194,6 +194,11 @@ def _problems(plain: CollectConfig) -> list[str]:
         found.append(
             f"trainer.devices: statistics of one model are collected on one device, got {plain.trainer.devices}"
         )
+    if "tokens" in plain.kinds and plain.statistics.tokens.minimum_count < 2 and not plain.allow_few_rows:
+        found.append(
+            "statistics.tokens.minimum_count: at 1 every word of every text is told; expected at least 2, or, where "
+            "the data may be public, allow_few_rows=true"
+        )
     if plain.statistics.gram.generation:
         found.append("statistics.gram.generation: is for answers of suites; expected false")
     if plain.statistics.storage != "full":
@@ -202,15 +207,21 @@ def _problems(plain: CollectConfig) -> list[str]:
 
 
 def _label_problems(plain: CollectConfig, name: str, task: Task) -> list[str]:
+    wrong = {
+        kind: KINDS[kind].task_problem(getattr(plain.statistics, kind), task.kind)
+        for kind in plain.kinds
+        if kind in KINDS
+    }
+    found = [f"statistics.{kind}.{problem}" for kind, problem in wrong.items() if problem]
     if task.kind == "unlabelled":
-        return [
+        return found + [
             f"kinds: {kind} needs labels, and of {name} models only texts are read; expected kinds of layers' inputs, "
             "such as gram"
             for kind in plain.kinds
-            if kind in KINDS and KINDS[kind].of != "inputs"
+            if kind in KINDS and KINDS[kind].of not in ("inputs", "texts")
         ]
     problems = {kind: label_source_problem(source, task.kind) for kind, source in _label_sources(plain).items()}
-    return [f"statistics.{kind}.labels_from: {problem}" for kind, problem in problems.items() if problem]
+    return found + [f"statistics.{kind}.labels_from: {problem}" for kind, problem in problems.items() if problem]
 
 
 def _label_sources(plain: CollectConfig) -> dict[str, str]:

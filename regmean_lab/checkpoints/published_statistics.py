@@ -171,6 +171,8 @@ def _problems(
     layout: Layout,
 ) -> list[str]:
     """Why statistics are not those of a member's weights."""
+    if kind.of == "texts":
+        return []
     needed: dict[str, tuple[int, ...]] = {}
     own_layers = _own_layers(member, layout)
     inputs_of = kind.of == "inputs"
@@ -216,6 +218,8 @@ def other_weights(member: Member, statistics: MemberStatistics, sums: Mapping[st
     weights |= modules & set(sums)
     for path in statistics.files:
         with StatisticsFile(path) as file:
+            if KINDS[file.metadata["kind"]].of == "texts" and not file.metadata["settings"].get("by_label"):
+                continue  # of texts alone, whatever the weights
             collected = file.metadata.get("collected")
         model = collected.get("model") if isinstance(collected, dict) else None
         if not isinstance(model, dict):
@@ -235,6 +239,8 @@ def other_weights(member: Member, statistics: MemberStatistics, sums: Mapping[st
 
 def _aligned(file: Any, kind: Kind, member: Member, orders: Mapping[str, RowOrder], layout: Layout) -> Any:
     """A file, named and ordered as the merged model is."""
+    if kind.of == "texts":
+        return file
     if not kind.by_layer:
         return AlignedFisher(file, _names_in(file, member), orders)
     own = _own_layers(member, layout)

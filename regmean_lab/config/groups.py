@@ -8,7 +8,14 @@ from pathlib import Path
 
 from omegaconf import MISSING
 
-from regmean_lab.statistics.settings import STORAGES, FisherConfig, GradientGramConfig, GramConfig, KindConfig
+from regmean_lab.statistics.settings import (
+    STORAGES,
+    FisherConfig,
+    GradientGramConfig,
+    GramConfig,
+    KindConfig,
+    TokensConfig,
+)
 from regmean_lab.utils.checks import at_least_one, fraction, one_of, positive
 
 SCHEDULES = ("polynomial", "linear", "constant")
@@ -179,6 +186,7 @@ class StatisticsConfig:
             time to read. Files that are there already are used whichever way they were stored.
         published: use statistics that were published beside a checkpoint, whatever examples they are from; false
             measures them on the suite's own data.
+        tokens: counts of tokens, from which pseudo-text is drawn.
     """
 
     gram: GramConfig = field(default_factory=GramConfig)
@@ -188,6 +196,7 @@ class StatisticsConfig:
     batch_tokens: int | None = None
     storage: str = "full"
     published: bool = True
+    tokens: TokensConfig = field(default_factory=TokensConfig)
 
     def problems(self) -> list[str]:
         """What is wrong with the settings: one message each, beginning with the setting's name."""

@@ -38,6 +38,7 @@ from regmean_lab.config.method_settings import method_settings
 from regmean_lab.config.targets import TARGET, TargetError, target_method
 from regmean_lab.suites import Suite, suite_types
 from regmean_lab.suites.base import Split
+from regmean_lab.suites.tables.table import missing_file
 from regmean_lab.utils.checks import one_of
 from regmean_lab.utils.errors import UserError, together
 from regmean_lab.utils.files import name_problem
@@ -307,6 +308,8 @@ def settings_of(config: DictConfig) -> Settings:
     if isinstance(method, MergeMethod):
         found += [f"method.{problem}" for problem in method.number_problems(merged)]
         found += method.count_problems(merged)
+    if (texts := getattr(method, "text_file", None)) is not None:
+        found += [problem for problem in [missing_file(str(texts), "method.text")] if problem is not None]
     if plain.save_merged and not (isinstance(method, MergeMethod) or method.name in ("multitask", "greedy_soup")):
         found.append(f"save_merged: method {method.name} makes no single model that could be saved")
     shares_heads = method.name in ("ensemble", "greedy_soup")
@@ -322,6 +325,10 @@ def settings_of(config: DictConfig) -> Settings:
         found.append("save_merged: members keep separate parameters, so there is no single model to be saved")
     sound = not suite.problems() and not suite.member_problems(members)
     for kind, about in KINDS.items():
+        if sound and kind in getattr(method, "statistics", ()):
+            settings = getattr(plain.statistics, kind)
+            wrong = {about.task_problem(settings, suite.task(member).kind): member for member in members}
+            found += [f"statistics.{kind}.{problem} ({member})" for problem, member in wrong.items() if problem]
         labels_from = about.needs_labels(getattr(plain.statistics, kind))
         if sound and labels_from is not None and kind in getattr(method, "statistics", ()):
             problems = {label_source_problem(labels_from, suite.task(member).kind): member for member in members}

@@ -15,6 +15,7 @@ from regmean_lab.models.pretrained import Checkpoint, shared_tokenizer
 from regmean_lab.modules import TaskModule
 from regmean_lab.results import combine_fingerprints
 from regmean_lab.suites.data_module import CorpusDataModule, Evaluation, evaluations_for
+from regmean_lab.utils.files import file_sha256
 from regmean_lab.zoo import ZooEntry
 
 
@@ -95,7 +96,10 @@ class Job:
         suite.prepare(settings.corpora)
         if different := label_differences(settings, checkpoint):
             raise ConfigurationError(different)
-        data_fingerprint = combine_fingerprints(suite.fingerprint(corpus) for corpus in settings.corpora)
+        fingerprints = [suite.fingerprint(corpus) for corpus in settings.corpora]
+        if (texts := getattr(settings.method, "text_file", None)) is not None:
+            fingerprints.append(file_sha256(texts))
+        data_fingerprint = combine_fingerprints(fingerprints)
         evaluations = evaluations_for(suite, settings.members, settings.evaluated_split)
         return cls(settings, checkpoint, evaluations, data_fingerprint, folder, checkpoints=checkpoints or {})
 

@@ -14,6 +14,7 @@ from regmean_lab.evaluation.scores import load_module
 from regmean_lab.merging import MergeMethod
 from regmean_lab.models.base_weights import base_weights
 from regmean_lab.models.converted_weights import MODELS_FOLDER
+from regmean_lab.models.pretrained import shared_tokenizer
 from regmean_lab.suites import Suite
 from regmean_lab.suites.data_module import CorpusDataModule
 from regmean_lab.zoo import ZooEntry
@@ -46,5 +47,11 @@ def merge_callback(job: Job, sources: Sequence[MemberSource], method: MergeMetho
         requests_of(config.statistics, config.training, config.trainer),
         own_heads=job.settings.suite.own_heads,
         base=partial(base_weights, job.checkpoint, cache_dir=Path(config.paths.zoo_dir) / MODELS_FOLDER),
-        reading=TextReading(config.training.batch_size, config.statistics.seed, config.statistics.batch_tokens),
+        reading=TextReading(
+            config.training.batch_size,
+            config.statistics.seed,
+            config.statistics.batch_tokens,
+            partial(shared_tokenizer, job.checkpoint),
+            config.training.max_length,
+        ),
     )

@@ -20,6 +20,7 @@ from regmean_lab.merging.base import (
     method_types,
     register_method,
 )
+from regmean_lab.merging.member_text import ReadsText
 from regmean_lab.merging.merge import MergedParameter
 from regmean_lab.merging.simple import Simple
 from regmean_lab.merging.starting_merge import SHARED, starting_merge
@@ -36,7 +37,7 @@ CRITERIA = ("divergence", "quadratic")
 
 @register_method("auto")
 @dataclass
-class Auto(MergeMethod):
+class Auto(ReadsText, MergeMethod):
     """The best of several merges with several settings, as far as what members' owners published tells; or the mean.
 
     Candidates are the mean of the members (``simple``) and the methods ``candidates``, those with an ``off_diagonal``
@@ -54,7 +55,10 @@ class Auto(MergeMethod):
         mixes: shares of the mean that are mixed in; None is 0 and 0.5.
         favour: how many times as much a favoured member counts; 1 favours none.
         criterion: ``divergence`` or ``quadratic``.
-        text: what is read as the text of each member: its ``own`` training examples.
+        text: whose text is read: ``pseudo`` (sentences drawn from the counts of tokens that each member's owner
+            published), ``own`` (training examples of each member; their labels are not read), or a file of texts, which
+            every member reads.
+        text_seed: which texts are drawn or read.
         examples: most texts of each member, where they are not drawn; None is all.
         held_out: texts of each member on which candidates are judged.
         batch_size: texts a batch; changes no choice.
@@ -67,12 +71,11 @@ class Auto(MergeMethod):
     mixes: list[float] | None = None
     favour: float = 2.0
     criterion: str = "divergence"
-    text: str = "own"
+    text: str = "pseudo"
     examples: int | None = 1000
     held_out: int = 200
     batch_size: int = 32
     margin: float = 1.0
-    seed: int = 0
 
     @property
     def beginning(self) -> MergeMethod:
@@ -94,7 +97,7 @@ class Auto(MergeMethod):
     def statistics(self) -> tuple[str, ...]:
         """Those of all candidates, and what candidates are judged by."""
         kinds = [kind for method in self.methods for kind in method.statistics]
-        return tuple(dict.fromkeys([*kinds, *(["gram"] if self.criterion == "quadratic" else [])]))
+        return tuple(dict.fromkeys([*kinds, *(["gram"] if self.criterion == "quadratic" else self.text_statistics)]))
 
     @property
     def needs_base(self) -> bool:
@@ -134,8 +137,7 @@ class Auto(MergeMethod):
         one_of("criterion", self.criterion, CRITERIA, found)
         for name in ("held_out", "batch_size"):
             at_least_one(name, getattr(self, name), found)
-        if self.examples is not None and self.examples < 1:
-            found.append(f"examples: expected at least 1 or null, got {self.examples}")
+        found += self.text_problems()
         if not 0 <= self.margin < math.inf:
             found.append(f"margin: expected at least 0, got {self.margin}")
         return found

@@ -18,6 +18,7 @@ from regmean_lab.merging.base import (
     Parameter,
     register_method,
 )
+from regmean_lab.merging.member_text import ReadsText
 from regmean_lab.merging.starting_merge import starting_merge, starting_problems
 from regmean_lab.utils.checks import at_least_one, fraction, one_of, positive
 
@@ -26,7 +27,7 @@ HIDDEN_LAYERS = ("last", "all")
 
 @register_method("distill")
 @dataclass
-class Distill(MergeMethod):
+class Distill(ReadsText, MergeMethod):
     """Any merge, then trained until it says of each member's text what that member says.
 
     The loss is Σ cᵢ (λ KL(member i ‖ merge) + μ D), with the coefficients cᵢ, λ = ``logits`` and μ = ``hidden``; both
@@ -41,7 +42,10 @@ class Distill(MergeMethod):
     Attributes:
         start: the merge that it begins with: the name of another method.
         start_settings: that method's own settings, by name.
-        text: what is read as the text of each member: its ``own`` training examples.
+        text: whose text is read: ``pseudo`` (sentences drawn from the counts of tokens that each member's owner
+            published: other ones in each step), ``own`` (training examples of each member; their labels are not read),
+            or a file of texts, which every member reads.
+        text_seed: which texts are drawn or read, and in which order.
         examples: most texts of each member, where they are not drawn; None is all.
         held_out: texts of each member on which the weights are chosen, and which are not trained on.
         steps: most optimizer steps.
@@ -57,12 +61,11 @@ class Distill(MergeMethod):
         patience: stop after so many measurements without a better one; None never does.
         anchor: strength of an L2 penalty on the distance from the start: half of it times the squared distance.
         mix: the result is 1 − ``mix`` times the trained weights plus ``mix`` times the start.
-        seed: which texts are read, and in which order.
     """
 
     start: str = "simple"
     start_settings: dict[str, Any] = field(default_factory=dict)
-    text: str = "own"
+    text: str = "pseudo"
     examples: int | None = 1000
     held_out: int = 100
     steps: int = 300
@@ -77,7 +80,6 @@ class Distill(MergeMethod):
     patience: int | None = 4
     anchor: float = 0.0
     mix: float = 0.0
-    seed: int = 0
 
     @property
     def beginning(self) -> MergeMethod:
@@ -86,18 +88,13 @@ class Distill(MergeMethod):
 
     @property
     def statistics(self) -> tuple[str, ...]:
-        """Those of the merge that it begins with."""
-        return self.beginning.statistics
+        """Those of the merge that it begins with, and what pseudo-text is drawn from."""
+        return tuple(dict.fromkeys([*self.beginning.statistics, *self.text_statistics]))
 
     @property
     def needs_base(self) -> bool:
         """Whether the merge that it begins with does."""
         return self.beginning.needs_base
-
-    @property
-    def needs_text(self) -> bool:
-        """The text of every member."""
-        return True
 
     def gram_layers(self, names: Collection[str], layout: Layout) -> list[str]:
         """Those of the merge that it begins with."""
@@ -120,10 +117,9 @@ class Distill(MergeMethod):
         found = starting_problems(self, self.start, self.start_settings, excluded=(self.name, "auto"))
         for name in ("steps", "batch_size", "held_out", "evaluate_every"):
             at_least_one(name, getattr(self, name), found)
-        for name in ("examples", "patience"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                found.append(f"{name}: expected at least 1 or null, got {value}")
+        found += self.text_problems()
+        if self.patience is not None and self.patience < 1:
+            found.append(f"patience: expected at least 1 or null, got {self.patience}")
         for name in ("learning_rate", "temperature"):
             positive(name, getattr(self, name), found)
         for name in ("logits", "hidden", "anchor"):

@@ -18,10 +18,16 @@ from torch import Tensor, nn
 
 from regmean_lab.merging.base import LayerDiagnostics, Layout, LinearLayer, MergeError, MergeMember, MergeMethod
 from regmean_lab.merging.forward_pass import ForwardPass, stopping_at
+from regmean_lab.merging.member_text import OWN as OWN
+from regmean_lab.merging.member_text import PSEUDO as PSEUDO
+from regmean_lab.merging.member_text import ReadsText
 from regmean_lab.merging.merge import coefficients_of
 from regmean_lab.merging.row_groups import has_averaged_rows
 from regmean_lab.statistics import Mask, RowSelection, all_finite
 from regmean_lab.statistics.batches import device_of, evaluation_mode
+
+OWN_EXAMPLES = 600
+PSEUDO_EXAMPLES = 3000
 
 
 @dataclass(frozen=True)
@@ -89,23 +95,25 @@ class LayerSolver(Protocol):
         """The layer's new parameters by name, and the diagnostics of its solution."""
 
 
-class RefiningMethod(ABC):
+@dataclass
+class RefiningMethod(ReadsText, ABC):
     """What a merge method has besides, if it replaces the layers of the merge one after the other.
 
-    To be named before `MergeMethod` or what derives from it among the bases of a method.
+    ``own_passes`` says whether the members themselves read their text as well.
 
     Attributes:
-        examples: number of training examples of each member whose text is read.
-        own_passes: whether the members themselves read their text as well.
+        examples: number of texts of each member that are read; None is 600, and 3000 of pseudo-text, which costs
+            nobody anything.
     """
 
     own_passes: ClassVar[bool] = False
-    examples: int
+
+    examples: int | None = None
 
     @property
-    def needs_text(self) -> bool:
-        """The text of every member."""
-        return True
+    def text_examples(self) -> int:
+        """How many texts of each member are read at most."""
+        return self.examples or (PSEUDO_EXAMPLES if self.text == PSEUDO else OWN_EXAMPLES)
 
     @abstractmethod
     def refines(self, layer: LinearLayer) -> bool:

@@ -13,7 +13,6 @@ from regmean_lab.merging.merge import merge_parameter
 from regmean_lab.merging.refining import RefinedLayer, RefiningMethod
 from regmean_lab.merging.regmean import RegMean
 from regmean_lab.statistics import add_gram_, mirror_upper_
-from regmean_lab.utils.checks import at_least_one
 
 
 @register_method("regmean_plusplus")
@@ -27,25 +26,18 @@ class RegMeanPlusPlus(RefiningMethod, RegMean):
     that the layer gets in the merged model when that reads the text of member i: all layers before it are merged
     already. In the paper these are the transformer layers before it; inside a transformer layer its inputs are
     computed with the member's own weights. Here every linear layer is one step.
-
-    Attributes:
-        examples: number of training examples of each member whose text is read.
     """
 
     solves_experts: ClassVar[bool] = False  # their inputs are not those of a module's call
 
-    examples: int = 200
-
     @property
     def statistics(self) -> tuple[str, ...]:
-        """None: what is needed is collected in the course of the merge."""
-        return ()
+        """What is needed is collected in the course of the merge, but for what pseudo-text is drawn from."""
+        return self.text_statistics
 
     @override
     def problems(self) -> list[str]:
-        found = super().problems()
-        at_least_one("examples", self.examples, found)
-        return found
+        return super().problems() + self.text_problems()
 
     def merge(self, parameter: Parameter) -> tuple[Tensor, LayerDiagnostics | None]:
         """The mean, until the turn of a layer has come and there are Gram matrices."""

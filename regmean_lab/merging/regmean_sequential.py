@@ -10,14 +10,16 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from regmean_lab.merging.base import LayerDiagnostics, LinearLayer, MergeError, matches, register_method
+from regmean_lab.merging.base import LayerDiagnostics, LinearLayer, MergeError, Parameter, matches, register_method
 from regmean_lab.merging.linear_algebra import off_diagonal_share, solve_device, solve_positive
 from regmean_lab.merging.refining import RefinedLayer, RefiningMethod
 from regmean_lab.merging.regmean import RegMean
 from regmean_lab.merging.row_groups import rows_by_members
 from regmean_lab.merging.task_vectors import oriented
 from regmean_lab.statistics import add_gram_, mirror_upper_
-from regmean_lab.utils.checks import at_least_one, positive
+from regmean_lab.utils.checks import one_of, positive
+
+STARTS = ("regmean", "simple")
 
 
 @register_method("regmean_sequential")
@@ -30,24 +32,33 @@ class RegMeanSequential(RefiningMethod, RegMean):
     Σ ‖X̃ᵢ W + b − Yᵢ‖² / nᵢ + λ ‖W − V‖²: V is RegMean's weight, nᵢ the number of rows, and λ = ``damping`` times the
     mean diagonal entry of Σ X̃ᵢᵀX̃ᵢ / nᵢ. The bias is not held back, as an intercept in ridge regression never is. So a
     layer makes up for what the layers before it have got wrong. RegMean has all its settings; without text it is
-    RegMean.
+    RegMean. It may begin with the mean instead, which needs no Gram matrices.
 
     Attributes:
-        examples: number of training examples of each member whose text is read; their labels are not.
-        damping: how strongly a weight is held back at RegMean's.
+        damping: how strongly a weight is held back at where it began.
+        start: what it begins with: ``regmean``, or ``simple``, the mean of the members' weights.
     """
 
     own_passes: ClassVar[bool] = True
 
-    examples: int = 200
     damping: float = 0.1
+    start: str = "regmean"
+
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        """Gram matrices for RegMean, and what pseudo-text is drawn from."""
+        return (*(() if self.start == "simple" else super().statistics), *self.text_statistics)
 
     @override
     def problems(self) -> list[str]:
-        found = super().problems()
-        at_least_one("examples", self.examples, found)
+        found = super().problems() + self.text_problems()
         positive("damping", self.damping, found)
+        one_of("start", self.start, STARTS, found)
         return found
+
+    @override
+    def merge(self, parameter: Parameter) -> tuple[Tensor, LayerDiagnostics | None]:
+        return (parameter.mean(), None) if self.start == "simple" else super().merge(parameter)
 
     def refines(self, layer: LinearLayer) -> bool:
         """All but the excluded layers."""

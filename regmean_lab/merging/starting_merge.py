@@ -9,11 +9,15 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from regmean_lab.merging.base import MergeMethod, MethodInstance, method_types
+from regmean_lab.merging.member_text import ReadsText
 from regmean_lab.merging.parts import PER_MEMBER
 from regmean_lab.utils.names import did_you_mean
 
 SHARED = tuple(entry.name for entry in fields(MergeMethod))
 """Settings that every method has; the starting merge has those of the method that begins with it."""
+
+TEXT = tuple(entry.name for entry in fields(ReadsText))
+"""Settings of the text; a starting merge that reads some reads the same."""
 
 
 def starting_merge(method: MergeMethod, name: str, settings: Mapping[str, Any]) -> MergeMethod:
@@ -24,7 +28,9 @@ def starting_merge(method: MergeMethod, name: str, settings: Mapping[str, Any]) 
         name: the name; registered.
         settings: its own settings by name; valid ones.
     """
-    return method_types()[name](**settings, **{shared: getattr(method, shared) for shared in SHARED})
+    kind = method_types()[name]
+    shared = [*SHARED, *(TEXT if issubclass(kind, ReadsText) and isinstance(method, ReadsText) else ())]
+    return kind(**settings, **{key: getattr(method, key) for key in shared})
 
 
 def starting_problems(
@@ -42,7 +48,7 @@ def starting_problems(
     if name not in known:
         return [f"start: there is no merge method {name!r} to begin with; {did_you_mean(name, known)}"]
     kind = known[name]
-    own = {entry.name for entry in fields(kind) if entry.init} - set(SHARED)
+    own = {entry.name for entry in fields(kind) if entry.init} - {*SHARED, *TEXT}
     hints = get_type_hints(kind)
     found = [
         f"start_settings.{key}: no setting of {name}; {did_you_mean(key, sorted(own)) if own else 'it has none'}"
@@ -57,7 +63,12 @@ def starting_problems(
     if found:
         return found
     told = starting_merge(method, name, settings).problems()
-    return [problem if re.split("[.:]", problem)[0] in SHARED else f"start_settings.{problem}" for problem in told]
+    if isinstance(method, ReadsText):
+        text = method.text_problems()  # which the method itself tells
+        told = [problem for problem in told if problem not in text]
+    return [
+        problem if re.split("[.:]", problem)[0] in (*SHARED, *TEXT) else f"start_settings.{problem}" for problem in told
+    ]
 
 
 def permuted(method: MethodInstance, order: Sequence[int]) -> MethodInstance:

@@ -13,14 +13,16 @@ import torch
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torchmetrics import MetricCollection
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from regmean_lab.metrics.metrics import build_metrics, percentages, predictions
 from regmean_lab.models.pretrained import Checkpoint, quiet_transformers
 from regmean_lab.modules.optimization import Optimization
 from regmean_lab.statistics import Collection, FisherLabels, Likelihood, Mask, StatisticsError
 from regmean_lab.statistics.settings import WrittenAnswers as WrittenAnswers
+from regmean_lab.statistics.vocabulary import Vocabulary
 from regmean_lab.suites.base import Task, TaskKind
+from regmean_lab.suites.pseudo_text import vocabulary_of
 
 Batch = Mapping[str, Tensor]
 
@@ -198,6 +200,10 @@ class TaskModule(TrainableModule):
         """Why a pretrained model does not do for a task: one message each, beginning with the setting's name."""
         return []
 
+    def with_answers(self, batch: Batch) -> Batch:
+        """A batch of texts alone, with what a model that writes needs besides: what it writes itself."""
+        return batch
+
     def gram_batches(self, batch: Batch, written: WrittenAnswers | None) -> Iterator[Batch]:
         """The batches that count towards Gram matrices: the batch, and where answers are written, one with those."""
         yield batch
@@ -213,6 +219,33 @@ class TaskModule(TrainableModule):
     def gradient_mask(self, batch: Batch) -> Mask:
         """Which rows of layers' outputs in :meth:`forward` are real tokens."""
         return batch["attention_mask"]
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """That of the data on which the module is evaluated."""
+        trainer = self.trainer
+        loaders: Any = trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders
+        loader = loaders[0] if isinstance(loaders, list) else loaders
+        tokenizer: PreTrainedTokenizerBase = loader.collate_fn.tokenizer
+        return tokenizer
+
+    def vocabulary(self) -> Vocabulary:
+        """That of the data on which the module is evaluated."""
+        return vocabulary_of(self.tokenizer())
+
+    def label_count(self) -> int:
+        """Number of the task's labels."""
+        return len(self.task.labels)
+
+    def predicted_labels(self, batch: Batch) -> Tensor:
+        """The most probable label of each example [examples], int64.
+
+        Raises:
+            StatisticsError: unless one label for each text is what the module predicts.
+        """
+        if self.task.kind != "single_label":
+            raise StatisticsError(f"{type(self).__name__} does not give each text one label")
+        with torch.no_grad():
+            return self(batch).argmax(-1)
 
     def fisher_labels(self, batch: Batch) -> Tensor:
         """Labels distributed according to :attr:`likelihood`."""

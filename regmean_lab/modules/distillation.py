@@ -79,6 +79,11 @@ def say(module: TaskModule, batch: Batch, *, hidden: bool) -> Said:
     )
 
 
+def answered(teacher: TaskModule, batch: Batch) -> Batch:
+    """A batch of texts alone with what a teacher that writes needs besides: what it writes itself."""
+    return batch if {"labels", "target"} & set(batch) else teacher.with_answers(batch)
+
+
 def divergence_of(
     module: TaskModule, batch: Batch, student: Said, teacher: Said, known: Sequence[bool] | None, temperature: float
 ) -> Tensor | None:
@@ -233,7 +238,7 @@ class DistillationModule(TrainableModule):
 
     def training_step(self, batch: TaughtBatch, batch_idx: int) -> Tensor:
         """The weighted loss of one teacher's text, times the number of teachers: a step is a mean over them."""
-        number, text = batch
+        number, text = batch[0], self._answered(*batch)
         settings, student = self.settings, self._students[number]
         student_said, teacher_said = self._said(number, text, hidden=settings.hidden > 0)
         loss = self.trained[0].new_zeros(())
@@ -254,13 +259,17 @@ class DistillationModule(TrainableModule):
             teacher = say(self._teachers(number), text, hidden=hidden)
         return say(self._students[number], text, hidden=hidden), teacher
 
+    def _answered(self, number: int, text: Batch) -> Batch:
+        with torch.no_grad():
+            return answered(self._teachers(number), text)
+
     def on_validation_epoch_start(self) -> None:
         """Forget the last measurement."""
         self._sums = {number: [0.0, 0.0] for number in range(len(self._weights))}
 
     def validation_step(self, batch: TaughtBatch, batch_idx: int) -> None:
         """Add up a teacher's divergence on held-out text: of outputs, or where there are none, of hidden states."""
-        number, text = batch
+        number, text = batch[0], self._answered(*batch)
         student = self._students[number]
         headless = isinstance(student, ReadingModule)
         said = self._said(number, text, hidden=headless)

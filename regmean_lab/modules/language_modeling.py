@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from torchmetrics.functional.text.rouge import rouge_score
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import GenerationConfig
 
 from regmean_lab.models.pretrained import Checkpoint
 from regmean_lab.modules.base import Batch, FisherObjective, TaskModule, register_module
@@ -19,6 +19,9 @@ from regmean_lab.statistics import Mask
 from regmean_lab.suites.base import IGNORED, Task
 from regmean_lab.suites.key_scores import ROUGE_SCORES
 from regmean_lab.suites.text_generation import FORMS
+
+MOST_WRITTEN = 64
+"""Most tokens that are written for a text that comes without a target."""
 
 MORE_TOKENS = 8
 """How many tokens more than twice as many as its target has a text may have that is written for a ROUGE score."""
@@ -69,7 +72,7 @@ class LanguageModule(TextGenerationModule):
 
     def _rouge(self, batch: Batch) -> Tensor:
         """The key score of each text, between 0 and 1: shape [batch], float32, on the CPU."""
-        name, decode = self.task.key_score, self._tokenizer().batch_decode
+        name, decode = self.task.key_score, self.tokenizer().batch_decode
         targets = [row[row != IGNORED].tolist() for row in batch["labels"]]
         limits = [2 * len(target) + MORE_TOKENS for target in targets]
         end = set(self._end_of_sequence(batch["labels"].device).tolist())
@@ -101,19 +104,23 @@ class LanguageModule(TextGenerationModule):
         start = 1 if self._has_encoder else question["input_ids"].shape[1]
         return sequences[:, start:]
 
-    def _tokenizer(self) -> PreTrainedTokenizerBase:
-        """That of the data on which the module is evaluated."""
-        trainer = self.trainer
-        loaders: Any = trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders
-        loader = loaders[0] if isinstance(loaders, list) else loaders
-        return loader.collate_fn.tokenizer
-
     def join(self, parts: Sequence[Tensor]) -> Tensor:
         """Scores [examples, 3], or the tokens that are written [examples, tokens] with ``IGNORED`` after their end."""
         if parts[0].is_floating_point():
             return torch.cat(list(parts))
         longest = max(part.shape[1] for part in parts)
         return torch.cat([functional.pad(part, (0, longest - part.shape[1]), value=IGNORED) for part in parts])
+
+    def with_answers(self, batch: Batch) -> Batch:
+        """The batch with ``labels``: what an encoder-decoder writes greedily; of a decoder the tokens that follow."""
+        ids, mask = batch["input_ids"], batch["attention_mask"]
+        following = functional.pad(ids.masked_fill(mask == 0, IGNORED)[:, 1:], (0, 1), value=IGNORED)
+        if not self._has_encoder:
+            return {**batch, "labels": following}
+        written = self._generated({**batch, "labels": following}, MOST_WRITTEN)
+        end = torch.isin(written, self._end_of_sequence(written.device)).long().cumsum(1)
+        after = functional.pad(end[:, :-1], (1, 0)) > 0
+        return {**batch, "labels": written.masked_fill(after, IGNORED)}
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits of each token that is written: shape [batch, written, vocabulary]."""

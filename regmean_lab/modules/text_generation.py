@@ -117,6 +117,13 @@ class TextGenerationModule(TaskModule):
         """Mean cross-entropy of the right answers' tokens, each given those before it."""
         return self.loss(self._target_logits(batch), batch["target"])
 
+    def with_answers(self, batch: Batch) -> Batch:
+        """The batch with what the model writes greedily as ``target``."""
+        first = batch["input_ids"]
+        unanswered = {**batch, "target": first.new_full((len(first), 1), IGNORED)}
+        *_, answered = TextGenerationModule.gram_batches(self, unanswered, WrittenAnswers(WRITTEN_TOKENS))
+        return answered
+
     def gram_batches(self, batch: Batch, written: WrittenAnswers | None) -> Iterator[Batch]:
         """The batch; where answers are written also the batch with what the model writes in place of the right ones.
 

@@ -17,12 +17,17 @@ from .kinds import KINDS, Collection, Kind, LayerStatistics, TaskModel, register
 from .kinds.fisher import FisherFile, collect_fisher, save_fisher
 from .kinds.gradient_gram import GradientGramFile, collect_gradient_gram, save_gradient_gram
 from .kinds.gram import GramFile, collect_gram, save_gram
+from .kinds.tokens import TokensFile, collect_tokens, save_tokens
 from .layers import is_conv1d, is_linear, linear_layers
 from .likelihood import IGNORED, Likelihood, output_factors
 from .products import add_gram_, mirror_upper_
+from .pseudo_text import PseudoText
 from .rows import Mask, RowSelection
-from .settings import FisherConfig, GradientGramConfig, GramConfig, KindConfig, LabelSource
+from .settings import FisherConfig, GradientGramConfig, GramConfig, KindConfig, LabelSource, TokensConfig
 from .store import LayerFile, MatrixFile, StatisticsFile, check_finite, write_matrices, write_statistics
+from .token_counter import TokenStatistics
+from .token_counts import TokenCounts
+from .vocabulary import Vocabulary
 
 __all__ = [
     "FORMS",
@@ -56,10 +61,16 @@ __all__ = [
     "Likelihood",
     "Mask",
     "MatrixFile",
+    "PseudoText",
     "RowSelection",
     "StatisticsError",
     "StatisticsFile",
     "TaskModel",
+    "TokenCounts",
+    "TokenStatistics",
+    "TokensConfig",
+    "TokensFile",
+    "Vocabulary",
     "add_gram_",
     "all_finite",
     "call_model",
@@ -67,6 +78,7 @@ __all__ = [
     "collect_fisher",
     "collect_gradient_gram",
     "collect_gram",
+    "collect_tokens",
     "default_forward",
     "doubling_rounds",
     "expert_layers",
@@ -82,6 +94,7 @@ __all__ = [
     "save_fisher",
     "save_gradient_gram",
     "save_gram",
+    "save_tokens",
     "world_size",
     "write_matrices",
     "write_statistics",

@@ -15,6 +15,7 @@ are strings, JSON where they are structured:
 - ``unseen``: JSON, of experts that no token was sent to, by layer, the number of inputs: their matrices are zero, and
   not stored; absent without any;
 - ``form``: "packed", "diagonal" or "low_rank", and of the last ``rank``; absent where matrices are stored whole;
+- of counts of tokens: ``vocabulary``, ``parts`` and ``privacy``, see :mod:`regmean_lab.statistics.kinds.tokens`;
 - anything else given: JSON.
 
 Layers with the same inputs share a matrix, which is stored once.
@@ -72,6 +73,9 @@ class StatisticsFile:
 
     is_of_matrices: ClassVar[bool] = False
     """Whether its tensors are symmetric matrices, in any form, each with its number of rows."""
+
+    stored_types: ClassVar[tuple[str, ...]] = ("F32",)
+    """The dtypes that its tensors may have, as safetensors calls them."""
 
     types: ClassVar[dict[str, type[StatisticsFile]]] = {}
     """By kind, what reads it: every subclass that names one."""
@@ -205,9 +209,10 @@ class StatisticsFile:
         unknown = sorted(tensors - expected) + [leader for leader in leaders if self.shared.get(leader) != leader]
         if unknown:
             raise self._fault(f"tensor {name_list(unknown)} not in metadata 'shared'")
+        stored = self.types[self.metadata["kind"]].stored_types
         for name in sorted(tensors):
-            if (dtype := self._file.get_slice(name).get_dtype()) != "F32":
-                raise self._fault(f"tensor '{name}' is {dtype}, expected F32")
+            if (dtype := self._file.get_slice(name).get_dtype()) not in stored:
+                raise self._fault(f"tensor '{name}' is {dtype}, expected {' or '.join(stored)}")
         if of_matrices:
             for name in leaders:
                 self._check_matrix(name)
@@ -323,16 +328,19 @@ def write_statistics(
     tensors: Mapping[str, Tensor],
     header: Mapping[str, object],
     metadata: Mapping[str, Json],
+    *,
+    dtype: torch.dtype | None = torch.float32,
 ) -> None:
     """Write tensors and metadata to a temporary name beside ``path``, then rename.
 
     Args:
         path: the file; an existing one is replaced.
-        tensors: stored in float32.
+        tensors: stored in ``dtype``.
         header: the metadata of the format: ``kind``, ``rows``, ``shared``, ``examples``, ``batches`` and what else a
             kind has.
         metadata: ``data_fingerprint`` (a string, empty by default), ``settings`` (by default empty) and anything else
             worth keeping.
+        dtype: of the stored tensors; None is each one's own.
 
     Raises:
         StatisticsError: if ``metadata`` uses a name of the format, or holds something that JSON does not.
@@ -361,7 +369,7 @@ def write_statistics(
             encoded[name] = json.dumps(value, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise StatisticsError(f"metadata '{name}' cannot be written as JSON: {error}") from error
-    stored = {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in tensors.items()}
+    stored = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in tensors.items()}
     with new_file(path) as temporary:
         save_file(stored, temporary, metadata=encoded)
         share(temporary)

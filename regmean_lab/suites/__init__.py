@@ -23,7 +23,7 @@ from regmean_lab.suites.base import (
 # transformers, come when they are used: the command's help does not wait for them.
 for _module in pkgutil.iter_modules(__path__):
     if not _module.name.endswith(
-        ("encoding", "encoded", "data_module", "multi_task_data", "batch_sampling", "pseudo_text")
+        ("encoding", "encoded", "data_module", "multi_task_data", "batch_sampling", "plain_text", "pseudo_text")
     ):
         importlib.import_module(f"{__name__}.{_module.name}")
 

@@ -181,8 +181,16 @@ def pseudo_loader(
     data: Dataset[PseudoExample] = sample  # type: ignore[assignment]  # a list is a map-style dataset
     if batch_tokens is None:
         return DataLoader(data, batch_size=batch_size, collate_fn=collate)
-    sampler = TokenBudgetBatchSampler([example.length for example in sample], batch_tokens)
-    return DataLoader(data, batch_sampler=sampler, collate_fn=collate)
+    return example_loader(sample, tokenizer, batch_tokens)
+
+
+def example_loader(
+    examples: Sequence[PseudoExample], tokenizer: PreTrainedTokenizerBase, batch_tokens: int
+) -> DataLoader[PseudoExample]:
+    """Batches of examples of like lengths with at most so many tokens, padding included, the longest first."""
+    sampler = TokenBudgetBatchSampler([example.length for example in examples], batch_tokens)
+    data: Dataset[PseudoExample] = examples  # type: ignore[assignment]
+    return DataLoader(data, batch_sampler=sampler, collate_fn=pad(int(tokenizer.pad_token_id or 0)))
 
 
 def _padded(padding: int, batch: Sequence[PseudoExample]) -> dict[str, Tensor]:

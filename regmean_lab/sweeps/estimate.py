@@ -16,7 +16,7 @@ from transformers import AutoModel, PreTrainedTokenizerBase
 
 from regmean_lab.config.baselines import Comparator
 from regmean_lab.config.groups import TrainingConfig
-from regmean_lab.merging.refining import RefiningMethod
+from regmean_lab.merging.refining import PSEUDO, RefiningMethod
 from regmean_lab.models.pretrained import Checkpoint, quiet_transformers
 from regmean_lab.statistics import KINDS, is_conv1d, linear_layers
 from regmean_lab.suites import Suite
@@ -177,7 +177,7 @@ class _Costs:
             return Cost(None, disk)
         tokens = min(load[0], part.examples or load[0]) * load[1]
         labels = max(len(member.settings.suite.task(corpus).labels), 1)
-        operations = 2 * size.multiplied + kind.operations(size, labels)
+        operations = 2 * size.multiplied * kind.runs_model + kind.operations(size, labels)
         return Cost(self._seconds(member, operations * tokens), disk)
 
     def evaluation(self, job: PlannedJob, on: str | None = None) -> Cost:
@@ -219,8 +219,13 @@ class _Costs:
                 return None
             size = self._size(member.checkpoint)
             passes = 5 if method.own_passes else 1
-            operations += (2 * size.multiplied * passes + size.input_entries) * min(load[0], method.examples) * load[1]
+            operations += (2 * size.multiplied * passes + size.input_entries) * self._read(method, load[0]) * load[1]
         return operations
+
+    @staticmethod
+    def _read(method: RefiningMethod, there: int) -> int:
+        """Number of examples that a method reads; of pseudo-text, taken to be as long, there is no end."""
+        return method.text_examples if method.text == PSEUDO else min(there, method.text_examples)
 
     def _size(self, checkpoint: Checkpoint) -> Size:
         if checkpoint.fingerprint not in self._sizes:

@@ -14,7 +14,7 @@ from regmean_lab.merging.auto import Auto, Candidate, candidates_of
 from regmean_lab.merging.simple import Simple
 from regmean_lab.modules import TaskModule
 
-AUTO = Auto(off_diagonals=[0.5, 1.0], mixes=[0.0, 0.5], held_out=10, batch_size=4, margin=0.0)
+AUTO = Auto(text="own", off_diagonals=[0.5, 1.0], mixes=[0.0, 0.5], held_out=10, batch_size=4, margin=0.0)
 CASES = [("emotion", "bert"), ("emotion_text", "t5"), ("ner_open", "bert")]
 
 

@@ -19,17 +19,19 @@ from test_refining_merge import KINDS, READING, REQUESTS, Draw, make_trainer, ru
 from torch import Tensor
 
 from regmean_lab.callbacks import distill as shell
-from regmean_lab.callbacks.distill import own_text
 from regmean_lab.callbacks.merge import MemberSource, MergeCallback
-from regmean_lab.config.groups import TrainerConfig
+from regmean_lab.callbacks.statistics import StatisticsRequest, open_statistics
+from regmean_lab.callbacks.text_streams import ExampleText, PseudoStream, own_text
+from regmean_lab.config.groups import ModelConfig, TokensConfig, TrainerConfig
 from regmean_lab.merging.distill import Distill
 from regmean_lab.merging.simple import Simple
+from regmean_lab.models.find import find_checkpoint
 from regmean_lab.modules import TaskModule
 from regmean_lab.suites.base import IGNORED
 from regmean_lab.training import snapshots
 from regmean_lab.zoo import Zoo
 
-QUICK = Distill(steps=8, batch_size=4, evaluate_every=2, learning_rate=2e-3, patience=None, held_out=6)
+QUICK = Distill(text="own", steps=8, batch_size=4, evaluate_every=2, learning_rate=2e-3, patience=None, held_out=6)
 
 
 def state(module: TaskModule) -> dict[str, Tensor]:
@@ -110,7 +112,7 @@ class TestFoundAgain:
     @pytest.mark.parametrize(
         "other",
         [
-            {"seed": 1},
+            {"text_seed": 1},
             {"steps": 9},
             {"temperature": 2.0},
             {"start": "regmean"},
@@ -148,7 +150,7 @@ def test_it_depends_on_nothing_but_its_seed(draw: Draw, tmp_path: Path) -> None:
     torch.manual_seed(99)
     again, _ = run(QUICK, sources[::-1])
     assert all(torch.equal(value, state(first)[name]) for name, value in state(again).items())
-    other, _ = run(replace(QUICK, seed=1), sources)
+    other, _ = run(replace(QUICK, text_seed=1), sources)
     assert any(not torch.equal(value, state(first)[name]) for name, value in state(other).items())
 
 
@@ -160,7 +162,7 @@ def test_a_killed_one_goes_on(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> No
     read: list[int] = []
 
     def until(last: int) -> None:
-        batch = shell.ExampleText.batch
+        batch = ExampleText.batch
 
         def counted(self: Any, step: int) -> Any:
             if step == last:
@@ -168,15 +170,15 @@ def test_a_killed_one_goes_on(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> No
             read.append(step)
             return batch(self, step)
 
-        monkeypatch.setattr(shell.ExampleText, "batch", counted)
+        monkeypatch.setattr(ExampleText, "batch", counted)
 
     with monkeypatch.context() as patched:
         patched.setattr(snapshots, "SECONDS", 0.0)
-        original = shell.ExampleText.batch
+        original = ExampleText.batch
         until(5)
         with pytest.raises(BaseException):  # noqa: B017 - Lightning makes an exit of it
             run(QUICK, sources)
-        monkeypatch.setattr(shell.ExampleText, "batch", original)
+        monkeypatch.setattr(ExampleText, "batch", original)
     assert max(read) == 4
     read.clear()
     until(10**9)
@@ -255,3 +257,65 @@ def _forget(sources: Sequence[MemberSource]) -> None:
     for entry in Zoo(sources[0].entry.path.parent).entries():
         if entry.name.startswith("distill-"):
             shutil.rmtree(entry.path)
+
+
+class TestOtherText:
+    TOKENS = StatisticsRequest("tokens", TokensConfig(minimum_count=1), batch_size=8, seed=0, precision="32-true")
+
+    def run(self, method: Distill, sources: Sequence[MemberSource], kind: str, cache: Path) -> Any:
+        checkpoint = find_checkpoint(ModelConfig(kind, f"pico:{kind}"), cache)
+        reading = replace(READING, tokenizer=checkpoint.tokenizer, max_length=24)
+        callback = MergeCallback(sources, method, [*REQUESTS, self.TOKENS], reading=reading)
+        module = sources[0].load()
+        trainer = make_trainer(TrainerConfig(accelerator="cpu", progress_bar=False), [callback])
+        trainer.test(module, sources[0].batches(8, 4, 0), verbose=False)
+        return module, callback
+
+    @pytest.mark.parametrize(("suite", "kind"), KINDS, ids=["-".join(pair) for pair in KINDS])
+    def test_pseudo_text_serves_as_well(self, suite: str, kind: str, draw: Draw, pico_cache: Path) -> None:
+        """It lowers the divergence on the members' own text, which nobody reads."""
+        sources = draw(suite, kind)
+        method = replace(QUICK, text="pseudo", steps=20, evaluate_every=5)
+        module, _ = self.run(method, sources, kind, pico_cache)
+        simple, _ = run(Simple(), sources)
+        before, after = (mean_divergence(one, sources) for one in (simple, module))
+        assert after < before
+
+    def test_each_step_has_other_sentences(self, draw: Draw, pico_cache: Path) -> None:
+        sources = draw("emotion", "bert")
+        self.run(replace(QUICK, text="pseudo", steps=1), sources, "bert", pico_cache)
+        counts = [open_statistics(source.entry, self.TOKENS, source.data_fingerprint).counts for source in sources]
+        tokenizer = find_checkpoint(ModelConfig("bert", "pico:bert"), pico_cache).tokenizer()
+        stream, same, other = (
+            PseudoStream(counts[0], tokenizer, replace(QUICK, text_seed=seed), 24) for seed in (0, 0, 1)
+        )
+        seen = [row for step in range(5) for row in rows_of([stream.batch(step)])]
+        assert len(seen) == 20 and len(set(seen)) > 15
+        assert rows_of([stream.batch(3)]) == rows_of([same.batch(3)]) != rows_of([other.batch(3)])
+        assert len(rows_of(stream.held_out())) == QUICK.held_out
+        assert not set(rows_of(stream.held_out())) & set(rows_of(other.held_out()))
+        assert stream.fingerprint == same.fingerprint != PseudoStream(counts[1], tokenizer, QUICK, 24).fingerprint
+
+    def test_a_file_that_all_read(self, draw: Draw, tmp_path: Path, pico_cache: Path) -> None:
+        sources = draw("emotion", "bert")
+        path = tmp_path / "texts.txt"
+        path.write_text(
+            "".join(f"the river of {word} was happy and dark\n" for word in ("film", "music", "people") * 9)
+        )
+        method = replace(QUICK, text=str(path), hidden=0.0)
+        _, callback = self.run(method, sources, "bert", pico_cache)
+        assert " fell from " in callback.notes[-1]
+        path.write_text(path.read_text() + "another one\n")
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(shell, "distil", _never)
+            with pytest.raises(AssertionError, match="called"):
+                self.run(method, sources, "bert", pico_cache)
+
+
+def rows_of(batches: Sequence[Any]) -> list[tuple[int, ...]]:
+    """The real tokens of each text."""
+    return [
+        tuple(ids[mask.bool()].tolist())
+        for batch in batches
+        for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
+    ]

@@ -22,6 +22,7 @@ from regmean_lab.config.groups import (
     GradientGramConfig,
     GramConfig,
     StatisticsConfig,
+    TokensConfig,
     TrainerConfig,
     TrainingConfig,
 )
@@ -272,12 +273,13 @@ def test_examples_can_be_counted_in_batches(members: list[Member]) -> None:
 
 def test_requests_are_those_of_the_configuration() -> None:
     statistics = StatisticsConfig(gram=GramConfig(examples=7), seed=3)
-    gram, fisher, gradient_gram = requests_of(
+    gram, fisher, gradient_gram, tokens = requests_of(
         statistics, TrainingConfig(batch_size=5), TrainerConfig(precision="bf16-mixed")
     )
     assert gram == StatisticsRequest("gram", GramConfig(examples=7), 5, 3, "bf16-mixed")
     assert fisher == StatisticsRequest("fisher", FisherConfig(), 5, 3, "bf16-mixed")
     assert gradient_gram == StatisticsRequest("gradient_gram", GradientGramConfig(), 5, 3, "bf16-mixed")
+    assert tokens == StatisticsRequest("tokens", TokensConfig(), 5, 3, "bf16-mixed")
 
 
 @pytest.mark.parametrize("request_", [GRAM, FISHER, GRADIENT_GRAM], ids=["gram", "fisher", "gradient_gram"])

@@ -37,7 +37,8 @@ class TestCandidates:
                 for mix in (0.0, 0.5)
             ]
         assert found == expected
-        assert Auto().statistics == ("gram",)
+        assert Auto().statistics == ("gram", "tokens")
+        assert Auto(criterion="quadratic").statistics == ("gram",)
 
     def test_of_other_methods(self) -> None:
         auto = Auto(candidates=["ties", "regmean"], off_diagonals=[0.5], mixes=[0.25], favour=1.0, keep_top=1)

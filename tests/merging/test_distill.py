@@ -11,6 +11,7 @@ from merging_members import LAYOUT, merged, random_member
 from regmean_lab.merging import MergeError
 from regmean_lab.merging.distill import Distill, mixed
 from regmean_lab.merging.regmean import RegMean
+from regmean_lab.merging.regmean_sequential import RegMeanSequential
 from regmean_lab.merging.starting_merge import permuted
 from regmean_lab.merging.task_arithmetic import TaskArithmetic
 
@@ -20,18 +21,25 @@ def test_without_text_it_is_the_merge_that_it_begins_with() -> None:
     method = Distill(start="regmean", start_settings={"off_diagonal": 0.25}, coefficients=[0.25, 0.75])
     expected = merged(RegMean(off_diagonal=0.25, coefficients=[0.25, 0.75]), members)
     assert all(torch.equal(value, expected[name]) for name, value in merged(method, members).items())
-    assert method.statistics == ("gram",)
+    assert method.statistics == ("gram", "tokens")
     assert method.gram_layers(["head.weight"], LAYOUT) == ["head"]
 
 
 def test_it_needs_what_its_beginning_needs() -> None:
-    assert Distill().statistics == ()
+    assert Distill().statistics == ("tokens",)
+    assert Distill(text="own").statistics == ()
     assert not Distill().needs_base
     assert Distill(start="task_arithmetic").needs_base
     assert Distill(start="slerp").count_problems(3) == ["members: slerp merges exactly two, got 3"]
     assert Distill(coefficients=[0.5, 0.5]).number_problems(3) == ["coefficients: 2 numbers for 3 members"]
     weighted = Distill(start="simple", start_settings={"weights": [1.0]})
     assert weighted.number_problems(2) == ["weights: 1 numbers for 2 members"]
+
+
+def test_a_beginning_that_reads_text_reads_the_same() -> None:
+    method = Distill(start="regmean_sequential", start_settings={"examples": 50}, text="own", text_seed=3)
+    assert method.beginning == RegMeanSequential(text="own", text_seed=3, examples=50)
+    assert method.examples == 1000
 
 
 def test_parts_are_the_beginnings() -> None:
@@ -86,7 +94,17 @@ def test_parts_are_the_beginnings() -> None:
         ({"start": "ties", "start_settings": {"scope": 3}}, "start_settings.scope: expected a word, got 3"),
         (
             {"start": "regmean_sequential", "start_settings": {"examples": 1.5}},
-            "start_settings.examples: expected a whole number, got 1.5",
+            "start_settings.examples: expected a whole number or null, got 1.5",
+        ),
+        (
+            {"start": "regmean_sequential", "start_settings": {"text": "own"}},
+            "start_settings.text: no setting of regmean_sequential; there are: damping, diagonal, examples, "
+            "exclude_layers, off_diagonal, regularization, ridge, ridge_towards, start",
+        ),
+        (
+            {"text": "psuedo", "start": "regmean_sequential"},
+            "text: expected own, pseudo, or a file (.txt, .csv, .tsv, .jsonl, .json, .parquet), got 'psuedo'; "
+            "did you mean pseudo?",
         ),
         (
             {"start": "simple", "start_settings": {"weights": 1.0}},

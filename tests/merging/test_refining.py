@@ -523,12 +523,12 @@ def test_gradients_autocast_and_training_flags_are_left_alone(models: list[Netwo
 
 def test_settings_are_checked() -> None:
     assert RegMeanSequential(examples=0, damping=0.0).problems() == [
-        "examples: expected at least 1, got 0",
+        "examples: expected at least 1 or null, got 0",
         "damping: expected a positive number, got 0.0",
     ]
     assert RegMeanPlusPlus(examples=0, off_diagonal=2.0).problems() == [
         "off_diagonal: expected a number from 0 to 1, got 2.0",
-        "examples: expected at least 1, got 0",
+        "examples: expected at least 1 or null, got 0",
     ]
     assert RegMeanSequential().statistics == ("gram",)
     assert RegMeanPlusPlus().statistics == ()

@@ -1,14 +1,18 @@
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
 
 from regmean_lab.config.schema import settings_of
 from regmean_lab.results import fingerprint
+from regmean_lab.statistics.settings import TokensConfig
 from regmean_lab.suites.base import Task
 from regmean_lab.training.train import describe
 from regmean_lab.utils import later_settings
 from regmean_lab.utils.later_settings import LATER_SETTINGS, without_later_settings
 from regmean_lab.zoo import member_address
+
+LATER = ("text", "text_seed", "start")
 
 
 @pytest.fixture(autouse=True)
@@ -62,3 +66,21 @@ def test_predictions_of_0_1_are_found_again():
         "Task(kind='multi_label', labels=('a',), key_score='macro_f1', threshold=0.5, "
         "threshold_on='probability', answer_by='scoring')"
     )
+
+
+def test_counts_of_tokens_have_no_part_in_what_does_not_use_them():
+    assert LATER_SETTINGS["statistics.tokens"] == asdict(TokensConfig())
+
+
+@pytest.mark.parametrize("method", ["regmean_sequential", "regmean_plusplus"])
+def test_results_of_200_examples_are_found_again_by_asking_for_200(method, compose_job, monkeypatch):
+    """The default then; the settings of text came later."""
+    monkeypatch.setattr(later_settings, "LATER_SETTINGS", LATER_SETTINGS)
+    now = settings_of(compose_job("suite=sentiment", f"method={method}", "method.examples=200")).resolved
+    before = {**now, "method": {key: now["method"][key] for key in now["method"] if key not in LATER}}
+    before["statistics"] = {key: value for key, value in now["statistics"].items() if key != "tokens"}
+    assert before["method"]["examples"] == 200
+    assert fingerprint(now) == fingerprint(before)
+    other = settings_of(compose_job("suite=sentiment", f"method={method}")).resolved
+    assert other["method"]["examples"] is None
+    assert fingerprint(other) != fingerprint(now)

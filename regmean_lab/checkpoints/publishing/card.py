@@ -31,14 +31,14 @@ class Described:
         kind: its kind.
         size: its bytes.
         metadata: its metadata, decoded.
-        layers: number of layers or parameters that it serves.
+        contents: how much it holds.
     """
 
     name: str
     kind: str
     size: int
     metadata: Mapping[str, Any]
-    layers: int
+    contents: str
 
 
 def describe(folder: Path) -> list[Described]:
@@ -53,7 +53,9 @@ def describe(folder: Path) -> list[Described]:
             continue
         with StatisticsFile(path) as file:
             kind = file.metadata["kind"]
-            found.append(Described(path.name, kind, path.stat().st_size, file.metadata, len(file.shared)))
+        with KINDS[kind].file(path) as file:
+            contents = KINDS[kind].contents(file)
+            found.append(Described(path.name, kind, path.stat().st_size, file.metadata, contents))
     return found
 
 
@@ -72,7 +74,7 @@ def section(files: Sequence[Described], model: str) -> str:
     ]
     lines += ["| file | what | form | examples | rows | bytes |", "|---|---|---|---:|---:|---:|"]
     lines += [
-        f"| `statistics/{file.name}` | {KINDS[file.kind].title}; {file.layers} {_unit(file)} | {_form(file)} "
+        f"| `statistics/{file.name}` | {KINDS[file.kind].title}; {file.contents} | {_form(file)} "
         f"| {file.metadata['examples']} | {_rows(file)} | {file.size} |"
         for file in files
     ]
@@ -150,11 +152,9 @@ def _collected(file: Described) -> dict[str, Any]:
     return collected if isinstance(collected, dict) else {}
 
 
-def _unit(file: Described) -> str:
-    return "layers" if KINDS[file.kind].by_layer else "parameters"
-
-
 def _form(file: Described) -> str:
+    if KINDS[file.kind].of == "texts":
+        return "whole numbers"
     if not KINDS[file.kind].file.is_of_matrices:
         return "diagonal"
     return FORMS[file.metadata.get("form", "full")].format(rank=file.metadata.get("rank"))
@@ -197,11 +197,16 @@ def _revealed(files: Sequence[Described]) -> list[str]:
     told: dict[str, list[float]] = {}
     for file in files:
         ratios = [rows / width for rows, width in _rows_and_widths(file)]
-        told.setdefault(KINDS[file.kind].reveals, []).extend(ratios)
+        told.setdefault(KINDS[file.kind].told(file.metadata), []).extend(ratios)
     for sentence, ratios in told.items():
         rows = f" (here at least {min(ratios):.3g} rows for each column)" if ratios else ""
         lines.append(f"- {sentence.format(rows=rows)}")
-    return [*lines, "- There is no guarantee in the sense of differential privacy, as there is none for the weights."]
+    private = [f"`{file.name}`" for file in files if file.metadata.get("privacy")]
+    if not private:
+        last = "There is no guarantee in the sense of differential privacy, as there is none for the weights."
+    else:
+        last = f"Differential privacy is that of {' and '.join(private)} alone: there is none for the weights."
+    return [*lines, f"- {last}"]
 
 
 def _rows_and_widths(file: Described) -> list[tuple[int, int]]:

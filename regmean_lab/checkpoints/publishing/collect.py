@@ -96,12 +96,14 @@ def collect(
     """
     kind = request.about
     path, (form, rank) = publication.path(request.kind), publication.form_of(request.kind)
-    fingerprint = data.suite.fingerprint(CORPUS)
+    fingerprint = request.told_of(data.suite.fingerprint(CORPUS))
     settings = {**request.describe(fingerprint), **publication.described}
     found = None if force else _found(path, kind, settings, publication.model)
     if found is not None and (found.form, found.metadata.get("rank")) == (form, rank):
         log.info("found %s", path)
         return "found"
+    if not force:
+        _check_not_private(path)
     if found is not None and found.is_of_matrices and found.form in STORAGES:
         statistics = kind.load(found)
         done = "written again"
@@ -129,7 +131,28 @@ def collect(
     }
     kind.save(path, statistics, metadata, form=form, rank=rank)
     log.info("%s %s", done, path)
+    if request.settings.is_private:
+        log.warning("%s has spent its epsilon: each further file from the same texts spends as much again", path)
     return done
+
+
+def _check_not_private(path: Path) -> None:
+    """Raise where a file is there that has a guarantee of differential privacy: another one adds to its ε.
+
+    Raises:
+        StatisticsError: saying so.
+    """
+    try:
+        with StatisticsFile(path) as file:
+            privacy = file.metadata.get("privacy")
+    except StatisticsError:
+        return  # none, or no statistics at all
+    if privacy:
+        raise StatisticsError(
+            f"{path} is differentially private (epsilon {privacy['epsilon']:g}), and was made with other settings or "
+            "weights. Another file from the same texts adds its epsilon to that one's, also where the first is "
+            "deleted: keep it, write elsewhere for other texts (output=FOLDER), or spend more with force=true"
+        )
 
 
 def _found(path: Path, kind: Kind, settings: dict[str, Any], model: dict[str, Any]) -> StatisticsFile | None:

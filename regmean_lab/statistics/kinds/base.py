@@ -17,6 +17,7 @@ from regmean_lab.statistics.likelihood import Likelihood
 from regmean_lab.statistics.rows import Mask
 from regmean_lab.statistics.settings import KindConfig, WrittenAnswers
 from regmean_lab.statistics.store import Json, StatisticsFile, write_matrices, write_statistics
+from regmean_lab.statistics.vocabulary import Vocabulary
 
 
 class Objective(Protocol):
@@ -65,6 +66,15 @@ class TaskModel(Protocol):
 
     def gradient_mask(self, batch: Batch) -> Mask:
         """Which rows of layers' outputs are real tokens when the module is called."""
+
+    def vocabulary(self) -> Vocabulary:
+        """That of the tokenizer of the batches."""
+
+    def label_count(self) -> int:
+        """Number of the labels of :meth:`predicted_labels`."""
+
+    def predicted_labels(self, batch: Batch) -> Tensor:
+        """The most probable label of each example [examples]."""
 
     def fisher_labels(self, batch: Batch) -> Tensor:
         """Labels distributed according to `likelihood`."""
@@ -148,7 +158,8 @@ class Kind(ABC):
     Attributes:
         name: its name in files, settings and merge methods.
         of: what there is a tensor for: the ``inputs`` or the ``outputs`` of each layer, or each of the ``parameters``.
-            Of inputs, only those of the layers that a method reads are collected, fused experts' among them.
+            Of inputs, only those of the layers that a method reads are collected, fused experts' among them. Of
+            ``texts`` tensors are of the data, whatever the model's layers.
         settings: the class of its settings.
         file: the class that reads its files, which has the same ``kind``.
         title: what it is and what it is for, in a model card.
@@ -158,11 +169,12 @@ class Kind(ABC):
         tokens: tokens in a batch on an accelerator, where none are configured.
         forward_rows: whether its rows are those of a forward pass, so that it is known before anything is measured
             when there are too few for publication.
+        runs_model: whether the model runs on every batch, as plans estimate.
         place: where it stands in lists of kinds.
     """
 
     name: ClassVar[str]
-    of: ClassVar[Literal["inputs", "outputs", "parameters"]]
+    of: ClassVar[Literal["inputs", "outputs", "parameters", "texts"]]
     settings: ClassVar[type[KindConfig]]
     file: ClassVar[type[StatisticsFile]]
     title: ClassVar[str]
@@ -170,12 +182,13 @@ class Kind(ABC):
     reveals: ClassVar[str]
     tokens: ClassVar[int] = 4096
     forward_rows: ClassVar[bool] = True
+    runs_model: ClassVar[bool] = True
     place: ClassVar[int] = 100
 
     @property
     def by_layer(self) -> bool:
         """Whether there is a tensor for each layer, not for each parameter."""
-        return self.of != "parameters"
+        return self.of in ("inputs", "outputs")
 
     @abstractmethod
     def collection(self, module: TaskModel, settings: Any, layers: Sequence[str] | None, experts: bool) -> Collection:
@@ -231,13 +244,27 @@ class Kind(ABC):
         """By leading layer, the number of columns of the rows; empty where parameters have tensors."""
         return {layer: len(tensor) for layer, tensor in statistics.matrices.items()} if self.by_layer else {}
 
+    def contents(self, file: StatisticsFile) -> str:
+        """How much is in a file, for model cards."""
+        return f"{len(file.shared)} {'layers' if self.by_layer else 'parameters'}"
+
+    def told(self, metadata: Mapping[str, Any]) -> str:
+        """What a file with this metadata may reveal, as :attr:`reveals`."""
+        return self.reveals
+
     def entries(self, size: ModelSize) -> int:
-        """Number of numbers in a file."""
+        """Number of numbers in a file; plans say nothing of kinds of texts, which are small."""
+        if self.of == "texts":
+            return 0
         return {"inputs": size.input_entries, "outputs": size.output_entries, "parameters": size.parameters}[self.of]
 
     def operations(self, size: ModelSize, labels: int) -> int:
         """Operations of a token beside the forward pass: by default half of each product of rows."""
         return self.entries(size)
+
+    def task_problem(self, settings: Any, task: str) -> str | None:
+        """Why statistics with these settings cannot be collected of models of a kind of task; None if they can."""
+        return None
 
     def needs_labels(self, settings: Any) -> str | None:
         """Where labels come from, a value of the setting ``labels_from``; None for kinds that need none."""

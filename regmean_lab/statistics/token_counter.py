@@ -1,0 +1,248 @@
+"""Counting of tokens over batches, with a threshold by texts or differential privacy."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import chain, takewhile
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .accumulator import Accumulator
+from .distributed import add_up_, gather
+from .errors import StatisticsError
+from .privacy import FALSE_LENGTHS, LENGTHS_SHARE, Noise, secure_source
+from .token_counts import LONGEST_TEXT, TokenCounts
+from .vocabulary import Vocabulary
+
+LENGTH_EDGES = tuple(takewhile(lambda edge: edge < LONGEST_TEXT, chain((1,), *((2 << k, 3 << k) for k in range(24)))))
+"""First lengths of the ranges of the histogram: powers of two and what is half-way between; the same for all data."""
+
+
+@dataclass(frozen=True)
+class Privacy:
+    """A guarantee of differential privacy, where adding or removing one text makes neighbours of data sets.
+
+    Attributes:
+        epsilon: ε of all that a file tells.
+        delta: δ of it; None for pure differential privacy.
+        tokens_per_text: distinct tokens of a text that are counted, the first ones, each once.
+    """
+
+    epsilon: float
+    delta: float | None = None
+    tokens_per_text: int = 32
+
+    @property
+    def of_tokens(self) -> Noise:
+        """Noise on the counts of tokens."""
+        return Noise(self.tokens_per_text, (1 - LENGTHS_SHARE) * self.epsilon, self.delta)
+
+    @property
+    def of_lengths(self) -> Noise:
+        """Noise on the histogram of lengths, in which a text is counted once."""
+        return Noise(1, LENGTHS_SHARE * self.epsilon)
+
+
+@dataclass(frozen=True)
+class TokenStatistics:
+    """Counts of a corpus's tokens as they may be published.
+
+    Attributes:
+        counts: the counts.
+        examples: number of texts; with a guarantee, what the noisy histogram of lengths adds up to.
+        batches: number of batches; with a guarantee, 0.
+        privacy: what the guarantee is, as told; empty without one.
+    """
+
+    counts: TokenCounts
+    examples: int
+    batches: int
+    privacy: dict[str, Any]
+
+
+class TokenAccumulator(Accumulator[TokenStatistics]):
+    """Counts tokens, texts that have them, and texts' lengths.
+
+    Args:
+        vocabulary: of the tokenizer.
+        minimum: a token, a pair, or a range of lengths is told if it occurs in at least so many texts.
+        labels: rows of counts: 1, or one for each label.
+        pairs: count pairs of adjacent tokens too.
+        privacy: a guarantee; a count is then the number of texts, with noise.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        minimum: int,
+        *,
+        labels: int = 1,
+        pairs: bool = False,
+        privacy: Privacy | None = None,
+    ) -> None:
+        super().__init__()
+        self.vocabulary = vocabulary
+        self.minimum = minimum
+        self.privacy = privacy
+        self.parts = 1
+        size = len(vocabulary.tokens)
+        self.countable = torch.zeros(size, dtype=torch.bool)
+        self.countable[list(vocabulary.ids.values())] = True
+        self.separator = torch.zeros(size, dtype=torch.bool)
+        self.separator[sorted(vocabulary.separators)] = True
+        self.occurrences = torch.zeros(labels, size, dtype=torch.int64)
+        self.texts = torch.zeros(labels, size, dtype=torch.int64)
+        self.lengths = torch.zeros(len(LENGTH_EDGES), dtype=torch.int64)
+        self.pairs: dict[int, tuple[int, int]] | None = {} if pairs else None
+
+    def add(self, ids: Tensor, mask: Tensor | None = None, labels: Tensor | None = None) -> None:
+        """Count a batch.
+
+        Args:
+            ids: token ids [examples, tokens].
+            mask: non-zero at real tokens, of the same shape; None where all are.
+            labels: the label of each example, where they are counted by labels.
+        """
+        self._check_open("add")
+        with self._whole():
+            ids = ids.cpu()
+            real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.cpu().bool()
+            counted = real & self.countable[ids]
+            rows = torch.zeros(len(ids), dtype=torch.int64) if labels is None else labels.cpu()
+            self._add_tokens(ids, counted, rows)
+            lengths = counted.sum(1)
+            ranges = torch.bucketize(lengths[lengths > 0], torch.tensor(LENGTH_EDGES), right=True) - 1
+            self.lengths += torch.bincount(ranges, minlength=len(LENGTH_EDGES))
+            if self.pairs is not None:
+                self._add_pairs(self.pairs, ids, counted)
+            if self._examples == 0 and len(ids):  # all examples are pairs, or none is: no secret
+                inside = (real & ~self.separator[ids])[0]
+                self.parts = 2 if int((inside[1:] & ~inside[:-1]).sum() + inside[0]) == 2 else 1
+        self._count(len(ids))
+
+    def compute(
+        self, device: torch.device | str = "cpu", source: Callable[[], random.Random] = secure_source
+    ) -> TokenStatistics:
+        """The counts that may be told.
+
+        Args:
+            device: not used: counts are on the CPU.
+            source: randomness of noise; anything but the default is for tests.
+
+        Raises:
+            StatisticsError: when there is nothing to tell.
+        """
+        self._check_counted()
+        noisy = None if self.privacy is None else _released(self.privacy, self, source())
+        if noisy is None:
+            values, told = self.occurrences, self.texts >= self.minimum
+            lengths, told_lengths = self.lengths, self.lengths >= self.minimum
+            privacy: dict[str, Any] = {}
+        else:
+            values, told, lengths, told_lengths, privacy = noisy
+        some = told.any(0)
+        if not some.any() or not told_lengths.any():
+            what = "token" if not some.any() else "range of lengths"
+            by = f"at least {self.minimum} texts" if noisy is None else "more texts than the noise hides"
+            raise StatisticsError(
+                f"no {what} occurs in {by}: count more texts{'' if noisy is None else ', or with a larger epsilon'}"
+            )
+        positions = some.nonzero().flatten().tolist()
+        tokens = tuple(str(self.vocabulary.tokens[id_]) for id_ in positions)
+        ranges = [
+            [LENGTH_EDGES[number], _last_length(number), int(lengths[number])]
+            for number in told_lengths.nonzero().flatten().tolist()
+        ]
+        counts = TokenCounts(
+            tokens,
+            torch.where(told, values, 0)[:, some],
+            torch.tensor(ranges),
+            self.vocabulary.describe(),
+            None if self.pairs is None else self._told_pairs({id_: n for n, id_ in enumerate(positions)}),
+            self.parts,
+        )
+        if noisy is None:
+            return TokenStatistics(counts, self._examples, self._batches, {})
+        return TokenStatistics(counts, int(counts.lengths[:, 2].sum()), 0, privacy)
+
+    def _add_tokens(self, ids: Tensor, counted: Tensor, rows: Tensor) -> None:
+        labels, size = self.texts.shape
+        example, place = counted.nonzero(as_tuple=True)
+        tokens = ids[example, place]
+        self.occurrences += torch.bincount(rows[example] * size + tokens, minlength=labels * size).view(labels, size)
+        if self.privacy is None:
+            own = torch.stack([example, tokens]).unique(dim=1)
+        else:
+            first = [
+                list(dict.fromkeys(row[keep].tolist()))[: self.privacy.tokens_per_text]
+                for row, keep in zip(ids, counted, strict=True)
+            ]
+            listed = [(number, token) for number, row in enumerate(first) for token in row]
+            own = torch.tensor(listed, dtype=torch.int64).view(-1, 2).T
+        self.texts += torch.bincount(rows[own[0]] * size + own[1], minlength=labels * size).view(labels, size)
+
+    def _add_pairs(self, pairs: dict[int, tuple[int, int]], ids: Tensor, counted: Tensor) -> None:
+        size = self.texts.shape[1]
+        example, place = (counted[:, 1:] & counted[:, :-1]).nonzero(as_tuple=True)
+        keys = ids[example, place] * size + ids[example, place + 1]
+        each, times = torch.stack([example, keys]).unique(dim=1, return_counts=True)
+        for key, count in zip(each[1].tolist(), times.tolist(), strict=True):
+            occurrences, texts = pairs.get(key, (0, 0))
+            pairs[key] = occurrences + count, texts + 1
+
+    def _told_pairs(self, positions: dict[int, int]) -> Tensor:
+        assert self.pairs is not None
+        size = self.texts.shape[1]
+        told = [
+            [positions[key // size], positions[key % size], occurrences]
+            for key, (occurrences, texts) in sorted(self.pairs.items())
+            if texts >= self.minimum
+        ]
+        return torch.tensor(told, dtype=torch.int64).view(-1, 3)
+
+    def _add_up_sums(self) -> None:
+        for table in (self.occurrences, self.texts, self.lengths):
+            add_up_(table)
+        self.parts = max(gather(self.parts))
+        if self.pairs is not None:
+            every: dict[int, tuple[int, int]] = {}
+            for pairs in gather(self.pairs):
+                for key, (occurrences, texts) in (pairs or {}).items():
+                    before = every.get(key, (0, 0))
+                    every[key] = before[0] + occurrences, before[1] + texts
+            self.pairs = every
+
+
+def _released(
+    privacy: Privacy, counter: TokenAccumulator, source: random.Random
+) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
+    """Noisy counts and which are told, of tokens and of lengths, and the guarantee in words and numbers.
+
+    Noise is added to every count that there could be, so that which tokens are told depends on noisy counts alone.
+    """
+    countable = counter.countable.nonzero().flatten()
+    rows = len(counter.texts)
+    values = torch.zeros_like(counter.texts)
+    noise = privacy.of_tokens
+    values[:, countable] = counter.texts[:, countable] + noise.draw(rows * len(countable), source).view(rows, -1)
+    threshold = max(counter.minimum, noise.threshold(rows * len(countable)))
+    length_noise = privacy.of_lengths
+    lengths = counter.lengths + length_noise.draw(len(counter.lengths), source)
+    length_threshold = max(counter.minimum, length_noise.threshold(len(lengths), FALSE_LENGTHS))
+    told = {
+        "epsilon": privacy.epsilon,
+        "delta": privacy.delta or 0.0,
+        "neighbours": "one text added or removed",
+        "tokens": {**noise.describe(), "threshold": threshold},
+        "lengths": {**length_noise.describe(), "threshold": length_threshold},
+    }
+    return values, values >= threshold, lengths, lengths >= length_threshold, told
+
+
+def _last_length(number: int) -> int:
+    """The last length of a range."""
+    return LENGTH_EDGES[number + 1] - 1 if number + 1 < len(LENGTH_EDGES) else LONGEST_TEXT - 1
