@@ -106,6 +106,7 @@ class RefiningMethod(ReadsText, ABC):
             nobody anything.
     """
 
+    name: ClassVar[str]
     own_passes: ClassVar[bool] = False
 
     examples: int | None = None
