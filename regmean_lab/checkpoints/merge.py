@@ -20,6 +20,7 @@ from regmean_lab.checkpoints.lora.placement import Placement
 from regmean_lab.checkpoints.lora.request import AdapterRequest, adapter_problems, core_problems
 from regmean_lab.checkpoints.members import Member, equal_tensors, read_member
 from regmean_lab.checkpoints.merge_base import read_base
+from regmean_lab.checkpoints.merged_text import TextPlan, plan_text, refine_merged_, request_problems
 from regmean_lab.checkpoints.names import read_names
 from regmean_lab.checkpoints.published_statistics import MemberStatistics, open_statistics, other_weights
 from regmean_lab.checkpoints.recipe.reading import UNION, Recipe
@@ -29,9 +30,10 @@ from regmean_lab.checkpoints.union_tokenizer import union_lead
 from regmean_lab.checkpoints.writing import PlannedTensor, Shard, plan_shards, write_shards
 from regmean_lab.merging.base import LayerDiagnostics, MergeError, MergeMember, MergeMethod, TensorSettings
 from regmean_lab.merging.layout import averaged_line
-from regmean_lab.merging.merge import merge_members, part_settings
+from regmean_lab.merging.merge import MergedParameter, merge_members, part_settings
 from regmean_lab.merging.partial import covered
 from regmean_lab.merging.parts import name_problems
+from regmean_lab.merging.refining import RefiningMethod
 from regmean_lab.models.converted_weights import DEFAULT_MODELS_FOLDER
 from regmean_lab.models.headers import CheckpointError, StoredTensor
 from regmean_lab.utils.names import abbreviated
@@ -108,6 +110,7 @@ class PreparedMerge:
         diagnostics: of each layer's system of equations, for methods that solve one; filled by the merge.
         settings: by a tensor's name, how it is merged; None where all are merged alike.
         modules: what follows the transformer, where all members are models of sentence-transformers.
+        text: how text is read, where the method reads some.
     """
 
     request: MergeRequest
@@ -119,6 +122,7 @@ class PreparedMerge:
     diagnostics: list[LayerDiagnostics] = field(default_factory=list)
     settings: Callable[[str], TensorSettings] | None = None
     modules: MergedModules | None = None
+    text: TextPlan | None = None
 
     @property
     def lead(self) -> Member:
@@ -140,6 +144,8 @@ class PreparedMerge:
             files["base"] = [*self.base.files, *self.base.tokenizer_files()]
         elif all(self.lead is not member for member in self.members):
             files["base"] = [*self.lead.files, *self.lead.tokenizer_files()]
+        if self.text is not None and self.text.method.text_file is not None:
+            files["text"] = [self.text.method.text_file]
         return files
 
 
@@ -151,11 +157,9 @@ def prepare_merge(request: MergeRequest) -> PreparedMerge:
     """
     sources = find_sources(request.checkpoints, request.models_folder)
     base_source, bases, found = _find_bases(request, sources)
-    if request.method.needs_text:
-        found.append(
-            f"method: {request.method.name} reads the members' text while it merges, and checkpoints come without; "
-            "choose another one, or merge members of a suite"
-        )
+    found += request_problems(
+        request.method, by_tensor=request.settings is not None, adapter=request.adapter is not None
+    )
     if request.adapter is not None and request.adapter.space == "core":
         found += core_problems(request.method, sources, bases, base_source)
     members: list[Member] = []
@@ -194,6 +198,12 @@ def prepare_merge(request: MergeRequest) -> PreparedMerge:
         found += error.problems
     if line := averaged_line(request.method.averaged_maps(agreement.names, layout), request.method.name):
         agreement.notes.append(line)
+    text = None
+    if isinstance(request.method, RefiningMethod) and statistics:
+        own = [one.sources for one in statistics]
+        text, problems, notes = plan_text(request.method, members, agreement.lead, own)
+        found += problems
+        agreement.notes += notes
     base = None
     if request.needs_base and base_source is not None:
         try:
@@ -225,7 +235,9 @@ def prepare_merge(request: MergeRequest) -> PreparedMerge:
     shards = plan_shards(planned, request.max_shard_size)
     if modules is not None and base_source is not None and request.method.needs_base:
         modules.find_base(base_source)
-    return PreparedMerge(request, members, agreement, statistics, base, shards, settings=by_name, modules=modules)
+    return PreparedMerge(
+        request, members, agreement, statistics, base, shards, settings=by_name, modules=modules, text=text
+    )
 
 
 def statistics_problems(prepared: PreparedMerge, sums: Mapping[str, Mapping[str, str]]) -> list[str]:
@@ -282,11 +294,34 @@ def merged_tensors(
     layout, settings = lead.architecture.layout, prepared.settings
     if prepared.modules is not None:
         method = prepared.modules.of_transformer(method, layout)
-    for parameter in merge_members(method, members, layout, device=device, base=base, settings=settings):
+    parameters = merge_members(method, members, layout, device=device, base=base, settings=settings)
+    if prepared.text is not None:
+        yield from _refined(prepared, parameters, base, torch.device(device))
+    for parameter in parameters:
         if parameter.diagnostics is not None:
             prepared.diagnostics.append(parameter.diagnostics)
         yield parameter.name, parameter.value
     log.info("merged %d tensors in %.1f s", len(names), time.perf_counter() - started)
+
+
+def _refined(
+    prepared: PreparedMerge,
+    parameters: Iterator[MergedParameter],
+    base: Mapping[str, Tensor] | None,
+    device: torch.device,
+) -> Iterator[tuple[str, Tensor]]:
+    """What becomes of merged parameters when their layers are refitted one after the other; all are in memory."""
+    assert prepared.text is not None
+    merged, diagnostics = {}, {}
+    for parameter in parameters:
+        merged[parameter.name] = parameter.value
+        if parameter.diagnostics is not None:
+            diagnostics[parameter.diagnostics.layer] = parameter.diagnostics
+    agreement = prepared.agreement
+    refined = refine_merged_(prepared.text, prepared.members, agreement.orders, prepared.lead, merged, base, device)
+    diagnostics.update({row.layer: row for row in refined})
+    prepared.diagnostics += diagnostics.values()
+    yield from merged.items()
 
 
 def _find_bases(request: MergeRequest, sources: Sequence[Source]) -> tuple[Source | None, dict[str, Source], list[str]]:

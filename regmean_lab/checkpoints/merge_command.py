@@ -25,6 +25,7 @@ from regmean_lab.checkpoints.writing import parse_size
 from regmean_lab.config.checkpoint_commands import AdapterConfig, Measured, MergeCheckpointsConfig, written_output
 from regmean_lab.config.schema import ConfigurationError, all_methods, method_type_of, plain_config
 from regmean_lab.merging import MergeMethod
+from regmean_lab.merging.refining import RefiningMethod
 from regmean_lab.models.converted_weights import MODELS_FOLDER
 from regmean_lab.models.headers import CheckpointError
 from regmean_lab.results import MERGED_FOLDER
@@ -231,4 +232,8 @@ def _prepared(request: MergeRequest) -> PreparedMerge:
 
 
 def _settings(method: MergeMethod) -> dict[str, Any]:
-    return {part.name: getattr(method, part.name) for part in fields(method) if part.init}
+    """The settings for the record: of the path of a file of texts the last part, as its content is hashed."""
+    settings = {part.name: getattr(method, part.name) for part in fields(method) if part.init}
+    if isinstance(method, RefiningMethod) and method.text_file is not None:
+        settings["text"] = method.text_file.name
+    return settings

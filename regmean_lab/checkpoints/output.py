@@ -79,6 +79,8 @@ def fingerprint(prepared: PreparedMerge, settings: Mapping[str, Any], sums: Mapp
     }
     if request.adapter is not None:
         content["adapter"] = asdict(request.adapter)
+    if "text" in sums:
+        content["text"] = sums["text"]
     return sha256(json.dumps(content, sort_keys=True, default=str))
 
 
@@ -310,8 +312,7 @@ def _card(prepared: PreparedMerge, record: Mapping[str, Any], adapter: WrittenAd
 {_front_matter(prepared)}
 # {" + ".join(names)}, merged by {record["method"]["name"]}
 
-Merged from weights{" and published statistics" if any(part.files for part in prepared.statistics) else ""} alone,
-without data. {heads}
+Merged from weights{_read_too(prepared)}. {heads}
 
 Configuration and tokenizer are those of {record["configuration_and_tokenizer"]}. Method, with its settings:
 
@@ -334,6 +335,13 @@ Configuration and tokenizer are those of {record["configuration_and_tokenizer"]}
 {", ".join(f"{name} {value}" for name, value in record["versions"].items())}
 
 {notes}"""
+
+
+def _read_too(prepared: PreparedMerge) -> str:
+    """What was read beside weights, for the card."""
+    published = " and published statistics" if any(part.files for part in prepared.statistics) else ""
+    texts = None if prepared.text is None else prepared.text.method.text_file
+    return f"{published} alone,\nwithout data" if texts is None else f"{published},\nand the texts of {texts.name}"
 
 
 def _front_matter(prepared: PreparedMerge) -> str:

@@ -11,6 +11,7 @@ from regmean_lab.callbacks.requests import published_path
 from regmean_lab.checkpoints.alignment import AlignedFisher, AlignedGradientGram, AlignedGram, RowOrder
 from regmean_lab.checkpoints.members import Member
 from regmean_lab.merging.base import Layout, MergeMethod
+from regmean_lab.merging.regmean_sequential import RegMeanSequential
 from regmean_lab.models.headers import CheckpointError, read_header
 from regmean_lab.statistics import KINDS, Kind, LayerFile, StatisticsError, StatisticsFile
 from regmean_lab.utils.files import STATISTICS_FOLDER, contents_sha256, file_sha256
@@ -89,11 +90,16 @@ def open_statistics(
                 f"{member.name} has no {' and no '.join(lacking)} statistics, which {method.name} needs. Whoever has "
                 f"its data makes them: python -m regmean_lab experiment=collect_statistics "
                 f"checkpoint={member.source.reference} kinds=[{','.join(lacking)}] data=FILE"
+                + ("; or do without Gram matrices: method.start=simple" if _may_do_without(method, lacking) else "")
             )
         opened.append(statistics)
     if found:
         raise CheckpointError(found)
     return opened
+
+
+def _may_do_without(method: MergeMethod, lacking: Sequence[str]) -> bool:
+    return isinstance(method, RegMeanSequential) and "gram" in lacking
 
 
 @dataclass(frozen=True)

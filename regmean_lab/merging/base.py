@@ -320,6 +320,11 @@ class MergeMethod(ABC):
         return False
 
     @property
+    def beginning(self) -> MergeMethod:
+        """What merges parameter by parameter: another method, for one that only goes on from what that one gives."""
+        return self
+
+    @property
     def needs_text(self) -> bool:
         """Whether it reads members' text while it merges: a merge of weights and statistics alone cannot be its."""
         return False

@@ -97,6 +97,7 @@ def merge_members(
         MergeError: when members differ, a coefficient or the base is missing, a tensor has a NaN or infinity, or a
             layer cannot be solved. Names the tensor.
     """
+    method = method.beginning
     if found := differences(method, members):
         raise MergeError("the members cannot be merged:\n" + "\n".join(f"  - {line}" for line in found))
     if found := method.count_problems(len(members)):

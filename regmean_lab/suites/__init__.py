@@ -22,7 +22,9 @@ from regmean_lab.suites.base import (
 # Every file registers its suite, so that a new one is found. Encodings and the data module, which import Lightning and
 # transformers, come when they are used: the command's help does not wait for them.
 for _module in pkgutil.iter_modules(__path__):
-    if not _module.name.endswith(("encoding", "encoded", "data_module", "multi_task_data", "batch_sampling")):
+    if not _module.name.endswith(
+        ("encoding", "encoded", "data_module", "multi_task_data", "batch_sampling", "plain_text", "pseudo_text")
+    ):
         importlib.import_module(f"{__name__}.{_module.name}")
 
 __all__ = [

@@ -1,0 +1,206 @@
+"""Text for merges of checkpoints whose method reads some: pseudo-text from published counts of tokens, or a file."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from regmean_lab.callbacks.refine import TextReading, member_texts
+from regmean_lab.checkpoints.alignment import AlignedWeights, RowOrder
+from regmean_lab.checkpoints.members import Member
+from regmean_lab.checkpoints.publishing.models import longest_text, task_name, task_of
+from regmean_lab.merging.base import LayerDiagnostics, MergeMember, MergeMethod
+from regmean_lab.merging.refining import OWN, PSEUDO, RefiningMethod, refine_
+from regmean_lab.models.pretrained import ModelError, quiet_transformers
+from regmean_lab.modules import TaskModule, module_type
+from regmean_lab.statistics import StatisticsError
+from regmean_lab.statistics.token_counts import TokenCounts
+from regmean_lab.suites.base import DataError, Task
+from regmean_lab.suites.plain_text import read_texts
+from regmean_lab.suites.pseudo_text import PseudoExamples
+from regmean_lab.suites.tables.table import missing_file
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TextPlan:
+    """How the text of a merge is read.
+
+    Attributes:
+        method: whose text it reads.
+        tokenizer: the merged model's.
+        task: what the models predict.
+        max_length: texts are cut to this many tokens.
+        counts: for pseudo-text, of each member the counts that it is drawn from.
+    """
+
+    method: RefiningMethod
+    tokenizer: PreTrainedTokenizerBase
+    task: Task
+    max_length: int
+    counts: Sequence[TokenCounts | None]
+
+
+def request_problems(method: MergeMethod, *, by_tensor: bool, adapter: bool) -> list[str]:
+    """Why a method cannot read text in a merge of checkpoints, whatever they are; empty for one that reads none.
+
+    Args:
+        method: the method.
+        by_tensor: whether tensors have settings of their own, by a recipe.
+        adapter: whether a LoRA adapter is written.
+    """
+    if not method.needs_text:
+        return []
+    found = []
+    if not isinstance(method, RefiningMethod):
+        return [f"method: {method.name} reads the members' text while it merges, and checkpoints come without"]
+    if method.text == OWN:
+        found.append(
+            f"method.text: {method.name} reads text while it merges, and checkpoints come without their own; expected "
+            f"{PSEUDO}, drawn from the counts of tokens that were published beside them (collect kinds=[tokens]), or a "
+            "file of texts"
+        )
+    elif method.text_file is not None:
+        if problem := missing_file(str(method.text_file), "method.text"):
+            found.append(problem)
+        else:
+            try:
+                read_texts(method.text_file, "method.text")
+            except DataError as error:
+                found.append(str(error))
+    if by_tensor:
+        found.append(f"method: {method.name} refits layer after layer, all with the same settings: not in a recipe")
+    if adapter:
+        found.append(
+            f"adapter.rank: {method.name} writes whole models; merge without it, and then extract an adapter: "
+            "regmean-lab extract checkpoint=MERGED base=BASE rank=RANK"
+        )
+    return found
+
+
+def plan_text(
+    method: RefiningMethod, members: Sequence[Member], lead: Member, sources: Sequence[Mapping[str, Any]]
+) -> tuple[TextPlan | None, list[str], list[str]]:
+    """How the text is read, what stands against it, and what a user should know.
+
+    Args:
+        method: the method.
+        members: the checkpoints.
+        lead: the member whose configuration and tokenizer the merged model has.
+        sources: of each member its statistics by kind.
+    """
+    found: list[str] = []
+    notes: list[str] = []
+    architecture = lead.architecture
+    if lead.tokenizer_folder is None:
+        found.append(f"{lead.name}: no tokenizer there, which text is read with; save it into {lead.source.folder}")
+    if any(member.sentence is not None for member in members):
+        found.append(f"method: {method.name} does not read through modules of sentence-transformers; choose another")
+    prefixes = {member.architecture.encoder_prefix for member in members}
+    if len(prefixes) > 1 or any(member.own_names for member in members):
+        found.append(f"method: {method.name} needs checkpoints of one class, to read text with")
+    task = None
+    try:
+        config = copy.copy(architecture.config)
+        config.architectures = [architecture.name]
+        task = task_of(config, task_name(config, None))
+    except ModelError as error:
+        found.append(str(error).replace("task:", f"{lead.name}:"))
+    if found or task is None or lead.tokenizer_folder is None:
+        return None, found, notes
+    tokenizer = _tokenizer(lead)
+    files = [source.get("tokens") if method.text == PSEUDO else None for source in sources]
+    max_length = longest_text(architecture.config, tokenizer, None)
+    for member, file in zip(members, files, strict=True):
+        if file is None:
+            continue
+        try:
+            known = PseudoExamples(file.counts, tokenizer, method.text_seed, 1, max_length).known
+        except StatisticsError as error:
+            found.append(f"{file.path}: {error}")
+            continue
+        if known < 1:
+            notes.append(f"{member.name}: {known:.1%} of its counted tokens are in the merged model's vocabulary")
+    counts = [None if file is None else file.counts for file in files]
+    return TextPlan(method, tokenizer, task, max_length, counts), found, notes
+
+
+def refine_merged_(
+    plan: TextPlan,
+    members: Sequence[Member],
+    orders: Sequence[Mapping[str, RowOrder]],
+    lead: Member,
+    merged: MutableMapping[str, Tensor],
+    base: Mapping[str, Tensor] | None,
+    device: torch.device,
+) -> list[LayerDiagnostics]:
+    """Replace the linear layers of a merge one after the other, see :func:`regmean_lab.merging.refining.refine_`.
+
+    Args:
+        plan: how text is read.
+        members: the checkpoints.
+        orders: of each, by parameter, the order of its rows.
+        lead: the member whose vocabulary the merged model has.
+        merged: all merged parameters by name, on the device; changed here.
+        base: weights of the model that the members were trained from, where the method asks for them.
+        device: where to compute.
+    """
+    views = [
+        AlignedWeights(member.weights, {name: name for name in member.weights}, own, filler=lead.weights)
+        for member, own in zip(members, orders, strict=True)
+    ]
+    readers = [_Reader(partial(_module, plan, member, lead, view)) for member, view in zip(members, views, strict=True)]
+    reading = TextReading(tokenizer=lambda: plan.tokenizer, max_length=plan.max_length)
+    texts = member_texts(readers, plan.method, reading, device, plan.counts)
+    named = [MergeMember.of(member.name, view, {}) for member, view in zip(members, views, strict=True)]
+    method: Any = plan.method
+    diagnostics = refine_(method, named, texts, merged, lead.architecture.layout, base=base)
+    log.info(
+        "replaced %d linear layers, with %s", len(diagnostics), f"at most {plan.method.text_examples} texts a member"
+    )
+    return diagnostics
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """A member as `member_texts` takes it; it has no training examples."""
+
+    load: partial[TaskModule]
+
+    @property
+    def batches(self) -> Any:
+        raise NotImplementedError("checkpoints come without their training examples")
+
+
+def _tokenizer(lead: Member) -> PreTrainedTokenizerBase:
+    with quiet_transformers():
+        tokenizer = AutoTokenizer.from_pretrained(lead.tokenizer_folder, trust_remote_code=False, local_files_only=True)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _module(plan: TextPlan, member: Member, lead: Member, weights: AlignedWeights) -> TaskModule:
+    """A member that reads the merged model's tokens, with its own weights in float32."""
+    config = member.architecture.own_config()
+    for part in {id(part): part for part in (config, config.get_text_config())}.values():
+        if hasattr(part, "vocab_size"):
+            part.vocab_size = lead.rows
+    if getattr(config, "pad_token_id", None) is None:
+        config.pad_token_id = plan.tokenizer.pad_token_id
+    model_class: Any = type(member.architecture.model)
+    state = {name: weights[name] for name in weights}
+    model: PreTrainedModel
+    with quiet_transformers(), torch.random.fork_rng(devices=[]):
+        # What is missing is a pooler that nothing reads: the member was checked to have everything else.
+        model = model_class.from_pretrained(None, config=config, state_dict=state, dtype="float32")
+    return module_type(plan.task)(model.eval(), plan.task)

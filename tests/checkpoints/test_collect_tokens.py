@@ -1,0 +1,223 @@
+"""``collect kinds=[tokens]``: counts of texts in files, what the card says of them, and what is never done silently."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import DictConfig
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from regmean_lab.callbacks.requests import StatisticsRequest
+from regmean_lab.checkpoints.collect_command import check, run
+from regmean_lab.config.schema import ConfigurationError
+from regmean_lab.models.pico import pico_folder
+from regmean_lab.models.pretrained import quiet_transformers
+from regmean_lab.statistics import StatisticsError, TokensConfig, TokensFile
+from regmean_lab.suites.pseudo_text import vocabulary_of
+from regmean_lab.zoo import ZooEntry
+
+WORDS = ["the", "river", "film", "was", "happy", "angry", "people", "and", "music", "village", "sun", "rain"]
+
+
+def sentences(count: int = 60, seed: int = 0) -> list[str]:
+    draw = random.Random(seed)
+    return [" ".join(draw.choices(WORDS, k=draw.randint(4, 9))) for _ in range(count)] + ["zebra"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, pico_cache: Path) -> Path:
+    with quiet_transformers():
+        torch.manual_seed(0)
+        source = pico_folder("bert", pico_cache)
+        model = AutoModelForSequenceClassification.from_pretrained(
+            source, id2label={0: "neg", 1: "pos"}, label2id={"neg": 0, "pos": 1}
+        )
+        model.save_pretrained(tmp_path / "mine")
+        AutoTokenizer.from_pretrained(source).save_pretrained(tmp_path / "mine")
+    return tmp_path / "mine"
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    path = tmp_path / "texts.txt"
+    path.write_text("\n".join(sentences()), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Path:
+    """Enough of them for noise."""
+    path = tmp_path / "many.txt"
+    path.write_text("\n".join(sentences(400)), encoding="utf-8")
+    return path
+
+
+def counted(folder: Path, minimum: int = 5, chosen: Callable[[str], bool] = lambda text: True) -> dict[str, int]:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    rows = [tokenizer.tokenize(text) for text in sentences() if chosen(text)]
+    special = set(tokenizer.all_special_tokens)
+    in_texts = Counter(token for row in rows for token in set(row))
+    times = Counter(token for row in rows for token in row)
+    return {token: times[token] for token, count in in_texts.items() if count >= minimum and token not in special}
+
+
+def told(file: TokensFile, row: int = 0) -> dict[str, int]:
+    return {token: n for token, n in zip(file.counts.tokens, file.counts.counts[row].tolist(), strict=True) if n}
+
+
+def test_counts_beside_the_model_and_what_the_card_says(
+    folder: Path, texts: Path, compose: Callable[..., DictConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = compose(f"checkpoint={folder}", f"data={texts}", "kinds=[tokens]")
+    run(config, tmp_path / "job")
+    file = TokensFile(folder / "statistics" / "tokens.safetensors")
+    assert told(file) == counted(folder)
+    assert file.counts.vocabulary == vocabulary_of(AutoTokenizer.from_pretrained(folder)).describe()
+    assert (file.examples, file.privacy) == (61, {})
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert f"{len(file.counts.tokens)} tokens | whole numbers | 61 | – |" in card
+    assert "of fewer than 5 texts is not told; order and combinations of words are not." in card
+    assert "method=regmean_sequential method.start=simple method.text=pseudo" in card
+    assert "There is no guarantee in the sense of differential privacy" in card
+    assert "zebra" not in card
+    run(config, tmp_path / "again")
+    assert "tokens: found" in capsys.readouterr().out
+
+
+def test_counts_by_the_label_that_the_model_gives(
+    folder: Path, texts: Path, compose: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    run(
+        compose(f"checkpoint={folder}", f"data={texts}", "kinds=[tokens]", "statistics.tokens.by_label=true"),
+        tmp_path / "job",
+    )
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+
+    def label(text: str) -> int:
+        with torch.no_grad():
+            return int(model(**tokenizer(text, return_tensors="pt")).logits.argmax())
+
+    file = TokensFile(folder / "statistics" / "tokens.safetensors")
+    for number in (0, 1):
+        assert told(file, number) == counted(folder, chosen=lambda text, wanted=number: label(text) == wanted)
+
+
+def private(folder: Path, texts: Path, *more: str) -> list[str]:
+    return [
+        f"checkpoint={folder}",
+        f"data={texts}",
+        "kinds=[tokens]",
+        "statistics.tokens.epsilon=10",
+        "statistics.tokens.tokens_per_text=6",
+        *more,
+    ]
+
+
+def test_a_private_file_tells_its_guarantee_and_nothing_else_of_the_data(
+    folder: Path, many: Path, compose: Callable[..., DictConfig], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(compose(*private(folder, many, "statistics.tokens.delta=1e-5")), tmp_path / "job")
+    file = TokensFile(folder / "statistics" / "tokens.safetensors")
+    assert (file.privacy["epsilon"], file.privacy["delta"]) == (10, 1e-5)
+    assert (file.metadata["data_fingerprint"], file.metadata["settings"]["data_fingerprint"]) == ("", "")
+    assert (file.batches, file.examples) == (0, int(file.counts.lengths[:, 2].sum()))
+    assert "has spent its epsilon" in caplog.text
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "Counts of tokens are (10, 1e-05)-differentially private" in card
+    assert "6 distinct tokens count, once each; discrete Gaussian noise" in card
+    assert "(ε 9), discrete Laplace noise on lengths (ε 1)" in card
+    assert "A second file from the same texts adds its ε to this one's." in card
+    assert "Differential privacy is that of `tokens.safetensors` alone" in card
+
+
+def test_a_private_file_is_found_and_never_made_again_silently(
+    folder: Path, many: Path, compose: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    path = folder / "statistics" / "tokens.safetensors"
+    run(compose(*private(folder, many)), tmp_path / "job")
+    before = path.read_bytes()
+    many.write_text("\n".join(sentences(400, seed=1)), encoding="utf-8")  # the file does not tell of which texts it is
+    run(compose(*private(folder, many)), tmp_path / "again")
+    assert path.read_bytes() == before
+    for other in ("statistics.tokens.epsilon=11", "statistics.tokens.epsilon=null"):
+        with pytest.raises(StatisticsError, match=r"is differentially private \(epsilon 10\)(.|\n)*force=true"):
+            run(compose(*private(folder, many, other)), tmp_path / "other")
+    assert path.read_bytes() == before
+    run(compose(*private(folder, many, "force=true")), tmp_path / "forced")
+    assert path.read_bytes() != before
+
+
+def test_two_files_from_the_same_texts_have_other_noise(
+    folder: Path, many: Path, compose: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    found = []
+    for name in "ab":
+        run(compose(*private(folder, many, f"output={tmp_path / name}")), tmp_path / "job")
+        found.append(told(TokensFile(tmp_path / name / "statistics" / "tokens.safetensors")))
+    assert found[0] != found[1]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "problem"),
+    [
+        (["statistics.tokens.epsilon=0"], "statistics.tokens.epsilon: expected a number of at least 0.001, got 0.0"),
+        (
+            ["statistics.tokens.epsilon=1", "statistics.tokens.delta=2"],
+            "statistics.tokens.delta: expected a number between 0 and 1, or null, got 2.0",
+        ),
+        (
+            ["statistics.tokens.minimum_count=1"],
+            "statistics.tokens.minimum_count: at 1 every word of every text is told; expected at least 2, or, where "
+            "the data may be public, allow_few_rows=true",
+        ),
+        (
+            ["statistics.tokens.by_label=true", "task=token_classification"],
+            "statistics.tokens.by_label: is for models that give each text one label; expected false",
+        ),
+        (
+            ["statistics.tokens.by_label=true", "task=encoder"],
+            "statistics.tokens.by_label: is for models that give each text one label; expected false",
+        ),
+    ],
+)
+def test_settings_are_refused_before_any_work(
+    overrides: list[str], problem: str, folder: Path, texts: Path, compose: Callable[..., DictConfig]
+) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        check(compose(f"checkpoint={folder}", f"data={texts}", "kinds=[tokens]", *overrides))
+    assert caught.value.problems == [problem]
+
+
+def test_too_few_texts_share_anything(folder: Path, tmp_path: Path, compose: Callable[..., DictConfig]) -> None:
+    (tmp_path / "few.txt").write_text("the river was happy\nthe sun was angry\n")
+    with pytest.raises(StatisticsError, match="no token occurs in at least 5 texts: count more texts"):
+        run(compose(f"checkpoint={folder}", f"data={tmp_path / 'few.txt'}", "kinds=[tokens]"), tmp_path / "job")
+    assert not (folder / "statistics").exists()
+
+
+@pytest.mark.parametrize("settings", [{}, {"minimum_count": 9}, {"epsilon": 1.0}, {"pairs": True}])
+def test_published_counts_serve_a_job_whatever_its_settings(
+    settings: dict[str, Any], folder: Path, texts: Path, compose: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    run(compose(f"checkpoint={folder}", f"data={texts}", "kinds=[tokens]"), tmp_path / "job")
+    request = StatisticsRequest("tokens", TokensConfig(**settings), 8, 0, "32-true")
+    path = folder / "statistics" / "tokens.safetensors"
+    assert request.find(ZooEntry(folder), "d") == path
+    path.write_bytes(b"no statistics")
+    assert request.find(ZooEntry(folder), "d") is None
+
+
+def test_taggers_and_bare_encoders_have_counts_too(
+    texts: Path, compose: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    run(compose("checkpoint=pico:bert", "task=encoder", f"data={texts}", "kinds=[tokens]"), tmp_path / "encoder")
+    run(compose("checkpoint=pico:gpt2", f"data={texts}", "kinds=[tokens]"), tmp_path / "decoder")
+    for name in ("encoder", "decoder"):
+        assert TokensFile(tmp_path / name / "statistics" / "tokens.safetensors").counts.tokens
