@@ -179,8 +179,6 @@ def register_schemas(reserved: Collection[str] = ()) -> None:
     Raises:
         PluginError: for a name that two have.
     """
-    # Hydra copies the places where it looks at each composition, and all schemas with them: a fifth of the time.
-    ConfigStore.__deepcopy__ = lambda store, memo: store  # type: ignore[attr-defined]
     _store(None, "schema", Config, node=_open_job)
     for name, schema in checkpoint_commands.SCHEMAS.items():
         _store(None, f"{name}_schema", schema)

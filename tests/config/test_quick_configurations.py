@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import quick_configurations
 from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.base import Node
 
@@ -84,10 +83,3 @@ def test_a_file_that_has_changed_is_read_again(tmp_path: Path) -> None:
         with initialize_config_dir(str(tmp_path), version_base="1.3"):
             found.append(compose("config").key)
     assert found == [1, 2]
-
-
-def test_a_store_of_schemas_is_not_copied(compose_job: Callable[..., DictConfig]) -> None:
-    compose_job()
-    store = ConfigStore.instance()
-    assert copy.deepcopy(store) is store
-    assert store.load("schema.yaml").node is not store.load("schema.yaml").node  # each caller has its own
