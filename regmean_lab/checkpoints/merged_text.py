@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from regmean_lab.callbacks.refine import TextReading, member_texts
 from regmean_lab.checkpoints.alignment import AlignedWeights, RowOrder
-from regmean_lab.checkpoints.members import Member
+from regmean_lab.checkpoints.members import Member, tokenizer_in
 from regmean_lab.checkpoints.publishing.models import longest_text, task_name, task_of
 from regmean_lab.merging.base import LayerDiagnostics, MergeMember, MergeMethod
 from regmean_lab.merging.refining import OWN, PSEUDO, RefiningMethod, refine_
@@ -110,21 +110,19 @@ def plan_text(
         found.append(f"method: {method.name} needs checkpoints of one class, to read text with")
     task = None
     try:
-        config = copy.copy(architecture.config)
-        config.architectures = [architecture.name]
-        task = task_of(config, task_name(config, None))
+        task = _task(lead)
     except ModelError as error:
         found.append(str(error).replace("task:", f"{lead.name}:"))
     if found or task is None or lead.tokenizer_folder is None:
         return None, found, notes
-    tokenizer = _tokenizer(lead)
+    tokenizer = tokenizer_in(lead.tokenizer_folder)
     files = [source.get("tokens") if method.text == PSEUDO else None for source in sources]
     max_length = longest_text(architecture.config, tokenizer, None)
     for member, file in zip(members, files, strict=True):
         if file is None:
             continue
         try:
-            known = PseudoExamples(file.counts, tokenizer, method.text_seed, 1, max_length).known
+            known = PseudoExamples(file.counts, tokenizer, 0, max_length=max_length).known
         except StatisticsError as error:
             found.append(f"{file.path}: {error}")
             continue
@@ -132,6 +130,12 @@ def plan_text(
             notes.append(f"{member.name}: {known:.1%} of its counted tokens are in the merged model's vocabulary")
     counts = [None if file is None else file.counts for file in files]
     return TextPlan(method, tokenizer, task, max_length, counts), found, notes
+
+
+def _task(lead: Member) -> Task:
+    config = copy.copy(lead.architecture.config)
+    config.architectures = [lead.architecture.name]
+    return task_of(config, task_name(config, None))
 
 
 def refine_merged_(
@@ -179,14 +183,6 @@ class _Reader:
     @property
     def batches(self) -> Any:
         raise NotImplementedError("checkpoints come without their training examples")
-
-
-def _tokenizer(lead: Member) -> PreTrainedTokenizerBase:
-    with quiet_transformers():
-        tokenizer = AutoTokenizer.from_pretrained(lead.tokenizer_folder, trust_remote_code=False, local_files_only=True)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
 
 
 def _module(plan: TextPlan, member: Member, lead: Member, weights: AlignedWeights) -> TaskModule:

@@ -14,9 +14,9 @@ from regmean_lab.statistics.settings import (
     GradientGramConfig,
     GramConfig,
     KindConfig,
-    TokensConfig,
     WeightedGramConfig,
 )
+from regmean_lab.statistics.token_settings import TokensConfig
 from regmean_lab.utils.checks import at_least_one, fraction, one_of, positive
 
 SCHEDULES = ("polynomial", "linear", "constant")

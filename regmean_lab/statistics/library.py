@@ -25,18 +25,11 @@ from .products import add_gram_, mirror_upper_
 from .pseudo_text import PseudoText
 from .rows import Mask, RowSelection
 from .scores import Scores
-from .settings import (
-    FisherConfig,
-    GradientGramConfig,
-    GramConfig,
-    KindConfig,
-    LabelSource,
-    TokensConfig,
-    WeightedGramConfig,
-)
+from .settings import FisherConfig, GradientGramConfig, GramConfig, KindConfig, LabelSource, WeightedGramConfig
 from .store import LayerFile, MatrixFile, StatisticsFile, check_finite, write_matrices, write_statistics
 from .token_counter import TokenStatistics
 from .token_counts import TokenCounts
+from .token_settings import TokensConfig
 from .vocabulary import Vocabulary
 from .weighted_gram import WeightedGramAccumulator, WeightedGramStatistics
 
