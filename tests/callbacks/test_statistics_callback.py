@@ -24,6 +24,7 @@ from regmean_lab.config.groups import (
     StatisticsConfig,
     TrainerConfig,
     TrainingConfig,
+    WeightedGramConfig,
 )
 from regmean_lab.statistics import FisherFile, GradientGramFile, GramFile, StatisticsError, linear_layers
 from regmean_lab.suites.base import IGNORED
@@ -35,6 +36,9 @@ GRAM = StatisticsRequest("gram", GramConfig(examples=20), batch_size=8, seed=0, 
 FISHER = StatisticsRequest("fisher", FisherConfig(examples=6), batch_size=3, seed=0, precision="32-true")
 GRADIENT_GRAM = StatisticsRequest(
     "gradient_gram", GradientGramConfig(examples=6), batch_size=3, seed=0, precision="32-true"
+)
+WEIGHTED_GRAM = StatisticsRequest(
+    "weighted_gram", WeightedGramConfig(examples=6), batch_size=3, seed=0, precision="32-true"
 )
 
 
@@ -117,7 +121,7 @@ def test_gradients_at_outputs_are_those_of_the_members_training_data(
     assert set(statistics.layers) == set(linear_layers(module.model))
 
 
-@pytest.mark.parametrize("request_", [GRAM, FISHER, GRADIENT_GRAM], ids=["gram", "fisher", "gradient_gram"])
+@pytest.mark.parametrize("request_", [GRAM, FISHER, GRADIENT_GRAM, WEIGHTED_GRAM], ids=lambda request: request.kind)
 def test_weights_in_bfloat16_give_sums_in_float32(
     trainer: pl.Trainer, members: list[Member], request_: StatisticsRequest
 ) -> None:
@@ -272,15 +276,16 @@ def test_examples_can_be_counted_in_batches(members: list[Member]) -> None:
 
 def test_requests_are_those_of_the_configuration() -> None:
     statistics = StatisticsConfig(gram=GramConfig(examples=7), seed=3)
-    gram, fisher, gradient_gram = requests_of(
+    gram, fisher, gradient_gram, weighted_gram = requests_of(
         statistics, TrainingConfig(batch_size=5), TrainerConfig(precision="bf16-mixed")
     )
     assert gram == StatisticsRequest("gram", GramConfig(examples=7), 5, 3, "bf16-mixed")
     assert fisher == StatisticsRequest("fisher", FisherConfig(), 5, 3, "bf16-mixed")
     assert gradient_gram == StatisticsRequest("gradient_gram", GradientGramConfig(), 5, 3, "bf16-mixed")
+    assert weighted_gram == StatisticsRequest("weighted_gram", WeightedGramConfig(), 5, 3, "bf16-mixed")
 
 
-@pytest.mark.parametrize("request_", [GRAM, FISHER, GRADIENT_GRAM], ids=["gram", "fisher", "gradient_gram"])
+@pytest.mark.parametrize("request_", [GRAM, FISHER, GRADIENT_GRAM, WEIGHTED_GRAM], ids=lambda request: request.kind)
 def test_a_member_with_nan_leaves_no_file(
     trainer: pl.Trainer, members: list[Member], request_: StatisticsRequest
 ) -> None:
