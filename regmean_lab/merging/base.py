@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Protocol, TypeVar, get_type_hints
 import torch
 from torch import Tensor
 
+from regmean_lab.merging.followed_by import step_problems
 from regmean_lab.merging.partial import covered, top_blocks
 from regmean_lab.merging.parts import PER_MEMBER, lengths, part_problems
 from regmean_lab.utils import plugins
@@ -283,6 +284,8 @@ class MergeMethod(ABC):
             coefficients and statistics have no part in it.
         parts: settings of parts of the model in place of these, by part and name of the setting; see
             :mod:`regmean_lab.merging.parts`.
+        followed_by: steps after the merge, in order: a name, a mapping from a name to settings, or a list of such; see
+            :mod:`regmean_lab.merging.followed_by`.
     """
 
     name: ClassVar[str]
@@ -299,6 +302,9 @@ class MergeMethod(ABC):
     solves_experts: ClassVar[bool] = False
     """Whether that goes for each expert of a mixture whose experts' weights are fused (`Layout.stacked`)."""
 
+    without_statistics: ClassVar[str | None] = None
+    """The setting, with its value, with which members need no statistics; None where there is none such."""
+
     whole_model: ClassVar[tuple[str, ...]] = ()
     """Settings, numbers among them, that are read once for the whole model: no part can have a value of its own."""
 
@@ -308,6 +314,7 @@ class MergeMethod(ABC):
     keep_top: int = 0
     label_head: str = "merged"
     parts: dict[str, Any] = field(default_factory=dict)
+    followed_by: Any = field(default_factory=list)
 
     @property
     def statistics(self) -> tuple[str, ...]:
@@ -323,6 +330,11 @@ class MergeMethod(ABC):
     def beginning(self) -> MergeMethod:
         """What merges parameter by parameter: another method, for one that only goes on from what that one gives."""
         return self
+
+    @property
+    def reads_base(self) -> bool:
+        """Whether the method or a step after it needs those weights."""
+        return self.needs_base or bool(self.followed_by)
 
     @property
     def needs_text(self) -> bool:
@@ -405,6 +417,7 @@ class MergeMethod(ABC):
         if self.keep_top < 0:
             found.append(f"keep_top: expected at least 0, got {self.keep_top}")
         one_of("label_head", self.label_head, LABEL_HEADS, found)
+        found += step_problems(self.followed_by)
         if self.parts and self.needs_text:
             found.append(f"parts: {self.name} refits layer after layer, all with the same settings; expected {{}}")
         elif self.parts:

@@ -14,7 +14,6 @@ from regmean_lab.merging.base import (
     GramSource,
     LayerDiagnostics,
     Layout,
-    LinearLayer,
     MergeError,
     MergeMember,
     MergeMethod,
@@ -22,6 +21,7 @@ from regmean_lab.merging.base import (
     matches,
     register_method,
 )
+from regmean_lab.merging.gram_sources import estimated_gram, measured_gram
 from regmean_lab.merging.linear_algebra import (
     agreement,
     off_diagonal_share,
@@ -31,7 +31,6 @@ from regmean_lab.merging.linear_algebra import (
     solve_positive,
 )
 from regmean_lab.merging.task_vectors import oriented
-from regmean_lab.statistics import all_finite
 from regmean_lab.utils.checks import fraction, one_of, positive
 
 REGULARIZATIONS = ("off_diagonal", "shrinkage", "ridge")
@@ -87,6 +86,7 @@ class RegMean(MergeMethod):
     one_at_a_time: ClassVar[bool] = True
     by_layer: ClassVar[bool] = True
     solves_experts: ClassVar[bool] = True
+    without_statistics: ClassVar[str | None] = "gram_from=auto"
 
     off_diagonal: float = 0.9
     diagonal: bool = False
@@ -280,40 +280,9 @@ class RegMean(MergeMethod):
             assert parameter.base is not None
             matrix = estimated_gram(parameter.tensors[number], parameter.base, parameter.layer)
         else:
-            matrix = _measured(member, self._source(member), parameter.layer.name, size, self.gram)
+            matrix = measured_gram(member, self._source(member), parameter.layer.name, size, self.gram)
         estimated = [self._is_estimated(other) for other in parameter.members]
         if self.gram == "plain" and all(estimated) == any(estimated):
             return matrix
         norm = float(torch.linalg.vector_norm(matrix, dtype=torch.float64))
         return matrix / norm if norm > 0 else matrix
-
-
-def estimated_gram(tensor: Tensor, base: Tensor, layer: LinearLayer) -> Tensor:
-    """Cᵢ = DᵢᵀDᵢ of a member's task matrix Dᵢ [out, in], in place of its Gram matrix: shape [in, in], float64.
-
-    A step of gradient descent changes a row of W by a sum of inputs, each times the gradient at an output; where those
-    are independent, the products of the rows are, on average, proportional to the Gram matrix of the inputs.
-
-    Args:
-        tensor: the member's weight, as it is stored.
-        base: that of the model that it was trained from.
-        layer: says how weights are stored.
-    """
-    device = solve_device(tensor.device)
-    change = oriented(tensor.to(device, torch.float64) - base.to(device, torch.float64), layer)
-    return change.T @ change
-
-
-def _measured(member: MergeMember, source: GramSource | None, layer: str, size: int, gram: str) -> Tensor:
-    if source is None:
-        kind = "Gram matrices" if gram == "plain" else "loss-weighted Gram matrices (weighted_gram)"
-        raise MergeError(f"member {member.name} has no {kind}; regmean needs them for every member")
-    matrix = source.matrix(layer)
-    if matrix.shape != (size, size):
-        raise MergeError(
-            f"Gram matrix of {member.name} for layer {layer}: expected shape {(size, size)}, "
-            f"found {tuple(matrix.shape)}"
-        )
-    if not all_finite(matrix):
-        raise MergeError(f"Gram matrix of {member.name} for layer {layer}: NaN or infinity")
-    return matrix

@@ -19,6 +19,7 @@ LATER_SETTINGS: dict[str, Any] = {
     "method.elect_signs": False,
     "method.epsilon": None,
     "method.epsilon_added": "after",
+    "method.followed_by": [],
     "method.gram": "plain",
     "method.gram_from": "measured",
     "method.label_head": "merged",

@@ -11,7 +11,8 @@ import torch
 from merging_members import BASE, Grams, merged, random_gram, random_member
 from torch import Tensor
 
-from regmean_lab.merging import MergeError, MergeMember
+from regmean_lab.merging import Layout, MergeError, MergeMember
+from regmean_lab.merging.base import StackedLayers
 from regmean_lab.merging.regmean import RegMean
 from regmean_lab.merging.regmean_plusplus import RegMeanPlusPlus
 from regmean_lab.merging.regmean_sequential import RegMeanSequential
@@ -146,6 +147,15 @@ def test_what_each_form_asks_for() -> None:
     assert estimated.statistics == () and estimated.needs_base and estimated.reads_experts
     assert RegMean(gram_from="auto").statistics == ("gram",) and RegMean(gram_from="auto").stands_in
     assert RegMeanSequential(gram="weighted").statistics == ("weighted_gram",)
+
+
+def test_fused_experts_have_no_weighted_matrices_and_are_averaged() -> None:
+    layout = Layout({}, stacked={"experts": StackedLayers("experts", 2)})
+    assert RegMean().averaged_maps(["experts"], layout) == []
+    assert WEIGHTED.averaged_maps(["experts"], layout) == ["experts"]
+    assert WEIGHTED.gram_layers(["experts"], layout) == []
+    members = [MergeMember(str(seed), {"experts": torch.full((2, 3, 4), float(seed))}) for seed in (1, 3)]
+    assert torch.equal(merged(WEIGHTED, members, layout)["experts"], torch.full((2, 3, 4), 2.0))
 
 
 def test_regmean_plusplus_measures_its_own() -> None:
