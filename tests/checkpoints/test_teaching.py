@@ -38,7 +38,7 @@ from regmean_lab.statistics import collect_gram, save_gram
 
 __all__ = ["folders"]
 
-QUICK = Distill(steps=40, batch_size=8, evaluate_every=10, learning_rate=1e-2, patience=None, held_out=16)
+QUICK = Distill(steps=40, batch_size=8, evaluate_every=10, learning_rate=1e-2, hidden=0.0, patience=None, held_out=16)
 AUTO = Auto(favour=1.0, held_out=24, batch_size=8)
 
 
