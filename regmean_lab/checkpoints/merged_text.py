@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from regmean_lab.callbacks.refine import TextReading, member_texts
 from regmean_lab.checkpoints.alignment import AlignedWeights, RowOrder
-from regmean_lab.checkpoints.members import Member
+from regmean_lab.checkpoints.members import Member, tokenizer_in
 from regmean_lab.checkpoints.publishing.models import longest_text, task_name, task_of
 from regmean_lab.merging.base import LayerDiagnostics, MergeMember, MergeMethod
 from regmean_lab.merging.member_text import OWN, PSEUDO, ReadsText
@@ -79,7 +79,10 @@ def request_problems(method: MergeMethod, *, by_tensor: bool, adapter: bool) -> 
             except DataError as error:
                 found.append(str(error))
     if by_tensor:
-        found.append(f"method: {method.name} reads text with the whole model: not in a recipe")
+        what = "refits layer after layer, all with the same settings"
+        if not isinstance(method, RefiningMethod):
+            what = "reads text with the whole model"
+        found.append(f"method: {method.name} {what}: not in a recipe")
     if adapter:
         found.append(
             f"adapter.rank: {method.name} writes whole models; merge without it, and then extract an adapter: "
@@ -119,7 +122,7 @@ def plan_text(
         found.append(str(error).replace("task:", f"{lead.name}:"))
     if found or task is None or lead.tokenizer_folder is None:
         return None, found, notes
-    tokenizer = _tokenizer(lead)
+    tokenizer = tokenizer_in(lead.tokenizer_folder)
     files = [source.get("tokens") if method.text == PSEUDO else None for source in sources]
     max_length = longest_text(architecture.config, tokenizer, None)
     seed = method.text_seed
@@ -184,14 +187,6 @@ class _Reader:
     @property
     def batches(self) -> Any:
         raise NotImplementedError("checkpoints come without their training examples")
-
-
-def _tokenizer(lead: Member) -> PreTrainedTokenizerBase:
-    with quiet_transformers():
-        tokenizer = AutoTokenizer.from_pretrained(lead.tokenizer_folder, trust_remote_code=False, local_files_only=True)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
 
 
 def read_module(plan: TextPlan, member: Member, lead: Member, weights: AlignedWeights) -> TaskModule:

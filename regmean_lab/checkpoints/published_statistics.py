@@ -9,11 +9,13 @@ from typing import Any
 
 from regmean_lab.callbacks.requests import published_path
 from regmean_lab.checkpoints.alignment import AlignedFisher, AlignedGradientGram, AlignedGram, RowOrder
-from regmean_lab.checkpoints.members import Member
+from regmean_lab.checkpoints.members import Member, tokenizer_in
 from regmean_lab.merging.base import Layout, MergeMethod
 from regmean_lab.merging.regmean_sequential import RegMeanSequential
 from regmean_lab.models.headers import CheckpointError, read_header
-from regmean_lab.statistics import KINDS, Kind, LayerFile, StatisticsError, StatisticsFile
+from regmean_lab.statistics import KINDS, Kind, LayerFile, StatisticsError, StatisticsFile, TokensFile
+from regmean_lab.statistics.token_counts import mapped
+from regmean_lab.suites.pseudo_text import vocabulary_of
 from regmean_lab.utils.files import STATISTICS_FOLDER, contents_sha256, file_sha256
 
 
@@ -145,11 +147,13 @@ def published_beside(member: Member) -> Published:
             read_header(path)
             with about.file(path) as file:
                 lacking = _problems(file, about, member, layers, names, layout)
+                if isinstance(file, TokensFile) and member.tokenizer_folder is not None:
+                    _ = mapped(file.counts, vocabulary_of(tokenizer_in(member.tokenizer_folder)))
         except CheckpointError as error:
             found.problems.extend(error.problems)
             continue
         except StatisticsError as error:
-            found.problems.append(str(error))
+            found.problems.append(str(error) if str(path) in str(error) else f"{path}: {error}")
             continue
         if lacking:
             found.unused.extend(f"{path}: {problem}: not used" for problem in lacking)

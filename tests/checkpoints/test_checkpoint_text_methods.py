@@ -25,16 +25,19 @@ from transformers import (
 
 from regmean_lab.checkpoints.heads import load_with_head
 from regmean_lab.checkpoints.lora.request import AdapterRequest
+from regmean_lab.checkpoints.members import read_member
 from regmean_lab.checkpoints.merge import MergeRequest, prepare_merge
+from regmean_lab.checkpoints.published_statistics import published_beside
 from regmean_lab.checkpoints.recipe.reading import read_recipe
 from regmean_lab.checkpoints.recipe.request import request_of_recipe
+from regmean_lab.checkpoints.sources import Source
 from regmean_lab.merging import MergeMethod
 from regmean_lab.merging.regmean_plusplus import RegMeanPlusPlus
 from regmean_lab.merging.regmean_sequential import RegMeanSequential
 from regmean_lab.merging.simple import Simple
 from regmean_lab.models.headers import CheckpointError
 from regmean_lab.models.pico import pico_folder
-from regmean_lab.statistics import TokensConfig, TokensFile, collect_tokens, save_tokens
+from regmean_lab.statistics import TokensConfig, TokensFile, TokenStatistics, collect_tokens, save_tokens
 from regmean_lab.suites.pseudo_text import pseudo_loader, vocabulary_of
 
 WORDS = ["the", "river", "film", "was", "happy", "angry", "people", "and", "music", "village", "sun", "rain"]
@@ -275,3 +278,14 @@ def test_a_recipe_may_ask_for_pseudo_text_but_not_with_settings_of_single_tensor
 def test_an_adapter_is_extracted_afterwards(folders: list[Path]) -> None:
     found = problems(folders, PLUSPLUS, adapter=AdapterRequest(4), base=str(folders[0]))
     assert found[0].startswith("adapter.rank: regmean_plusplus writes whole models; merge without it, and then extract")
+
+
+def test_counts_beside_a_member_of_a_suite_are_checked_against_its_tokenizer(folders: list[Path]) -> None:
+    member = read_member(Source("a", str(folders[0]), folders[0]), None)
+    assert published_beside(member).whole.keys() == {"tokens"}
+    path = folders[0] / "statistics" / "tokens.safetensors"
+    counted = TokensFile(path)
+    other = replace(counted.counts, tokens=(*counted.counts.tokens[1:], "other"))
+    save_tokens(path, TokenStatistics(other, 60, 60, {}), {"settings": {}})
+    (problem,) = published_beside(member).problems
+    assert problem == f"{path}: counts of 'other', which the tokenizer they name does not have"

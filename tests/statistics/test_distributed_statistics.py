@@ -19,6 +19,7 @@ from regmean_lab.statistics import (
     GramAccumulator,
     GramFile,
     StatisticsError,
+    TokensFile,
     collect_gram,
     gather,
     rank,
@@ -52,6 +53,20 @@ def test_shares_give_the_statistics_of_all_examples_in_every_process(kind: str, 
             for name in file.shared:
                 exact = whole.diagonal(name) if kind == "fisher" else whole.matrix(name)
                 assert float((file.read(name) - exact).norm()) <= 1e-6 * float(exact.norm())
+
+
+@pytest.mark.parametrize("name", ["tokens", "alone"])
+def test_shares_give_the_counts_of_all_texts_in_every_process(name: str, folder: Path) -> None:
+    whole = two_processes.count(two_processes.batches())
+    for number in range(2):
+        with TokensFile(folder / f"{name}-{number}.safetensors") as file:
+            assert (file.examples, file.batches) == (whole.examples, whole.batches)
+            assert file.counts.tokens == whole.counts.tokens
+            assert torch.equal(file.counts.counts, whole.counts.counts)
+            assert torch.equal(file.counts.lengths, whole.counts.lengths)
+            assert file.counts.pairs is not None
+            assert whole.counts.pairs is not None
+            assert torch.equal(file.counts.pairs, whole.counts.pairs)
 
 
 def test_layers_share_where_they_do_in_every_process(folder: Path) -> None:

@@ -11,12 +11,17 @@ from torch import Tensor, nn
 
 from regmean_lab.statistics import (
     StatisticsError,
+    TokensConfig,
+    TokenStatistics,
+    Vocabulary,
     collect_fisher,
     collect_gradient_gram,
     collect_gram,
+    collect_tokens,
     save_fisher,
     save_gradient_gram,
     save_gram,
+    save_tokens,
 )
 
 KINDS = ("gram", "fisher", "gradient_gram")
@@ -77,6 +82,13 @@ def collect(kind: str, shares: list[dict[str, Tensor]], **settings: Any) -> Any:
     return collectors[kind](model(), shares, **settings)
 
 
+def count(shares: list[dict[str, Tensor]], **settings: Any) -> TokenStatistics:
+    """Tokens and pairs of them; 0 and 1 are special."""
+    vocabulary = Vocabulary(tuple("abcdefghijk"), frozenset({0, 1}), frozenset({0, 1}))
+    renamed = [{"input_ids": batch["ids"], "attention_mask": batch["attention_mask"]} for batch in shares]
+    return collect_tokens(renamed, vocabulary, TokensConfig(minimum_count=2, pairs=True), **settings)
+
+
 def main(rank: int, processes: int, folder: Path) -> None:
     """Collect every kind with a share of the batches; then see that what is not sound is an error in every process."""
     torch.set_num_threads(1)
@@ -86,7 +98,11 @@ def main(rank: int, processes: int, folder: Path) -> None:
     for kind in KINDS:
         own = collect(kind, batches()[rank::processes], across_processes=True)
         SAVE[kind](folder / f"{kind}-{rank}.safetensors", own, {})
+    counted = count(batches()[rank::processes], across_processes=True)
+    save_tokens(folder / f"tokens-{rank}.safetensors", counted, {})
     # A process for which there is no batch at all.
+    alone = count(batches() if rank == 1 else [], across_processes=True)
+    save_tokens(folder / f"alone-{rank}.safetensors", alone, {})
     few = collect("gram", batches(2)[:1] if rank == 0 else [], layers=["query", "value"], across_processes=True)
     save_gram(folder / f"few-{rank}.safetensors", few, {})
     broken = batches()[rank::processes]

@@ -8,12 +8,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from regmean_lab.checkpoints.architecture import Architecture
 from regmean_lab.checkpoints.bases import find_bases
 from regmean_lab.checkpoints.labels import label_problems, repeated
-from regmean_lab.checkpoints.members import Member, read_member
+from regmean_lab.checkpoints.members import Member, read_member, tokenizer_in
 from regmean_lab.checkpoints.merge import check_doubles
 from regmean_lab.checkpoints.publishing.models import TASKS, longest_text, task_of
 from regmean_lab.checkpoints.sources import Source, find_sources
@@ -55,13 +55,7 @@ class ScoredModel:
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Its tokenizer; without a padding token it pads with the token that ends a text."""
         assert self.member.tokenizer_folder is not None  # as read_models has checked
-        with quiet_transformers():
-            tokenizer = AutoTokenizer.from_pretrained(
-                self.member.tokenizer_folder, trust_remote_code=False, local_files_only=True
-            )
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token
-        return tokenizer
+        return tokenizer_in(self.member.tokenizer_folder)
 
     def max_length(self, wanted: int | None) -> int:
         """How many tokens of a text it reads: as many as asked for, and as it can take."""

@@ -186,7 +186,11 @@ def accumulator_of(vocabulary: Vocabulary, settings: TokensConfig, labels: int =
 
 
 def collect_tokens(
-    batches: Iterable[Batch], vocabulary: Vocabulary, settings: TokensConfig | None = None
+    batches: Iterable[Batch],
+    vocabulary: Vocabulary,
+    settings: TokensConfig | None = None,
+    *,
+    across_processes: bool = False,
 ) -> TokenStatistics:
     """Counts of tokens of batches with ``input_ids`` and ``attention_mask`` [examples, tokens].
 
@@ -194,6 +198,8 @@ def collect_tokens(
         batches: the batches.
         vocabulary: of the tokenizer that made them.
         settings: how they are counted; ``by_label`` needs a model, and is left to callers of :class:`TokenAccumulator`.
+        across_processes: the batches are this process's share, and the counts are of the shares of all processes of
+            PyTorch's default process group, which must all call this.
 
     Raises:
         StatisticsError: when nothing occurs often enough to be told.
@@ -201,6 +207,8 @@ def collect_tokens(
     accumulator = accumulator_of(vocabulary, settings or TokensConfig())
     for batch in batches:
         accumulator.add(batch["input_ids"], batch.get("attention_mask"))
+    if across_processes:
+        accumulator.add_up()
     return accumulator.compute()
 
 
