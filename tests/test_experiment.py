@@ -42,6 +42,8 @@ ARCHITECTURES = ("bert", "roberta", "distilbert", "deberta_v2")
 METHODS = ("individual", "ensemble", "multitask", "simple", "fisher", "regmean", "optimal_transport")
 METHODS_BY_LAYER = ("fisher", "regmean", "optimal_transport")
 MEMBERS = ("tec", "isear")
+QUICK = {"distill": ("method.steps=10", "method.held_out=8"), "auto": ("method.held_out=8", "method.margin=0")}
+"""Settings with which a method takes little time."""
 WAIT_SECONDS = 120
 """How long to wait for another process before the test fails; it takes a fraction of it."""
 
@@ -173,9 +175,10 @@ class TestEveryMethod:
 
     @pytest.mark.parametrize("method", sorted(set(method_types()) - set(METHODS)))
     def test_that_starts_from_the_pretrained_model_or_is_rare(self, workspace: Workspace, method: str) -> None:
-        result, computed = workspace.run(f"method={method}", "save_merged=true")
+        overrides = (f"method={method}", *QUICK.get(method, ()), "save_merged=true")
+        result, computed = workspace.run(*overrides)
         assert computed
-        merged = load_file(workspace.folder(f"method={method}", "save_merged=true") / "merged" / "model.safetensors")
+        merged = load_file(workspace.folder(*overrides) / "merged" / "model.safetensors")
         members = [workspace.weights(result, member) for member in MEMBERS]
         name = "bert.encoder.layer.1.output.dense.weight"
         mean = (members[0][name] + members[1][name]) / 2

@@ -58,13 +58,13 @@ def chosen_merge(
     """
     candidates, merge = candidates_of(auto, count), _Last(merge)
     mean = merge(candidates[0].method)
-    if auto.criterion == "quadratic":
+    if not auto.by_text:
         assert evidence is not None
         values = _quadratic(candidates, merge, mean, *evidence)
     else:
         judge = _Judge(readers, mean, device, precision)
         values = [judge.values(_made(candidate, merge, mean)) for candidate in candidates]
-    found = choose(candidates, values, auto.margin, auto.criterion)
+    found = choose(candidates, values, auto.margin, "divergence" if auto.by_text else "quadratic")
     for line in [*found.lines(), found.reason()]:
         log.info("%s", line)
     return _made(found.candidate, merge, mean), found

@@ -171,14 +171,25 @@ def distilled(
     log.info("%s %s", "trained" if now else "found", entry.path)
     weights, record = SafetensorsWeights(entry.path), entry.training
     trained = {name: weights[name].to(device) for name in names}
+    if method.mix:
+        trained = mixed(trained, merge().merged, method.mix)
+    # JSON has no infinity.
+    rows = [{**row, "condition": row["condition"] or math.inf} for row in record["diagnostics"]]
+    return Start(
+        trained, [LayerDiagnostics(**row) for row in rows], [*record["notes"], distillation_note(method, record)]
+    )
+
+
+def distillation_note(method: Distill, record: Mapping[str, Any]) -> str:
+    """How it went, in a line.
+
+    Args:
+        method: how.
+        record: that of :class:`regmean_lab.training.distillation.Distilled`.
+    """
     scores = record["scores"]
     note = (
         f"distilled from {method.start}: the divergence from the members on held-out text fell from "
         f"{scores['kl_of_start']:.4g} to {scores['kl']:.4g} in {record['steps']} steps"
     )
-    if method.mix:
-        note += f"; {method.mix:g} of the start mixed in"
-        trained = mixed(trained, merge().merged, method.mix)
-    # JSON has no infinity.
-    rows = [{**row, "condition": row["condition"] or math.inf} for row in record["diagnostics"]]
-    return Start(trained, [LayerDiagnostics(**row) for row in rows], [*record["notes"], note])
+    return f"{note}; {method.mix:g} of the start mixed in" if method.mix else note

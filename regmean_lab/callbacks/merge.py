@@ -193,7 +193,7 @@ class MergeCallback(pl.Callback):
             return self._merge(trainer, module, requests, method)
 
         evidence, readers = None, []
-        if auto.criterion == "quadratic":
+        if not auto.by_text:
             evidence = self._with_statistics(requests), layout_of(module.model)
         else:
             readers = taught(self.members, self._texts(requests, auto))

@@ -50,11 +50,12 @@ class Auto(ReadsText, MergeMethod):
     mean of the members by more than ``margin`` standard errors of the difference, and otherwise that mean.
 
     Attributes:
-        candidates: names of methods; None is ``regmean``.
+        candidates: names of methods; None is ``regmean``, ``[simple]`` none but the mean.
         off_diagonals: values of ``off_diagonal``; None is 0.9 and 1.
         mixes: shares of the mean that are mixed in; None is 0 and 0.5.
         favour: how many times as much a favoured member counts; 1 favours none.
-        criterion: ``divergence`` or ``quadratic``.
+        criterion: ``divergence`` or ``quadratic``; None is the divergence, but of checkpoints that were published with
+            Gram matrices and without counts of tokens.
         text: whose text is read: ``pseudo`` (sentences drawn from the counts of tokens that each member's owner
             published), ``own`` (training examples of each member; their labels are not read), or a file of texts, which
             every member reads.
@@ -70,7 +71,7 @@ class Auto(ReadsText, MergeMethod):
     off_diagonals: list[float] | None = None
     mixes: list[float] | None = None
     favour: float = 2.0
-    criterion: str = "divergence"
+    criterion: str | None = None
     text: str = "pseudo"
     examples: int | None = 1000
     held_out: int = 200
@@ -83,10 +84,17 @@ class Auto(ReadsText, MergeMethod):
         return Simple(**{name: getattr(self, name) for name in SHARED})
 
     @property
+    def by_text(self) -> bool:
+        """Whether candidates are judged by the divergence."""
+        return self.criterion != "quadratic"
+
+    @property
     def methods(self) -> list[MergeMethod]:
         """The candidates with equal coefficients, the mean first, before anything is mixed."""
         found = [self.beginning]
         for name in self.candidates or CANDIDATES:
+            if name == SIMPLE:
+                continue  # which is there already
             adjustable = any(entry.name == "off_diagonal" for entry in fields(method_types()[name]))
             factors = self.off_diagonals or OFF_DIAGONALS
             settings = [{"off_diagonal": factor} for factor in factors] if adjustable else [{}]
@@ -97,7 +105,7 @@ class Auto(ReadsText, MergeMethod):
     def statistics(self) -> tuple[str, ...]:
         """Those of all candidates, and what candidates are judged by."""
         kinds = [kind for method in self.methods for kind in method.statistics]
-        return tuple(dict.fromkeys([*kinds, *(["gram"] if self.criterion == "quadratic" else self.text_statistics)]))
+        return tuple(dict.fromkeys([*kinds, *(self.text_statistics if self.by_text else ["gram"])]))
 
     @property
     def needs_base(self) -> bool:
@@ -107,7 +115,7 @@ class Auto(ReadsText, MergeMethod):
     @property
     def needs_text(self) -> bool:
         """Whether candidates are judged by text, or made with it."""
-        return self.criterion == "divergence" or any(method.needs_text for method in self.methods)
+        return self.by_text or any(method.needs_text for method in self.methods)
 
     def gram_layers(self, names: Any, layout: Layout) -> list[str]:
         """Those of all candidates."""
@@ -134,7 +142,8 @@ class Auto(ReadsText, MergeMethod):
             for value in getattr(self, name) or ():
                 fraction(name, value, found)
         positive("favour", self.favour, found)
-        one_of("criterion", self.criterion, CRITERIA, found)
+        if self.criterion is not None:
+            one_of("criterion", self.criterion, CRITERIA, found)
         for name in ("held_out", "batch_size"):
             at_least_one(name, getattr(self, name), found)
         found += self.text_problems()

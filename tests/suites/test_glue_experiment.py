@@ -229,6 +229,19 @@ def test_every_method_gives_a_score_for_each_task(
     assert list(result.zoo) == (["joint"] if method == "multitask" else list(members))
 
 
+def test_a_body_is_distilled_below_heads_of_other_labels(run_job: RunJob) -> None:
+    """Pairs of sentences, a regression among them, each read as text of its own member."""
+    quick = ("method.steps=12", "method.held_out=8", "method.evaluate_every=4", "method.learning_rate=3e-3")
+    result = run_job("pico_bert", "distill", *glue("rte", "stsb"), *quick, "statistics.tokens.minimum_count=1")
+    words = result.notes[-1].split()
+    place = words.index("from", words.index("fell"))
+    assert float(words[place + 3]) < float(words[place + 1])
+    chosen = run_job(
+        "pico_bert", "auto", *glue("rte", "stsb"), "method.held_out=8", "statistics.tokens.minimum_count=1"
+    )
+    assert chosen.choice is not None and len(chosen.choice["candidates"]) == 15
+
+
 def test_three_tasks(run_job: RunJob) -> None:
     result = run_job("pico_bert", "simple", *glue("rte", "stsb", "sst2"))
     assert list(result.scores["in_domain"]) == ["rte", "stsb", "sst2"]
