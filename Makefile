@@ -11,7 +11,7 @@ PYTHON ?= python3
 # Where PyTorch comes from instead of the registry that pip is set up with; for machines without a GPU
 # https://download.pytorch.org/whl/cpu has a build that is much smaller.
 TORCH_INDEX ?=
-# Each of the two test processes computes on one core.
+# Each of the test processes computes on one core.
 OMP_NUM_THREADS ?= 1
 
 OVERRIDES ?=
@@ -83,8 +83,9 @@ reproduce-%: setup
 	if (( status <= 1 )); then $(BIN)/python -m regmean_lab.report table=$* $(if $(OVERRIDES),overrides='$(OVERRIDES)') \
 		results=$(OUTPUTS) output=$(OUTPUTS)/reports/$*; fi; exit $$status
 
-# All tests of a file run in one process, which makes what they share once.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# All tests of a file run in one process, which makes what they share once. Three processes for two cores: some tests
+# wait for other processes.
+PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 # Tests start many interpreters, each of which would compile PyTorch and transformers for itself.
 test test-fast: export PYTHONDONTWRITEBYTECODE :=
 

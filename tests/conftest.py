@@ -77,7 +77,7 @@ LONGEST = (
     "training/test_lora.py",
     "checkpoints/test_given_members.py",
 )
-"""The files that take longest: they begin first, so that two processes end together."""
+"""The files that take longest: they begin first, so that the processes end together."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

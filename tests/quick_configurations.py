@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import omegaconf.base
+from hydra._internal import defaults_list
 from omegaconf import DictConfig, ListConfig, OmegaConf, nodes
 from omegaconf.base import ContainerMetadata, Metadata
 
@@ -81,11 +82,20 @@ def load(file_: str | Path | IO[Any]) -> Any:
         return PLAIN[OmegaConf, "load"].__func__(file_)  # its error names the file
 
 
+def interpolation_map(overrides: Any, defaults: list[Any], self_added: bool) -> DictConfig | None:
+    """What names of groups stand for, which is asked only where a name has an interpolation in it."""
+    if not any(default.is_interpolation() for default in defaults):
+        return None
+    found: DictConfig = PLAIN[defaults_list, "_create_interpolation_map"](overrides, defaults, self_added)
+    return found
+
+
 QUICK: dict[tuple[Any, str], Any] = {
     **{(kind, "__deepcopy__"): copied_metadata for kind in (Metadata, ContainerMetadata)},
     **{(kind, "__deepcopy__"): copied_value for kind in VALUES},
     **{(kind, "__deepcopy__"): copied_container for kind in (DictConfig, ListConfig)},
     (OmegaConf, "load"): staticmethod(load),
+    (defaults_list, "_create_interpolation_map"): interpolation_map,
     (omegaconf.base, "parse"): lru_cache(maxsize=4096)(omegaconf.base.parse),
 }
 PLAIN: dict[tuple[Any, str], Any] = {(owner, name): vars(owner).get(name) for owner, name in QUICK}
