@@ -212,10 +212,12 @@ class WeightedGramAccumulator(Accumulator[WeightedGramStatistics]):
         columns = directions(scores, batch, self._draws, self._seed)
         edges = [call.edge for call in recorder.calls]
         norms: list[Tensor | None] = [None] * len(edges)
-        for number, column in enumerate(columns, 1):
+        following = next(columns, None)
+        while (column := following) is not None:
+            following = next(columns, None)
             with torch.autocast(values.device.type, enabled=False):
                 gradients = torch.autograd.grad(
-                    values, edges, column, retain_graph=number < len(columns), allow_unused=True
+                    values, edges, column, retain_graph=following is not None, allow_unused=True
                 )
             with torch.no_grad():
                 for place, (call, gradient) in enumerate(zip(recorder.calls, gradients, strict=True)):
