@@ -103,6 +103,7 @@ class RefiningMethod(ABC):
     """
 
     own_passes: ClassVar[bool] = False
+    refits: ClassVar[bool] = True
     examples: int
 
     @property

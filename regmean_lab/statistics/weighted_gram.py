@@ -206,6 +206,11 @@ class WeightedGramAccumulator(Accumulator[WeightedGramStatistics]):
         selection = RowSelection(mask)
         with OutputRecorder(self._layers, selection, keep_inputs=True) as recorder:
             scores = scores_of(batch)
+        if recorder.frozen:
+            raise StatisticsError(
+                f"no gradient at the output of {name_list(list(dict.fromkeys(recorder.frozen)))}: the parameters up to "
+                "it do not require gradients; call model.requires_grad_(True) first, or leave it out of `layers`"
+            )
         if not scores.values.requires_grad:
             raise StatisticsError("the scores carry no gradient; they must not be detached, nor gradients disabled")
         values = scores.values.to(torch.promote_types(scores.values.dtype, torch.float32))
