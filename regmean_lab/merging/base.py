@@ -302,6 +302,9 @@ class MergeMethod(ABC):
     solves_experts: ClassVar[bool] = False
     """Whether that goes for each expert of a mixture whose experts' weights are fused (`Layout.stacked`)."""
 
+    refits: ClassVar[bool] = False
+    """Whether the merge goes on after its parameters are merged (`RefiningMethod`): steps follow at its end then."""
+
     without_statistics: ClassVar[str | None] = None
     """The setting, with its value, with which members need no statistics; None where there is none such."""
 

@@ -101,6 +101,8 @@ def step_problems(given: Any) -> list[str]:
 
 def _named(given: Any) -> list[tuple[Any, Any]]:
     """Names and settings of what was asked for."""
+    if given is None:
+        return []
     pairs: list[tuple[Any, Any]] = []
     for entry in given if isinstance(given, Sequence) and not isinstance(given, str) else [given]:
         pairs += entry.items() if isinstance(entry, Mapping) else [(entry, {})]

@@ -104,8 +104,8 @@ def merge_members(
             raise MergeError("\n".join(f"method.{problem}" for problem in found))
         settings = part_settings(method, names)
     method.prepare(members, names, layout, given)
-    # Of methods that refit layers with members' text afterwards, `refine_` does it at the end.
-    steps = [] if method.needs_text else steps_of(method.followed_by)
+    # Of methods that refit layers afterwards, `refine_` does it at the end.
+    steps = [] if method.refits else steps_of(method.followed_by)
     deep = depths([*layout.linear, *layout.stacked, *names])
     for name in names:
         own = TensorSettings() if settings is None else settings(name)

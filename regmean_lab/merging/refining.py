@@ -111,6 +111,7 @@ class RefiningMethod(ReadsText, ABC):
 
     name: ClassVar[str]
     own_passes: ClassVar[bool] = False
+    refits: ClassVar[bool] = True
 
     examples: int | None = None
 

@@ -40,10 +40,15 @@ class OutputRecorder:
         layers: the layers by name.
         selection: which rows count.
         keep_inputs: keep the inputs as well.
+
+    Attributes:
+        calls: the calls, in order.
+        frozen: names of layers whose output carried no gradient, in the order of their calls: they have no place.
     """
 
     def __init__(self, layers: Mapping[str, nn.Module], selection: RowSelection, *, keep_inputs: bool = False) -> None:
         self.calls: list[LayerCall] = []
+        self.frozen: list[str] = []
         self._layers = layers
         self._selection = selection
         self._keep_inputs = keep_inputs
@@ -67,7 +72,9 @@ class OutputRecorder:
     def _hook(self, name: str) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
             mask = self._selection.mask_of(name, output)
-            if output.requires_grad and self._selection.counts(output, mask):
+            if not output.requires_grad:
+                self.frozen.append(name)
+            elif self._selection.counts(output, mask):
                 given: Tensor = args[0] if args else next(iter(kwargs.values()))
                 inputs = given.detach() if self._keep_inputs else None
                 self.calls.append(LayerCall(name, get_gradient_edge(output), output.shape, mask, inputs))

@@ -14,7 +14,7 @@ product for each column. C − 1 orthonormal contrasts are such columns exactly;
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,7 +57,7 @@ class Scores:
         return places, counted.reshape(places.shape)
 
 
-def directions(scores: Scores, batch: Mapping[str, Any], draws: int, seed: int) -> list[Tensor]:
+def directions(scores: Scores, batch: Mapping[str, Any], draws: int, seed: int) -> Iterator[Tensor]:
     """Columns whose squared vector-Jacobian products add up to how much something matters to the scores.
 
     They are exact where each example has one place with no more than ``draws`` columns; otherwise as many columns of
@@ -70,8 +70,9 @@ def directions(scores: Scores, batch: Mapping[str, Any], draws: int, seed: int) 
         draws: most columns, at least 1.
         seed: of random signs.
 
-    Returns:
-        Tensors of the shape of ``scores.values``, float32 or wider, without gradient.
+    Yields:
+        Tensors of the shape of ``scores.values``, float32 or wider, without gradient; one at a time, as those of tokens
+        are as large as the logits.
     """
     values, counted = scores.table()
     examples, places, width = values.shape
@@ -79,15 +80,18 @@ def directions(scores: Scores, batch: Mapping[str, Any], draws: int, seed: int) 
     # Of independent scores single ones may be left out; a contrast is between all of them.
     whole = not scores.shift_invariant or bool((counted.all(-1) == counted.any(-1)).all())
     if places == 1 and count <= draws and whole:
-        basis = contrasts(width) if scores.shift_invariant else torch.eye(width, dtype=torch.float64)
-        columns = [column.to(values) * counted for column in basis]
-    else:
-        signs = torch.stack([_signs(counted[i], draws, _key(batch, i, examples, seed)) for i in range(examples)], 1)
-        columns = [column.to(values.dtype) * draws**-0.5 for column in signs]
+        for row in contrasts(width) if scores.shift_invariant else torch.eye(width, dtype=torch.float64):
+            yield (row.to(values) * counted).reshape(scores.values.shape)
+        return
+    drawn = [_drawn(int(counted[i].sum()), draws, _key(batch, i, examples, seed)) for i in range(examples)]
+    sizes = counted.sum(-1, keepdim=True).clamp(min=1)
+    for number in range(draws):
+        column = torch.zeros(counted.shape, dtype=values.dtype, device=values.device)
+        for own, mask, bits in zip(column, counted, drawn, strict=True):
+            own[mask] = _signs(bits[number].to(values.device), int(mask.sum())).to(values.dtype)
         if scores.shift_invariant:
-            sizes = counted.sum(-1, keepdim=True).clamp(min=1)
-            columns = [(column - column.sum(-1, keepdim=True) / sizes) * counted for column in columns]
-    return [column.reshape(scores.values.shape) for column in columns]
+            column = (column - column.sum(-1, keepdim=True) / sizes) * counted
+        yield column.mul_(draws**-0.5).reshape(scores.values.shape)
 
 
 def contrasts(width: int) -> Tensor:
@@ -100,21 +104,17 @@ def contrasts(width: int) -> Tensor:
     return rows
 
 
-def _signs(counted: Tensor, draws: int, key: bytes) -> Tensor:
-    """Random signs ``[draws, places, C]`` of what counts of one example, zero elsewhere."""
-    total = int(counted.sum())
+def _drawn(total: int, draws: int, key: bytes) -> Tensor:
+    """Random bytes ``[draws, total / 8]``, eight signs each: drawing is what takes time where scores are of words."""
     generator = torch.Generator().manual_seed(int.from_bytes(key[:7], "big"))
-    # Eight signs a byte: drawing is what takes time where there are as many scores as words.
-    drawn = torch.randint(0, 256, (draws, -(-total // 8)), generator=generator, dtype=torch.uint8)
-    bits = (
-        drawn.to(counted.device)
-        .unsqueeze(-1)
-        .bitwise_right_shift(torch.arange(8, dtype=torch.uint8, device=counted.device))
-    )
-    signs = (bits.bitwise_and(1).to(torch.float32) * 2 - 1).reshape(draws, -1)[:, :total]
-    placed = torch.zeros(draws, *counted.shape, dtype=torch.float32, device=counted.device)
-    placed[:, counted] = signs
-    return placed
+    return torch.randint(0, 256, (draws, -(-total // 8)), generator=generator, dtype=torch.uint8)
+
+
+def _signs(drawn: Tensor, total: int) -> Tensor:
+    """The first ``total`` signs, −1 and 1, of random bytes."""
+    places = torch.arange(8, dtype=torch.uint8, device=drawn.device)
+    bits = drawn.unsqueeze(-1).bitwise_right_shift(places).bitwise_and(1)
+    return bits.reshape(-1)[:total].to(torch.float32) * 2 - 1
 
 
 def _key(batch: Mapping[str, Any], index: int, examples: int, seed: int) -> bytes:

@@ -206,16 +206,23 @@ class WeightedGramAccumulator(Accumulator[WeightedGramStatistics]):
         selection = RowSelection(mask)
         with OutputRecorder(self._layers, selection, keep_inputs=True) as recorder:
             scores = scores_of(batch)
+        if recorder.frozen:
+            raise StatisticsError(
+                f"no gradient at the output of {name_list(list(dict.fromkeys(recorder.frozen)))}: the parameters up to "
+                "it do not require gradients; call model.requires_grad_(True) first, or leave it out of `layers`"
+            )
         if not scores.values.requires_grad:
             raise StatisticsError("the scores carry no gradient; they must not be detached, nor gradients disabled")
         values = scores.values.to(torch.promote_types(scores.values.dtype, torch.float32))
         columns = directions(scores, batch, self._draws, self._seed)
         edges = [call.edge for call in recorder.calls]
         norms: list[Tensor | None] = [None] * len(edges)
-        for number, column in enumerate(columns, 1):
+        following = next(columns, None)
+        while (column := following) is not None:
+            following = next(columns, None)
             with torch.autocast(values.device.type, enabled=False):
                 gradients = torch.autograd.grad(
-                    values, edges, column, retain_graph=number < len(columns), allow_unused=True
+                    values, edges, column, retain_graph=following is not None, allow_unused=True
                 )
             with torch.no_grad():
                 for place, (call, gradient) in enumerate(zip(recorder.calls, gradients, strict=True)):

@@ -204,6 +204,7 @@ def test_without_a_base_they_are_refused() -> None:
     [
         ("svc", [SingularValueCalibration()]),
         ([], []),
+        (None, []),
         (["svc", {"lines": {"beta": 1}}], [SingularValueCalibration(), LayerIncreasingScaling(beta=1)]),
         ({"lines": None}, [LayerIncreasingScaling()]),
     ],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -193,10 +193,9 @@ CASES = [
 ]
 
 
-def all_directions(given: scores.Scores, *_: Any) -> list[Tensor]:
+def all_directions(given: scores.Scores, *_: Any) -> Iterator[Tensor]:
     """Every contrast of every place as a column of its own, in place of random signs."""
     values, counted = given.table()
-    columns = []
     for place in range(values.shape[1]):
         for score in range(values.shape[2]):
             column = torch.zeros_like(values)
@@ -206,8 +205,7 @@ def all_directions(given: scores.Scores, *_: Any) -> list[Tensor]:
                     column[row, place, score] = 1
                     if given.shift_invariant:
                         column[row, place] -= own / own.sum()
-            columns.append(column.reshape(given.values.shape))
-    return columns
+            yield column.reshape(given.values.shape)
 
 
 @pytest.mark.parametrize("name", CASES)

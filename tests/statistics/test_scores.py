@@ -38,7 +38,7 @@ def test_of_two_labels_it_is_their_difference() -> None:
 
 @pytest.mark.parametrize(("width", "invariant", "expected"), [(3, True, 2), (4, False, 4), (1, False, 1), (5, True, 4)])
 def test_few_labels_are_exact(width: int, invariant: bool, expected: int) -> None:
-    columns = directions(Scores(torch.randn(1, width, dtype=torch.float64), invariant), batch([1]), 4, 0)
+    columns = list(directions(Scores(torch.randn(1, width, dtype=torch.float64), invariant), batch([1]), 4, 0))
     assert len(columns) == expected
     projection = torch.eye(width, dtype=torch.float64) - (1 / width if invariant else 0)
     torch.testing.assert_close(second_moment(columns), projection)
@@ -51,7 +51,7 @@ def test_one_real_value_an_example_may_lack_the_last_dimension() -> None:
 
 def test_labels_that_are_not_annotated_do_not_count() -> None:
     counted = torch.tensor([[True, False, True], [False, False, False]])
-    columns = directions(Scores(torch.randn(2, 3), False, counted), batch([1], [2]), 4, 0)
+    columns = list(directions(Scores(torch.randn(2, 3), False, counted), batch([1], [2]), 4, 0))
     assert len(columns) == 3
     assert second_moment([column[0] for column in columns]).diagonal().tolist() == [1.0, 0.0, 1.0]
     assert not torch.stack(columns)[:, 1].any()
@@ -65,7 +65,7 @@ def test_random_signs_have_the_projection_as_their_mean() -> None:
     expected[:3, :3] = torch.eye(3) - 1 / 3
     for one, other in ((3, 3), (5, 5), (3, 5), (5, 3)):
         expected[one, other] = 0.5 if one == other else -0.5
-    found = second_moment(directions(scores, batch([1, 2]), 20000, 0))
+    found = second_moment(list(directions(scores, batch([1, 2]), 20000, 0)))
     torch.testing.assert_close(found, expected, atol=0.02, rtol=0)
 
 
@@ -83,22 +83,22 @@ def test_signs_do_not_depend_on_the_rest_of_the_batch_nor_on_padding() -> None:
 def test_signs_depend_on_the_seed_and_on_the_tokens() -> None:
     values = torch.randn(1, 5, 9)
     one, other = batch([4, 5, 6, 7, 8]), batch([4, 5, 6, 7, 9])
-    first = directions(Scores(values, False), one, 1, 0)[0]
-    assert torch.equal(first, directions(Scores(values, False), one, 1, 0)[0])
-    assert not torch.equal(first, directions(Scores(values, False), one, 1, 1)[0])
-    assert not torch.equal(first, directions(Scores(values, False), other, 1, 0)[0])
+    first = next(directions(Scores(values, False), one, 1, 0))
+    assert torch.equal(first, next(directions(Scores(values, False), one, 1, 0)))
+    assert not torch.equal(first, next(directions(Scores(values, False), one, 1, 1)))
+    assert not torch.equal(first, next(directions(Scores(values, False), other, 1, 0)))
     assert set(first.abs().flatten().tolist()) == {1.0}
 
 
 def test_examples_without_token_ids_are_told_apart_by_their_tensors() -> None:
     values = torch.randn(2, 3, 4)
     features = {"x": torch.tensor([[1.0, 2.0], [1.0, 2.5]]), "labels": torch.tensor([1, 0])}
-    first, second = directions(Scores(values, False), features, 1, 0)[0]
+    first, second = next(directions(Scores(values, False), features, 1, 0))
     assert not torch.equal(first, second)
     swapped = {"x": features["x"].flip(0), "labels": features["labels"]}
-    assert torch.equal(directions(Scores(values, False), swapped, 1, 0)[0], torch.stack([second, first]))
+    assert torch.equal(next(directions(Scores(values, False), swapped, 1, 0)), torch.stack([second, first]))
 
 
 def test_a_mask_of_another_shape_is_refused() -> None:
     with pytest.raises(StatisticsError, match=r"counted: shape \(2,\) for scores of shape \(2, 3, 4\)"):
-        directions(Scores(torch.randn(2, 3, 4), True, torch.ones(2)), batch([1], [2]), 1, 0)
+        next(directions(Scores(torch.randn(2, 3, 4), True, torch.ones(2)), batch([1], [2]), 1, 0))

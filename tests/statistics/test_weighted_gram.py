@@ -203,3 +203,14 @@ def test_nan_is_told_by_its_layer() -> None:
         model.classifier.weight[0, 0] = torch.nan
     with pytest.raises(StatisticsError, match="NaN or infinity in the weighted Gram matrix"):
         collect_weighted_gram(model, BATCHES)
+
+
+def test_frozen_layers_are_refused() -> None:
+    """Their rows would all count alike, as if no score depended on them."""
+    model = classifier("bert")
+    for parameter in model.bert.parameters():
+        parameter.requires_grad_(False)
+    with pytest.raises(StatisticsError, match=r"no gradient at the output of .*query.*do not require gradients"):
+        collect_weighted_gram(model, BATCHES)
+    found = collect_weighted_gram(model, BATCHES, layers=["classifier"])
+    assert found.layers == ["classifier"]
