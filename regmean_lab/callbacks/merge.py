@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from regmean_lab.callbacks.choose import chosen_merge
 from regmean_lab.callbacks.distill import Distillation, Start, distilled, in_fixed_order, taught
-from regmean_lab.callbacks.refine import TextReading, member_texts
+from regmean_lab.callbacks.refine import TextReading, few_tokens, member_texts
 from regmean_lab.callbacks.requests import published_path
 from regmean_lab.callbacks.statistics import MakeBatches, StatisticsRequest, collect_for_entry, open_statistics
 from regmean_lab.callbacks.text_streams import text_streams
@@ -267,7 +267,12 @@ class MergeCallback(pl.Callback):
             if parameter.diagnostics is not None:
                 diagnostics[parameter.diagnostics.layer] = parameter.diagnostics
         if isinstance(method, RefiningMethod):
-            texts = member_texts(self.members, method, self.reading, module.device, _counts(members))
+            counts = _counts(members)
+            for member, own in zip(members, counts, strict=True):
+                if warning := few_tokens(member.name, own):
+                    log.warning("%s", warning)
+                    self.notes.append(warning)
+            texts = member_texts(self.members, method, self.reading, module.device, counts)
             with trainer.precision_plugin.forward_context():
                 refined = refine_(method, members, texts, merged, layout, base=base)
             diagnostics.update({row.layer: row for row in refined})

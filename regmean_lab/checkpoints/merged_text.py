@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from regmean_lab.callbacks.refine import TextReading, member_texts
+from regmean_lab.callbacks.refine import TextReading, few_tokens, member_texts
 from regmean_lab.checkpoints.alignment import AlignedWeights, RowOrder
 from regmean_lab.checkpoints.members import Member, tokenizer_in
 from regmean_lab.checkpoints.publishing.models import longest_text, task_name, task_of
@@ -131,6 +131,8 @@ def plan_text(
         except StatisticsError as error:
             found.append(f"{file.path}: {error}")
             continue
+        if warning := few_tokens(member.name, file.counts):
+            notes.append(warning)
         if known < 1:
             notes.append(f"{member.name}: {known:.1%} of its counted tokens are in the merged model's vocabulary")
     counts = [None if file is None else file.counts for file in files]
