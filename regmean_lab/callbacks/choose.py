@@ -24,7 +24,7 @@ from regmean_lab.merging.distill import mixed
 from regmean_lab.merging.merge import MergedParameter
 from regmean_lab.modules import TaskModule
 from regmean_lab.modules.base import Batch
-from regmean_lab.modules.distillation import Said, Teachers, answered, divergence_of, hidden_loss, say
+from regmean_lab.modules.distillation import Said, SharedParameters, Teachers, answered, divergence_of, hidden_loss, say
 from regmean_lab.training.distillation import Taught, modules_of
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ def chosen_merge(
 ) -> tuple[dict[str, Tensor], Choice]:
     """The merge that is chosen, and why.
 
-    In memory are two merges and one member, and what a batch takes.
+    In memory are three merges and one member, and what a batch takes.
 
     Args:
         auto: what is tried, and what counts.
@@ -110,23 +110,20 @@ class _Judge:
     def __init__(
         self,
         members: Sequence[Taught],
-        names: dict[str, Tensor],
+        mean: dict[str, Tensor],
         device: torch.device,
         precision: Callable[[], AbstractContextManager[None]],
     ) -> None:
         self.members = members
         self.precision = precision
-        self.students = modules_of(members, names, device)
-        self.teachers = Teachers(modules_of(members, names, device), [member.weights for member in members])
+        self.shared = SharedParameters(mean)
+        self.students = self.shared.put_into(modules_of(members, mean, device))
+        self.teachers = Teachers(modules_of(members, mean, device), [member.weights for member in members])
         self.device = device
 
     def values(self, merged: dict[str, Tensor]) -> list[Tensor]:
         """Of each member, KL(member ‖ merge) on each of its held-out texts, shape [texts]."""
-        for student in {id(student): student for student in self.students}.values():
-            targets = student.model.state_dict(keep_vars=True)
-            with torch.no_grad():
-                for name, value in merged.items():
-                    targets[name].copy_(value)
+        self.shared.copy_(merged)
         return [self._of(number) for number in range(len(self.members))]
 
     def _of(self, number: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -147,17 +147,17 @@ class Teachers:
 
     Args:
         modules: a module for each, on the device, in evaluation mode; members may share one. Parameters are pointed
-            at the member's own when it is its turn.
+            at the member's own when it is its turn. Each is let go of before the next one is asked for.
         weights: of each, its weights by name, read when they are asked for.
     """
 
-    def __init__(self, modules: Sequence[TaskModule], weights: Sequence[Mapping[str, Tensor]]) -> None:
-        self.modules = modules
+    def __init__(self, modules: Iterable[TaskModule], weights: Sequence[Mapping[str, Tensor]]) -> None:
+        self.modules: list[TaskModule] = []
         self.weights = weights
         self._turn: int | None = None
-        self._dtypes = {id(t): t.dtype for module in modules for t in _state(module).values()}
         for module in modules:
             _let_go(module)
+            self.modules.append(module)
 
     def __call__(self, number: int) -> TaskModule:
         """One of them, with its weights."""
@@ -166,12 +166,62 @@ class Teachers:
                 _let_go(self.modules[self._turn])
             self._turn = None
             module, weights = self.modules[number], self.weights[number]
-            device = module.device
             for name, target in _state(module).items():
                 if name in weights:  # what is tied to another name is set under that
-                    target.data = weights[name].detach().to(device, self._dtypes[id(target)])
+                    target.data = weights[name].detach().to(target.device, target.dtype)
             self._turn = number
         return self.modules[number]
+
+
+class SharedParameters(nn.Module):
+    """The parameters of a merge, which several modules have in place of their own.
+
+    Args:
+        merged: the merged parameters by name; they are copied, in float32 or wider.
+    """
+
+    def __init__(self, merged: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.names = [name for name, value in merged.items() if value.is_floating_point()]
+        self.others = {name: value for name, value in merged.items() if not value.is_floating_point()}
+        wide = [torch.promote_types(merged[name].dtype, torch.float32) for name in self.names]
+        self.values = nn.ParameterList(
+            merged[name].detach().to(dtype, copy=True) for name, dtype in zip(self.names, wide, strict=True)
+        )
+
+    def put_into(self, modules: Iterable[TaskModule]) -> list[TaskModule]:
+        """Put them into modules, under every name that they have there; what a module has besides is frozen.
+
+        Args:
+            modules: one for each member, which may be one for all; each is done with before the next is asked for.
+        """
+        done: list[TaskModule] = []
+        for module in modules:
+            if not any(module is other for other in done):
+                self._put(module)
+            done.append(module)
+        return done
+
+    def by_name(self) -> dict[str, Tensor]:
+        """Their values, detached."""
+        return {name: value.detach() for name, value in zip(self.names, self.values, strict=True)} | self.others
+
+    def copy_(self, merged: Mapping[str, Tensor]) -> None:
+        """Give them the values of another merge."""
+        with torch.no_grad():
+            for name, value in zip(self.names, self.values, strict=True):
+                value.copy_(merged[name])
+
+    def _put(self, module: TaskModule) -> None:
+        module.requires_grad_(False)
+        targets = _state(module)
+        places = {id(targets[name]): value for name, value in zip(self.names, self.values, strict=True)}
+        for part in module.model.modules():
+            for name, parameter in list(part._parameters.items()):
+                if id(parameter) in places:
+                    part._parameters[name] = places[id(parameter)]
+        for name, value in self.others.items():
+            targets[name].data = value.to(targets[name].device)
 
 
 def _state(module: TaskModule) -> dict[str, Tensor]:
@@ -189,7 +239,7 @@ class DistillationModule(TrainableModule):
 
     Args:
         students: for each teacher the module that learns from it, with its own parameters where it keeps some; they may
-            be one. Their merged parameters are replaced by those that are trained, which all of them share.
+            be one. All share the parameters that are trained.
         teachers: gives each teacher.
         start: the merged parameters by name, where training begins.
         settings: how.
@@ -199,7 +249,7 @@ class DistillationModule(TrainableModule):
 
     def __init__(
         self,
-        students: Sequence[TaskModule],
+        students: Iterable[TaskModule],
         teachers: Callable[[int], TaskModule],
         start: Mapping[str, Tensor],
         settings: Distill,
@@ -207,21 +257,14 @@ class DistillationModule(TrainableModule):
         known: Sequence[Sequence[bool] | None],
     ) -> None:
         super().__init__(Optimization(settings.learning_rate, schedule="linear", warmup=settings.warmup))
-        self.names = [name for name, value in start.items() if value.is_floating_point()]
-        wide = [torch.promote_types(start[name].dtype, torch.float32) for name in self.names]
-        self.trained = nn.ParameterList(
-            start[name].detach().to(dtype, copy=True) for name, dtype in zip(self.names, wide, strict=True)
-        )
+        self.shared = SharedParameters(start)
         self.settings = settings
-        self._others = {name: value for name, value in start.items() if not value.is_floating_point()}
-        self._start = [value.detach().clone() for value in self.trained] if settings.anchor else []
-        self._students = list(students)  # no part of this module: what is trained is
+        self.students = self.shared.put_into(students)  # a list: they are no parts of this module
+        self._start = [value.detach().clone() for value in self.shared.values] if settings.anchor else []
         self._teachers = teachers
         self._weights = list(weights)
         self._known = list(known)
         self._sums: dict[int, list[float]] = {}
-        for student in {id(student): student for student in students}.values():
-            _share(student, dict(zip(self.names, self.trained, strict=True)), self._others)
 
     @property
     def key_score(self) -> str:
@@ -232,16 +275,12 @@ class DistillationModule(TrainableModule):
         """There is no folder of its own: the parameters are put into a model."""
         raise NotImplementedError
 
-    def parameters_by_name(self) -> dict[str, Tensor]:
-        """What was trained, by the names of the merge, detached."""
-        return {name: value.detach() for name, value in zip(self.names, self.trained, strict=True)} | self._others
-
     def training_step(self, batch: TaughtBatch, batch_idx: int) -> Tensor:
         """The weighted loss of one teacher's text, times the number of teachers: a step is a mean over them."""
         number, text = batch[0], self._answered(*batch)
-        settings, student = self.settings, self._students[number]
+        settings, student = self.settings, self.students[number]
         student_said, teacher_said = self._said(number, text, hidden=settings.hidden > 0)
-        loss = self.trained[0].new_zeros(())
+        loss = self.shared.values[0].new_zeros(())
         told = divergence_of(student, text, student_said, teacher_said, self._known[number], settings.temperature)
         if told is not None and settings.logits:
             loss = loss + settings.logits * told
@@ -251,13 +290,13 @@ class DistillationModule(TrainableModule):
         self.log("train/loss", loss, prog_bar=True, batch_size=len(text["input_ids"]))
         loss = len(self._weights) * self._weights[number] * loss
         if settings.anchor:
-            loss = loss + settings.anchor * anchor_penalty(list(self.trained), self._start)
+            loss = loss + settings.anchor * anchor_penalty(list(self.shared.values), self._start)
         return loss
 
     def _said(self, number: int, text: Batch, *, hidden: bool) -> tuple[Said, Said]:
         with torch.no_grad():
             teacher = say(self._teachers(number), text, hidden=hidden)
-        return say(self._students[number], text, hidden=hidden), teacher
+        return say(self.students[number], text, hidden=hidden), teacher
 
     def _answered(self, number: int, text: Batch) -> Batch:
         with torch.no_grad():
@@ -270,7 +309,7 @@ class DistillationModule(TrainableModule):
     def validation_step(self, batch: TaughtBatch, batch_idx: int) -> None:
         """Add up a teacher's divergence on held-out text: of outputs, or where there are none, of hidden states."""
         number, text = batch[0], self._answered(*batch)
-        student = self._students[number]
+        student = self.students[number]
         headless = isinstance(student, ReadingModule)
         said = self._said(number, text, hidden=headless)
         value = divergence_of(student, text, *said, self._known[number], 1.0)
@@ -287,20 +326,3 @@ class DistillationModule(TrainableModule):
         mean = sum(weight * value for weight, value in zip(self._weights, values, strict=True))
         each = {f"{HELD_OUT}_{number}": value for number, value in enumerate(values)}
         self.log_dev_scores({self.key_score: -mean, HELD_OUT: mean, **each})
-
-
-def _share(student: TaskModule, trained: Mapping[str, nn.Parameter], others: Mapping[str, Tensor]) -> None:
-    """Put shared parameters into a module in place of its own, under every name that these have there."""
-    student.requires_grad_(False)
-    targets = _state(student)
-    places = {id(targets[name]): value for name, value in trained.items() if name in targets}
-    for module in student.model.modules():
-        for name, parameter in list(_own_parameters(module)):
-            if id(parameter) in places:
-                module._parameters[name] = places[id(parameter)]
-    for name, value in others.items():
-        targets[name].data = value.to(targets[name].device)
-
-
-def _own_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    yield from ((name, parameter) for name, parameter in module._parameters.items() if parameter is not None)

@@ -110,10 +110,9 @@ def distil(
     """
     started = time.perf_counter()
     device = trainer.strategy.root_device
-    students = modules_of(members, start, device)
     teachers = Teachers(modules_of(members, start, device), [member.weights for member in members])
     module = DistillationModule(
-        students,
+        modules_of(members, start, device),
         teachers,
         start,
         settings,
@@ -147,18 +146,17 @@ def distil(
         first = 0 if snapshot is None else snapshot.batches // len(members)
         steps: DataLoader[Any] = DataLoader(_Steps(texts, first), batch_size=None)
         fit.fit(module, steps, validation, ckpt_path=None if snapshot is None else snapshot.path)
-    return _finished(module, students[0], best, fit, before, time.perf_counter() - started)
+    return _finished(module, best, fit, before, time.perf_counter() - started)
 
 
 def _finished(
     module: DistillationModule,
-    student: TaskModule,
     best: BestWeights,
     fit: pl.Trainer,
     before: Mapping[str, float],
     seconds: float,
 ) -> Distilled:
-    values = module.cpu().parameters_by_name()
+    values = module.cpu().shared.by_name()
     if broken := [name for name, value in values.items() if not torch.isfinite(value).all()]:
         raise ModelError(
             f"distillation diverged: NaN or infinity in {broken[0]} and {len(broken) - 1} other parameters; try a "
@@ -172,11 +170,11 @@ def _finished(
         "seconds": seconds,
         "versions": versions(),
     }
-    return Distilled(student.cpu(), record)
+    return Distilled(module.students[0].cpu(), record)
 
 
-def modules_of(members: Sequence[Taught], merged: Mapping[str, Tensor], device: torch.device) -> list[TaskModule]:
-    """A module for each member, in evaluation mode; one for all, where they keep nothing of their own.
+def modules_of(members: Sequence[Taught], merged: Mapping[str, Tensor], device: torch.device) -> Iterator[TaskModule]:
+    """A module for each member, in evaluation mode, loaded when it is asked for; one for all, where they keep nothing.
 
     Args:
         members: the members.
@@ -184,9 +182,10 @@ def modules_of(members: Sequence[Taught], merged: Mapping[str, Tensor], device: 
         device: where to.
     """
     first = members[0].load().to(device).eval()
-    if all(name in merged or not value.is_floating_point() for name, value in _stored(members[0], first)):
-        return [first] * len(members)
-    return [first, *(member.load().to(device).eval() for member in members[1:])]
+    shared = all(name in merged or not value.is_floating_point() for name, value in _stored(members[0], first))
+    yield first
+    for member in members[1:]:
+        yield first if shared else member.load().to(device).eval()
 
 
 def _stored(member: Taught, module: TaskModule) -> Iterator[tuple[str, Tensor]]:

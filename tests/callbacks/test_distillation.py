@@ -6,7 +6,7 @@ What it reports is compared with divergences that loops over single examples and
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,10 @@ from regmean_lab.callbacks.text_streams import ExampleText, PseudoStream, own_te
 from regmean_lab.config.groups import ModelConfig, TokensConfig, TrainerConfig
 from regmean_lab.merging.distill import Distill
 from regmean_lab.merging.simple import Simple
+from regmean_lab.merging.weights import SafetensorsWeights
 from regmean_lab.models.find import find_checkpoint
 from regmean_lab.modules import TaskModule
+from regmean_lab.modules.distillation import SharedParameters, Teachers
 from regmean_lab.suites.base import IGNORED
 from regmean_lab.training import snapshots
 from regmean_lab.zoo import Zoo
@@ -257,6 +259,45 @@ def _forget(sources: Sequence[MemberSource]) -> None:
     for entry in Zoo(sources[0].entry.path.parent).entries():
         if entry.name.startswith("distill-"):
             shutil.rmtree(entry.path)
+
+
+class TestMemory:
+    """However many members there are, the weights of one and the merged ones are there, beside heads that are kept."""
+
+    def test_of_teachers(self, draw: Draw) -> None:
+        sources = 2 * draw("emotion", "bert")
+        loaded: list[TaskModule] = []
+
+        def modules() -> Iterator[TaskModule]:
+            for source in sources:
+                assert all(held([module]) == 0 for module in loaded)
+                loaded.append(source.load())
+                yield loaded[-1]
+
+        teachers = Teachers(modules(), [SafetensorsWeights(source.entry.path) for source in sources])
+        whole = held([sources[0].load()])
+        assert held(loaded) == 0
+        for number in (2, 0, 3, 3, 1):
+            teacher, own = teachers(number), sources[number].load()
+            assert held(loaded) == whole
+            assert all(torch.equal(value, state(own)[name]) for name, value in state(teacher).items())
+
+    def test_of_students(self, draw: Draw) -> None:
+        sources = 2 * draw("emotion", "bert")
+        own = sources[0].load()
+        merged = {name: value for name, value in own.model.state_dict().items() if not name.startswith("classifier")}
+        heads = sum(value.numel() for name, value in state(own).items() if name.startswith("classifier"))
+        shared = SharedParameters(merged)
+        students = shared.put_into(source.load() for source in sources)
+        body = sum(value.numel() for value in shared.values)
+        assert held(students) == body + len(sources) * heads
+        trained = [parameter for student in students for parameter in student.parameters() if parameter.requires_grad]
+        assert {id(parameter) for parameter in trained} == {id(value) for value in shared.values}
+
+
+def held(modules: Sequence[TaskModule]) -> int:
+    """Numbers in the parameters of modules, those that they share counted once."""
+    return sum({id(p): p.numel() for module in modules for p in module.parameters()}.values())
 
 
 class TestOtherText:
