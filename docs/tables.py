@@ -20,7 +20,12 @@ from regmean_lab.merging import MergeMethod, method_types
 from regmean_lab.suites import suite_types
 
 ROOT = Path(__file__).parents[1]
-STATISTICS = {"gram": "Gram matrices", "fisher": "Fisher information", "gradient_gram": "Gram matrices of gradients"}
+STATISTICS = {
+    "gram": "Gram matrices",
+    "fisher": "Fisher information",
+    "gradient_gram": "Gram matrices of gradients",
+    "weighted_gram": "loss-weighted Gram matrices",
+}
 NOWHERE = Path("/nowhere")
 
 

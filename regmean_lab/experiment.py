@@ -118,4 +118,5 @@ def result_of(job: Job, outcome: Outcome, overrides: list[str]) -> Result:
         unknown_labels=unknown,
         selection=settings.resolved.get("selection"),
         divergence=outcome.divergence,
+        choice=outcome.choice,
     )

@@ -65,6 +65,8 @@ class Result:
         divergence: how far a merge is from its members on their own data, and how much of the gap that the mean of
             their weights leaves it closes (:meth:`regmean_lab.evaluation.divergences.Divergences.of`); None where it
             was not measured.
+        choice: of ``method=auto``, what was ``chosen`` ``by`` which criterion among which ``candidates``, with their
+            figures (:meth:`regmean_lab.merging.auto.Choice.record`).
         schema: version of this format.
     """
 
@@ -93,6 +95,7 @@ class Result:
     selection: dict[str, Any] | None = None
     checkpoints: dict[str, dict[str, Any]] = field(default_factory=dict)
     divergence: dict[str, Any] | None = None
+    choice: dict[str, Any] | None = None
     schema: int = SCHEMA
 
     def write(self, folder: Path) -> Path:

@@ -13,16 +13,25 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from regmean_lab.callbacks.choose import chosen_merge
+from regmean_lab.callbacks.distill import Distillation, Start, distilled, in_fixed_order, taught
 from regmean_lab.callbacks.refine import TextReading, few_tokens, member_texts
+from regmean_lab.callbacks.requests import published_path
 from regmean_lab.callbacks.statistics import MakeBatches, StatisticsRequest, collect_for_entry, open_statistics
+from regmean_lab.callbacks.text_streams import text_streams
 from regmean_lab.merging import MergeError, MergeMember, MergeMethod, merge_members
+from regmean_lab.merging.auto import Auto
 from regmean_lab.merging.base import LayerDiagnostics
+from regmean_lab.merging.distill import Distill
 from regmean_lab.merging.layout import averaged_line, layout_of
 from regmean_lab.merging.refining import RefiningMethod, refine_
 from regmean_lab.merging.weights import SafetensorsWeights
 from regmean_lab.models.pretrained import head_parameters
 from regmean_lab.modules import TaskModule
 from regmean_lab.statistics import expert_layers, linear_layers
+from regmean_lab.statistics.token_counts import TokenCounts
+from regmean_lab.training.distillation import TextStream
+from regmean_lab.utils.files import file_sha256
 from regmean_lab.zoo import ZooEntry
 
 log = logging.getLogger(__name__)
@@ -70,6 +79,7 @@ class MergeCallback(pl.Callback):
         seconds: time spent on ``statistics`` and on ``merge``.
         diagnostics: of each layer's system of equations, for methods that solve one.
         notes: what a user should know of the merge.
+        choice: of methods that choose, what was chosen among what, and by which figures.
     """
 
     def __init__(
@@ -82,8 +92,9 @@ class MergeCallback(pl.Callback):
         base: Callable[[type[PreTrainedModel]], Mapping[str, Tensor]] | None = None,
         reading: TextReading | None = None,
     ) -> None:
-        self.members = list(members)
-        self.method = method
+        order = in_fixed_order(members, method)
+        self.members = order.members
+        self.method = order.method
         self.requests = [request for request in requests if request.kind in method.statistics]
         self.own_heads = own_heads
         self.base = base
@@ -91,6 +102,7 @@ class MergeCallback(pl.Callback):
         self.seconds = {"statistics": 0.0, "merge": 0.0}
         self.diagnostics: list[LayerDiagnostics] = []
         self.notes: list[str] = []
+        self.choice: dict[str, Any] | None = None
         self._merged: dict[str, Tensor] | None = None
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -106,7 +118,12 @@ class MergeCallback(pl.Callback):
                     )
             self.seconds["statistics"] = time.perf_counter() - started
             started = time.perf_counter()
-            self._merged = self._merge(trainer, pl_module, requests)
+            if isinstance(self.method, Distill):
+                self._merged = self._distil(trainer, pl_module, requests)
+            elif isinstance(self.method, Auto):
+                self._merged = self._choose(trainer, pl_module, requests)
+            else:
+                self._merged = self._merge(trainer, pl_module, requests)
             self.seconds["merge"] = time.perf_counter() - started
         targets = pl_module.model.state_dict(keep_vars=True)
         with torch.no_grad():
@@ -117,15 +134,15 @@ class MergeCallback(pl.Callback):
         """Diagnostics as plain dicts."""
         return [asdict(row) for row in self.diagnostics]
 
-    def _method(self, module: TaskModule) -> MergeMethod:
-        """The method, with heads added to the unmerged layers if members keep their own heads."""
+    def _method(self, module: TaskModule, method: MergeMethod | None = None) -> MergeMethod:
+        """What merges, or another method, with heads added to the unmerged layers if members keep their own heads."""
         heads = head_parameters(module.model) if self.own_heads or self.method.keep_top else []
-        return replace(self.method, keep_layers=[*self.method.keep_layers, *heads])
+        return replace(method or self.method.beginning, keep_layers=[*self.method.keep_layers, *heads])
 
     def _needed(self, module: TaskModule) -> list[StatisticsRequest]:
         """The requests, of statistics of layers' inputs for no more layers than the method reads."""
-        method, names = self._method(module), module.model.state_dict().keys()
-        layers = method.gram_layers(names - method.kept(names), layout_of(module.model))
+        kept, names = self._method(module).kept, module.model.state_dict().keys()
+        layers = self.method.gram_layers(names - kept(names), layout_of(module.model))
         experts = expert_layers(module.model)
         with_experts = not set(experts).isdisjoint(layers)
         every = len(layers) == len(linear_layers(module.model)) + (len(experts) if with_experts else 0)
@@ -137,17 +154,94 @@ class MergeCallback(pl.Callback):
             if request.about.of != "inputs" or layers
         ]
 
-    def _merge(
+    def _distil(
         self, trainer: pl.Trainer, module: TaskModule, requests: Sequence[StatisticsRequest]
     ) -> dict[str, Tensor]:
-        """The merged parameters by name: a whole model's, or none if one cannot be merged."""
-        members = [
+        """The merged parameters after distillation."""
+        assert isinstance(self.method, Distill)
+
+        def merge() -> Start:
+            merged = self._merge(trainer, module, requests)
+            return Start(merged, list(self.diagnostics), list(self.notes))
+
+        distillation = Distillation(
+            self.method,
+            self.members,
+            self._texts(requests, self.method),
+            {
+                "statistics": self._statistics_read(requests),
+                "reading": [self.reading.batch_size, self.reading.seed, self.reading.batch_tokens],
+                "heads": self.own_heads,
+            },
+            trainer,
+        )
+        weights = SafetensorsWeights(self.members[0].entry.path)
+        kept = self._method(module).kept(weights)
+        found = distilled(distillation, merge, [name for name in weights if name not in kept], module.device)
+        self.diagnostics, self.notes = found.diagnostics, found.notes
+        return found.merged
+
+    def _choose(
+        self, trainer: pl.Trainer, module: TaskModule, requests: Sequence[StatisticsRequest]
+    ) -> dict[str, Tensor]:
+        """The merged parameters of the merge that is chosen."""
+        assert isinstance(self.method, Auto)
+        auto = self.method
+
+        def merge(method: MergeMethod) -> dict[str, Tensor]:
+            self.diagnostics, self.notes = [], []  # those of the last one remain
+            return self._merge(trainer, module, requests, method)
+
+        evidence, readers = None, []
+        if not auto.by_text:
+            evidence = self._with_statistics(requests), layout_of(module.model)
+        else:
+            readers = taught(self.members, self._texts(requests, auto))
+        merged, choice = chosen_merge(
+            auto,
+            merge,
+            len(self.members),
+            module.device,
+            readers=readers,
+            evidence=evidence,
+            precision=trainer.precision_plugin.forward_context,
+        )
+        self.choice = choice.record()
+        self.notes.append(choice.reason())
+        return merged
+
+    def _texts(self, requests: Sequence[StatisticsRequest], method: Distill | Auto) -> list[TextStream]:
+        return text_streams(self.members, method, self.reading, _counts(self._with_statistics(requests)))
+
+    def _with_statistics(self, requests: Sequence[StatisticsRequest]) -> list[MergeMember]:
+        return [
             MergeMember.of(
                 member.name, SafetensorsWeights(member.entry.path), _opened(member, requests), member.annotated
             )
             for member in self.members
         ]
-        method = self._method(module)
+
+    def _statistics_read(self, requests: Sequence[StatisticsRequest]) -> list[Any]:
+        """What determines the statistics that are read, by kind and member: how they were collected, or their files."""
+        described: list[Any] = []
+        for request in requests:
+            for member in self.members:
+                path = request.find(member.entry, member.data_fingerprint)
+                published = path == published_path(member.entry.path, request.kind)
+                assert path is not None
+                described.append(file_sha256(path) if published else request.describe(member.data_fingerprint))
+        return described
+
+    def _merge(
+        self,
+        trainer: pl.Trainer,
+        module: TaskModule,
+        requests: Sequence[StatisticsRequest],
+        method: MergeMethod | None = None,
+    ) -> dict[str, Tensor]:
+        """The merged parameters by name: a whole model's, or none if one cannot be merged."""
+        members = self._with_statistics(requests)
+        method = self._method(module, method)
         targets = module.model.state_dict(keep_vars=True)
         given = set(members[0].weights) - method.kept(members[0].weights)
         wanted = set(targets) - method.kept(targets)
@@ -159,20 +253,21 @@ class MergeCallback(pl.Callback):
         if line := averaged_line(method.averaged_maps(given, layout), method.name):
             log.info("%s", line)
             self.notes.append(line)
+        self.notes += method.notes
         base = None
-        if method.needs_base and self.base is not None:
+        if method.reads_base and self.base is not None:
             base = self.base(type(module.model))
             if not set(base) & set(members[0].weights):
                 raise MergeError("the pretrained model has none of the members' parameters; were they trained from it?")
-            _tell_missing(sorted(given - set(base)))
+            if method.needs_base:
+                _tell_missing(sorted(given - set(base)))
         merged, diagnostics = {}, {}
         for parameter in merge_members(method, members, layout, device=module.device, base=base):
             merged[parameter.name] = parameter.value
             if parameter.diagnostics is not None:
                 diagnostics[parameter.diagnostics.layer] = parameter.diagnostics
         if isinstance(method, RefiningMethod):
-            files = [member.others.get("tokens") for member in members]
-            counts = [None if file is None else file.counts for file in files]
+            counts = _counts(members)
             for member, own in zip(members, counts, strict=True):
                 if warning := few_tokens(member.name, own):
                     log.warning("%s", warning)
@@ -197,6 +292,12 @@ class MergeCallback(pl.Callback):
 def _opened(member: MemberSource, requests: Sequence[StatisticsRequest]) -> dict[str, Any]:
     """A member's statistics by kind, as `MergeMember.of` takes them."""
     return {request.kind: open_statistics(member.entry, request, member.data_fingerprint) for request in requests}
+
+
+def _counts(members: Sequence[MergeMember]) -> list[TokenCounts | None]:
+    """What pseudo-text of each member is drawn from, where that was asked for."""
+    files = [member.others.get("tokens") for member in members]
+    return [None if file is None else file.counts for file in files]
 
 
 def _tell_missing(names: Sequence[str]) -> None:

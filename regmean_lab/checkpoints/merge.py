@@ -26,14 +26,20 @@ from regmean_lab.checkpoints.published_statistics import MemberStatistics, open_
 from regmean_lab.checkpoints.recipe.reading import UNION, Recipe
 from regmean_lab.checkpoints.sentence_modules import MergedModules, agree_on_modules
 from regmean_lab.checkpoints.sources import Source, find_sources
+from regmean_lab.checkpoints.teaching import Readers, chosen_of_checkpoints, distilled_merge, with_what_is_published
 from regmean_lab.checkpoints.union_tokenizer import union_lead
 from regmean_lab.checkpoints.writing import PlannedTensor, Shard, plan_shards, write_shards
-from regmean_lab.merging.base import LayerDiagnostics, MergeError, MergeMember, MergeMethod, TensorSettings
+from regmean_lab.config.groups import TrainerConfig
+from regmean_lab.merging.auto import Auto, Choice
+from regmean_lab.merging.base import LayerDiagnostics, Layout, MergeError, MergeMember, MergeMethod, TensorSettings
+from regmean_lab.merging.distill import Distill
 from regmean_lab.merging.layout import averaged_line
+from regmean_lab.merging.member_text import ReadsText
 from regmean_lab.merging.merge import MergedParameter, merge_members, part_settings
 from regmean_lab.merging.partial import covered
 from regmean_lab.merging.parts import name_problems
 from regmean_lab.merging.refining import RefiningMethod
+from regmean_lab.merging.starting_merge import permuted
 from regmean_lab.models.converted_weights import DEFAULT_MODELS_FOLDER
 from regmean_lab.models.headers import CheckpointError, StoredTensor
 from regmean_lab.utils.names import abbreviated
@@ -73,6 +79,7 @@ class MergeRequest:
         chat_template: of the merged model's tokenizer: a template, its name or ``auto``; None is the tokenizer's own.
         recipe: what the merge was asked for by, if by a recipe.
         adapter: the LoRA adapter that the merged model is written as; None writes the whole model.
+        trainer: device, precision and progress bars of a merge that trains.
     """
 
     checkpoints: list[str]
@@ -88,11 +95,12 @@ class MergeRequest:
     chat_template: str | None = None
     recipe: Recipe | None = None
     adapter: AdapterRequest | None = None
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
 
     @property
     def needs_base(self) -> bool:
         """Whether the model that the checkpoints were trained from is read."""
-        return self.method.needs_base or self.adapter is not None
+        return self.method.reads_base or self.adapter is not None
 
 
 @dataclass
@@ -111,6 +119,8 @@ class PreparedMerge:
         settings: by a tensor's name, how it is merged; None where all are merged alike.
         modules: what follows the transformer, where all members are models of sentence-transformers.
         text: how text is read, where the method reads some.
+        choice: what was chosen, by a method that chooses; filled by the merge.
+        snapshots: where a merge that trains keeps its state; None: nowhere.
     """
 
     request: MergeRequest
@@ -123,6 +133,8 @@ class PreparedMerge:
     settings: Callable[[str], TensorSettings] | None = None
     modules: MergedModules | None = None
     text: TextPlan | None = None
+    choice: Choice | None = None
+    snapshots: Path | None = None
 
     @property
     def lead(self) -> Member:
@@ -177,12 +189,17 @@ def prepare_merge(request: MergeRequest) -> PreparedMerge:
         lead = _chosen_lead(request, members)
     except CheckpointError as error:
         raise CheckpointError([f"tokenizer_source: {problem}" for problem in error.problems]) from None
+    untried: list[str] = []
+    if isinstance(request.method, Auto):
+        auto, untried = with_what_is_published(request.method, members)
+        request = replace(request, method=auto)
     agreement, found = agree(members, request.heads, lambda names: request.method.kept(set(names)), lead)
     modules, module_problems = agree_on_modules(members, request.heads, request.method)
     found += module_problems
     found += _pattern_problems(request.method, {name for member in members for name in member.weights})
     if agreement is None or found:
         raise CheckpointError(found)
+    agreement.notes += untried
     found += _unreadable(agreement)
     try:
         every = [*agreement.names, *(modules.names if modules is not None else ())]
@@ -196,10 +213,12 @@ def prepare_merge(request: MergeRequest) -> PreparedMerge:
         statistics = open_statistics(members, request.method, agreement.names, layout, agreement.orders)
     except CheckpointError as error:
         found += error.problems
+    agreement.notes += request.method.notes
+    agreement.notes += [note for member in statistics for note in member.notes]
     if line := averaged_line(request.method.averaged_maps(agreement.names, layout), request.method.name):
         agreement.notes.append(line)
     text = None
-    if isinstance(request.method, RefiningMethod) and statistics:
+    if isinstance(request.method, ReadsText) and request.method.needs_text and statistics:
         own = [one.sources for one in statistics]
         text, problems, notes = plan_text(request.method, members, agreement.lead, own)
         found += problems
@@ -233,7 +252,7 @@ def prepare_merge(request: MergeRequest) -> PreparedMerge:
     ]
     agreement.notes += _narrowed(members, planned)
     shards = plan_shards(planned, request.max_shard_size)
-    if modules is not None and base_source is not None and request.method.needs_base:
+    if modules is not None and base_source is not None and request.method.reads_base:
         modules.find_base(base_source)
     return PreparedMerge(
         request, members, agreement, statistics, base, shards, settings=by_name, modules=modules, text=text
@@ -291,37 +310,107 @@ def merged_tensors(
     method = replace(prepared.request.method, keep_layers=[], merge_layers=None, keep_top=0)
     prepared.diagnostics.clear()
     started = time.perf_counter()
-    layout, settings = lead.architecture.layout, prepared.settings
-    if prepared.modules is not None:
-        method = prepared.modules.of_transformer(method, layout)
-    parameters = merge_members(method, members, layout, device=device, base=base, settings=settings)
-    if prepared.text is not None:
-        yield from _refined(prepared, parameters, base, torch.device(device))
-    for parameter in parameters:
-        if parameter.diagnostics is not None:
-            prepared.diagnostics.append(parameter.diagnostics)
-        yield parameter.name, parameter.value
+    work = _Work(prepared, members, base, torch.device(device))
+    if isinstance(method, Distill):
+        yield from work.distilled(method)
+    elif isinstance(method, Auto):
+        yield from work.chosen(method)
+    else:
+        yield from work.merged(method)
     log.info("merged %d tensors in %.1f s", len(names), time.perf_counter() - started)
 
 
-def _refined(
-    prepared: PreparedMerge,
-    parameters: Iterator[MergedParameter],
-    base: Mapping[str, Tensor] | None,
-    device: torch.device,
-) -> Iterator[tuple[str, Tensor]]:
-    """What becomes of merged parameters when their layers are refitted one after the other; all are in memory."""
-    assert prepared.text is not None
-    merged, diagnostics = {}, {}
-    for parameter in parameters:
-        merged[parameter.name] = parameter.value
-        if parameter.diagnostics is not None:
-            diagnostics[parameter.diagnostics.layer] = parameter.diagnostics
-    agreement = prepared.agreement
-    refined = refine_merged_(prepared.text, prepared.members, agreement.orders, prepared.lead, merged, base, device)
-    diagnostics.update({row.layer: row for row in refined})
-    prepared.diagnostics += diagnostics.values()
-    yield from merged.items()
+@dataclass
+class _Work:
+    """A merge that is under way.
+
+    Attributes:
+        prepared: the merge.
+        members: the members' tensors under the merged model's names, with their statistics.
+        base: those of the model that they were trained from.
+        device: where to compute.
+        order: numbers of the members, in the order in which they are merged; None is their own.
+    """
+
+    prepared: PreparedMerge
+    members: Sequence[MergeMember]
+    base: Mapping[str, Tensor] | None
+    device: torch.device
+    order: Sequence[int] | None = None
+
+    @property
+    def layout(self) -> Layout:
+        """Of the merged model."""
+        return self.prepared.lead.architecture.layout
+
+    @property
+    def readers(self) -> Readers | None:
+        """The checkpoints as those that read text, if any is read; in the order in which they are merged."""
+        prepared = self.prepared
+        if prepared.text is None:
+            return None
+        order = range(len(self.members)) if self.order is None else self.order
+        plan = replace(prepared.text, counts=[prepared.text.counts[number] for number in order])
+        members, orders = prepared.members, prepared.agreement.orders
+        return Readers(plan, [members[number] for number in order], [orders[number] for number in order], prepared.lead)
+
+    def merged(self, method: MergeMethod) -> Iterator[tuple[str, Tensor]]:
+        """Merge parameter by parameter; where layers are refitted afterwards, all are in memory."""
+        prepared, settings = self.prepared, self.prepared.settings
+        if prepared.modules is not None:
+            method = prepared.modules.of_transformer(method, self.layout)
+        if self.order is not None and method.parts:  # they have one number a member, too
+            settings = part_settings(method, [*self.members[0].weights])
+        parameters = merge_members(
+            method, self.members, self.layout, device=self.device, base=self.base, settings=settings
+        )
+        if isinstance(method, RefiningMethod):
+            yield from self._refined(method, parameters)
+        for parameter in parameters:
+            if parameter.diagnostics is not None:
+                prepared.diagnostics.append(parameter.diagnostics)
+            yield parameter.name, parameter.value
+
+    def _refined(self, method: RefiningMethod, parameters: Iterator[MergedParameter]) -> Iterator[tuple[str, Tensor]]:
+        """What becomes of merged parameters when their layers are refitted one after the other."""
+        readers = self.readers
+        assert readers is not None
+        merged, diagnostics = {}, {}
+        for parameter in parameters:
+            merged[parameter.name] = parameter.value
+            if parameter.diagnostics is not None:
+                diagnostics[parameter.diagnostics.layer] = parameter.diagnostics
+        refined = refine_merged_(
+            readers.plan, method, readers.members, readers.orders, readers.lead, merged, self.base, self.device
+        )
+        diagnostics.update({row.layer: row for row in refined})
+        self.prepared.diagnostics += diagnostics.values()
+        yield from merged.items()
+
+    def distilled(self, method: Distill) -> Iterator[tuple[str, Tensor]]:
+        """Merge, and distil the members into the merge, in an order that does not depend on how they are listed."""
+        prepared = self.prepared
+        order = sorted(range(len(self.members)), key=lambda number: self.members[number].name)
+        work = replace(self, members=[self.members[number] for number in order], order=order)
+        own, readers = permuted(method, order), work.readers
+        assert readers is not None
+        start = dict(work.merged(own.beginning))
+        trained, note = distilled_merge(own, start, readers, prepared.request.trainer, prepared.snapshots)
+        prepared.agreement.notes.append(note)
+        yield from trained.items()
+
+    def chosen(self, auto: Auto) -> Iterator[tuple[str, Tensor]]:
+        """The best of several merges."""
+        prepared = self.prepared
+
+        def merge(method: MergeMethod) -> dict[str, Tensor]:
+            prepared.diagnostics.clear()  # those of the last one remain
+            return dict(self.merged(method))
+
+        merged, choice = chosen_of_checkpoints(auto, merge, self.members, self.layout, self.readers, self.device)
+        prepared.choice = choice
+        prepared.agreement.notes.append(choice.reason())
+        yield from merged.items()
 
 
 def _find_bases(request: MergeRequest, sources: Sequence[Source]) -> tuple[Source | None, dict[str, Source], list[str]]:
@@ -333,7 +422,9 @@ def _find_bases(request: MergeRequest, sources: Sequence[Source]) -> tuple[Sourc
     chosen = request.base or (next(iter(references.values())) if len(apart) == 1 else None)
     if request.needs_base and chosen is None:
         reason = "the adapters have different ones" if references else "none is given"
-        what = f"method {request.method.name}" if request.method.needs_base else "adapter.rank"
+        what = "adapter.rank"
+        if request.method.reads_base:
+            what = f"method {request.method.name}" if request.method.needs_base else "method.followed_by"
         found.append(
             f"base: {what} needs the model that the checkpoints were trained from, and {reason}; "
             "set base=FOLDER_OR_NAME"

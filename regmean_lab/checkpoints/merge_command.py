@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import logging
+from contextlib import nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,13 @@ from regmean_lab.checkpoints.writing import parse_size
 from regmean_lab.config.checkpoint_commands import AdapterConfig, Measured, MergeCheckpointsConfig, written_output
 from regmean_lab.config.schema import ConfigurationError, all_methods, method_type_of, plain_config
 from regmean_lab.merging import MergeMethod
-from regmean_lab.merging.refining import RefiningMethod
+from regmean_lab.merging.member_text import ReadsText
 from regmean_lab.models.converted_weights import MODELS_FOLDER
 from regmean_lab.models.headers import CheckpointError
 from regmean_lab.results import MERGED_FOLDER
 from regmean_lab.training.processes import device_problems, first_device
 from regmean_lab.utils.checks import at_least_one, one_of
+from regmean_lab.zoo import Zoo
 
 log = logging.getLogger(__name__)
 
@@ -77,11 +79,15 @@ def run(config: DictConfig, folder: Path) -> Measured | None:
     if found := statistics_problems(prepared, sums):
         raise ConfigurationError(found)
     settings = {"name": request.method.name, **_settings(request.method)}
-    if not config.force and find_merged(output, fingerprint(prepared, settings, sums)):
-        log.info("found the finished merge %s", output)
-    else:
-        write_output(prepared, output, settings, first_device(config.trainer.accelerator), sums)
-        log.info("written to %s", output)
+    wanted, device = fingerprint(prepared, settings, sums), first_device(config.trainer.accelerator)
+    zoo = Zoo(Path(config.paths.zoo_dir))
+    with zoo.work({"merge": wanted}, f"merging {output}") if request.method.needs_text else nullcontext() as snapshots:
+        if not config.force and find_merged(output, wanted):
+            log.info("found the finished merge %s", output)
+        else:
+            prepared.snapshots = snapshots
+            write_output(prepared, output, settings, device, sums)
+            log.info("written to %s", output)
     if config.evaluate is None:
         return None
     overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
@@ -126,7 +132,17 @@ def request_of(config: DictConfig) -> MergeRequest:
         method = _method(plain.method, len(plain.checkpoints), plain.heads, found)
         if method is not None:
             names = list(plain.checkpoints)
-            request = MergeRequest(names, method, plain.base, plain.heads, dtype, size, models_folder, adapter=adapter)
+            request = MergeRequest(
+                names,
+                method,
+                plain.base,
+                plain.heads,
+                dtype,
+                size,
+                models_folder,
+                adapter=adapter,
+                trainer=plain.trainer,
+            )
     if plain.recipe is not None:
         listed, base = ([], None) if request is None else (request.checkpoints, request.base)
     else:
@@ -234,6 +250,6 @@ def _prepared(request: MergeRequest) -> PreparedMerge:
 def _settings(method: MergeMethod) -> dict[str, Any]:
     """The settings for the record: of the path of a file of texts the last part, as its content is hashed."""
     settings = {part.name: getattr(method, part.name) for part in fields(method) if part.init}
-    if isinstance(method, RefiningMethod) and method.text_file is not None:
+    if isinstance(method, ReadsText) and method.text_file is not None:
         settings["text"] = method.text_file.name
     return settings

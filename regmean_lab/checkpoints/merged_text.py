@@ -18,7 +18,8 @@ from regmean_lab.checkpoints.alignment import AlignedWeights, RowOrder
 from regmean_lab.checkpoints.members import Member, tokenizer_in
 from regmean_lab.checkpoints.publishing.models import longest_text, task_name, task_of
 from regmean_lab.merging.base import LayerDiagnostics, MergeMember, MergeMethod
-from regmean_lab.merging.refining import OWN, PSEUDO, RefiningMethod, refine_
+from regmean_lab.merging.member_text import OWN, PSEUDO, ReadsText
+from regmean_lab.merging.refining import RefiningMethod, refine_
 from regmean_lab.models.pretrained import ModelError, quiet_transformers
 from regmean_lab.modules import TaskModule, module_type
 from regmean_lab.statistics import StatisticsError
@@ -43,7 +44,7 @@ class TextPlan:
         counts: for pseudo-text, of each member the counts that it is drawn from.
     """
 
-    method: RefiningMethod
+    method: ReadsText
     tokenizer: PreTrainedTokenizerBase
     task: Task
     max_length: int
@@ -61,7 +62,7 @@ def request_problems(method: MergeMethod, *, by_tensor: bool, adapter: bool) -> 
     if not method.needs_text:
         return []
     found = []
-    if not isinstance(method, RefiningMethod):
+    if not isinstance(method, ReadsText):
         return [f"method: {method.name} reads the members' text while it merges, and checkpoints come without"]
     if method.text == OWN:
         found.append(
@@ -78,7 +79,10 @@ def request_problems(method: MergeMethod, *, by_tensor: bool, adapter: bool) -> 
             except DataError as error:
                 found.append(str(error))
     if by_tensor:
-        found.append(f"method: {method.name} refits layer after layer, all with the same settings: not in a recipe")
+        what = "refits layer after layer, all with the same settings"
+        if not isinstance(method, RefiningMethod):
+            what = "reads text with the whole model"
+        found.append(f"method: {method.name} {what}: not in a recipe")
     if adapter:
         found.append(
             f"adapter.rank: {method.name} writes whole models; merge without it, and then extract an adapter: "
@@ -88,7 +92,7 @@ def request_problems(method: MergeMethod, *, by_tensor: bool, adapter: bool) -> 
 
 
 def plan_text(
-    method: RefiningMethod, members: Sequence[Member], lead: Member, sources: Sequence[Mapping[str, Any]]
+    method: ReadsText, members: Sequence[Member], lead: Member, sources: Sequence[Mapping[str, Any]]
 ) -> tuple[TextPlan | None, list[str], list[str]]:
     """How the text is read, what stands against it, and what a user should know.
 
@@ -98,6 +102,7 @@ def plan_text(
         lead: the member whose configuration and tokenizer the merged model has.
         sources: of each member its statistics by kind.
     """
+    assert isinstance(method, MergeMethod)
     found: list[str] = []
     notes: list[str] = []
     architecture = lead.architecture
@@ -142,6 +147,7 @@ def _task(lead: Member) -> Task:
 
 def refine_merged_(
     plan: TextPlan,
+    method: RefiningMethod,
     members: Sequence[Member],
     orders: Sequence[Mapping[str, RowOrder]],
     lead: Member,
@@ -153,6 +159,7 @@ def refine_merged_(
 
     Args:
         plan: how text is read.
+        method: how layers are replaced.
         members: the checkpoints.
         orders: of each, by parameter, the order of its rows.
         lead: the member whose vocabulary the merged model has.
@@ -164,15 +171,15 @@ def refine_merged_(
         AlignedWeights(member.weights, {name: name for name in member.weights}, own, filler=lead.weights)
         for member, own in zip(members, orders, strict=True)
     ]
-    readers = [_Reader(partial(_module, plan, member, lead, view)) for member, view in zip(members, views, strict=True)]
+    readers = [
+        _Reader(partial(read_module, plan, member, lead, view)) for member, view in zip(members, views, strict=True)
+    ]
     reading = TextReading(tokenizer=lambda: plan.tokenizer, max_length=plan.max_length)
-    texts = member_texts(readers, plan.method, reading, device, plan.counts)
+    texts = member_texts(readers, method, reading, device, plan.counts)
     named = [MergeMember.of(member.name, view, {}) for member, view in zip(members, views, strict=True)]
-    method: Any = plan.method
+    assert isinstance(method, MergeMethod)
     diagnostics = refine_(method, named, texts, merged, lead.architecture.layout, base=base)
-    log.info(
-        "replaced %d linear layers, with %s", len(diagnostics), f"at most {plan.method.text_examples} texts a member"
-    )
+    log.info("replaced %d linear layers, with %s", len(diagnostics), f"at most {method.text_examples} texts a member")
     return diagnostics
 
 
@@ -187,7 +194,7 @@ class _Reader:
         raise NotImplementedError("checkpoints come without their training examples")
 
 
-def _module(plan: TextPlan, member: Member, lead: Member, weights: AlignedWeights) -> TaskModule:
+def read_module(plan: TextPlan, member: Member, lead: Member, weights: AlignedWeights) -> TaskModule:
     """A member that reads the merged model's tokens, with its own weights in float32."""
     config = member.architecture.own_config()
     for part in {id(part): part for part in (config, config.get_text_config())}.values():

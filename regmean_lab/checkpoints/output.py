@@ -237,6 +237,7 @@ def _record(
         "files": [shard.file for shard in prepared.shards] if adapter is None else [ADAPTER_WEIGHTS_FILE],
         **({"adapter": {**asdict(request.adapter), **adapter.record()}} if adapter and request.adapter else {}),
         "notes": prepared.agreement.notes,
+        **({"choice": prepared.choice.record()} if prepared.choice is not None else {}),
         "diagnostics": [asdict(row) for row in prepared.diagnostics],
         "versions": versions(),
         "command": (
@@ -276,6 +277,8 @@ def _override(value: Any) -> str:
     """A value as Hydra reads it."""
     if isinstance(value, list | tuple):
         return f"[{','.join(map(_override, value))}]"
+    if isinstance(value, Mapping):
+        return f"{{{','.join(f'{key}:{_override(own)}' for key, own in value.items())}}}"
     return {"True": "true", "False": "false", "None": "null"}.get(str(value), str(value))
 
 
@@ -302,6 +305,10 @@ def _card(prepared: PreparedMerge, record: Mapping[str, Any], adapter: WrittenAd
         loaded = adapter_section(
             prepared.lead.architecture, record["base"]["reference"], adapter, prepared.request.heads == "drop"
         )
+    chosen = ""
+    if prepared.choice is not None:
+        rows_of_candidates = "\n".join(prepared.choice.lines())
+        chosen = f"\n## What was tried\n\nBy {prepared.choice.criterion}; less is better.\n\n{rows_of_candidates}\n"
     recipe = ""
     if prepared.request.recipe is not None:
         recipe = (
@@ -319,7 +326,7 @@ Configuration and tokenizer are those of {record["configuration_and_tokenizer"]}
 ```json
 {json.dumps(record["method"], indent=2)}
 ```{recipe}
-{loaded}
+{loaded}{chosen}
 ## Sources
 
 | checkpoint | from | commit | file | SHA-256 |

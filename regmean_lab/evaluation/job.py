@@ -23,7 +23,8 @@ from regmean_lab.zoo import ZooEntry
 class Outcome:
     """What evaluating a method gave: scores by domain, all metrics, and the model, where there is a single one.
 
-    ``divergence`` is what :meth:`regmean_lab.evaluation.divergences.Divergences.of` gives, of a merge.
+    ``divergence`` is what :meth:`regmean_lab.evaluation.divergences.Divergences.of` gives, of a merge; ``choice`` what
+    :meth:`regmean_lab.merging.auto.Choice.record` gives, of one that was chosen.
     """
 
     scores: dict[str, dict[str, float]]
@@ -32,6 +33,7 @@ class Outcome:
     diagnostics: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     divergence: dict[str, Any] | None = None
+    choice: dict[str, Any] | None = None
 
 
 def model_fingerprint(checkpoint: Checkpoint, checkpoints: Mapping[str, Mapping[str, Any]]) -> str:

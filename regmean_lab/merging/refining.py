@@ -11,25 +11,26 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from regmean_lab.merging.base import LayerDiagnostics, Layout, LinearLayer, MergeError, MergeMember, MergeMethod
+from regmean_lab.merging.depth import depths
+from regmean_lab.merging.finishing import MergedParameter, follow
+from regmean_lab.merging.followed_by import steps_of
 from regmean_lab.merging.forward_pass import ForwardPass, stopping_at
+from regmean_lab.merging.member_text import OWN as OWN
+from regmean_lab.merging.member_text import PSEUDO as PSEUDO
+from regmean_lab.merging.member_text import ReadsText
 from regmean_lab.merging.merge import coefficients_of
 from regmean_lab.merging.row_groups import has_averaged_rows
 from regmean_lab.statistics import Mask, RowSelection, all_finite
 from regmean_lab.statistics.batches import device_of, evaluation_mode
-from regmean_lab.utils.names import nearest
 
-OWN = "own"
-PSEUDO = "pseudo"
 OWN_EXAMPLES = 600
 PSEUDO_EXAMPLES = 3000
-TEXT_SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl", ".json", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -98,61 +99,26 @@ class LayerSolver(Protocol):
 
 
 @dataclass
-class RefiningMethod(ABC):
+class RefiningMethod(ReadsText, ABC):
     """What a merge method has besides, if it replaces the layers of the merge one after the other.
 
-    To be named before `MergeMethod` or what derives from it among the bases of a method. ``own_passes`` says whether
-    the members themselves read their text as well.
+    ``own_passes`` says whether the members themselves read their text as well.
 
     Attributes:
-        text: whose text is read: ``own`` (training examples of each member; their labels are not read), ``pseudo``
-            (sentences drawn from the counts of tokens that each member's owner published: nobody's text), or a file of
-            texts (txt, csv, tsv, jsonl, json, parquet), which every member reads.
         examples: number of texts of each member that are read; None is 600, and 3000 of pseudo-text. What waits in
             front of a layer is in memory, and grows with it.
-        text_seed: which pseudo-text is drawn, and which texts of a file; which training examples, ``statistics.seed``
-            says.
     """
 
     name: ClassVar[str]
     own_passes: ClassVar[bool] = False
+    refits: ClassVar[bool] = True
 
-    text: str = "own"
     examples: int | None = None
-    text_seed: int = 0
-
-    @property
-    def needs_text(self) -> bool:
-        """The text of every member."""
-        return True
 
     @property
     def text_examples(self) -> int:
         """How many texts of each member are read at most."""
         return self.examples or (PSEUDO_EXAMPLES if self.text == PSEUDO else OWN_EXAMPLES)
-
-    @property
-    def text_file(self) -> Path | None:
-        """The file of texts that every member reads, if one is."""
-        return None if self.text in (OWN, PSEUDO) else Path(self.text).expanduser()
-
-    @property
-    def text_statistics(self) -> tuple[str, ...]:
-        """The kinds of statistics that the text is drawn from."""
-        return ("tokens",) if self.text == PSEUDO else ()
-
-    def text_problems(self) -> list[str]:
-        """What is wrong with the settings of the text: one message each, beginning with the setting's name."""
-        found = []
-        if self.examples is not None and self.examples < 1:
-            found.append(f"examples: expected at least 1 or null, got {self.examples}")
-        if not self.text or (self.text not in (OWN, PSEUDO) and Path(self.text).suffix not in TEXT_SUFFIXES):
-            near = nearest(self.text, (OWN, PSEUDO))
-            found.append(
-                f"text: expected {OWN}, {PSEUDO}, or a file ({', '.join(TEXT_SUFFIXES)}), got {self.text!r}"
-                f"{f'; did you mean {near[0]}?' if near else ''}"
-            )
-        return found
 
     @abstractmethod
     def refines(self, layer: LinearLayer) -> bool:
@@ -223,7 +189,8 @@ def refine_(
             name = _common_layer(method, readers)
             if name is None:
                 break
-            layer = RefinedLayer(layers[name], layout, members, coefficients, merged, base)
+            given = base if method.needs_base else None
+            layer = RefinedLayer(layers[name], layout, members, coefficients, merged, given)
             solver = method.solver(layer)
             for number, reader in enumerate(readers):
                 solver.add(number, *reader.rows())
@@ -234,6 +201,13 @@ def refine_(
                 merged[key].copy_(value)
             if solved is not None:
                 diagnostics.append(solved)
+    if steps := steps_of(method.followed_by):
+        deep = depths([*layout.linear, *merged])
+        for name, value in merged.items():
+            found = follow(
+                steps, MergedParameter(name, value), members, coefficients, layout, value.device, base, deep[name]
+            )
+            value.copy_(found.value)
     return diagnostics
 
 

@@ -18,10 +18,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from regmean_lab.metrics.metrics import build_metrics, percentages, predictions
 from regmean_lab.models.pretrained import Checkpoint, quiet_transformers
 from regmean_lab.modules.optimization import Optimization
-from regmean_lab.statistics import Collection, FisherLabels, Likelihood, Mask, StatisticsError
+from regmean_lab.statistics import Collection, FisherLabels, Likelihood, Mask, Scores, StatisticsError
 from regmean_lab.statistics.settings import WrittenAnswers as WrittenAnswers
 from regmean_lab.statistics.vocabulary import Vocabulary
-from regmean_lab.suites.base import Task, TaskKind
+from regmean_lab.suites.base import IGNORED, Task, TaskKind
 from regmean_lab.suites.pseudo_text import vocabulary_of
 
 Batch = Mapping[str, Tensor]
@@ -128,6 +128,18 @@ class TrainableModule(pl.LightningModule):
         optimizer = self.optimization.optimizer(trained, fused=self.trainer.precision != "16-mixed")
         scheduler = self.optimization.scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the norm of the gradient; in bf16, whose gradients are not scaled, without Lightning's refusal."""
+        if self.trainer.precision == "bf16-mixed" and gradient_clip_val:
+            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
 
 class TaskModule(TrainableModule):
@@ -239,6 +251,12 @@ class TaskModule(TrainableModule):
         """Labels distributed according to :attr:`likelihood`."""
         return batch["labels"]
 
+    def scores(self, batch: Batch) -> Scores:
+        """What the model decides by, with gradients: its logits, without those that no label is asked of."""
+        labels, kind = self.fisher_labels(batch), self.likelihood
+        counted = labels != IGNORED if kind in ("categorical", "bernoulli") else None
+        return Scores(self(batch), kind == "categorical", counted)
+
     def fisher_objective(self, labels_from: str) -> FisherObjective:
         """What Fisher information is of.
 
@@ -321,15 +339,3 @@ class TaskModule(TrainableModule):
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Logits of a batch."""
         return self.evaluate(batch)
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clip the norm of the gradient; in bf16, whose gradients are not scaled, without Lightning's refusal."""
-        if self.trainer.precision == "bf16-mixed" and gradient_clip_val:
-            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
-        else:
-            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)

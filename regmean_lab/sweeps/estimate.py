@@ -16,6 +16,8 @@ from transformers import AutoModel, PreTrainedTokenizerBase
 
 from regmean_lab.config.baselines import Comparator
 from regmean_lab.config.groups import TrainingConfig
+from regmean_lab.merging.auto import Auto, candidates_of
+from regmean_lab.merging.distill import Distill
 from regmean_lab.merging.refining import PSEUDO, RefiningMethod
 from regmean_lab.models.pretrained import Checkpoint, quiet_transformers
 from regmean_lab.statistics import KINDS, is_conv1d, linear_layers
@@ -203,7 +205,33 @@ class _Costs:
             if reading is None:
                 return Cost(None, 0)
             operations += reading
+        elif isinstance(job.settings.method, Distill | Auto):
+            learning = self._learning(job, job.settings.method)
+            if learning is None:
+                return Cost(None, 0)
+            operations += learning
         return Cost(self._seconds(member, operations) + JOB_SECONDS, 0)
+
+    def _learning(self, job: PlannedJob, method: Distill | Auto) -> float | None:
+        """Operations of a distillation, or of judging candidates; None where a member has no text yet.
+
+        A text that is trained on costs eight operations a token and parameter (the member's forward pass, and forward
+        and backward passes of the merge), one that merge and member only read costs four. Pseudo-text is taken to be
+        as long as the member's own.
+        """
+        operations = 0.0
+        for member in job.members:
+            assert member.checkpoint is not None  # all members start from the same one, which was looked at
+            load = self._load(member, member.training.corpora[0], "train")
+            if load is None:
+                return None
+            if isinstance(method, Distill):
+                measured = method.held_out * (1 + method.steps // method.evaluate_every)
+                texts = 8.0 * method.steps * method.batch_size + 4.0 * measured
+            else:
+                texts = 4.0 * method.held_out * len(candidates_of(method, len(job.members))) * method.by_text
+            operations += texts * self._size(member.checkpoint).multiplied * load[1]
+        return operations
 
     def _reading(self, job: PlannedJob, method: RefiningMethod) -> float | None:
         """Operations of a merge that reads members' text; None where there is none yet.

@@ -12,6 +12,7 @@ from pytorch_lightning.plugins.precision import HalfPrecision
 
 from regmean_lab.config.groups import TrainerConfig
 from regmean_lab.training.processes import trainer_devices
+from regmean_lab.training.snapshots import TensorCheckpoints
 
 
 def test_trainer(
@@ -91,5 +92,43 @@ def trainer_like(
         enable_progress_bar=shown,
         enable_model_summary=False,
         inference_mode=False,
+        use_distributed_sampler=False,
+    )
+
+
+MIXED = {"bf16-true": "bf16-mixed", "16-true": "16-mixed"}
+"""The precision in which a model is trained whose trainer runs it in a narrow one: its weights stay wide."""
+
+
+def distillation_trainer(
+    trainer: pl.Trainer, callbacks: Sequence[pl.Callback], *, steps: int, batches_a_step: int, evaluate_every: int
+) -> pl.Trainer:
+    """A trainer for distillation on the device of another one, which may be at work.
+
+    Args:
+        trainer: the other one; also says in which precision, and whether there are progress bars.
+        callbacks: what it does beside training.
+        steps: number of optimizer steps.
+        batches_a_step: number of batches whose gradients are averaged for one step.
+        evaluate_every: number of steps between evaluations on held-out text.
+    """
+    device, precision = trainer.strategy.root_device, str(trainer.precision)
+    return pl.Trainer(
+        accelerator=device.type,
+        devices=1 if device.index is None else [device.index],
+        precision=MIXED.get(precision, precision),  # type: ignore[arg-type]  # any string that Lightning accepts
+        max_epochs=-1,
+        max_steps=steps,
+        accumulate_grad_batches=batches_a_step,
+        val_check_interval=evaluate_every * batches_a_step,  # Lightning counts batches
+        check_val_every_n_epoch=None,
+        gradient_clip_val=1.0,
+        callbacks=list(callbacks),
+        plugins=[TensorCheckpoints()],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=trainer.progress_bar_callback is not None,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
         use_distributed_sampler=False,
     )

@@ -9,7 +9,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -175,6 +175,19 @@ class Zoo:
     def training_folder(self, description: Mapping[str, JSON]) -> Path:
         """Where the training of a member keeps its state, for whoever goes on if it is killed; removed at its end."""
         return self._training_folder(member_address(description))
+
+    @contextmanager
+    def work(self, description: Mapping[str, JSON], what: str) -> Iterator[Path]:
+        """Long work whose result is no entry: a folder for its state, under a lock; removed when the work is done.
+
+        Args:
+            description: everything that determines the result.
+            what: what another job that waits is told.
+        """
+        address = member_address(description)
+        with hold(self._lock_path(address), what):
+            yield self._training_folder(address)
+            shutil.rmtree(self._training_folder(address), ignore_errors=True)
 
     def _training_folder(self, address: str) -> Path:
         return self.root / TRAINING_FOLDER / address

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from drawn_members import Member, draw_members
+from test_refining_merge import draw as draw
 
 from regmean_lab.zoo import Zoo
 

@@ -197,6 +197,26 @@ class TestEstimate:
             assert seconds[method, 20] - plain == pytest.approx(10 * (seconds[method, 2] - plain))
         assert plain < seconds["regmean_plusplus", 20] < seconds["regmean_sequential", 20]
 
+    def test_distillation_and_choice_take_as_long_as_they_read(
+        self, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(estimates, "matrix_speed", lambda device: 1e6)  # the machine's own varies
+
+        def seconds(*overrides: str) -> float:
+            found = estimate(workspace.plan(list(overrides))).evaluation.seconds
+            assert found is not None
+            return found - plain
+
+        plain = 0.0
+        plain = seconds("method=simple")
+        short, long = (
+            seconds("method=distill", f"method.steps={steps}", "method.batch_size=10") for steps in (25, 100)
+        )
+        # Texts that are trained on, with eight operations, and 100 held-out ones of each measurement, with four.
+        assert long / short == pytest.approx((8 * 1000 + 4 * 500) / (8 * 250 + 4 * 200))
+        few, many = (seconds("method=auto", f"method.favour={favour}") for favour in (1, 2))
+        assert many / few == pytest.approx(15 / 5)
+
     def test_nothing_left_costs_nothing(self, workspace: Workspace) -> None:
         workspace.run("method=simple")
         total = estimate(workspace.plan(["method=simple"])).total
