@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from regmean_lab.callbacks.statistics import MakeBatches, tokens_in_batch
-from regmean_lab.merging.refining import OWN, MemberText, RefiningMethod
+from regmean_lab.merging.refining import OWN, OWN_EXAMPLES, MemberText, RefiningMethod
 from regmean_lab.modules import TaskModule
 from regmean_lab.statistics.token_counts import TokenCounts
 from regmean_lab.suites.plain_text import plain_loader, read_texts
@@ -34,6 +34,20 @@ class TextReading:
     batch_tokens: int | None = None
     tokenizer: Callable[[], PreTrainedTokenizerBase] | None = None
     max_length: int | None = None
+
+
+FEW_TOKENS = 100
+"""Fewer tokens than this make poor pseudo-text, see docs/methods.md."""
+
+
+def few_tokens(name: str, counts: TokenCounts | None) -> str | None:
+    """A warning where a member's counts tell too few tokens for pseudo-text; None where there are enough."""
+    if counts is None or len(counts.tokens) >= FEW_TOKENS:
+        return None
+    return (
+        f"{name}: counts of {len(counts.tokens)} tokens; pseudo-text of so few can bring a merge further from its "
+        "members than their mean is"
+    )
 
 
 class TextSource(Protocol):
@@ -69,6 +83,8 @@ def member_texts(
         StatisticsError: for counts from which nothing can be drawn, or of another tokenizer.
     """
     budget = tokens_in_batch(reading.batch_tokens, "gram", device)
+    if reading.batch_tokens is None and method.text != OWN:  # every batch waits in a thread of its own
+        budget *= max(1, method.text_examples // OWN_EXAMPLES)
     texts = None if method.text_file is None else read_texts(method.text_file, "method.text")
     for number, source in enumerate(sources):
         module = source.load().to(device)

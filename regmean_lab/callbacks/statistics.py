@@ -217,6 +217,8 @@ def collect_for_entry(
             work = partial(_collect_share, request.devices, entry, request, load, batches, data_fingerprint)
             run_together(request.devices, work)
         log.info("collected %s", request.path(entry, data_fingerprint))
+        if request.settings.is_private:
+            log.warning("it has spent its epsilon: each further file from the same texts spends as much again")
     return True
 
 

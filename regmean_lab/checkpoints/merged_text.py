@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from regmean_lab.callbacks.refine import TextReading, member_texts
+from regmean_lab.callbacks.refine import TextReading, few_tokens, member_texts
 from regmean_lab.checkpoints.alignment import AlignedWeights, RowOrder
 from regmean_lab.checkpoints.members import Member, tokenizer_in
 from regmean_lab.checkpoints.publishing.models import longest_text, task_name, task_of
@@ -115,9 +115,7 @@ def plan_text(
         found.append(f"method: {method.name} needs checkpoints of one class, to read text with")
     task = None
     try:
-        config = copy.copy(architecture.config)
-        config.architectures = [architecture.name]
-        task = task_of(config, task_name(config, None))
+        task = _task(lead)
     except ModelError as error:
         found.append(str(error).replace("task:", f"{lead.name}:"))
     if found or task is None or lead.tokenizer_folder is None:
@@ -125,19 +123,26 @@ def plan_text(
     tokenizer = tokenizer_in(lead.tokenizer_folder)
     files = [source.get("tokens") if method.text == PSEUDO else None for source in sources]
     max_length = longest_text(architecture.config, tokenizer, None)
-    seed = method.text_seed
     for member, file in zip(members, files, strict=True):
         if file is None:
             continue
         try:
-            known = PseudoExamples(file.counts, tokenizer, seed, 1, max_length).known
+            known = PseudoExamples(file.counts, tokenizer, 0, max_length=max_length).known
         except StatisticsError as error:
             found.append(f"{file.path}: {error}")
             continue
+        if warning := few_tokens(member.name, file.counts):
+            notes.append(warning)
         if known < 1:
             notes.append(f"{member.name}: {known:.1%} of its counted tokens are in the merged model's vocabulary")
     counts = [None if file is None else file.counts for file in files]
     return TextPlan(method, tokenizer, task, max_length, counts), found, notes
+
+
+def _task(lead: Member) -> Task:
+    config = copy.copy(lead.architecture.config)
+    config.architectures = [lead.architecture.name]
+    return task_of(config, task_name(config, None))
 
 
 def refine_merged_(

@@ -14,8 +14,8 @@ from regmean_lab.statistics.settings import (
     GradientGramConfig,
     GramConfig,
     KindConfig,
-    TokensConfig,
 )
+from regmean_lab.statistics.token_settings import TokensConfig
 from regmean_lab.utils.checks import at_least_one, fraction, one_of, positive
 
 SCHEDULES = ("polynomial", "linear", "constant")

@@ -93,8 +93,8 @@ class Auto(ReadsText, MergeMethod):
         """The candidates with equal coefficients, the mean first, before anything is mixed."""
         found = [self.beginning]
         for name in self.candidates or CANDIDATES:
-            if name == SIMPLE:
-                continue  # which is there already
+            if name == SIMPLE or name not in method_types():
+                continue  # which is there already, or what problems() tells
             adjustable = any(entry.name == "off_diagonal" for entry in fields(method_types()[name]))
             factors = self.off_diagonals or OFF_DIAGONALS
             settings = [{"off_diagonal": factor} for factor in factors] if adjustable else [{}]

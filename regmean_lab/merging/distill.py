@@ -23,6 +23,8 @@ from regmean_lab.merging.starting_merge import starting_merge, starting_problems
 from regmean_lab.utils.checks import at_least_one, fraction, one_of, positive
 
 HIDDEN_LAYERS = ("last", "all")
+EXCLUDED = ("distill", "auto")
+"""Methods that nothing begins with."""
 
 
 @register_method("distill")
@@ -83,7 +85,9 @@ class Distill(ReadsText, MergeMethod):
 
     @property
     def beginning(self) -> MergeMethod:
-        """The merge that is trained."""
+        """The merge that is trained; the mean, as long as :meth:`problems` has something to say of the choice."""
+        if starting_problems(self, self.start, self.start_settings, excluded=EXCLUDED):
+            return starting_merge(self, "simple", {})
         return starting_merge(self, self.start, self.start_settings)
 
     @property
@@ -114,7 +118,7 @@ class Distill(ReadsText, MergeMethod):
 
     @override
     def problems(self) -> list[str]:
-        found = starting_problems(self, self.start, self.start_settings, excluded=(self.name, "auto"))
+        found = starting_problems(self, self.start, self.start_settings, excluded=EXCLUDED)
         for name in ("steps", "batch_size", "held_out", "evaluate_every"):
             at_least_one(name, getattr(self, name), found)
         found += self.text_problems()

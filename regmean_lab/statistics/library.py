@@ -23,10 +23,11 @@ from .likelihood import IGNORED, Likelihood, output_factors
 from .products import add_gram_, mirror_upper_
 from .pseudo_text import PseudoText
 from .rows import Mask, RowSelection
-from .settings import FisherConfig, GradientGramConfig, GramConfig, KindConfig, LabelSource, TokensConfig
+from .settings import FisherConfig, GradientGramConfig, GramConfig, KindConfig, LabelSource
 from .store import LayerFile, MatrixFile, StatisticsFile, check_finite, write_matrices, write_statistics
 from .token_counter import TokenStatistics
 from .token_counts import TokenCounts
+from .token_settings import TokensConfig
 from .vocabulary import Vocabulary
 
 __all__ = [

@@ -153,14 +153,10 @@ class TokenAccumulator(Accumulator[TokenStatistics]):
             )
         positions = some.nonzero().flatten().tolist()
         tokens = tuple(str(self.vocabulary.tokens[id_]) for id_ in positions)
-        ranges = [
-            [LENGTH_EDGES[number], _last_length(number), int(lengths[number])]
-            for number in told_lengths.nonzero().flatten().tolist()
-        ]
         counts = TokenCounts(
             tokens,
             torch.where(told, values, 0)[:, some],
-            torch.tensor(ranges),
+            _ranges(lengths, told_lengths),
             self.vocabulary.describe(),
             None if self.pairs is None else self._told_pairs({id_: n for n, id_ in enumerate(positions)}),
             self.parts,
@@ -243,6 +239,8 @@ def _released(
     return values, values >= threshold, lengths, lengths >= length_threshold, told
 
 
-def _last_length(number: int) -> int:
-    """The last length of a range."""
-    return LENGTH_EDGES[number + 1] - 1 if number + 1 < len(LENGTH_EDGES) else LONGEST_TEXT - 1
+def _ranges(lengths: Tensor, told: Tensor) -> Tensor:
+    """The ranges of lengths that are told, as `TokenCounts` has them."""
+    ends = [*LENGTH_EDGES[1:], LONGEST_TEXT]
+    numbers = told.nonzero().flatten().tolist()
+    return torch.tensor([[LENGTH_EDGES[number], ends[number] - 1, int(lengths[number])] for number in numbers])

@@ -21,10 +21,9 @@ from regmean_lab.suites.base import (
 
 # Every file registers its suite, so that a new one is found. Encodings and the data module, which import Lightning and
 # transformers, come when they are used: the command's help does not wait for them.
+LATER = ("encoding", "encoded", "data_module", "multi_task_data", "batch_sampling", "pseudo_text", "plain_text")
 for _module in pkgutil.iter_modules(__path__):
-    if not _module.name.endswith(
-        ("encoding", "encoded", "data_module", "multi_task_data", "batch_sampling", "plain_text", "pseudo_text")
-    ):
+    if not _module.name.endswith(LATER):
         importlib.import_module(f"{__name__}.{_module.name}")
 
 __all__ = [

@@ -69,6 +69,7 @@ def test_every_model_is_merged_and_no_training_text_read(method: Any, suite: str
     collected = [args for args in asked if args != (8, 4, 0)]
     assert collected == [(None, 8, 0)] * 2  # the pass that counts tokens, of each member
     assert len(callback.diagnostics) > 5
+    assert len([note for note in callback.notes if "pseudo-text of so few" in note]) == 2
     state = module.model.state_dict()
     assert all(bool(torch.isfinite(value).all()) for value in state.values())
     again, _ = run(method, sources)

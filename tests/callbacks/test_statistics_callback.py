@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -116,6 +117,35 @@ def test_gradients_at_outputs_are_those_of_the_members_training_data(
     torch.testing.assert_close(statistics.matrix("classifier"), torch.diag(total / 6), rtol=1e-4, atol=1e-7)
     assert (statistics.examples, statistics.rows["classifier"]) == (6, 6)
     assert set(statistics.layers) == set(linear_layers(module.model))
+
+
+def test_counts_of_tokens_are_those_of_the_members_training_data(trainer: pl.Trainer, members: list[Member]) -> None:
+    member, request = members[0], StatisticsRequest("tokens", TokensConfig(minimum_count=4), 5, 0, "32-true")
+    assert collect(trainer, member, request)
+    assert not collect(trainer, member, request)
+    counts = open_statistics(member.entry, request, member.fingerprint).counts
+    loader: Any = member.source().batches(None, 1, 0)
+    tokenizer, times, texts = loader.collate_fn.tokenizer, Counter[str](), Counter[str]()
+    for batch in loader:
+        written = tokenizer.convert_ids_to_tokens(batch["input_ids"][0])
+        tokens = [token for token in written if token not in tokenizer.all_special_tokens]
+        times.update(tokens)
+        texts.update(set(tokens))
+    expected = {token: count for token, count in times.items() if texts[token] >= 4}
+    assert expected
+    assert dict(zip(counts.tokens, counts.counts[0].tolist(), strict=True)) == expected
+
+
+def test_private_counts_in_the_zoo_do_not_tell_their_data(
+    trainer: pl.Trainer, members: list[Member], caplog: pytest.LogCaptureFixture
+) -> None:
+    member, request = members[0], StatisticsRequest("tokens", TokensConfig(epsilon=300.0), 5, 0, "32-true")
+    assert collect(trainer, member, request)
+    assert "has spent its epsilon" in caplog.text
+    metadata = open_statistics(member.entry, request, member.fingerprint).metadata
+    assert (metadata["data_fingerprint"], metadata["settings"]["data_fingerprint"]) == ("", "")
+    assert metadata["privacy"]["epsilon"] == 300
+    assert not collect(trainer, member, request)  # found, although it does not tell of which texts it is
 
 
 @pytest.mark.parametrize("request_", [GRAM, FISHER, GRADIENT_GRAM], ids=["gram", "fisher", "gradient_gram"])

@@ -135,6 +135,12 @@ def test_folders_with_weights_and_counts_alone_give_a_model_that_classifies(
     assert model.config.id2label[int(model(**tokens).logits.argmax())] in LABELS
     record = json.loads((output / "merge.json").read_text())
     assert record["method"]["name"] == method.name
+    counted = [len(TokensFile(folder / "statistics" / "tokens.safetensors").counts.tokens) for folder in folders]
+    assert [note for note in record["notes"] if "pseudo-text of so few" in note] == [
+        f"{name}: counts of {count} tokens; pseudo-text of so few can bring a merge further from its members than "
+        "their mean is"
+        for name, count in zip("ab", counted, strict=True)
+    ]
     again = tensors_of(merge_into(tmp_path / "again", folders, method))
     different = tensors_of(merge_into(tmp_path / "other", folders, replace(method, text_seed=1)))
     backwards = tensors_of(merge_into(tmp_path / "backwards", folders[::-1], method))
@@ -162,7 +168,10 @@ def test_pseudo_text_brings_the_merge_nearer_to_its_members(folders: list[Path],
     assert distances["pseudo"] < 0.8 * distances["simple"]
 
 
-def test_heads_stay_each_members_own(folders: list[Path], tmp_path: Path) -> None:
+def test_heads_stay_each_members_own(folders: list[Path], tmp_path: Path, pico_cache: Path) -> None:
+    save_classifier(tmp_path / "other", pico_cache, 4, labels=("x", "y"))
+    publish(tmp_path / "other", 4)
+    folders = [*folders, tmp_path / "other"]
     output = merge_into(tmp_path / "merged", folders, SEQUENTIAL, heads="keep")
     for folder in folders:
         own = AutoModelForSequenceClassification.from_pretrained(folder)
@@ -170,6 +179,12 @@ def test_heads_stay_each_members_own(folders: list[Path], tmp_path: Path) -> Non
         assert torch.equal(found.classifier.weight, own.classifier.weight)
         name = "bert.encoder.layer.0.output.dense.weight"
         assert not torch.equal(found.get_parameter(name), own.get_parameter(name))
+
+
+def test_heads_of_no_use_are_dropped(folders: list[Path], tmp_path: Path) -> None:
+    output = merge_into(tmp_path / "merged", folders, SEQUENTIAL, heads="drop")
+    assert not any("classifier" in name for name in tensors_of(output))
+    assert all(bool(torch.isfinite(value).all()) for value in tensors_of(output).values())
 
 
 def test_a_member_with_more_tokens_reads_in_the_merged_vocabulary(

@@ -5,7 +5,7 @@ import pytest
 
 from regmean_lab.config.schema import settings_of
 from regmean_lab.results import fingerprint
-from regmean_lab.statistics.settings import TokensConfig
+from regmean_lab.statistics.token_settings import TokensConfig
 from regmean_lab.suites.base import Task
 from regmean_lab.training.train import describe
 from regmean_lab.utils import later_settings

@@ -21,10 +21,10 @@ from regmean_lab.statistics.batches import Batch
 from regmean_lab.statistics.errors import StatisticsError
 from regmean_lab.statistics.forms import Form
 from regmean_lab.statistics.kinds.base import Collection, Kind, ModelSize, TaskModel, register_kind
-from regmean_lab.statistics.settings import TokensConfig
 from regmean_lab.statistics.store import Json, StatisticsFile, write_statistics
 from regmean_lab.statistics.token_counter import Privacy, TokenAccumulator, TokenStatistics
 from regmean_lab.statistics.token_counts import TokenCounts
+from regmean_lab.statistics.token_settings import TokensConfig
 from regmean_lab.statistics.vocabulary import Vocabulary
 
 MOST_BYTES = 1 << 26
