@@ -20,7 +20,12 @@ from regmean_lab.merging import MergeMethod, method_types
 from regmean_lab.suites import suite_types
 
 ROOT = Path(__file__).parents[1]
-STATISTICS = {"gram": "Gram matrices", "fisher": "Fisher information", "gradient_gram": "Gram matrices of gradients"}
+STATISTICS = {
+    "gram": "Gram matrices",
+    "fisher": "Fisher information",
+    "gradient_gram": "Gram matrices of gradients",
+    "tokens": "counts of tokens",
+}
 NOWHERE = Path("/nowhere")
 
 
@@ -52,7 +57,8 @@ def needs(method: MergeMethod) -> str:
     """What a method with its default settings needs beside the members."""
     found = [STATISTICS.get(kind, kind) for kind in method.statistics]
     found += ["pretrained model"] if method.needs_base else []
-    found += ["members' text"] if method.needs_text else []
+    # By default some draw it from counts of tokens.
+    found += ["members' text"] if method.needs_text and "tokens" not in method.statistics else []
     return ", ".join(found)
 
 
