@@ -11,7 +11,7 @@ PYTHON ?= python3
 # Where PyTorch comes from instead of the registry that pip is set up with; for machines without a GPU
 # https://download.pytorch.org/whl/cpu has a build that is much smaller.
 TORCH_INDEX ?=
-# Each of the two test processes computes on one core.
+# Each of the test processes computes on one core.
 OMP_NUM_THREADS ?= 1
 
 OVERRIDES ?=
@@ -26,7 +26,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet 
 CHECK_PYTHON := import sys; v = sys.version_info[:2]; \
 	sys.exit(0 if (3, 10) <= v <= (3, 13) else f"Python 3.10 to 3.13 is needed, but {sys.executable} is Python {v[0]}.{v[1]}.")
 
-.PHONY: help setup development demo test test-fast test-real test-lm-eval bench bench-gpu lint format tables zoo build clean
+.PHONY: help setup development demo test test-fast test-real test-lm-eval bench bench-gpu lint format tables docs zoo build clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -83,8 +83,9 @@ reproduce-%: setup
 	if (( status <= 1 )); then $(BIN)/python -m regmean_lab.report table=$* $(if $(OVERRIDES),overrides='$(OVERRIDES)') \
 		results=$(OUTPUTS) output=$(OUTPUTS)/reports/$*; fi; exit $$status
 
-# All tests of a file run in one process, which makes what they share once.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# All tests of a file run in one process, which makes what they share once. Three processes for two cores: some tests
+# wait for other processes.
+PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 # Tests start many interpreters, each of which would compile PyTorch and transformers for itself.
 test test-fast: export PYTHONDONTWRITEBYTECODE :=
 
@@ -124,6 +125,12 @@ format: development ## correct style and formatting where that can be done autom
 
 tables: setup ## bring the documentation's tables of methods and suites up to date
 	$(BIN)/python docs/tables.py
+
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: development ## write the documentation as a site: build/site
+	@$(PIP) --editable '.[docs]'
+	@$(BIN)/mkdocs build
+	@echo "build/site/index.html; to read it with its search: $(BIN)/python -m http.server --bind 127.0.0.1 --directory build/site"
 
 zoo: setup ## list the trained members
 	@$(BIN)/python -m regmean_lab.zoo list

@@ -25,6 +25,7 @@ STATISTICS = {
     "fisher": "Fisher information",
     "gradient_gram": "Gram matrices of gradients",
     "tokens": "counts of tokens",
+    "weighted_gram": "loss-weighted Gram matrices",
 }
 NOWHERE = Path("/nowhere")
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from forks import Forks, forking
+from quick_configurations import install
 
 # Before anything imports Hugging Face libraries, which read these once. Tests need no network, and must not use it.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -21,6 +22,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["WANDB_SILENT"] = "true"
 
 torch.set_num_threads(1)  # tests run in several processes
+install()
 
 WORDS = {
     "joy": ("happy", "wonderful"),
@@ -75,7 +77,7 @@ LONGEST = (
     "training/test_lora.py",
     "checkpoints/test_given_members.py",
 )
-"""The files that take longest: they begin first, so that two processes end together."""
+"""The files that take longest: they begin first, so that the processes end together."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -16,6 +16,7 @@ import sys
 import traceback
 
 import torch
+from quick_configurations import install
 
 from regmean_lab.__main__ import main
 
@@ -68,6 +69,7 @@ def wait(process: int) -> int:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    install()
     for module in LATER:
         importlib.import_module(module)
     for line in sys.stdin:

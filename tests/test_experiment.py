@@ -559,6 +559,33 @@ class TestDivergence:
         )
         assert regmean.divergence["gap_closed"] == pytest.approx(100 * (1 - own / whole))
         assert set(regmean.divergence["out_of_domain"]) == {"emoint"}
+        outside = regmean.divergence["out_of_domain"]["emoint"]
+        expected = 100 * (1 - outside["kl_to_mean"] / outside["kl_to_mean_simple"])
+        assert regmean.divergence["gap_closed_out_of_domain"] == pytest.approx(expected)
+        assert simple.divergence["gap_closed_out_of_domain"] == 0
+
+    def test_of_the_ensemble_against_plain_loops(self, workspace: Workspace) -> None:
+        ensemble, _ = workspace.run("method=ensemble")
+        assert ensemble.divergence is not None
+        members = {name: workspace.weights(ensemble, name) for name in MEMBERS}
+        settings = settings_of(workspace.configuration("method=ensemble"))
+        known = {name: torch.tensor(settings.suite.annotated_labels(name)) for name in MEMBERS}
+        voices = torch.stack([known[name] for name in MEMBERS]).double()
+        for name in MEMBERS:
+            said = {other: self.logits(workspace, members[other], other, name, "test") for other in MEMBERS}
+            mean = (torch.stack([said[other] for other in MEMBERS]) * voices[:, None]).sum(0) / voices.sum(0).clamp(
+                min=1
+            )
+            expected = self.kl(said[name][:, known[name]], mean[:, known[name]])
+            assert ensemble.divergence["members"][name]["kl"] == pytest.approx(expected, rel=1e-4)
+        # The reference is that of merges of the same members.
+        simple, _ = workspace.run("method=simple")
+        assert simple.divergence is not None
+        for name in MEMBERS:
+            own, reference = ensemble.divergence["members"][name], simple.divergence["members"][name]
+            assert own["kl_simple"] == reference["kl"]
+        votes, _ = workspace.run("method=ensemble", "method.vote=majority")
+        assert votes.divergence is None
 
     def test_what_the_mean_gives_is_measured_once(self, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
         first, _ = workspace.run("method=task_arithmetic", "method.scaling=0.4")

@@ -264,12 +264,14 @@ class MergeCallback(pl.Callback):
         if line := averaged_line(method.averaged_maps(given, layout), method.name):
             log.info("%s", line)
             self.notes.append(line)
+        self.notes += method.notes
         base = None
-        if method.needs_base and self.base is not None:
+        if method.reads_base and self.base is not None:
             base = self.base(type(module.model))
             if not set(base) & set(members[0].weights):
                 raise MergeError("the pretrained model has none of the members' parameters; were they trained from it?")
-            _tell_missing(sorted(given - set(base)))
+            if method.needs_base:
+                _tell_missing(sorted(given - set(base)))
         merged, diagnostics = {}, {}
         for parameter in merge_members(method, members, layout, device=module.device, base=base):
             merged[parameter.name] = parameter.value

@@ -12,7 +12,7 @@ from regmean_lab.utils.files import STATISTICS_FOLDER
 from regmean_lab.utils.later_settings import without_later_settings
 from regmean_lab.zoo import ZooEntry, statistics_key
 
-OF_THE_SAMPLE = ("examples", "batches", "tokens", "tolerance", "precision")
+OF_THE_SAMPLE = ("examples", "batches", "tokens", "tolerance", "precision", "draws", "sign_seed")
 """Settings that say from how much data, and how exactly, statistics are; not of what."""
 
 

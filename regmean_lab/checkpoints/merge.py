@@ -100,7 +100,7 @@ class MergeRequest:
     @property
     def needs_base(self) -> bool:
         """Whether the model that the checkpoints were trained from is read."""
-        return self.method.needs_base or self.adapter is not None
+        return self.method.reads_base or self.adapter is not None
 
 
 @dataclass
@@ -213,6 +213,8 @@ def prepare_merge(request: MergeRequest) -> PreparedMerge:
         statistics = open_statistics(members, request.method, agreement.names, layout, agreement.orders)
     except CheckpointError as error:
         found += error.problems
+    agreement.notes += request.method.notes
+    agreement.notes += [note for member in statistics for note in member.notes]
     if line := averaged_line(request.method.averaged_maps(agreement.names, layout), request.method.name):
         agreement.notes.append(line)
     text = None
@@ -250,7 +252,7 @@ def prepare_merge(request: MergeRequest) -> PreparedMerge:
     ]
     agreement.notes += _narrowed(members, planned)
     shards = plan_shards(planned, request.max_shard_size)
-    if modules is not None and base_source is not None and request.method.needs_base:
+    if modules is not None and base_source is not None and request.method.reads_base:
         modules.find_base(base_source)
     return PreparedMerge(
         request, members, agreement, statistics, base, shards, settings=by_name, modules=modules, text=text
@@ -420,7 +422,9 @@ def _find_bases(request: MergeRequest, sources: Sequence[Source]) -> tuple[Sourc
     chosen = request.base or (next(iter(references.values())) if len(apart) == 1 else None)
     if request.needs_base and chosen is None:
         reason = "the adapters have different ones" if references else "none is given"
-        what = f"method {request.method.name}" if request.method.needs_base else "adapter.rank"
+        what = "adapter.rank"
+        if request.method.reads_base:
+            what = f"method {request.method.name}" if request.method.needs_base else "method.followed_by"
         found.append(
             f"base: {what} needs the model that the checkpoints were trained from, and {reason}; "
             "set base=FOLDER_OR_NAME"

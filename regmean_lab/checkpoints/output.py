@@ -277,6 +277,8 @@ def _override(value: Any) -> str:
     """A value as Hydra reads it."""
     if isinstance(value, list | tuple):
         return f"[{','.join(map(_override, value))}]"
+    if isinstance(value, Mapping):
+        return f"{{{','.join(f'{key}:{_override(own)}' for key, own in value.items())}}}"
     return {"True": "true", "False": "false", "None": "null"}.get(str(value), str(value))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from regmean_lab.callbacks.requests import published_path
 from regmean_lab.checkpoints.alignment import AlignedFisher, AlignedGradientGram, AlignedGram, RowOrder
 from regmean_lab.checkpoints.members import Member, tokenizer_in
+from regmean_lab.checkpoints.stand_ins import stand_in
 from regmean_lab.merging.base import Layout, MergeMethod
 from regmean_lab.merging.regmean_sequential import RegMeanSequential
 from regmean_lab.models.headers import CheckpointError, read_header
@@ -26,10 +27,12 @@ class MemberStatistics:
     Attributes:
         sources: by kind, what gives the tensors.
         files: the files that they come from.
+        notes: what a user should know of those that stand in for others, a line each.
     """
 
     sources: dict[str, Any]
     files: list[Path]
+    notes: list[str] = field(default_factory=list)
 
 
 def open_statistics(
@@ -62,7 +65,12 @@ def open_statistics(
                 found.append(
                     f"{paths[0].parent}: {len(paths)} files of {kind} statistics; keep one, as {kind}.safetensors"
                 )
-            if not paths:
+            if not paths and (other := stand_in(member, kind, method)) is not None:
+                statistics.notes.append(other.note)
+                statistics.files += other.files
+                if other.source is not None:
+                    statistics.sources[kind] = other.source
+            elif not paths:
                 lacking.append(kind)
             if len(paths) != 1:
                 continue
@@ -86,22 +94,18 @@ def open_statistics(
             found.append(
                 f"{member.name} is an adapter without {' and '.join(lacking)} statistics, which {method.name} needs: "
                 "merge it into its base with PEFT's merge_and_unload(), save that, and collect them there"
+                f"{_without(method, lacking)}"
             )
         elif lacking:
             found.append(
                 f"{member.name} has no {' and no '.join(lacking)} statistics, which {method.name} needs. Whoever has "
                 f"its data makes them: python -m regmean_lab experiment=collect_statistics "
-                f"checkpoint={member.source.reference} kinds=[{','.join(lacking)}] data=FILE"
-                + ("; or do without Gram matrices: method.start=simple" if _may_do_without(method, lacking) else "")
+                f"checkpoint={member.source.reference} kinds=[{','.join(lacking)}] data=FILE{_without(method, lacking)}"
             )
         opened.append(statistics)
     if found:
         raise CheckpointError(found)
     return opened
-
-
-def _may_do_without(method: MergeMethod, lacking: Sequence[str]) -> bool:
-    return isinstance(method, RegMeanSequential) and "gram" in lacking
 
 
 @dataclass(frozen=True)
@@ -137,12 +141,13 @@ def published_beside(member: Member) -> Published:
     folder = member.source.statistics_from or member.source.folder
     found = Published()
     layout, names = member.architecture.layout, list(member.weights)
-    layers = [layer.name for layer in layout.linear.values()]
-    layers += [layer.name for stack in layout.stacked.values() for layer in stack.layers]
+    linear = [layer.name for layer in layout.linear.values()]
+    experts = [layer.name for stack in layout.stacked.values() for layer in stack.layers]
     for kind, about in KINDS.items():
         path = published_path(folder, kind)
         if not path.is_file():
             continue
+        layers = [*linear, *experts] if about.of_experts else linear
         try:
             read_header(path)
             with about.file(path) as file:
@@ -164,6 +169,18 @@ def published_beside(member: Member) -> Published:
         statistics = MemberStatistics({}, list(found.whole.values()))
         found.problems.extend(other_weights(member, statistics, sums))
     return found
+
+
+def _without(method: MergeMethod, lacking: Sequence[str]) -> str:
+    """How to do without statistics, where a method can."""
+    ways = []
+    if not {"gram", "weighted_gram"} & set(lacking):
+        return ""
+    if isinstance(method, RegMeanSequential):
+        ways.append("method.start=simple")
+    if method.without_statistics is not None:
+        ways.append(f"method.{method.without_statistics} and base=FOLDER_OR_NAME")
+    return f"; without them: {', or '.join(ways)}" if ways else ""
 
 
 def _files(folder: Path, kind: str) -> list[Path]:

@@ -126,7 +126,7 @@ class MergedModules:
         self.solved = [
             layer
             for layer in self.layers.values()
-            if kinds and all(layer in _layers(sources[kind]) for sources in self.sources for kind in kinds)
+            if kinds and all(kind in own and layer in _layers(own[kind]) for own in self.sources for kind in kinds)
         ]
 
     def find_base(self, source: Source) -> None:
@@ -195,7 +195,7 @@ class MergedModules:
         method, layout = self.method, Layout({})
         if not all(KINDS[kind].by_layer for kind in method.statistics):
             # Of these there are statistics of the transformer's parameters alone.
-            method = Simple(coefficients=method.coefficients)
+            method = Simple(coefficients=method.coefficients, followed_by=method.followed_by)
         else:
             method = replace(method, keep_layers=[], merge_layers=None, keep_top=0)
             layout = Layout({name: LinearLayer(layer) for name, layer in self.layers.items() if layer in self.solved})

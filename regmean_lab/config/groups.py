@@ -14,6 +14,7 @@ from regmean_lab.statistics.settings import (
     GradientGramConfig,
     GramConfig,
     KindConfig,
+    WeightedGramConfig,
 )
 from regmean_lab.statistics.token_settings import TokensConfig
 from regmean_lab.utils.checks import at_least_one, fraction, one_of, positive
@@ -186,6 +187,7 @@ class StatisticsConfig:
             time to read. Files that are there already are used whichever way they were stored.
         published: use statistics that were published beside a checkpoint, whatever examples they are from; false
             measures them on the suite's own data.
+        weighted_gram: loss-weighted Gram matrices.
         tokens: counts of tokens, from which pseudo-text is drawn.
     """
 
@@ -196,6 +198,7 @@ class StatisticsConfig:
     batch_tokens: int | None = None
     storage: str = "full"
     published: bool = True
+    weighted_gram: WeightedGramConfig = field(default_factory=WeightedGramConfig)
     tokens: TokensConfig = field(default_factory=TokensConfig)
 
     def problems(self) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from regmean_lab.evaluation.predictions import member_predictions, predictions_k
 from regmean_lab.merging import MergeMethod
 from regmean_lab.merging.simple import Simple
 from regmean_lab.metrics.divergence import Pair, agreement, best_temperature, divergence, gap_closed, mean_distribution
+from regmean_lab.metrics.ensemble import ensemble_logits
 from regmean_lab.modules import Predictions
 from regmean_lab.results import mean
 from regmean_lab.suites.data_module import Batches, Evaluation, evaluations_for
@@ -65,7 +67,8 @@ class Divergences:
             squared difference), ``kl_tempered`` after one temperature, ``agreement`` (times 100), and the first two of
             the mean of weights; ``out_of_domain``: by corpus, ``kl_to_mean``, from the mean of the members'
             distributions; ``temperature`` of the merged model, and of the mean of weights; ``gap_closed`` and
-            ``gap_closed_tempered`` in percent (None where the mean leaves no gap), and the mean ``agreement``.
+            ``gap_closed_tempered`` on the members' data, and ``gap_closed_out_of_domain``, in percent (None where the
+            mean leaves no gap), and the mean ``agreement``.
         """
         if not self.dev:
             return None
@@ -78,6 +81,8 @@ class Divergences:
         for gap, name in (("gap_closed", "kl"), ("gap_closed_tempered", "kl_tempered")):
             values = [[part["members"][member][name] for member in members] for part in (own, simple)]
             gaps[gap] = gap_closed(*values)
+        outside = [[values["kl_to_mean"] for values in part["out_of_domain"].values()] for part in (own, simple)]
+        gaps["gap_closed_out_of_domain"] = gap_closed(*outside) if outside[0] else None
         agreements = [part["agreement"] for part in members.values() if part["agreement"] is not None]
         return {
             "members": members,
@@ -154,6 +159,26 @@ class Divergences:
         """By member, what it says of its dev split."""
         return {one.corpus: self._predictions(one.corpus, [one], [self.dev_loaders[one.corpus]])[0] for one in self.dev}
 
+    def of_ensemble(self, sources: Sequence[MemberSource]) -> Measured | None:
+        """The same of the members' soft ensemble; arguments and result as those of :meth:`of`."""
+        if not self.dev:
+            return None
+        suite, members, evaluations = self.job.settings.suite, self.job.settings.members, self.job.evaluations
+        loaders = self.data.test_dataloader()
+        everywhere = [*evaluations, *self.dev]
+        by_member = [self._predictions(member, everywhere, loaders) for member in members]
+        partly = self._task.kind in ("multi_label", "answers")
+        annotated = [suite.annotated_labels(member) for member in members] if partly else None
+        together = [
+            replace(
+                said[0], logits=ensemble_logits(one.task, [part.logits for part in said], said[0].labels, annotated)
+            )
+            for one, said in zip(everywhere, zip(*by_member, strict=True), strict=True)
+        ]
+        every = dict(enumerate(together[: len(evaluations)]))
+        dev = dict(zip(self.dev_loaders, together[len(evaluations) :], strict=True))
+        return self.of(MergedPredictions(dict.fromkeys(members, every), dev, None, {}), sources)
+
     def _predictions(
         self, member: str, evaluations: Sequence[Evaluation], loaders: Sequence[Batches]
     ) -> list[Predictions]:
@@ -162,8 +187,9 @@ class Divergences:
 
     def _simple(self, sources: Sequence[MemberSource], merged: MergedPredictions) -> Measured:
         """The same of the mean of the members' weights, with the same parameters kept apart: kept once it is known."""
-        method: MergeMethod = self.job.settings.method
-        simple = Simple(keep_layers=method.keep_layers, merge_layers=method.merge_layers, keep_top=method.keep_top)
+        method, simple = self.job.settings.method, Simple()
+        if isinstance(method, MergeMethod):
+            simple = Simple(keep_layers=method.keep_layers, merge_layers=method.merge_layers, keep_top=method.keep_top)
         if method == simple:
             return self._measure(merged)
         path = self._reference(simple, sources)

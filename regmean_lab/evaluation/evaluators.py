@@ -106,7 +106,11 @@ def evaluate_ensemble(job: Job) -> Outcome:
             together = ensemble_predictions(task, method.vote, logits, labels, annotated, method.ties)
             together = without_unknown(task, together, known)
             metrics[evaluation.name] = score_predictions(task, together, labels)
-        return Outcome(key_scores(job.evaluations, metrics), dict(metrics))
+        outcome = Outcome(key_scores(job.evaluations, metrics), dict(metrics))
+        if job.settings.config.measure_divergence and method.vote == "soft":  # votes are no distribution
+            measured = Divergences(job)
+            outcome.divergence = measured.of_ensemble(member_sources(job, measured.data, members))
+        return outcome
 
 
 def evaluate_joint(job: Job) -> Outcome:

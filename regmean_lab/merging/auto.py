@@ -117,6 +117,11 @@ class Auto(ReadsText, MergeMethod):
         """Whether candidates are judged by text, or made with it."""
         return self.by_text or any(method.needs_text for method in self.methods)
 
+    @property
+    def notes(self) -> list[str]:
+        """Those of all candidates."""
+        return list(dict.fromkeys(note for method in self.methods for note in method.notes))
+
     def gram_layers(self, names: Any, layout: Layout) -> list[str]:
         """Those of all candidates."""
         return list(dict.fromkeys(layer for method in self.methods for layer in method.gram_layers(names, layout)))

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Protocol, TypeVar, get_type_hints
 import torch
 from torch import Tensor
 
+from regmean_lab.merging.followed_by import step_problems
 from regmean_lab.merging.partial import covered, top_blocks
 from regmean_lab.merging.parts import PER_MEMBER, lengths, part_problems
 from regmean_lab.utils import plugins
@@ -283,6 +284,8 @@ class MergeMethod(ABC):
             coefficients and statistics have no part in it.
         parts: settings of parts of the model in place of these, by part and name of the setting; see
             :mod:`regmean_lab.merging.parts`.
+        followed_by: steps after the merge, in order: a name, a mapping from a name to settings, or a list of such; see
+            :mod:`regmean_lab.merging.followed_by`.
     """
 
     name: ClassVar[str]
@@ -299,6 +302,12 @@ class MergeMethod(ABC):
     solves_experts: ClassVar[bool] = False
     """Whether that goes for each expert of a mixture whose experts' weights are fused (`Layout.stacked`)."""
 
+    refits: ClassVar[bool] = False
+    """Whether the merge goes on after its parameters are merged (`RefiningMethod`): steps follow at its end then."""
+
+    without_statistics: ClassVar[str | None] = None
+    """The setting, with its value, with which members need no statistics; None where there is none such."""
+
     whole_model: ClassVar[tuple[str, ...]] = ()
     """Settings, numbers among them, that are read once for the whole model: no part can have a value of its own."""
 
@@ -308,6 +317,7 @@ class MergeMethod(ABC):
     keep_top: int = 0
     label_head: str = "merged"
     parts: dict[str, Any] = field(default_factory=dict)
+    followed_by: Any = field(default_factory=list)
 
     @property
     def statistics(self) -> tuple[str, ...]:
@@ -325,14 +335,34 @@ class MergeMethod(ABC):
         return self
 
     @property
+    def reads_base(self) -> bool:
+        """Whether the method or a step after it needs those weights."""
+        return self.needs_base or bool(self.followed_by)
+
+    @property
     def needs_text(self) -> bool:
         """Whether it reads members' text while it merges: a merge of weights and statistics alone cannot be its."""
         return False
 
     @property
+    def reads_experts(self) -> bool:
+        """Whether it solves for each of the fused experts (``solves_experts``) with these settings, too."""
+        return self.solves_experts
+
+    @property
     def free_weights(self) -> list[float] | None:
         """One weight a member, of any sign and sum, in place of the coefficients; None where those count."""
         return None
+
+    @property
+    def stands_in(self) -> bool:
+        """Whether a member may lack its statistics, in place of which the method finds something else."""
+        return False
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user should know of a merge with these settings, a line each."""
+        return []
 
     def count_problems(self, members: int) -> list[str]:
         """What is wrong with merging this many members."""
@@ -368,7 +398,7 @@ class MergeMethod(ABC):
     def gram_layers(self, names: Collection[str], layout: Layout) -> list[str]:
         """The linear layers whose Gram matrices are read when the parameters ``names`` are merged, if any are."""
         layers = [layer.name for name, layer in layout.linear.items() if name in names]
-        if self.solves_experts:
+        if self.reads_experts:
             layers += [layer.name for name, stack in layout.stacked.items() if name in names for layer in stack.layers]
         return layers
 
@@ -376,7 +406,7 @@ class MergeMethod(ABC):
         """The parameters among ``names`` that map inputs linearly and are yet averaged, as no linear layer's weight."""
         if not self.by_layer:
             return []
-        listed = [*([] if self.solves_experts else layout.stacked), *layout.other_maps]
+        listed = [*([] if self.reads_experts else layout.stacked), *layout.other_maps]
         return [name for name in listed if name in names]
 
     def problems(self) -> list[str]:
@@ -390,6 +420,7 @@ class MergeMethod(ABC):
         if self.keep_top < 0:
             found.append(f"keep_top: expected at least 0, got {self.keep_top}")
         one_of("label_head", self.label_head, LABEL_HEADS, found)
+        found += step_problems(self.followed_by)
         if self.parts and self.needs_text:
             found.append(f"parts: {self.name} refits layer after layer, all with the same settings; expected {{}}")
         elif self.parts:

@@ -37,7 +37,8 @@ class Distill(ReadsText, MergeMethod):
     at a temperature T, times T²; D is the relative squared difference of hidden states. It is minimised by AdamW, whose
     learning rate rises over the share ``warmup`` of all steps and then falls to 0. Every ``evaluate_every`` steps KL is
     measured on held-out text; the weights with the lowest one are kept, those of the start among them. What members
-    keep of their own stays as it is. For `merge_members`, which has no text, it is the merge that it begins with.
+    keep of their own stays as it is. Steps (``followed_by``) follow the merge that it begins with; for `merge_members`,
+    which has no text, that is all.
 
     Source: Hinton, Vinyals and Dean, 2015, arXiv 1503.02531.
 
@@ -99,6 +100,11 @@ class Distill(ReadsText, MergeMethod):
     def needs_base(self) -> bool:
         """Whether the merge that it begins with does."""
         return self.beginning.needs_base
+
+    @property
+    def notes(self) -> list[str]:
+        """Those of the merge that it begins with."""
+        return self.beginning.notes
 
     def gram_layers(self, names: Collection[str], layout: Layout) -> list[str]:
         """Those of the merge that it begins with."""

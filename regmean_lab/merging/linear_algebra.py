@@ -19,6 +19,9 @@ H100 and H200, B200."""
 _FIRST_JITTER = {torch.float64: 1e-10, torch.float32: 1e-5}
 """By the precision of a matrix's entries: well above what rounding them adds to its eigenvalues, and still little."""
 
+_RANGE = 1e-11
+"""Share of the trace below which eigenvalues count as zero: of products of float32 differences, rounding errors."""
+
 _LAST_JITTER = 1.0
 _WELL_POSED = 1e-3
 """Least eigenvalue (scaled to a unit diagonal) of a matrix whose float32 factorisation is refined to a solution."""
@@ -142,6 +145,31 @@ def solve_positive(
     for rows in right.T.split(_SOLVED_ROWS):
         rows.copy_(_solve_factored(factor, rows)).mul_(scale)
     return Solution(right, jitter, _largest_eigenvalue(matrix) / smallest, int(unseen.sum()))
+
+
+def solve_in_range(matrix: Tensor, right: Tensor) -> Solution:
+    """Solve ``matrix @ x = right`` with the pseudo-inverse of a symmetric positive semi-definite matrix.
+
+    For a right-hand side in the matrix's range. Unlike `solve_positive`, which scales the matrix first, it gives
+    nothing in directions that the matrix sends to zero, whatever their scale: the diagonal is raised by 10⁻¹¹ of the
+    trace, which keeps the range (Tikhonov's regularisation, whose limit the pseudo-inverse is).
+
+    Args:
+        matrix: shape [n, n], float64; overwritten.
+        right: shape [n, m], same dtype and device.
+
+    Raises:
+        ValueError: when the matrix is not positive semi-definite.
+    """
+    trace, unseen = float(matrix.diagonal().sum()), int((matrix.diagonal() == 0).sum())
+    if trace == 0:
+        return Solution(torch.zeros_like(right), 0.0, 1.0, unseen)
+    matrix.diagonal().add_(_RANGE * trace)
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    if int(failed):
+        raise ValueError("the matrix is not positive semi-definite")
+    condition = _largest_eigenvalue(matrix) / _smallest_eigenvalue(factor)
+    return Solution(_solve_factored(factor, right.T).T, 0.0, condition, unseen)
 
 
 def _solve_factored(factor: Tensor, rows: Tensor) -> Tensor:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from regmean_lab.merging.base import (
-    LayerDiagnostics,
     Layout,
     MergeError,
     MergeMember,
@@ -18,6 +16,9 @@ from regmean_lab.merging.base import (
     Parameter,
     TensorSettings,
 )
+from regmean_lab.merging.depth import depths
+from regmean_lab.merging.finishing import MergedParameter, base_tensor, follow, working_tensor
+from regmean_lab.merging.followed_by import steps_of
 from regmean_lab.merging.member_tensors import MemberTensors
 from regmean_lab.merging.partial import covered
 from regmean_lab.merging.parts import PER_MEMBER, name_problems, values_by_name
@@ -27,21 +28,6 @@ from regmean_lab.statistics import all_finite
 
 BLOCK_ELEMENTS = 1 << 22
 """Most elements, of all members together, that a method which merges each element by itself is given at a time."""
-
-
-@dataclass(frozen=True)
-class MergedParameter:
-    """One merged parameter.
-
-    Attributes:
-        name: the parameter's name.
-        value: its merged value, in the dtype of the first member, on the device that merged.
-        diagnostics: of the system of equations that its layer was solved from, for methods that solve one.
-    """
-
-    name: str
-    value: Tensor
-    diagnostics: LayerDiagnostics | None = None
 
 
 def differences(method: MergeMethod, members: Sequence[MergeMember]) -> list[str]:
@@ -86,7 +72,7 @@ def merge_members(
         layout: which parameters are linear layers' weights and which are label outputs.
         device: where to compute.
         base: weights of the model that the members were trained from, for methods that need them
-            (``method.needs_base``); parameters that it lacks have no base.
+            (``method.reads_base``); parameters that it lacks have no base.
         settings: by a parameter's name, how it is merged where that is not as ``method`` says; None is as the method's
             ``parts`` say.
 
@@ -102,8 +88,9 @@ def merge_members(
         raise MergeError("the members cannot be merged:\n" + "\n".join(f"  - {line}" for line in found))
     if found := method.count_problems(len(members)):
         raise MergeError(found[0])
-    if method.needs_base and base is None:
-        raise MergeError(f"{method.name} needs the weights of the model that the members were trained from (base)")
+    if method.reads_base and base is None:
+        what = method.name if method.needs_base else "followed_by"
+        raise MergeError(f"{what} needs the weights of the model that the members were trained from (base)")
     coefficients = coefficients_of(method, len(members))
     everything = {name for member in members for name in member.weights}
     for setting, patterns in (("keep_layers", method.keep_layers), ("merge_layers", method.merge_layers or [])):
@@ -117,15 +104,24 @@ def merge_members(
             raise MergeError("\n".join(f"method.{problem}" for problem in found))
         settings = part_settings(method, names)
     method.prepare(members, names, layout, given)
+    # Of methods that refit layers afterwards, `refine_` does it at the end.
+    steps = [] if method.refits else steps_of(method.followed_by)
+    deep = depths([*layout.linear, *layout.stacked, *names])
     for name in names:
         own = TensorSettings() if settings is None else settings(name)
+
+        def finished(
+            parameter: MergedParameter, shares: Sequence[float] = own.coefficients or coefficients
+        ) -> MergedParameter:
+            return follow(steps, parameter, members, shares, layout, torch.device(device), base, deep[parameter.name])
+
         here, shares = own.applied(method), own.coefficients or coefficients
-        if here.solves_experts and name in layout.stacked:
-            yield _merge_experts(here, name, members, shares, layout, torch.device(device), given, own)
+        if here.reads_experts and name in layout.stacked:
+            yield finished(_merge_experts(here, name, members, shares, layout, torch.device(device), given, own))
             continue
         blocks = _blocks(name, members) if here.elementwise else []
         if len(blocks) <= 1:
-            yield merge_parameter(here, name, members, shares, layout, torch.device(device), given, own=own)
+            yield finished(merge_parameter(here, name, members, shares, layout, torch.device(device), given, own=own))
             continue
         whole = None
         for block in blocks:
@@ -136,7 +132,7 @@ def merge_members(
                 whole = part.new_empty(tensor_shape(members[0].weights, name))
             whole[block] = part
         assert whole is not None
-        yield MergedParameter(name, whole)
+        yield finished(MergedParameter(name, whole))
 
 
 def _merge_experts(
@@ -229,10 +225,10 @@ def merge_parameter(
         return chosen if expert is None else chosen[0]
 
     def read(number: int) -> Tensor:
-        return _working(members[number], rows(members[number].weights), name, device)
+        return working_tensor(members[number], rows(members[number].weights), name, device)
 
     stored = rows(members[0].weights)
-    dtype, first = stored.dtype, _working(members[0], stored, name, device)
+    dtype, first = stored.dtype, working_tensor(members[0], stored, name, device)
     del stored
     tensors: Sequence[Tensor] = MemberTensors(first, read, len(members))
     if not dtype.is_floating_point:
@@ -260,39 +256,3 @@ def merge_parameter(
     if not all_finite(value):
         raise MergeError(f"{name}: the merged tensor has a NaN or infinity")
     return MergedParameter(name, value.to(dtype), diagnostics)
-
-
-def base_tensor(
-    base: Mapping[str, Tensor] | None, name: str, like: Tensor, block: slice | None = None
-) -> Tensor | None:
-    """A parameter's value in the model that the members were trained from, or None where it has no such parameter.
-
-    Args:
-        base: that model's weights, or None.
-        name: the parameter's name.
-        like: its value in a member: the shape that is expected, and the dtype and device that are wanted.
-        block: the rows that are wanted; None for all of them.
-
-    Raises:
-        MergeError: for another shape, a NaN or infinity.
-    """
-    if base is None:
-        return None
-    tensor = base.get(name) if block is None else tensor_rows(base, name, block) if name in base else None
-    if tensor is None:
-        return None
-    if tensor.shape != like.shape:
-        raise MergeError(f"{name}: shape {tuple(tensor.shape)} in the base model, {tuple(like.shape)} in the members")
-    tensor = tensor.detach()
-    if not all_finite(tensor):
-        raise MergeError(f"{name}: NaN or infinity in the weights of the base model")
-    return tensor.to(like)
-
-
-def _working(member: MergeMember, tensor: Tensor, name: str, device: torch.device) -> Tensor:
-    tensor = tensor.detach()
-    if not tensor.dtype.is_floating_point:
-        return tensor.to(device)
-    if not all_finite(tensor):
-        raise MergeError(f"{name}: NaN or infinity in the weights of {member.name}")
-    return tensor.to(device, torch.promote_types(tensor.dtype, torch.float32))

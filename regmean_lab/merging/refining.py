@@ -17,6 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from regmean_lab.merging.base import LayerDiagnostics, Layout, LinearLayer, MergeError, MergeMember, MergeMethod
+from regmean_lab.merging.depth import depths
+from regmean_lab.merging.finishing import MergedParameter, follow
+from regmean_lab.merging.followed_by import steps_of
 from regmean_lab.merging.forward_pass import ForwardPass, stopping_at
 from regmean_lab.merging.member_text import OWN as OWN
 from regmean_lab.merging.member_text import PSEUDO as PSEUDO
@@ -108,6 +111,7 @@ class RefiningMethod(ReadsText, ABC):
 
     name: ClassVar[str]
     own_passes: ClassVar[bool] = False
+    refits: ClassVar[bool] = True
 
     examples: int | None = None
 
@@ -185,7 +189,8 @@ def refine_(
             name = _common_layer(method, readers)
             if name is None:
                 break
-            layer = RefinedLayer(layers[name], layout, members, coefficients, merged, base)
+            given = base if method.needs_base else None
+            layer = RefinedLayer(layers[name], layout, members, coefficients, merged, given)
             solver = method.solver(layer)
             for number, reader in enumerate(readers):
                 solver.add(number, *reader.rows())
@@ -196,6 +201,13 @@ def refine_(
                 merged[key].copy_(value)
             if solved is not None:
                 diagnostics.append(solved)
+    if steps := steps_of(method.followed_by):
+        deep = depths([*layout.linear, *merged])
+        for name, value in merged.items():
+            found = follow(
+                steps, MergedParameter(name, value), members, coefficients, layout, value.device, base, deep[name]
+            )
+            value.copy_(found.value)
     return diagnostics
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from regmean_lab.merging.base import (
+    GramSource,
     LayerDiagnostics,
     Layout,
     MergeError,
@@ -20,19 +21,22 @@ from regmean_lab.merging.base import (
     matches,
     register_method,
 )
+from regmean_lab.merging.gram_sources import estimated_gram, measured_gram
 from regmean_lab.merging.linear_algebra import (
     agreement,
     off_diagonal_share,
     scale_off_diagonal_,
     solve_device,
+    solve_in_range,
     solve_positive,
 )
 from regmean_lab.merging.task_vectors import oriented
-from regmean_lab.statistics import all_finite
 from regmean_lab.utils.checks import fraction, one_of, positive
 
 REGULARIZATIONS = ("off_diagonal", "shrinkage", "ridge")
 ANCHORS = ("mean", "base")
+GRAMS = ("plain", "weighted")
+GRAM_SOURCES = ("measured", "estimated", "auto")
 
 COLUMNS = 512
 """Columns of a product whose factors are converted to float64 at a time."""
@@ -58,6 +62,15 @@ class RegMean(MergeMethod):
     - ``ridge``: W = (Σ Gᵢ + ρ s I)⁻¹ (Σ Gᵢ Wᵢ + ρ s V) with ρ = ``ridge``, s the mean diagonal entry of Σ Gᵢ, and V
       the members' mean or the base model's weight (the mean, where the base model has none): ``ridge_towards``.
 
+    In place of Gᵢ there may be others (``gram``, ``gram_from``):
+
+    - ``gram=weighted``: loss-weighted Gram matrices, see :mod:`regmean_lab.statistics.weighted_gram`, each divided by
+      its Frobenius norm. They have a factor of their own, ``weighted_off_diagonal``, which leaves them as they are.
+    - ``gram_from=estimated``: Cᵢ = DᵢᵀDᵢ with the task matrix Dᵢ = Wᵢ − W₀ as [out, in], from the weights alone, as
+      :class:`~regmean_lab.merging.actmat.ActMat` has them. A layer that the base model does not have is averaged.
+    - ``gram_from=auto``: measured ones of the members that have any, estimated ones of the others; all of a layer are
+      divided by their Frobenius norms then.
+
     Attributes:
         off_diagonal: factor α on the off-diagonal entries of Gᵢ; 1 leaves them, 0 is the same as ``diagonal``.
         diagonal: use only the diagonals of Gᵢ.
@@ -65,11 +78,15 @@ class RegMean(MergeMethod):
         regularization: ``off_diagonal``, ``shrinkage`` or ``ridge``.
         ridge: ρ, for ``ridge``.
         ridge_towards: ``mean`` or ``base``, for ``ridge``.
+        gram: ``plain`` or ``weighted``.
+        gram_from: ``measured``, ``estimated`` or ``auto``.
+        weighted_off_diagonal: in place of ``off_diagonal``, for ``gram=weighted``.
     """
 
     one_at_a_time: ClassVar[bool] = True
     by_layer: ClassVar[bool] = True
     solves_experts: ClassVar[bool] = True
+    without_statistics: ClassVar[str | None] = "gram_from=auto"
 
     off_diagonal: float = 0.9
     diagonal: bool = False
@@ -77,16 +94,39 @@ class RegMean(MergeMethod):
     regularization: str = "off_diagonal"
     ridge: float = 0.1
     ridge_towards: str = "mean"
+    gram: str = "plain"
+    gram_from: str = "measured"
+    weighted_off_diagonal: float = 1.0
 
     @property
     def statistics(self) -> tuple[str, ...]:
-        """Gram matrices of every member."""
-        return ("gram",)
+        """Gram matrices of every member, unless they are estimated from weights."""
+        if self.gram_from == "estimated":
+            return ()
+        return ("gram",) if self.gram == "plain" else ("weighted_gram",)
+
+    @property
+    def stands_in(self) -> bool:
+        """Whether a member may lack its statistics."""
+        return self.gram_from == "auto"
 
     @property
     def needs_base(self) -> bool:
-        """The model that the members were trained from, for a ridge towards it."""
-        return self.regularization == "ridge" and self.ridge_towards == "base"
+        """The model that the members were trained from, for a ridge towards it, and to estimate Gram matrices."""
+        towards_base = self.regularization == "ridge" and self.ridge_towards == "base"
+        return towards_base or self.gram_from != "measured"
+
+    @property
+    def reads_experts(self) -> bool:
+        """Not with weighted Gram matrices, of which experts have none."""
+        return self.solves_experts and (self.gram == "plain" or self.gram_from == "estimated")
+
+    @property
+    def notes(self) -> list[str]:
+        """Which Gram matrices are none of data."""
+        if self.gram_from == "estimated":
+            return [f"{self.name}: Gram matrices are estimated from the weights, not measured"]
+        return []
 
     def gram_layers(self, names: Collection[str], layout: Layout) -> list[str]:
         """All linear layers but the excluded ones."""
@@ -99,6 +139,16 @@ class RegMean(MergeMethod):
         one_of("regularization", self.regularization, REGULARIZATIONS, found)
         positive("ridge", self.ridge, found)
         one_of("ridge_towards", self.ridge_towards, ANCHORS, found)
+        fraction("weighted_off_diagonal", self.weighted_off_diagonal, found)
+        one_of("gram", self.gram, GRAMS, found)
+        used, unused = ("off_diagonal", "weighted_off_diagonal")[:: 1 if self.gram == "plain" else -1]
+        if getattr(self, unused) != getattr(RegMean, unused) and self.gram in GRAMS:
+            found.append(f"{unused}: has no effect with gram={self.gram}; give {used}")
+        one_of("gram_from", self.gram_from, GRAM_SOURCES, found)
+        if self.gram == "weighted" and self.gram_from == "estimated":
+            found.append(
+                "gram_from: weights do not tell how much rows matter; expected measured or auto, or gram=plain"
+            )
         if self.diagonal and self.regularization != "off_diagonal":
             found.append(f"regularization: diagonal=true has nothing to regularise, got {self.regularization!r}")
         return found
@@ -120,7 +170,9 @@ class RegMean(MergeMethod):
         """Regression mean of a linear layer's weight; mean of any other parameter."""
         if parameter.layer is None or matches(parameter.layer.name, self.exclude_layers):
             return parameter.mean(), None
-        if self.regularization == "off_diagonal" and (self.diagonal or self.off_diagonal == 0):
+        if parameter.base is None and any(self._is_estimated(member) for member in parameter.members):
+            return parameter.mean(), None
+        if self.regularization == "off_diagonal" and (self.diagonal or self._given_factor == 0):
             return self._merge_diagonal(parameter, parameter.mean()), None
         return self._merge_full(parameter)
 
@@ -138,8 +190,8 @@ class RegMean(MergeMethod):
         total = torch.zeros(size, size, dtype=dtype, device=device)
         right = torch.zeros(mean.numel() // size, size, dtype=dtype, device=device)
         first: Tensor | None = None
-        for member, weight, tensor in zip(parameter.members, parameter.weights, parameter.tensors, strict=True):
-            stored = _gram(member, layer, size)
+        for number, (weight, tensor) in enumerate(zip(parameter.weights, parameter.tensors, strict=True)):
+            stored = self._matrix(parameter, number, size)
             if stored.dtype != torch.float64:
                 entries = torch.float32  # in float64 they are as rough as they were
             gram = stored.to(device)
@@ -168,8 +220,10 @@ class RegMean(MergeMethod):
             if self.ridge_towards == "base" and parameter.base is not None:
                 offset = (parameter.base.to(device, dtype) - mean) * strength
                 right.add_(oriented(offset, parameter.layer))
+        # Where no member has changed anything the weights are the base's, which matter to inputs that are there.
+        from_weights = all(map(self._is_estimated, parameter.members))
         try:
-            solution = solve_positive(total, right.T, entries)
+            solution = solve_in_range(total, right.T) if from_weights else solve_positive(total, right.T, entries)
         except ValueError as error:
             raise MergeError(
                 f"layer {layer}: the sum of the members' Gram matrices cannot be solved: {error}"
@@ -184,12 +238,13 @@ class RegMean(MergeMethod):
     def _factor(self, parameter: Parameter, size: int, device: torch.device) -> float:
         """The factor on off-diagonal entries."""
         if self.regularization != "shrinkage":
-            return self.off_diagonal if self.regularization == "off_diagonal" else 1.0
-        assert parameter.layer is not None
-        layer = parameter.layer.name
+            return self._given_factor if self.regularization == "off_diagonal" else 1.0
         # Read again for each use: memory must not grow with the number of members.
         return agreement(
-            lambda: (_gram(member, layer, size).to(device, torch.float64) for member in parameter.members),
+            lambda: (
+                self._matrix(parameter, number, size).to(device, torch.float64)
+                for number in range(len(parameter.members))
+            ),
             parameter.coefficients,
         )
 
@@ -198,25 +253,36 @@ class RegMean(MergeMethod):
         size = mean.shape[0] if parameter.layer.transposed else mean.shape[1]
         total = torch.zeros(size, dtype=mean.dtype, device=mean.device)
         change = torch.zeros_like(mean)
-        for member, coefficient, tensor in zip(
-            parameter.members, parameter.coefficients, parameter.tensors, strict=True
-        ):
-            weight = coefficient * _gram(member, parameter.layer.name, size).diagonal().to(mean)
+        for number, (coefficient, tensor) in enumerate(zip(parameter.coefficients, parameter.tensors, strict=True)):
+            weight = coefficient * self._matrix(parameter, number, size).diagonal().to(mean)
             total.add_(weight)
             change.add_((tensor - mean) * (weight[:, None] if parameter.layer.transposed else weight))
         total[total == 0] = 1
         return mean + change / (total[:, None] if parameter.layer.transposed else total)
 
+    @property
+    def _given_factor(self) -> float:
+        return self.off_diagonal if self.gram == "plain" else self.weighted_off_diagonal
 
-def _gram(member: MergeMember, layer: str, size: int) -> Tensor:
-    if member.gram is None:
-        raise MergeError(f"member {member.name} has no Gram matrices; regmean needs them for every member")
-    matrix = member.gram.matrix(layer)
-    if matrix.shape != (size, size):
-        raise MergeError(
-            f"Gram matrix of {member.name} for layer {layer}: expected shape {(size, size)}, "
-            f"found {tuple(matrix.shape)}"
-        )
-    if not all_finite(matrix):
-        raise MergeError(f"Gram matrix of {member.name} for layer {layer}: NaN or infinity")
-    return matrix
+    def _is_estimated(self, member: MergeMember) -> bool:
+        """Whether a member's Gram matrices are estimated from its weights."""
+        return self.gram_from == "estimated" or (self.gram_from == "auto" and self._source(member) is None)
+
+    def _source(self, member: MergeMember) -> GramSource | None:
+        """What gives a member's measured Gram matrices."""
+        return member.gram if self.gram == "plain" else member.others.get("weighted_gram")
+
+    def _matrix(self, parameter: Parameter, number: int, size: int) -> Tensor:
+        """A member's matrix of the layer, shape [in, in]; divided by its norm where scales say nothing."""
+        assert parameter.layer is not None
+        member = parameter.members[number]
+        if self._is_estimated(member):
+            assert parameter.base is not None
+            matrix = estimated_gram(parameter.tensors[number], parameter.base, parameter.layer)
+        else:
+            matrix = measured_gram(member, self._source(member), parameter.layer.name, size, self.gram)
+        estimated = [self._is_estimated(other) for other in parameter.members]
+        if self.gram == "plain" and all(estimated) == any(estimated):
+            return matrix
+        norm = float(torch.linalg.vector_norm(matrix, dtype=torch.float64))
+        return matrix / norm if norm > 0 else matrix

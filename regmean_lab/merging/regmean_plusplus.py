@@ -11,7 +11,7 @@ from typing_extensions import override
 from regmean_lab.merging.base import LayerDiagnostics, LinearLayer, Parameter, matches, register_method
 from regmean_lab.merging.merge import merge_parameter
 from regmean_lab.merging.refining import RefinedLayer, RefiningMethod
-from regmean_lab.merging.regmean import RegMean
+from regmean_lab.merging.regmean import GRAM_SOURCES, GRAMS, RegMean
 from regmean_lab.statistics import add_gram_, mirror_upper_
 
 
@@ -37,7 +37,11 @@ class RegMeanPlusPlus(RefiningMethod, RegMean):
 
     @override
     def problems(self) -> list[str]:
-        return super().problems() + self.text_problems()
+        found = super().problems() + self.text_problems()
+        for setting, value, expected in (("gram", self.gram, "plain"), ("gram_from", self.gram_from, "measured")):
+            if value in (*GRAMS, *GRAM_SOURCES) and value != expected:
+                found.append(f"{setting}: regmean_plusplus measures them on the merged model; expected {expected}")
+        return found
 
     def merge(self, parameter: Parameter) -> tuple[Tensor, LayerDiagnostics | None]:
         """The mean, until the turn of a layer has come and there are Gram matrices."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from regmean_lab.merging.base import Layout, MergeMember, Parameter, register_method
-from regmean_lab.merging.merge import base_tensor
+from regmean_lab.merging.finishing import base_tensor
 from regmean_lab.merging.task_vectors import ElementwiseMethod, keep_above, magnitude_threshold
 from regmean_lab.utils.checks import fraction, one_of
 

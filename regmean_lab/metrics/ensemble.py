@@ -35,16 +35,28 @@ def ensemble_predictions(
     Returns:
         Predictions as :func:`regmean_lab.metrics.metrics.predictions` gives them.
     """
-    if task.kind != "answers":
-        if vote == "soft":
-            return predictions(task, average_logits(logits, annotated))
-        return majority_vote(task, [predictions(task, part) for part in logits], annotated, ties)
-    asked = labels[:, 1].tolist()
-    known = None if annotated is None else [[row[label] for label in asked] for row in annotated]
     if vote == "soft":
-        # Members differ in what they know from example to example, as they otherwise do from label to label.
-        return predictions(task, average_logits([part.T for part in logits], known).T)
+        return predictions(task, ensemble_logits(task, logits, labels, annotated))
+    if task.kind != "answers":
+        return majority_vote(task, [predictions(task, part) for part in logits], annotated, ties)
+    known = _known_by_example(labels, annotated)
     return _yes_or_no([predictions(task, part).unsqueeze(0) for part in logits], known, ties).squeeze(0)
+
+
+def ensemble_logits(
+    task: Task, logits: Sequence[Tensor], labels: Tensor, annotated: Sequence[Sequence[bool]] | None = None
+) -> Tensor:
+    """Logits of the soft ensemble, shaped as each member's; arguments as in :func:`ensemble_predictions`."""
+    if task.kind != "answers":
+        return average_logits(logits, annotated)
+    # Members differ in what they know from example to example, as they otherwise do from label to label.
+    return average_logits([part.T for part in logits], _known_by_example(labels, annotated)).T
+
+
+def _known_by_example(labels: Tensor, annotated: Sequence[Sequence[bool]] | None) -> list[list[bool]] | None:
+    """For each member and example, whether the member knows the label that the example asks about."""
+    asked = labels[:, 1].tolist()
+    return None if annotated is None else [[row[label] for label in asked] for row in annotated]
 
 
 def average_logits(logits: Sequence[Tensor], annotated: Sequence[Sequence[bool]] | None = None) -> Tensor:

@@ -18,10 +18,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from regmean_lab.metrics.metrics import build_metrics, percentages, predictions
 from regmean_lab.models.pretrained import Checkpoint, quiet_transformers
 from regmean_lab.modules.optimization import Optimization
-from regmean_lab.statistics import Collection, FisherLabels, Likelihood, Mask, StatisticsError
+from regmean_lab.statistics import Collection, FisherLabels, Likelihood, Mask, Scores, StatisticsError
 from regmean_lab.statistics.settings import WrittenAnswers as WrittenAnswers
 from regmean_lab.statistics.vocabulary import Vocabulary
-from regmean_lab.suites.base import Task, TaskKind
+from regmean_lab.suites.base import IGNORED, Task, TaskKind
 from regmean_lab.suites.pseudo_text import vocabulary_of
 
 Batch = Mapping[str, Tensor]
@@ -250,6 +250,12 @@ class TaskModule(TrainableModule):
     def fisher_labels(self, batch: Batch) -> Tensor:
         """Labels distributed according to :attr:`likelihood`."""
         return batch["labels"]
+
+    def scores(self, batch: Batch) -> Scores:
+        """What the model decides by, with gradients: its logits, without those that no label is asked of."""
+        labels, kind = self.fisher_labels(batch), self.likelihood
+        counted = labels != IGNORED if kind in ("categorical", "bernoulli") else None
+        return Scores(self(batch), kind == "categorical", counted)
 
     def fisher_objective(self, labels_from: str) -> FisherObjective:
         """What Fisher information is of.

@@ -15,7 +15,7 @@ from transformers import AutoModel, PreTrainedModel
 from regmean_lab.models.pretrained import Checkpoint, load_model
 from regmean_lab.models.sentence_layers import SentenceLayers
 from regmean_lab.modules.base import Batch, TaskModule, register_module
-from regmean_lab.statistics import Likelihood, StatisticsError
+from regmean_lab.statistics import Likelihood, Scores, StatisticsError
 from regmean_lab.suites.base import Task
 
 _NO_LABELS = "a model that only reads texts has no labels: neither a loss nor Fisher information; expected kinds=[gram]"
@@ -59,11 +59,28 @@ class ReadingModule(TaskModule):
 
     def forward(self, batch: Batch) -> Tensor:
         """What the model gives first: vectors of tokens, logits, or with modules on top embeddings [batch, outputs]."""
+        outputs: Tensor = self._run(batch)[0]
+        return outputs if self.on_top is None else self.on_top(outputs, batch["attention_mask"])
+
+    def scores(self, batch: Batch) -> Scores:
+        """What the model gives: starts and ends of answers, tokens, a score of each choice, or vectors as they are."""
+        read = batch["attention_mask"]
+        if self.on_top is not None:
+            return Scores(self(batch), False)
+        outputs = self._run(batch)
+        if self.task.labels == ("pairs",):
+            ends = torch.stack([outputs.start_logits, outputs.end_logits], 1)
+            return Scores(ends, True, read.unsqueeze(1).expand(ends.shape))
+        if self.task.labels == ("choices",):
+            return Scores(outputs.logits, False)
+        logits = getattr(outputs, "logits", None)
+        return Scores(outputs[0], logits is not None, read)
+
+    def _run(self, batch: Batch) -> Any:
         inputs: dict[str, Any] = {name: value for name, value in batch.items() if name != "labels"}
         if self.task.labels == ("choices",):  # each choice is an example of its own
             inputs = {name: value.unsqueeze(1) for name, value in inputs.items()}
-        outputs: Tensor = self.model(**inputs)[0]
-        return outputs if self.on_top is None else self.on_top(outputs, batch["attention_mask"])
+        return self.model(**inputs)
 
     def gram_pass(self, batch: Batch) -> None:
         """One pass; an encoder has inputs for all layers."""

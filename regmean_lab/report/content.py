@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from regmean_lab.report.charts import Chart, charts_of
+from regmean_lab.report.distance_table import distance_table
 from regmean_lab.report.files import FileNames
 from regmean_lab.report.grid import Column, Section
 from regmean_lab.report.read import Run
@@ -30,6 +31,7 @@ class SectionContent:
         name: its name.
         stem: what its own files are called.
         overview: the table of means.
+        distances: the table of how far merges are from their members, where that was measured.
         charts: its figures.
         comparisons: rows against the reference.
         explanation: what the comparisons are.
@@ -39,6 +41,7 @@ class SectionContent:
     name: str
     stem: str
     overview: Table
+    distances: Table | None
     charts: list[DrawnChart]
     comparisons: list[Comparison]
     explanation: str
@@ -46,8 +49,9 @@ class SectionContent:
 
     @property
     def tables(self) -> list[Table]:
-        """All tables of scores."""
-        return [self.overview, *(table for _, tables in self.more for table in tables)]
+        """All tables."""
+        shown = [self.overview] if self.distances is None else [self.overview, self.distances]
+        return [*shown, *(table for _, tables in self.more for table in tables)]
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,7 @@ def _content(
         section.name,
         stem,
         overview(section, stem),
+        distance_table(section, table_names.stem(section.name, "distance")),
         [DrawnChart(chart, *chart.files()) for chart in charts],
         comparisons(section, reference),
         explanation(reference),

@@ -86,6 +86,7 @@ def _compared(result: Result) -> list[tuple[str, str]]:
     shown = [
         ("gap closed", compared.get("gap_closed"), "%"),
         ("gap closed after one temperature", compared.get("gap_closed_tempered"), "%"),
+        ("gap closed out of domain", compared.get("gap_closed_out_of_domain"), "%"),
         ("agreement with the members", compared.get("agreement"), "%"),
         ("temperature chosen on dev", compared.get("temperature"), ""),
     ]

@@ -89,7 +89,7 @@ def _read(path: Path) -> Run:
     return Run(result, path, modified)
 
 
-COMPARED = ("gap_closed", "gap_closed_tempered", "agreement", "temperature")
+COMPARED = ("gap_closed", "gap_closed_tempered", "gap_closed_out_of_domain", "agreement", "temperature")
 """What the report shows of a merge's distance from its members."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from regmean_lab.report.distance_table import GAP, by_key_of_measure, measures_of
 from regmean_lab.report.grid import Column, Row, Section
 from regmean_lab.report.tables import by_key, domains_of
 from regmean_lab.utils.quantities import counted
@@ -44,7 +45,7 @@ class Comparison:
 
     Attributes:
         column: title of the column.
-        domain: in or out of domain.
+        domain: whether scores in or out of domain are compared, or the gap that merges close.
         label: label of the row.
         reference: label of the reference row.
         pairs: number of paired scores.
@@ -75,7 +76,7 @@ def comparisons(section: Section, reference: str) -> list[Comparison]:
         base, reason = reference_row(column, reference)
         if len(column.rows) < 2:
             continue
-        for domain in domains_of(column):
+        for domain in [*domains_of(column), *(measure for measure in measures_of(column) if measure == GAP)]:
             if base is None:
                 found.append(Comparison(column.title, domain, "all rows", reference, reason=reason))
                 continue
@@ -107,11 +108,21 @@ def paired_test(differences: Sequence[float]) -> PairedTest:
     if len(differences) < MINIMUM_PAIRS:
         raise ValueError(f"{len(differences)} paired scores; at least {MINIMUM_PAIRS} are needed")
     import numpy as np
-    from scipy.stats import bootstrap, wilcoxon  # takes seconds to import, and many reports have nothing to test
+    from scipy.stats import wilcoxon  # takes seconds to import, and many reports have nothing to test
 
     values = np.asarray(differences, dtype=np.float64)
+    low, high = mean_interval(differences)
+    probability = float(wilcoxon(values, zero_method="wilcox").pvalue) if values.any() else 1.0
+    return PairedTest(len(values), float(values.mean()), low, high, probability)
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of a mean; the same values have the same interval."""
+    import numpy as np
+    from scipy.stats import bootstrap
+
     interval = bootstrap(
-        (values,),
+        (np.asarray(values, dtype=np.float64),),
         np.mean,
         n_resamples=RESAMPLES,
         batch=RESAMPLES_AT_ONCE,
@@ -119,8 +130,7 @@ def paired_test(differences: Sequence[float]) -> PairedTest:
         method="percentile",
         rng=np.random.default_rng(BOOTSTRAP_SEED),
     ).confidence_interval
-    probability = float(wilcoxon(values, zero_method="wilcox").pvalue) if values.any() else 1.0
-    return PairedTest(len(values), float(values.mean()), float(interval.low), float(interval.high), probability)
+    return float(interval.low), float(interval.high)
 
 
 def holm(probabilities: Sequence[float]) -> list[float]:
@@ -135,11 +145,14 @@ def holm(probabilities: Sequence[float]) -> list[float]:
 
 def _compared(column: Column, domain: str, base: Row) -> list[Comparison]:
     """Each row against the reference row, with Holm's correction; one line for all where none is tested."""
-    scores, compared = by_key(base, domain), []
+    values_of = by_key_of_measure if domain == GAP else by_key
+    scores, compared = values_of(base, domain), []
     for row in column.rows:
         if row.label == base.label:
             continue
-        own = by_key(row, domain)
+        own = values_of(row, domain)
+        if domain == GAP and not own:
+            continue  # no merge
         differences = [own[key] - scores[key] for key in sorted(own.keys() & scores.keys())]
         pairs = len(differences)
         test, reason = (paired_test(differences), "") if pairs >= MINIMUM_PAIRS else (None, _too_few(pairs))

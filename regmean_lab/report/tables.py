@@ -117,6 +117,7 @@ class Table:
         rows: labels and cells.
         best_of: whether the best score of each column or of each row is marked.
         what: what its numbers are, the beginning of the caption.
+        unit: of its numbers.
     """
 
     name: str
@@ -126,6 +127,7 @@ class Table:
     rows: list[tuple[str, list[Cell]]]
     best_of: Literal["column", "row"] = "column"
     what: str = ""
+    unit: str = "key score × 100"
 
     @property
     def groups(self) -> list[tuple[str, int]]:
@@ -173,7 +175,7 @@ class Table:
         every = [cell for _, cells in self.rows for cell in cells]
         seeds = {cell.seeds for cell in every if cell.state == "complete"}
         incomplete = any(cell.state == "incomplete" for cell in every)
-        parts = [f"{self.what}, key score × 100"]
+        parts = [f"{self.what}, {self.unit}"]
         if any(cell.deviation is not None for cell in every):
             parts[0] += ", ± sample standard deviation over seeds"
         if (runs := self.common_runs) is not None:

@@ -47,6 +47,8 @@ def markdown_report(report: Report) -> str:
         parts.append("".join(f"- {escape(notice)}\n" for notice in report.notices))
     for section in report.sections:
         parts += [f"## {escape(section.name)}\n", markdown_table(section.overview)]
+        if section.distances is not None:
+            parts.append(markdown_table(section.distances))
         for drawn in section.charts:
             chart = drawn.chart
             parts.append(f"![{escape(chart.description)}]({FIGURES}/{chart.name}.png)\n\n{escape(chart.title)}\n")

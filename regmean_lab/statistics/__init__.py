@@ -1,9 +1,9 @@
 """Statistics of models on data, in pure PyTorch.
 
-Gram matrices of layers' inputs for RegMean, of the gradients at their outputs for MaTS, Fisher diagonals for Fisher
-merging. Collect with `collect_gram`, `collect_gradient_gram` and `collect_fisher` (or, from inside another loop, with
-`GramAccumulator`, `GradientGramAccumulator` and `FisherAccumulator`), keep with `save_gram`, `save_gradient_gram` and
-`save_fisher`, read with `GramFile`, `GradientGramFile` and `FisherFile`.
+Gram matrices of layers' inputs for RegMean, plain or weighted by how much rows matter, of the gradients at their
+outputs for MaTS, Fisher diagonals for Fisher merging. Collect with `collect_gram`, `collect_weighted_gram`,
+`collect_gradient_gram` and `collect_fisher` (or, from inside another loop, with `GramAccumulator` and its like), keep
+with `save_gram`, …, read with `GramFile`, ….
 """
 
 from __future__ import annotations

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from .accumulator import Accumulator
 from .batches import LABELS, Batch, Forward, count_examples, default_forward, device_of, move_batch
@@ -22,6 +20,7 @@ from .distributed import add_up_, gather
 from .errors import StatisticsError, name_list
 from .layers import is_conv1d, select_layers
 from .likelihood import Likelihood, output_factors
+from .outputs import OutputRecorder
 from .products import add_gram_, mirror_upper_
 from .rows import Mask, RowSelection
 from .settings import LabelSource
@@ -65,16 +64,6 @@ class GradientGramStatistics:
         if layer not in self.matrices:
             raise StatisticsError(f"no gradient Gram matrix of layer '{layer}'; there are {name_list(self.matrices)}")
         return self.matrices[layer]
-
-
-@dataclass(frozen=True)
-class _Call:
-    """One call of a layer: its name, the place of its output in the autograd graph, the output's shape."""
-
-    layer: str
-    edge: GradientEdge
-    shape: torch.Size
-    mask: Tensor | None
 
 
 class GradientGramAccumulator(Accumulator[GradientGramStatistics]):
@@ -198,7 +187,7 @@ class GradientGramAccumulator(Accumulator[GradientGramStatistics]):
 
     def _add(self, batch: Batch, labels: Tensor | None, mask: Mask) -> None:
         selection = RowSelection(mask, count_padding=self._count_padding, extra_rows=self._extra_rows)
-        with _OutputRecorder(self._layers, selection) as recorder:
+        with OutputRecorder(self._layers, selection) as recorder:
             logits = self._forward(self._model, batch)
         if not logits.requires_grad:
             raise StatisticsError("the logits carry no gradient; `forward` must not detach them or disable gradients")
@@ -221,37 +210,6 @@ class GradientGramAccumulator(Accumulator[GradientGramStatistics]):
                         if gradient is not None:
                             rows = selection.select(gradient, call.mask).to(self._dtype)
                             add_gram_(self._sums[call.layer], rows)
-
-
-class _OutputRecorder:
-    """Records the outputs of layers, of which rows count, in a forward pass; a context manager."""
-
-    def __init__(self, layers: dict[str, nn.Module], selection: RowSelection) -> None:
-        self.calls: list[_Call] = []
-        self._layers = layers
-        self._selection = selection
-        self._handles: list[torch.utils.hooks.RemovableHandle] = []
-
-    def __enter__(self) -> _OutputRecorder:
-        for name, module in self._layers.items():
-            # First of the layer's hooks, so that it sees what the layer itself computed.
-            self._handles.append(module.register_forward_hook(self._hook(name), prepend=True))
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
-
-    def _hook(self, name: str) -> Any:
-        def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-            mask = self._selection.mask_of(name, output)
-            if output.requires_grad and self._selection.counts(output, mask):
-                self.calls.append(_Call(name, get_gradient_edge(output), output.shape, mask))
-
-        return hook
 
 
 def _outputs(layer: nn.Module) -> int:

@@ -18,17 +18,20 @@ from .kinds.fisher import FisherFile, collect_fisher, save_fisher
 from .kinds.gradient_gram import GradientGramFile, collect_gradient_gram, save_gradient_gram
 from .kinds.gram import GramFile, collect_gram, save_gram
 from .kinds.tokens import TokensFile, collect_tokens, save_tokens
+from .kinds.weighted_gram import WeightedGramFile, collect_weighted_gram, save_weighted_gram
 from .layers import is_conv1d, is_linear, linear_layers
 from .likelihood import IGNORED, Likelihood, output_factors
 from .products import add_gram_, mirror_upper_
 from .pseudo_text import PseudoText
 from .rows import Mask, RowSelection
-from .settings import FisherConfig, GradientGramConfig, GramConfig, KindConfig, LabelSource
+from .scores import Scores
+from .settings import FisherConfig, GradientGramConfig, GramConfig, KindConfig, LabelSource, WeightedGramConfig
 from .store import LayerFile, MatrixFile, StatisticsFile, check_finite, write_matrices, write_statistics
 from .token_counter import TokenStatistics
 from .token_counts import TokenCounts
 from .token_settings import TokensConfig
 from .vocabulary import Vocabulary
+from .weighted_gram import WeightedGramAccumulator, WeightedGramStatistics
 
 __all__ = [
     "FORMS",
@@ -64,6 +67,7 @@ __all__ = [
     "MatrixFile",
     "PseudoText",
     "RowSelection",
+    "Scores",
     "StatisticsError",
     "StatisticsFile",
     "TaskModel",
@@ -72,6 +76,10 @@ __all__ = [
     "TokensConfig",
     "TokensFile",
     "Vocabulary",
+    "WeightedGramAccumulator",
+    "WeightedGramConfig",
+    "WeightedGramFile",
+    "WeightedGramStatistics",
     "add_gram_",
     "all_finite",
     "call_model",
@@ -80,6 +88,7 @@ __all__ = [
     "collect_gradient_gram",
     "collect_gram",
     "collect_tokens",
+    "collect_weighted_gram",
     "default_forward",
     "doubling_rounds",
     "expert_layers",
@@ -96,6 +105,7 @@ __all__ = [
     "save_gradient_gram",
     "save_gram",
     "save_tokens",
+    "save_weighted_gram",
     "world_size",
     "write_matrices",
     "write_statistics",

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from typing_extensions import override
 
-from regmean_lab.utils.checks import at_least_one, one_of
+from regmean_lab.utils.checks import at_least_one, fraction, one_of
 
 STORAGES = ("full", "packed")
 """Forms of files of matrices that hold all numbers."""
@@ -262,3 +262,29 @@ class GradientGramConfig(KindConfig):
     def drawn_order(self) -> bool:
         """Where rows count whose number depends on which examples share a batch."""
         return self.count_padding or self.extra_rows
+
+
+@dataclass
+class WeightedGramConfig(KindConfig):
+    """How loss-weighted Gram matrices are collected; labels are not needed.
+
+    Attributes:
+        examples: number of training examples of each member; None is all of them.
+        batches: the same counted in batches of ``training.batch_size``; overrides ``examples``.
+        plain_share: κ, the share of the plain Gram matrix that is mixed in.
+        draws: most backward passes of a batch. Up to so many labels (one more, where one of them is chosen) are
+            weighted exactly; more, and scores for each token, by as many draws of random signs.
+        sign_seed: of these signs.
+    """
+
+    examples: int | None = 1000
+    plain_share: float = 0.01
+    draws: int = 4
+    sign_seed: int = 0
+
+    @override
+    def problems(self) -> list[str]:
+        found = super().problems()
+        fraction("plain_share", self.plain_share, found)
+        at_least_one("draws", self.draws, found)
+        return found

@@ -204,6 +204,8 @@ class Planner:
             self._member(job, checkpoint, training, given.get(training.name)) for training in trainings_of(settings)
         ]
         method = settings.method
+        if isinstance(method, MergeMethod):
+            self._plan.notes += [note for note in method.notes if note not in self._plan.notes]
         if isinstance(method, MergeMethod) and settings.config.order == "given":
             layout = self._layout(method, checkpoint)
             if layout is not None:

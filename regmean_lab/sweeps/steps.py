@@ -117,7 +117,7 @@ def requests_for(settings: Settings, layout: Layout | None) -> list[StatisticsRe
     config, method = settings.config, settings.method
     if not isinstance(method, MergeMethod):
         return []
-    experts = layout is not None and method.by_layer and method.solves_experts and bool(layout.stacked)
+    experts = layout is not None and method.by_layer and method.reads_experts and bool(layout.stacked)
     return [
         replace(request, experts=experts) if request.about.of == "inputs" else request
         for request in requests_of(config.statistics, config.training, config.trainer)

@@ -23,11 +23,12 @@ from regmean_lab.config.groups import (
     GradientGramConfig,
     GramConfig,
     StatisticsConfig,
-    TokensConfig,
     TrainerConfig,
     TrainingConfig,
+    WeightedGramConfig,
 )
-from regmean_lab.statistics import FisherFile, GradientGramFile, GramFile, StatisticsError, linear_layers
+from regmean_lab.statistics import KINDS, FisherFile, GradientGramFile, GramFile, StatisticsError, linear_layers
+from regmean_lab.statistics.token_settings import TokensConfig
 from regmean_lab.suites.base import IGNORED
 from regmean_lab.suites.sampling import seeded_permutation
 from regmean_lab.training.trainers import test_trainer as make_trainer
@@ -37,6 +38,9 @@ GRAM = StatisticsRequest("gram", GramConfig(examples=20), batch_size=8, seed=0, 
 FISHER = StatisticsRequest("fisher", FisherConfig(examples=6), batch_size=3, seed=0, precision="32-true")
 GRADIENT_GRAM = StatisticsRequest(
     "gradient_gram", GradientGramConfig(examples=6), batch_size=3, seed=0, precision="32-true"
+)
+WEIGHTED_GRAM = StatisticsRequest(
+    "weighted_gram", WeightedGramConfig(examples=6), batch_size=3, seed=0, precision="32-true"
 )
 
 
@@ -148,7 +152,7 @@ def test_private_counts_in_the_zoo_do_not_tell_their_data(
     assert not collect(trainer, member, request)  # found, although it does not tell of which texts it is
 
 
-@pytest.mark.parametrize("request_", [GRAM, FISHER, GRADIENT_GRAM], ids=["gram", "fisher", "gradient_gram"])
+@pytest.mark.parametrize("request_", [GRAM, FISHER, GRADIENT_GRAM, WEIGHTED_GRAM], ids=lambda request: request.kind)
 def test_weights_in_bfloat16_give_sums_in_float32(
     trainer: pl.Trainer, members: list[Member], request_: StatisticsRequest
 ) -> None:
@@ -303,16 +307,12 @@ def test_examples_can_be_counted_in_batches(members: list[Member]) -> None:
 
 def test_requests_are_those_of_the_configuration() -> None:
     statistics = StatisticsConfig(gram=GramConfig(examples=7), seed=3)
-    gram, fisher, gradient_gram, tokens = requests_of(
-        statistics, TrainingConfig(batch_size=5), TrainerConfig(precision="bf16-mixed")
-    )
-    assert gram == StatisticsRequest("gram", GramConfig(examples=7), 5, 3, "bf16-mixed")
-    assert fisher == StatisticsRequest("fisher", FisherConfig(), 5, 3, "bf16-mixed")
-    assert gradient_gram == StatisticsRequest("gradient_gram", GradientGramConfig(), 5, 3, "bf16-mixed")
-    assert tokens == StatisticsRequest("tokens", TokensConfig(), 5, 3, "bf16-mixed")
+    found = requests_of(statistics, TrainingConfig(batch_size=5), TrainerConfig(precision="bf16-mixed"))
+    kinds = {name: kind.settings() for name, kind in KINDS.items()} | {"gram": GramConfig(examples=7)}
+    assert found == [StatisticsRequest(name, settings, 5, 3, "bf16-mixed") for name, settings in kinds.items()]
 
 
-@pytest.mark.parametrize("request_", [GRAM, FISHER, GRADIENT_GRAM], ids=["gram", "fisher", "gradient_gram"])
+@pytest.mark.parametrize("request_", [GRAM, FISHER, GRADIENT_GRAM, WEIGHTED_GRAM], ids=lambda request: request.kind)
 def test_a_member_with_nan_leaves_no_file(
     trainer: pl.Trainer, members: list[Member], request_: StatisticsRequest
 ) -> None:

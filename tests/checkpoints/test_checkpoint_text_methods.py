@@ -252,7 +252,8 @@ def test_all_members_without_counts_are_named_with_the_command(folders: list[Pat
         for name, folder in zip("ab", folders, strict=True)
     ]
     (without, _) = problems(folders, RegMeanSequential(text="pseudo"))
-    assert without.endswith("kinds=[gram,tokens] data=FILE; or do without Gram matrices: method.start=simple")
+    ways = "method.start=simple, or method.gram_from=auto and base=FOLDER_OR_NAME"
+    assert without.endswith(f"kinds=[gram,tokens] data=FILE; without them: {ways}")
 
 
 def test_counts_of_another_tokenizer_are_refused_by_name_and_number(

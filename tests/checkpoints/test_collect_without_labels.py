@@ -32,7 +32,7 @@ from regmean_lab.merging.regmean import RegMean
 from regmean_lab.models.pico import pico_folder
 from regmean_lab.models.pretrained import quiet_transformers
 from regmean_lab.models.sentence_layers import pooled
-from regmean_lab.statistics import GramFile
+from regmean_lab.statistics import GramFile, WeightedGramFile
 from regmean_lab.suites.base import DataError
 
 WORDS = ["the", "river", "film", "was", "happy", "angry", "people", "and", "music", "village", "sun", "rain"]
@@ -204,3 +204,19 @@ def test_poolings_are_those_of_a_loop(left: bool) -> None:
             torch.cat([real[0], real.max(0).values, real.mean(0), real.sum(0) / len(real) ** 0.5, real[-1]])
         )
     torch.testing.assert_close(pooled(tokens, mask, modes), torch.stack(expected))
+
+
+def test_loss_weighted_matrices_need_no_labels_either(
+    pico_cache: Path, tmp_path: Path, compose: Callable[..., DictConfig], data: dict[str, Path]
+) -> None:
+    folder = save(BertForQuestionAnswering, tmp_path / "model", pico_cache)
+    settings = ["kinds=[weighted_gram]", "allow_few_rows=true", "statistics.weighted_gram.plain_share=1"]
+    run(compose(f"checkpoint={folder}", f"data={data['qa']}", "allow_few_rows=true"), tmp_path / "gram")
+    run(compose(f"checkpoint={folder}", f"data={data['qa']}", *settings), tmp_path / "weighted")
+    plain = GramFile(folder / "statistics" / "gram.safetensors")
+    with WeightedGramFile(folder / "statistics" / "weighted_gram.safetensors") as file:
+        assert file.layers == plain.layers
+        for layer in file.layers:  # κ = 1 is the plain matrix
+            torch.testing.assert_close(file.matrix(layer), plain.matrix(layer), rtol=1e-4, atol=1e-6)
+            assert file.metadata["effective_rows"][layer] <= file.rows[layer]
+        assert min(file.metadata["effective_rows"].values()) < 0.9 * max(file.rows.values())

@@ -51,7 +51,21 @@ def fully_annotated(data: Path) -> Path:
     return data
 
 
-@pytest.mark.parametrize(("method", "kind"), [("regmean", "gram"), ("fisher", "fisher"), ("task_arithmetic", None)])
+WEIGHTED = "method.gram=weighted", "statistics.weighted_gram.examples=32"
+FOLLOWED = ("method.followed_by=[svc,{lines:{alpha:0.3}}]",)
+
+
+@pytest.mark.parametrize(
+    ("method", "kind", "more"),
+    [
+        ("regmean", "gram", ()),
+        ("regmean", "weighted_gram", WEIGHTED),
+        ("regmean", "gram", FOLLOWED),
+        ("fisher", "fisher", ()),
+        ("task_arithmetic", None, ()),
+        ("actmat", None, ()),
+    ],
+)
 def test_gives_what_the_experiment_gives(
     workspace: Path,
     tmp_path: Path,
@@ -59,6 +73,7 @@ def test_gives_what_the_experiment_gives(
     compose: Callable[..., DictConfig],
     method: str,
     kind: str | None,
+    more: tuple[str, ...],
 ) -> None:
     """Members and statistics of an experiment, published as folders, merge to its very bits, without its data."""
     overrides = [
@@ -70,7 +85,13 @@ def test_gives_what_the_experiment_gives(
             "training.epochs=1",
             "training.learning_rate=1e-3",
         ),
-        *("statistics.gram.examples=32", "statistics.fisher.examples=16", f"method={method}", "save_merged=true"),
+        *(
+            "statistics.gram.examples=32",
+            "statistics.fisher.examples=16",
+            f"method={method}",
+            "save_merged=true",
+            *more,
+        ),
         *(f"paths.data_dir={workspace / 'data'}", f"paths.zoo_dir={workspace / 'zoo'}"),
     ]
     result, _ = experiment.run(compose_job(*overrides), tmp_path / "job", overrides)
@@ -87,7 +108,9 @@ def test_gives_what_the_experiment_gives(
                 shutil.copyfile(path, folders[-1] / "statistics" / f"{kind}.safetensors")
     base = f"base={workspace / 'zoo' / '.models' / 'pico-bert-2'}"
     chosen = [f"checkpoints=[{','.join(map(str, folders))}]", f"method={method}", f"output={tmp_path / 'merged'}"]
-    config = compose(*chosen, *([] if kind is not None else [base]))
+    settings = [part for part in more if part.startswith("method.")]
+    chosen += [*settings, *([base] if kind is None or more == FOLLOWED else [])]
+    config = compose(*chosen)
     check(config)
     run(config, tmp_path / "merge")
     ours, theirs = (
@@ -105,7 +128,7 @@ def test_gives_what_the_experiment_gives(
     before = written()
     run(config, tmp_path / "merge")
     assert written() == before
-    run(compose(*chosen, *([] if kind is not None else [base]), "force=true"), tmp_path / "merge")
+    run(compose(*chosen, "force=true"), tmp_path / "merge")
     assert written() != before
 
 

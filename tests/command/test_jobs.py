@@ -138,8 +138,9 @@ def test_every_file_of_an_experiment_and_of_a_sweep(choice: str, monkeypatch: py
     varies = bool(hydra.sweeper.params or hydra.sweeper.grids)
     assert varies == (hydra.mode == RunMode.MULTIRUN) == (choice != "experiment=glue_partition")
     with composing():
-        assert override_problems([choice]) == []
-        for grid in grids_of([choice]):  # the first values have been tried, and each other one with them
+        one_seed = [choice, "seed=1"]
+        assert override_problems(one_seed) == []
+        for grid in grids_of(one_seed):  # the first values have been tried, and each other one with them
             found.append(settings_of(Composer().compose([values_of(parameter)[-1] for parameter in grid])))
     assert {settings.config.experiment for settings in found} == {choice.partition("=")[2]}
 

@@ -187,13 +187,13 @@ def test_processes_of_this_machine(basic: Sweep, run_sweep: Callable[..., Sweep]
 
 @pytest.mark.parametrize("launcher", ["submitit_local", "ray"])
 def test_a_process_a_job(launcher: str, basic: Sweep, run_sweep: Callable[..., Sweep], tmp_path: Path) -> None:
-    """All but one of the members are there already: every process takes seconds to import its libraries."""
+    """The members are there already, but for one: every process takes seconds to import its libraries."""
     needs(launcher)
     shutil.copytree(basic.folder / "zoo", tmp_path / "zoo")
-    missing = basic.results()["simple", 1].zoo["tec"]
-    entry = Zoo(tmp_path / "zoo").find(missing)
-    assert entry is not None
-    shutil.rmtree(entry.path)
+    if launcher == "submitit_local":  # joblib and Ray keep their processes for the jobs; joblib's train all members
+        entry = Zoo(tmp_path / "zoo").find(basic.results()["simple", 1].zoo["tec"])
+        assert entry is not None
+        shutil.rmtree(entry.path)
     fail(tmp_path, basic, "simple", 2)
     sweep = run_sweep(tmp_path, f"hydra/launcher={launcher}", methods=("simple",), threads=None)
     check(sweep, basic, ("simple", 2), launcher, methods=("simple",))

@@ -17,9 +17,9 @@ ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "selection.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^    python -m (regmean_lab .*films.csv.*)$", TEXT, re.M)
 SMALL = ("model=pico_bert", "training.epochs=2", "training.learning_rate=0.003", "trainer=cpu", "logger=none")
-TRIALS = "hydra.sweeper.n_trials=3"
+TRIALS = "hydra.sweeper.n_trials=2"
 CHOSEN = re.compile(
-    r"method\.(\w+)=([\d.]+) was chosen on dev \(mean score ([\d.]+), the best of 3 trials by tpe, seed 1\)"
+    r"method\.(\w+)=([\d.]+) was chosen on dev \(mean score ([\d.]+), the best of 2 trials by tpe, seed 1\)"
 )
 
 
@@ -65,7 +65,7 @@ def test_what_the_page_says_is_what_happens(forks: Forks, folder: Path) -> None:
         match = CHOSEN.search(told)
         assert match is not None, told
         trials, (tested,) = results(folder, method, "dev"), results(folder, method, "test")
-        assert len(trials) == 3
+        assert len(trials) == 2
         best = max(trials, key=lambda one: float(one["mean_in_domain"]))
         assert float(match[3]) == pytest.approx(best["mean_in_domain"], abs=0.005)
         assert tested["configuration"]["method"][match[1]] == float(match[2])
@@ -87,6 +87,6 @@ def test_what_the_page_says_is_what_happens(forks: Forks, folder: Path) -> None:
     assert {part: len(own["weights"]) for part, own in parts.items()} == {"block_0": 2, "block_1": 2}
     assert tested["selection"]["keys"] == ["method.parts.block_0.weights", "method.parts.block_1.weights"]
 
-    told = run(forks, folder, alpha, "hydra.sweeper.n_trials=4")
-    assert told.count("found the finished result") >= 3
-    assert len(results(folder, "regmean", "dev")) == 4
+    told = run(forks, folder, alpha, "hydra.sweeper.n_trials=3")
+    assert told.count("found the finished result") >= 2
+    assert len(results(folder, "regmean", "dev")) == 3

@@ -39,6 +39,13 @@ class TestSettings:
         assert settings.resolved["method"]["name"] == "regmean"
         assert "hydra" not in settings.resolved
 
+    @pytest.mark.parametrize(
+        ("given", "expected"),
+        [("svc", "svc"), ("[svc,lines]", ["svc", "lines"]), ("[{lines:{alpha:0.3}}]", [{"lines": {"alpha": 0.3}}])],
+    )
+    def test_steps_after_a_merge_are_a_name_or_a_list(self, compose_job: Compose, given: str, expected: Any) -> None:
+        assert settings_of(compose_job(*EMOTION, f"method.followed_by={given}")).method.followed_by == expected
+
     def test_members_are_all_of_the_suite_unless_named(self, compose_job: Compose) -> None:
         settings = settings_of(compose_job("suite=emotion", "model=pico_bert"))
         assert settings.members == ("dailydialog", "crowdflower", "tec", "tales-emotion", "isear")
@@ -129,6 +136,13 @@ class TestProblems:
             (["method=ensemble", "method.vote=mean"], "method.vote: expected one of soft, majority"),
             (["method=ensemble", "save_merged=true"], "save_merged: method ensemble makes no single model"),
             (["method.keep_layers=[classifier]", "save_merged=true"], "save_merged: members keep separate parameters"),
+            (["method.followed_by=[scv]"], "method.followed_by: 'scv' is no step after a merge; did you mean svc?"),
+            (["method.followed_by=[{lines:{alfa:1}}]"], "method.followed_by.lines.alfa: no such setting; did you mean"),
+            (["method.gram=weigthed"], "method.gram: expected one of plain, weighted"),
+            (
+                ["statistics.weighted_gram.plain_share=2"],
+                "statistics.weighted_gram.plain_share: expected a number from",
+            ),
             (["method.label_head=zero"], "method.label_head: expected one of merged, row_mean"),
             (["method=fisher", "method.epsilon_added=never"], "method.epsilon_added: expected one of after, before"),
             (["method=fisher", "method.epsilon=0"], "method.epsilon: expected a positive number"),

@@ -14,6 +14,7 @@ from regmean_lab.merging.linear_algebra import (
     scale_off_diagonal,
     solve_device,
     solve_dtype,
+    solve_in_range,
     solve_positive,
 )
 
@@ -187,3 +188,26 @@ def test_what_refinement_cannot_solve_is_factorised_in_float64() -> None:
     expected = torch.randn(40, 2, generator=generator, dtype=torch.float64)
     solution = solve_positive(matrix.clone(), matrix @ expected, refine=True)
     assert float((solution.value - expected).norm() / expected.norm()) < 1e-6
+
+
+class TestSolveInRange:
+    @pytest.mark.parametrize("rank", [1, 3, 6])
+    def test_is_the_pseudo_inverse(self, rank: int) -> None:
+        """Of features whose scales differ by six orders of magnitude."""
+        generator = torch.Generator().manual_seed(rank)
+        rows = torch.randn(rank, 6, generator=generator, dtype=torch.float64) * torch.logspace(0, -3, 6).double()
+        matrix = rows.T @ rows
+        right = matrix @ torch.randn(6, 2, generator=generator, dtype=torch.float64)
+        found = solve_in_range(matrix.clone(), right)
+        torch.testing.assert_close(matrix @ found.value, right, rtol=1e-4, atol=1e-9)
+        # Nothing outside of the range.
+        outside = torch.linalg.svd(rows).Vh[rank:]
+        assert float((outside @ found.value).abs().sum()) < 1e-3 * float(found.value.norm())
+
+    def test_of_zeros_is_zero(self) -> None:
+        found = solve_in_range(torch.zeros(3, 3).double(), torch.ones(3, 2).double())
+        assert not found.value.any() and found.unseen == 3
+
+    def test_an_indefinite_matrix_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="not positive semi-definite"):
+            solve_in_range(torch.diag(torch.tensor([1.0, -0.5])).double(), torch.ones(2, 1).double())

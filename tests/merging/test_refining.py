@@ -534,3 +534,18 @@ def test_settings_are_checked() -> None:
     assert RegMeanPlusPlus().statistics == ()
     assert all(method.needs_text for method in METHODS)
     assert not RegMean().needs_text
+
+
+def test_steps_that_follow_come_after_the_last_layer() -> None:
+    """Not between the merge that refitting begins with and the refitting itself."""
+    models, texts = [Network(1), Network(2)], [text(1), text(2)]
+    base = {name: value for name, value in Network(3).state_dict().items() if not name.startswith("head")}
+    members, layout = plain_members(models, texts), layout_of(models[0])
+    plain, _ = merge(RegMeanSequential(), models, texts)
+    method = RegMeanSequential(followed_by=[{"lines": {"alpha": 0.25, "beta": 0.0}}])
+    found = {part.name: part.value for part in merge_members(method, members, layout, base=base)}
+    copies = [reader(copy.deepcopy(model), batches) for model, batches in zip(models, texts, strict=True)]
+    refine_(method, members, copies, found, layout, base=base)
+    for name, value in plain.items():
+        expected = base[name] + (value - base[name]) / 4 if name in base else value
+        torch.testing.assert_close(found[name], expected)

@@ -11,7 +11,7 @@ from regmean_lab.config.method_settings import declared_statistics
 from regmean_lab.merging import method_types
 from regmean_lab.report.entries import row_settings, statistics_settings
 
-OTHER_SETTINGS = {"optimal_transport": [{"then": "regmean"}]}
+OTHER_SETTINGS = {"optimal_transport": [{"then": "regmean"}], "regmean": [{"gram": "weighted"}]}
 """With which a method asks for more."""
 
 

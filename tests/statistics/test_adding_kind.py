@@ -22,7 +22,7 @@ from regmean_lab.merging import MergeMember, layout_of, merge_members, method_ty
 from regmean_lab.statistics import KINDS
 from regmean_lab.statistics.kinds.input_squares import InputSquares
 
-assert list(KINDS) == ["gram", "fisher", "gradient_gram", "tokens", "input_squares"]
+assert list(KINDS) == ["gram", "fisher", "gradient_gram", "weighted_gram", "tokens", "input_squares"]
 settings = StatisticsConfig()
 assert settings.input_squares.examples == 1000
 settings.input_squares.batches = 0

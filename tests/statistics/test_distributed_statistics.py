@@ -20,13 +20,19 @@ from regmean_lab.statistics import (
     GramFile,
     StatisticsError,
     TokensFile,
+    WeightedGramFile,
     collect_gram,
     gather,
     rank,
     world_size,
 )
 
-FILES: dict[str, Any] = {"gram": GramFile, "fisher": FisherFile, "gradient_gram": GradientGramFile}
+FILES: dict[str, Any] = {
+    "gram": GramFile,
+    "fisher": FisherFile,
+    "gradient_gram": GradientGramFile,
+    "weighted_gram": WeightedGramFile,
+}
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +55,7 @@ def test_shares_give_the_statistics_of_all_examples_in_every_process(kind: str, 
             assert (file.examples, file.batches) == (whole.examples, whole.batches) == (14, 5)
             if kind != "fisher":
                 assert file.rows == whole.rows
-            assert set(file.shared) == set(whole.matrices if kind == "gradient_gram" else whole.shared)
+            assert set(file.shared) == set(whole.matrices if kind.endswith("_gram") else whole.shared)
             for name in file.shared:
                 exact = whole.diagonal(name) if kind == "fisher" else whole.matrix(name)
                 assert float((file.read(name) - exact).norm()) <= 1e-6 * float(exact.norm())

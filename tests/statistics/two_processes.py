@@ -18,14 +18,21 @@ from regmean_lab.statistics import (
     collect_gradient_gram,
     collect_gram,
     collect_tokens,
+    collect_weighted_gram,
     save_fisher,
     save_gradient_gram,
     save_gram,
     save_tokens,
+    save_weighted_gram,
 )
 
-KINDS = ("gram", "fisher", "gradient_gram")
-SAVE: dict[str, Any] = {"gram": save_gram, "fisher": save_fisher, "gradient_gram": save_gradient_gram}
+KINDS = ("gram", "fisher", "gradient_gram", "weighted_gram")
+SAVE: dict[str, Any] = {
+    "gram": save_gram,
+    "fisher": save_fisher,
+    "gradient_gram": save_gradient_gram,
+    "weighted_gram": save_weighted_gram,
+}
 
 
 class Reader(nn.Module):
@@ -78,6 +85,7 @@ def collect(kind: str, shares: list[dict[str, Tensor]], **settings: Any) -> Any:
         "gram": collect_gram,
         "fisher": collect_fisher,
         "gradient_gram": collect_gradient_gram,
+        "weighted_gram": collect_weighted_gram,
     }
     return collectors[kind](model(), shares, **settings)
 

@@ -42,3 +42,12 @@ def test_a_plan_names_matrices_that_are_averaged_once(compose_job: Callable[...,
     settings = settings_of(compose_job("suite=emotion", "method=regmean"))
     assert [(request.kind, request.experts) for request in requests_for(settings, layout)] == [("gram", True)]
     assert [(request.kind, request.experts) for request in requests_for(settings, None)] == [("gram", False)]
+
+
+def test_a_plan_tells_that_gram_matrices_are_none_of_data(compose_job: Callable[..., DictConfig]) -> None:
+    overrides = ["suite=emotion", "model=pico_bert", "members=[tec,isear]", "method=regmean"]
+    note = "regmean: Gram matrices are estimated from the weights, not measured"
+    plan = Planner().plan([(overrides, compose_job(*overrides, "method.gram_from=estimated"))] * 2)
+    assert plan.notes.count(note) == 1
+    assert not plan.statistics
+    assert note not in Planner().plan([(overrides, compose_job(*overrides))]).notes

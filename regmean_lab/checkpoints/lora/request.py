@@ -101,6 +101,8 @@ def core_problems(
             f"adapter.space: the adapters' changes must be of one base, and {', '.join(others)} is not made for "
             f"{base.reference}; expected full"
         )
+    if method.followed_by:
+        found.append("adapter.space: steps after a merge (method.followed_by) are for whole weights; expected full")
     if method.statistics or not isinstance(method, Simple | TaskVectorMethod):
         why = f"needs {', '.join(method.statistics)} of the layers" if method.statistics else "merges no task vectors"
         found.append(

@@ -7,10 +7,11 @@ with the fields of their dataclasses as parameters.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from regmean_lab.merging import MergeMethod, method_types
+from regmean_lab.merging.followed_by import SETTING as FOLLOWED
 from regmean_lab.merging.free_weights import FreeWeights
 
 NO_BASE, BASE, BASE_IF_GIVEN, BASE_IS_MEMBER, BASE_IS_FIRST = "none", "needed", "optional", "member", "first"
@@ -147,16 +148,28 @@ OTHER_NAMES = {"simple_average": "linear", "average": "linear", "ties_merging": 
 """Names that other programs have for them."""
 
 
-def method_of(name: str) -> KnownMethod | None:
-    """The method that a recipe names, or None."""
-    name = OTHER_NAMES.get(name, name)
+def method_of(name: str, *, followed: bool = False) -> KnownMethod | None:
+    """The method that a recipe names, or None.
+
+    Args:
+        name: the name.
+        followed: whether steps follow the merge, which need a base.
+    """
+    known = _method_of(OTHER_NAMES.get(name, name))
+    if known is None:
+        return None
+    base = BASE_IF_GIVEN if followed and known.base == NO_BASE else known.base
+    return replace(known, shared={**known.shared, FOLLOWED: FOLLOWED}, lists=(*known.lists, FOLLOWED), base=base)
+
+
+def _method_of(name: str) -> KnownMethod | None:
     if name in KNOWN:
         return KNOWN[name]
     if name not in method_types():
         return None
     own = method_types()[name]
     settings = {entry.name: entry.name for entry in fields(own) if entry.init}
-    hidden = {"coefficients", "weights", "keep_layers", "merge_layers", "keep_top", "label_head", "parts"}
+    hidden = {FOLLOWED, "coefficients", "weights", "keep_layers", "merge_layers", "keep_top", "label_head", "parts"}
     shared = {key: value for key, value in settings.items() if key not in hidden}
     try:
         probe: MergeMethod | None = own()

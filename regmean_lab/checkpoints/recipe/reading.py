@@ -13,6 +13,7 @@ from regmean_lab.checkpoints.recipe.methods import (
     BASE,
     BASE_IS_FIRST,
     BASE_IS_MEMBER,
+    FOLLOWED,
     NO_BASE,
     OTHER_NAMES,
     UNSUPPORTED,
@@ -177,7 +178,9 @@ def _method(root: Located, path: Path, found: list[str]) -> tuple[str, KnownMeth
     if name in UNSUPPORTED:
         found.append(f"{path}:{part.line}: merge_method: {name} is not supported: {UNSUPPORTED[name]}")
         return name, None
-    method = method_of(name)
+    parameters = root.value.get("parameters")
+    followed = parameters is not None and isinstance(parameters.value, dict) and FOLLOWED in parameters.value
+    method = method_of(name, followed=followed)
     if method is None:
         found.append(f"{path}:{part.line}: merge_method: {name}: unknown method; {did_you_mean(name, names())}")
     return OTHER_NAMES.get(name, name), method

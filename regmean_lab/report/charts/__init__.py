@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from regmean_lab.report.charts.chart import Chart
 from regmean_lab.report.charts.curves import incremental_charts, setting_charts
+from regmean_lab.report.charts.distances import distance_charts
 from regmean_lab.report.charts.domains import domain_charts
 from regmean_lab.report.charts.gains import gain_charts
 from regmean_lab.report.charts.scores import score_charts
@@ -29,5 +30,6 @@ def charts_of(section: Section, reference: str, names: FileNames) -> list[Chart]
         *gain_charts(section, reference, names),
         *score_charts(others, names),
         *domain_charts(others, names),
+        *distance_charts(others, names),
         *trial_charts(section, names),
     ]

@@ -15,6 +15,7 @@ from regmean_lab.statistics.batches import Batch
 from regmean_lab.statistics.forms import Form
 from regmean_lab.statistics.likelihood import Likelihood
 from regmean_lab.statistics.rows import Mask
+from regmean_lab.statistics.scores import Scores
 from regmean_lab.statistics.settings import KindConfig, WrittenAnswers
 from regmean_lab.statistics.store import Json, StatisticsFile, write_matrices, write_statistics
 from regmean_lab.statistics.vocabulary import Vocabulary
@@ -66,6 +67,9 @@ class TaskModel(Protocol):
 
     def gradient_mask(self, batch: Batch) -> Mask:
         """Which rows of layers' outputs are real tokens when the module is called."""
+
+    def scores(self, batch: Batch) -> Scores:
+        """What the model decides by, with gradients."""
 
     def vocabulary(self) -> Vocabulary:
         """That of the tokenizer of the batches."""
@@ -171,6 +175,7 @@ class Kind(ABC):
             when there are too few for publication.
         runs_model: whether the model runs on every batch, as plans estimate.
         place: where it stands in lists of kinds.
+        of_experts: of inputs, whether those of fused experts' layers are measured too.
     """
 
     name: ClassVar[str]
@@ -184,6 +189,7 @@ class Kind(ABC):
     forward_rows: ClassVar[bool] = True
     runs_model: ClassVar[bool] = True
     place: ClassVar[int] = 100
+    of_experts: ClassVar[bool] = True
 
     @property
     def by_layer(self) -> bool:

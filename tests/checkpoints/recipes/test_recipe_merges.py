@@ -488,3 +488,45 @@ def test_models_that_are_not_there_are_told_with_their_lines(tmp_path: Path) -> 
     places = [problem.removeprefix(f"{recipe}:").split(":")[0] for problem in problems]
     assert sorted(places) == ["2", "4", "5", "5"]
     assert all("neither a folder nor the name of a model" in problem for problem in problems)
+
+
+def test_steps_follow_any_method(tmp_path: Path, models: Path, weights: dict[str, dict[str, Tensor]]) -> None:
+    """Also one that needs no base by itself."""
+    text = """
+merge_method: linear
+base_model: base
+models: [{model: a, parameters: {weight: 1}}, {model: b, parameters: {weight: 1}}]
+parameters: {followed_by: [{lines: {alpha: 0.25, beta: 0.75}}]}
+"""
+    expected = {}
+    for name, base in weights["base"].items():
+        number = layer(name)
+        factor = 0.25 + 0.75 * (0.0 if number is None else number / 3)
+        mean = (weights["a"][name] + weights["b"][name]) / 2
+        expected[name] = base + factor * (mean - base)
+    recipe = write(tmp_path / "r.yml", text, models)
+    close(merge(recipe), expected)
+    found = refused(write(tmp_path / "s.yml", text.replace("lines", "liness"), models))
+    assert len(found) == 1 and "'liness' is no step after a merge; did you mean lines?" in found[0]
+    found = refused(write(tmp_path / "t.yml", text.replace("base_model: base\n", ""), models))
+    assert found == [
+        "base: method.followed_by needs the model that the checkpoints were trained from, and none is given; set "
+        "base=FOLDER_OR_NAME"
+    ]
+
+
+def test_gram_matrices_may_be_estimated(tmp_path: Path, models: Path, weights: dict[str, dict[str, Tensor]]) -> None:
+    models_of_both = "base_model: base\nmodels: [{model: a}, {model: b}]"
+    text = f"merge_method: regmean\n{models_of_both}\nparameters: {{gram_from: estimated, off_diagonal: 1}}"
+    found = merge(write(tmp_path / "r.yml", text, models))
+    same = merge(
+        write(tmp_path / "s.yml", "merge_method: actmat\nbase_model: base\nmodels: [{model: a}, {model: b}]", models)
+    )
+    assert all(torch.equal(value, same[name]) for name, value in found.items())
+    name = "model.layers.1.mlp.down_proj.weight"
+    changes = [weights[model][name] - weights["base"][name] for model in "ab"]
+    grams = [change.T @ change for change in changes]
+    right = sum(change @ gram for change, gram in zip(changes, grams, strict=True))
+    assert isinstance(right, Tensor)
+    expected = weights["base"][name] + right @ torch.linalg.pinv(grams[0] + grams[1], hermitian=True)
+    torch.testing.assert_close(found[name].double(), expected, rtol=1e-4, atol=1e-5)

@@ -45,7 +45,7 @@ def refused(folder: Path, text: str) -> list[str]:
 
 def test_a_recipe_is_read(tmp_path: Path) -> None:
     recipe = read(tmp_path, GOOD)
-    assert recipe.method is KNOWN["ties"]
+    assert recipe.method == method_of("ties")
     assert recipe.base == Reference("base")
     assert [model.reference for model in recipe.models] == [Reference("a"), Reference("owner/b@v1", "owner/lora")]
     assert recipe.dtype == "bfloat16"

@@ -1,0 +1,141 @@
+"""One merged parameter: what it is compared with in members and base, and the steps that follow the merge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from regmean_lab.merging.base import LayerDiagnostics, Layout, MergeError, MergeMember, StackedLayers
+from regmean_lab.merging.followed_by import Merged, Step
+from regmean_lab.merging.weights import present_rows, tensor_rows
+from regmean_lab.statistics import all_finite
+
+
+@dataclass(frozen=True)
+class MergedParameter:
+    """One merged parameter.
+
+    Attributes:
+        name: the parameter's name.
+        value: its merged value, in the dtype of the first member, on the device that merged.
+        diagnostics: of the system of equations that its layer was solved from, for methods that solve one.
+    """
+
+    name: str
+    value: Tensor
+    diagnostics: LayerDiagnostics | None = None
+
+
+def follow(
+    steps: Sequence[Step],
+    parameter: MergedParameter,
+    members: Sequence[MergeMember],
+    coefficients: Sequence[float],
+    layout: Layout,
+    device: torch.device,
+    base: Mapping[str, Tensor] | None,
+    depth: float,
+) -> MergedParameter:
+    """A merged parameter after the steps that follow the merge.
+
+    One that the base model lacks is left as it is, and so are rows that it lacks, and whole numbers.
+    """
+    name, value = parameter.name, parameter.value
+    if not steps or not value.dtype.is_floating_point or base is None:
+        return parameter
+    working = value.to(device, torch.promote_types(value.dtype, torch.float32))
+    start = base_tensor(base, name, working)
+    if start is None:
+        return parameter
+    compared = _Compared(name, start, members, [share * len(members) for share in coefficients], layout, device, depth)
+    based = present_rows(base, name)
+    whole = based is None and all(present_rows(member.weights, name) is None for member in members)
+    for step in steps:
+        stack = layout.stacked.get(name)
+        if stack is None:
+            working = step.apply(compared.parameter(working, whole=whole))
+        else:
+            experts = [step.apply(compared.expert(working, number, stack)) for number in range(stack.count)]
+            working = torch.stack(experts)
+    if not all_finite(working):
+        raise MergeError(f"{name}: NaN or infinity after the steps that follow the merge")
+    working = working.to(value)
+    if based is not None:
+        working[~based] = value[~based]
+    return MergedParameter(name, working, parameter.diagnostics)
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """What steps compare a merged parameter with."""
+
+    name: str
+    base: Tensor
+    members: Sequence[MergeMember]
+    weights: Sequence[float]
+    layout: Layout
+    device: torch.device
+    depth: float
+
+    def parameter(self, value: Tensor, *, whole: bool) -> Merged:
+        """The parameter; as that of no linear layer, where models lack rows of it."""
+        layer = self.layout.linear.get(self.name) if whole else None
+        transposed = None if layer is None else layer.transposed
+
+        def read(number: int) -> Tensor:
+            return self._working(number, self.members[number].weights[self.name])
+
+        return Merged(self.name, value, self.base, len(self.members), read, self.weights, transposed, self.depth)
+
+    def expert(self, value: Tensor, expert: int, stack: StackedLayers) -> Merged:
+        """The layer of one of the experts that the parameter holds."""
+
+        def read(number: int) -> Tensor:
+            rows = slice(expert, expert + 1)
+            return self._working(number, tensor_rows(self.members[number].weights, self.name, rows)[0])
+
+        name, count = stack.layer(expert).name, len(self.members)
+        return Merged(name, value[expert], self.base[expert], count, read, self.weights, stack.transposed, self.depth)
+
+    def _working(self, number: int, tensor: Tensor) -> Tensor:
+        return working_tensor(self.members[number], tensor, self.name, self.device)
+
+
+def base_tensor(
+    base: Mapping[str, Tensor] | None, name: str, like: Tensor, block: slice | None = None
+) -> Tensor | None:
+    """A parameter's value in the model that the members were trained from, or None where it has no such parameter.
+
+    Args:
+        base: that model's weights, or None.
+        name: the parameter's name.
+        like: its value in a member: the shape that is expected, and the dtype and device that are wanted.
+        block: the rows that are wanted; None for all of them.
+
+    Raises:
+        MergeError: for another shape, a NaN or infinity.
+    """
+    if base is None:
+        return None
+    tensor = base.get(name) if block is None else tensor_rows(base, name, block) if name in base else None
+    if tensor is None:
+        return None
+    if tensor.shape != like.shape:
+        raise MergeError(f"{name}: shape {tuple(tensor.shape)} in the base model, {tuple(like.shape)} in the members")
+    tensor = tensor.detach()
+    if not all_finite(tensor):
+        raise MergeError(f"{name}: NaN or infinity in the weights of the base model")
+    return tensor.to(like)
+
+
+def working_tensor(member: MergeMember, tensor: Tensor, name: str, device: torch.device) -> Tensor:
+    """A member's tensor as it is merged: float32 or wider, on the device; whole numbers keep their dtype."""
+    tensor = tensor.detach()
+    if not tensor.dtype.is_floating_point:
+        return tensor.to(device)
+    if not all_finite(tensor):
+        raise MergeError(f"{name}: NaN or infinity in the weights of {member.name}")
+    return tensor.to(device, torch.promote_types(tensor.dtype, torch.float32))
