@@ -24,6 +24,7 @@ STATISTICS = {
     "gram": "Gram matrices",
     "fisher": "Fisher information",
     "gradient_gram": "Gram matrices of gradients",
+    "tokens": "counts of tokens",
     "weighted_gram": "loss-weighted Gram matrices",
 }
 NOWHERE = Path("/nowhere")
@@ -57,7 +58,8 @@ def needs(method: MergeMethod) -> str:
     """What a method with its default settings needs beside the members."""
     found = [STATISTICS.get(kind, kind) for kind in method.statistics]
     found += ["pretrained model"] if method.needs_base else []
-    found += ["members' text"] if method.needs_text else []
+    # By default some draw it from counts of tokens.
+    found += ["members' text"] if method.needs_text and "tokens" not in method.statistics else []
     return ", ".join(found)
 
 

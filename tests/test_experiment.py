@@ -188,6 +188,18 @@ class TestEveryMethod:
         assert float((merged[name] - mean).abs().max()) > (1e-9 if method in ("slerp", "karcher") else 1e-6)
         assert float((merged[name] - mean).abs().max()) < 1
 
+    def test_what_was_tried_is_in_the_result_and_the_card(self, workspace: Workspace) -> None:
+        overrides = ("method=auto", *QUICK["auto"], "save_merged=true")
+        result, _ = workspace.run(*overrides)
+        assert result.choice is not None
+        assert result.choice["by"] == "divergence" and len(result.choice["candidates"]) == 15
+        assert result.choice["chosen"] in [
+            {key: row[key] for key in ("method", "settings", "mix")} for row in result.choice["candidates"]
+        ]
+        card = (workspace.folder(*overrides) / "merged" / "README.md").read_text(encoding="utf-8")
+        assert "Chosen by divergence, less of which is better:" in card
+        assert card.count("\n| regmean ") == 12 and card.count("\n| simple ") == 3
+
     def test_statistics_change_the_scores_weights_come_with(self, workspace: Workspace) -> None:
         """Published runs lost the statistics on their way to the merge."""
         for method in ("simple", "regmean", "fisher"):

@@ -178,7 +178,7 @@ class MergeCallback(pl.Callback):
         weights = SafetensorsWeights(self.members[0].entry.path)
         kept = self._method(module).kept(weights)
         found = distilled(distillation, merge, [name for name in weights if name not in kept], module.device)
-        self.diagnostics, self.notes = found.diagnostics, found.notes
+        self.diagnostics, self.notes = found.diagnostics, [*dict.fromkeys([*self.notes, *found.notes])]
         return found.merged
 
     def _choose(
@@ -189,7 +189,7 @@ class MergeCallback(pl.Callback):
         auto = self.method
 
         def merge(method: MergeMethod) -> dict[str, Tensor]:
-            self.diagnostics, self.notes = [], []  # those of the last one remain
+            self.diagnostics, self.notes = [], list(told)  # those of the last one remain
             return self._merge(trainer, module, requests, method)
 
         evidence, readers = None, []
@@ -197,6 +197,7 @@ class MergeCallback(pl.Callback):
             evidence = self._with_statistics(requests), layout_of(module.model)
         else:
             readers = taught(self.members, self._texts(requests, auto))
+        told = list(self.notes)
         merged, choice = chosen_merge(
             auto,
             merge,
@@ -211,7 +212,17 @@ class MergeCallback(pl.Callback):
         return merged
 
     def _texts(self, requests: Sequence[StatisticsRequest], method: Distill | Auto) -> list[TextStream]:
-        return text_streams(self.members, method, self.reading, _counts(self._with_statistics(requests)))
+        return text_streams(self.members, method, self.reading, self._counts(self._with_statistics(requests)))
+
+    def _counts(self, members: Sequence[MergeMember]) -> list[TokenCounts | None]:
+        """What pseudo-text of each member is drawn from, where that was asked for."""
+        files = [member.others.get("tokens") for member in members]
+        counts = [None if file is None else file.counts for file in files]
+        for member, own in zip(members, counts, strict=True):
+            if (warning := few_tokens(member.name, own)) and warning not in self.notes:
+                log.warning("%s", warning)
+                self.notes.append(warning)
+        return counts
 
     def _with_statistics(self, requests: Sequence[StatisticsRequest]) -> list[MergeMember]:
         return [
@@ -267,12 +278,7 @@ class MergeCallback(pl.Callback):
             if parameter.diagnostics is not None:
                 diagnostics[parameter.diagnostics.layer] = parameter.diagnostics
         if isinstance(method, RefiningMethod):
-            counts = _counts(members)
-            for member, own in zip(members, counts, strict=True):
-                if warning := few_tokens(member.name, own):
-                    log.warning("%s", warning)
-                    self.notes.append(warning)
-            texts = member_texts(self.members, method, self.reading, module.device, counts)
+            texts = member_texts(self.members, method, self.reading, module.device, self._counts(members))
             with trainer.precision_plugin.forward_context():
                 refined = refine_(method, members, texts, merged, layout, base=base)
             diagnostics.update({row.layer: row for row in refined})
@@ -292,12 +298,6 @@ class MergeCallback(pl.Callback):
 def _opened(member: MemberSource, requests: Sequence[StatisticsRequest]) -> dict[str, Any]:
     """A member's statistics by kind, as `MergeMember.of` takes them."""
     return {request.kind: open_statistics(member.entry, request, member.data_fingerprint) for request in requests}
-
-
-def _counts(members: Sequence[MergeMember]) -> list[TokenCounts | None]:
-    """What pseudo-text of each member is drawn from, where that was asked for."""
-    files = [member.others.get("tokens") for member in members]
-    return [None if file is None else file.counts for file in files]
 
 
 def _tell_missing(names: Sequence[str]) -> None:

@@ -26,6 +26,7 @@ from regmean_lab.checkpoints.writing import parse_size
 from regmean_lab.config.checkpoint_commands import AdapterConfig, Measured, MergeCheckpointsConfig, written_output
 from regmean_lab.config.schema import ConfigurationError, all_methods, method_type_of, plain_config
 from regmean_lab.merging import MergeMethod
+from regmean_lab.merging.distill import Distill
 from regmean_lab.merging.member_text import ReadsText
 from regmean_lab.models.converted_weights import MODELS_FOLDER
 from regmean_lab.models.headers import CheckpointError
@@ -81,7 +82,8 @@ def run(config: DictConfig, folder: Path) -> Measured | None:
     settings = {"name": request.method.name, **_settings(request.method)}
     wanted, device = fingerprint(prepared, settings, sums), first_device(config.trainer.accelerator)
     zoo = Zoo(Path(config.paths.zoo_dir))
-    with zoo.work({"merge": wanted}, f"merging {output}") if request.method.needs_text else nullcontext() as snapshots:
+    trains = isinstance(request.method, Distill)
+    with zoo.work({"merge": wanted}, f"merging {output}") if trains else nullcontext() as snapshots:
         if not config.force and find_merged(output, wanted):
             log.info("found the finished merge %s", output)
         else:

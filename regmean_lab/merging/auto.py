@@ -93,8 +93,8 @@ class Auto(ReadsText, MergeMethod):
         """The candidates with equal coefficients, the mean first, before anything is mixed."""
         found = [self.beginning]
         for name in self.candidates or CANDIDATES:
-            if name == SIMPLE:
-                continue  # which is there already
+            if name == SIMPLE or name not in method_types():
+                continue  # which is there already, or what problems() tells
             adjustable = any(entry.name == "off_diagonal" for entry in fields(method_types()[name]))
             factors = self.off_diagonals or OFF_DIAGONALS
             settings = [{"off_diagonal": factor} for factor in factors] if adjustable else [{}]
@@ -116,6 +116,11 @@ class Auto(ReadsText, MergeMethod):
     def needs_text(self) -> bool:
         """Whether candidates are judged by text, or made with it."""
         return self.by_text or any(method.needs_text for method in self.methods)
+
+    @property
+    def notes(self) -> list[str]:
+        """Those of all candidates."""
+        return list(dict.fromkeys(note for method in self.methods for note in method.notes))
 
     def gram_layers(self, names: Any, layout: Layout) -> list[str]:
         """Those of all candidates."""

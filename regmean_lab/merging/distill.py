@@ -23,6 +23,8 @@ from regmean_lab.merging.starting_merge import starting_merge, starting_problems
 from regmean_lab.utils.checks import at_least_one, fraction, one_of, positive
 
 HIDDEN_LAYERS = ("last", "all")
+EXCLUDED = ("distill", "auto")
+"""Methods that nothing begins with."""
 
 
 @register_method("distill")
@@ -35,7 +37,8 @@ class Distill(ReadsText, MergeMethod):
     at a temperature T, times T²; D is the relative squared difference of hidden states. It is minimised by AdamW, whose
     learning rate rises over the share ``warmup`` of all steps and then falls to 0. Every ``evaluate_every`` steps KL is
     measured on held-out text; the weights with the lowest one are kept, those of the start among them. What members
-    keep of their own stays as it is. For `merge_members`, which has no text, it is the merge that it begins with.
+    keep of their own stays as it is. Steps (``followed_by``) follow the merge that it begins with; for `merge_members`,
+    which has no text, that is all.
 
     Source: Hinton, Vinyals and Dean, 2015, arXiv 1503.02531.
 
@@ -83,7 +86,9 @@ class Distill(ReadsText, MergeMethod):
 
     @property
     def beginning(self) -> MergeMethod:
-        """The merge that is trained."""
+        """The merge that is trained; the mean, as long as :meth:`problems` has something to say of the choice."""
+        if starting_problems(self, self.start, self.start_settings, excluded=EXCLUDED):
+            return starting_merge(self, "simple", {})
         return starting_merge(self, self.start, self.start_settings)
 
     @property
@@ -95,6 +100,11 @@ class Distill(ReadsText, MergeMethod):
     def needs_base(self) -> bool:
         """Whether the merge that it begins with does."""
         return self.beginning.needs_base
+
+    @property
+    def notes(self) -> list[str]:
+        """Those of the merge that it begins with."""
+        return self.beginning.notes
 
     def gram_layers(self, names: Collection[str], layout: Layout) -> list[str]:
         """Those of the merge that it begins with."""
@@ -114,7 +124,7 @@ class Distill(ReadsText, MergeMethod):
 
     @override
     def problems(self) -> list[str]:
-        found = starting_problems(self, self.start, self.start_settings, excluded=(self.name, "auto"))
+        found = starting_problems(self, self.start, self.start_settings, excluded=EXCLUDED)
         for name in ("steps", "batch_size", "held_out", "evaluate_every"):
             at_least_one(name, getattr(self, name), found)
         found += self.text_problems()

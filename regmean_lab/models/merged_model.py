@@ -53,6 +53,10 @@ def model_card(result: Result, settings: Mapping[str, Any], checkpoint: str) -> 
     if result.unknown_labels:
         unknown = f"\nNot predicted, as no member was trained on them: {unknown_text(result.unknown_labels)}.\n"
     notes = "".join(f"\n- {note}" for note in result.notes) + ("\n" if result.notes else "")
+    if result.choice is not None:
+        lines = [f"| {_words(row)} | {row['figure']:.4g} | {row['gain']:.4g} |" for row in result.choice["candidates"]]
+        table = "\n".join(["| tried | figure | gain |", "|---|---:|---:|", *lines])
+        notes += f"\nChosen by {result.choice['by']}, less of which is better:\n\n{table}\n"
     versions = ", ".join(f"{name} {value}" for name, value in result.environment["versions"].items())
     return f"""\
 {CARD_FRONT_MATTER}
@@ -87,3 +91,9 @@ Key score of each corpus, times 100.
 
 {versions}; device {result.environment["device"]}; configuration {result.fingerprint[:16]}.
 """
+
+
+def _words(candidate: Mapping[str, Any]) -> str:
+    """A candidate of a choice in a few words."""
+    settings = [f"{key}={value}" for key, value in candidate["settings"].items()]
+    return " ".join([candidate["method"], *settings, *([f"mix={candidate['mix']}"] if candidate["mix"] else [])])
