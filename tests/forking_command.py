@@ -8,6 +8,7 @@ environment differs in some variables (None: it has none of that name); it answe
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -72,6 +73,9 @@ if __name__ == "__main__":
     install()
     for module in LATER:
         importlib.import_module(module)
+    # Forks look for no garbage in what was imported, and share its memory.
+    gc.collect()
+    gc.freeze()
     for line in sys.stdin:
         request = json.loads(line)
         answer = wait(request["wait"]) if "wait" in request else start(**request)

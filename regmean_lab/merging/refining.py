@@ -105,8 +105,8 @@ class RefiningMethod(ReadsText, ABC):
     ``own_passes`` says whether the members themselves read their text as well.
 
     Attributes:
-        examples: number of texts of each member that are read; None is 600, and 3000 of pseudo-text, which costs
-            nobody anything.
+        examples: number of texts of each member that are read; None is 600, and 3000 of pseudo-text. What waits in
+            front of a layer is in memory, and grows with it.
     """
 
     name: ClassVar[str]

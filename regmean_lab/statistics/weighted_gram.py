@@ -175,14 +175,16 @@ class WeightedGramAccumulator(Accumulator[WeightedGramStatistics]):
         for layer in self._layers:
             gram = plain.matrix(layer)
             rows = plain.rows[plain.shared[layer]]
-            matrices[layer], effective[layer] = gram, float(rows)
+            own, effective[layer] = gram, float(rows)
             sums = self._sums.get(layer)
             if sums is not None and float(sums.weights[0]) != 0:  # of NaN as well, which is told below
                 weight, square = sums.weights.tolist()
                 with torch.inference_mode(False):
                     weighted = mirror_upper_(sums.products / weight).to(device)
-                    matrices[layer] = mixed(weighted, gram, self._plain_share)
+                    own = mixed(weighted, gram, self._plain_share)
                 effective[layer] = min(float(rows), weight * weight / square)
+            # Layers share a plain matrix, and a file holds each tensor once.
+            matrices[layer] = own.clone() if own is gram else own
         self._check_finite(matrices)
         counts = {layer: plain.rows[plain.shared[layer]] for layer in self._layers}
         return WeightedGramStatistics(matrices, counts, effective, self._examples, self._batches, self._plain_share)

@@ -26,7 +26,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from regmean_lab.checkpoints.lora.request import AdapterRequest
+from regmean_lab.checkpoints.lora.request import AdapterRequest, core_problems
 from regmean_lab.checkpoints.members import read_member
 from regmean_lab.checkpoints.merge import MergeRequest, prepare_merge
 from regmean_lab.checkpoints.merge_command import check, run
@@ -386,3 +386,9 @@ def test_values_that_make_no_sense(compose: Callable[..., DictConfig], tmp_path:
     assert "adapter.space: core writes an adapter; give its rank with adapter.rank=NUMBER" in problems(
         "adapter.space=core"
     )
+
+
+def test_steps_after_a_merge_are_not_for_cores() -> None:
+    assert core_problems(Simple(), [], {}, None) == []
+    (problem,) = core_problems(Simple(followed_by=["svc"]), [], {}, None)
+    assert problem.startswith("adapter.space: steps after a merge (method.followed_by) are for whole weights")

@@ -178,22 +178,30 @@ def test_scores_differ_between_jobs(basic: Sweep) -> None:
     assert len({json.dumps(result.scores) for result in basic.results().values()}) == len(METHODS) * len(SEEDS)
 
 
+def copy_zoo(basic: Sweep, folder: Path, *missing: str) -> None:
+    """The members of the other sweep, without those of some addresses, which are to be trained."""
+    shutil.copytree(basic.folder / "zoo", folder / "zoo")
+    for address in missing:
+        entry = Zoo(folder / "zoo").find(address)
+        assert entry is not None
+        shutil.rmtree(entry.path)
+
+
 def test_processes_of_this_machine(basic: Sweep, run_sweep: Callable[..., Sweep], tmp_path: Path) -> None:
     """Members, statistics and jobs, two at a time."""
     needs("joblib")
-    fail(tmp_path, basic, "regmean", 2)
-    check(run_sweep(tmp_path, "hydra/launcher=joblib", fork=False), basic, ("regmean", 2), "joblib")
+    copy_zoo(basic, tmp_path, *basic.results()["regmean", 2].zoo.values())
+    fail(tmp_path, basic, "regmean", 1)
+    sweep = run_sweep(tmp_path, "hydra/launcher=joblib", methods=("regmean",), fork=False)
+    check(sweep, basic, ("regmean", 1), "joblib", methods=("regmean",))
 
 
 @pytest.mark.parametrize("launcher", ["submitit_local", "ray"])
 def test_a_process_a_job(launcher: str, basic: Sweep, run_sweep: Callable[..., Sweep], tmp_path: Path) -> None:
     """The members are there already, but for one: every process takes seconds to import its libraries."""
     needs(launcher)
-    shutil.copytree(basic.folder / "zoo", tmp_path / "zoo")
-    if launcher == "submitit_local":  # joblib and Ray keep their processes for the jobs; joblib's train all members
-        entry = Zoo(tmp_path / "zoo").find(basic.results()["simple", 1].zoo["tec"])
-        assert entry is not None
-        shutil.rmtree(entry.path)
+    # joblib and Ray keep their processes for the jobs, and joblib's train members.
+    copy_zoo(basic, tmp_path, *([basic.results()["simple", 1].zoo["tec"]] if launcher == "submitit_local" else []))
     fail(tmp_path, basic, "simple", 2)
     sweep = run_sweep(tmp_path, f"hydra/launcher={launcher}", methods=("simple",), threads=None)
     check(sweep, basic, ("simple", 2), launcher, methods=("simple",))

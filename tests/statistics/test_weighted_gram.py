@@ -130,16 +130,17 @@ def test_it_does_not_depend_on_batches_nor_their_order() -> None:
         assert_alike(alone.matrix(layer), whole.matrix(layer))
 
 
-def test_layers_that_scores_do_not_depend_on_have_the_plain_matrix() -> None:
+def test_layers_that_scores_do_not_depend_on_have_the_plain_matrix(tmp_path: Path) -> None:
     class Unused(nn.Module):
-        """A layer is called and its output is thrown away."""
+        """Two layers are called and their outputs are thrown away."""
 
         def __init__(self) -> None:
             super().__init__()
-            self.used, self.unused = nn.Linear(3, 2), nn.Linear(3, 4)
+            self.used, self.unused, self.also = nn.Linear(3, 2), nn.Linear(3, 4), nn.Linear(3, 4)
 
         def forward(self, x: Tensor) -> Tensor:
             self.unused(x)
+            self.also(x)
             used: Tensor = self.used(x)
             return used
 
@@ -148,6 +149,9 @@ def test_layers_that_scores_do_not_depend_on_have_the_plain_matrix() -> None:
     found = collect_weighted_gram(model, [batch])
     assert torch.equal(found.matrix("unused"), collect_gram(model, [batch]).matrix("unused"))
     assert found.effective_rows["unused"] == 7.0
+    save_weighted_gram(tmp_path / "x.safetensors", found, {})  # both from the one plain matrix
+    with WeightedGramFile(tmp_path / "x.safetensors") as file:
+        assert torch.equal(file.matrix("also"), found.matrix("unused"))
 
 
 def test_a_file_gives_back_what_was_collected_in_any_form(tmp_path: Path) -> None:
