@@ -66,7 +66,7 @@ class Result:
             their weights leaves it closes (:meth:`regmean_lab.evaluation.divergences.Divergences.of`); None where it
             was not measured.
         choice: of ``method=auto``, what was ``chosen`` ``by`` which criterion among which ``candidates``, with their
-            figures (:meth:`regmean_lab.merging.auto.Choice.record`).
+            figures (:meth:`regmean_lab.merging.choice.Choice.record`).
         schema: version of this format.
     """
 

@@ -11,20 +11,14 @@ import torch
 from torch import Tensor
 
 from regmean_lab.merging import Layout, MergeMember, MergeMethod
-from regmean_lab.merging.auto import (
-    Auto,
-    Candidate,
-    Choice,
-    candidates_of,
-    choose,
-    quadratic_errors,
-    relative_errors,
-)
+from regmean_lab.merging.auto import Auto, candidates_of
+from regmean_lab.merging.choice import Candidate, Choice, choose, quadratic_errors, relative_errors
 from regmean_lab.merging.distill import mixed
 from regmean_lab.merging.merge import MergedParameter
 from regmean_lab.modules import TaskModule
 from regmean_lab.modules.base import Batch
-from regmean_lab.modules.distillation import Said, SharedParameters, Teachers, answered, divergence_of, hidden_loss, say
+from regmean_lab.modules.distillation import divergence_of, hidden_loss
+from regmean_lab.modules.reading_together import Said, SharedParameters, Teachers, answered, say
 from regmean_lab.training.distillation import Taught, modules_of
 
 log = logging.getLogger(__name__)

@@ -170,7 +170,10 @@ class MergeCallback(pl.Callback):
             self._texts(requests, self.method),
             {
                 "statistics": self._statistics_read(requests),
-                "reading": [self.reading.batch_size, self.reading.seed, self.reading.batch_tokens],
+                # Which of the members' own examples the start reads, if it reads some.
+                "reading": [self.reading.batch_size, self.reading.seed, self.reading.batch_tokens]
+                if self.method.beginning.needs_text
+                else None,
                 "heads": self.own_heads,
             },
             trainer,

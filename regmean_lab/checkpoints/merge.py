@@ -20,26 +20,26 @@ from regmean_lab.checkpoints.lora.placement import Placement
 from regmean_lab.checkpoints.lora.request import AdapterRequest, adapter_problems, core_problems
 from regmean_lab.checkpoints.members import Member, equal_tensors, read_member
 from regmean_lab.checkpoints.merge_base import read_base
-from regmean_lab.checkpoints.merged_text import TextPlan, plan_text, refine_merged_, request_problems
+from regmean_lab.checkpoints.merge_work import MergeWork
+from regmean_lab.checkpoints.merged_text import TextPlan, plan_text, request_problems
 from regmean_lab.checkpoints.names import read_names
 from regmean_lab.checkpoints.published_statistics import MemberStatistics, open_statistics, other_weights
 from regmean_lab.checkpoints.recipe.reading import UNION, Recipe
 from regmean_lab.checkpoints.sentence_modules import MergedModules, agree_on_modules
 from regmean_lab.checkpoints.sources import Source, find_sources
-from regmean_lab.checkpoints.teaching import Readers, chosen_of_checkpoints, distilled_merge, with_what_is_published
+from regmean_lab.checkpoints.teaching import with_what_is_published
 from regmean_lab.checkpoints.union_tokenizer import union_lead
 from regmean_lab.checkpoints.writing import PlannedTensor, Shard, plan_shards, write_shards
 from regmean_lab.config.groups import TrainerConfig
-from regmean_lab.merging.auto import Auto, Choice
-from regmean_lab.merging.base import LayerDiagnostics, Layout, MergeError, MergeMember, MergeMethod, TensorSettings
+from regmean_lab.merging.auto import Auto
+from regmean_lab.merging.base import LayerDiagnostics, MergeError, MergeMember, MergeMethod, TensorSettings
+from regmean_lab.merging.choice import Choice
 from regmean_lab.merging.distill import Distill
 from regmean_lab.merging.layout import averaged_line
 from regmean_lab.merging.member_text import ReadsText
-from regmean_lab.merging.merge import MergedParameter, merge_members, part_settings
+from regmean_lab.merging.merge import part_settings
 from regmean_lab.merging.partial import covered
 from regmean_lab.merging.parts import name_problems
-from regmean_lab.merging.refining import RefiningMethod
-from regmean_lab.merging.starting_merge import permuted
 from regmean_lab.models.converted_weights import DEFAULT_MODELS_FOLDER
 from regmean_lab.models.headers import CheckpointError, StoredTensor
 from regmean_lab.utils.names import abbreviated
@@ -310,7 +310,7 @@ def merged_tensors(
     method = replace(prepared.request.method, keep_layers=[], merge_layers=None, keep_top=0)
     prepared.diagnostics.clear()
     started = time.perf_counter()
-    work = _Work(prepared, members, base, torch.device(device))
+    work = MergeWork(prepared, members, base, torch.device(device))
     if isinstance(method, Distill):
         yield from work.distilled(method)
     elif isinstance(method, Auto):
@@ -318,99 +318,6 @@ def merged_tensors(
     else:
         yield from work.merged(method)
     log.info("merged %d tensors in %.1f s", len(names), time.perf_counter() - started)
-
-
-@dataclass
-class _Work:
-    """A merge that is under way.
-
-    Attributes:
-        prepared: the merge.
-        members: the members' tensors under the merged model's names, with their statistics.
-        base: those of the model that they were trained from.
-        device: where to compute.
-        order: numbers of the members, in the order in which they are merged; None is their own.
-    """
-
-    prepared: PreparedMerge
-    members: Sequence[MergeMember]
-    base: Mapping[str, Tensor] | None
-    device: torch.device
-    order: Sequence[int] | None = None
-
-    @property
-    def layout(self) -> Layout:
-        """Of the merged model."""
-        return self.prepared.lead.architecture.layout
-
-    @property
-    def readers(self) -> Readers | None:
-        """The checkpoints as those that read text, if any is read; in the order in which they are merged."""
-        prepared = self.prepared
-        if prepared.text is None:
-            return None
-        order = range(len(self.members)) if self.order is None else self.order
-        plan = replace(prepared.text, counts=[prepared.text.counts[number] for number in order])
-        members, orders = prepared.members, prepared.agreement.orders
-        return Readers(plan, [members[number] for number in order], [orders[number] for number in order], prepared.lead)
-
-    def merged(self, method: MergeMethod) -> Iterator[tuple[str, Tensor]]:
-        """Merge parameter by parameter; where layers are refitted afterwards, all are in memory."""
-        prepared, settings = self.prepared, self.prepared.settings
-        if prepared.modules is not None:
-            method = prepared.modules.of_transformer(method, self.layout)
-        if self.order is not None and method.parts:  # they have one number a member, too
-            settings = part_settings(method, [*self.members[0].weights])
-        parameters = merge_members(
-            method, self.members, self.layout, device=self.device, base=self.base, settings=settings
-        )
-        if isinstance(method, RefiningMethod):
-            yield from self._refined(method, parameters)
-        for parameter in parameters:
-            if parameter.diagnostics is not None:
-                prepared.diagnostics.append(parameter.diagnostics)
-            yield parameter.name, parameter.value
-
-    def _refined(self, method: RefiningMethod, parameters: Iterator[MergedParameter]) -> Iterator[tuple[str, Tensor]]:
-        """What becomes of merged parameters when their layers are refitted one after the other."""
-        readers = self.readers
-        assert readers is not None
-        merged, diagnostics = {}, {}
-        for parameter in parameters:
-            merged[parameter.name] = parameter.value
-            if parameter.diagnostics is not None:
-                diagnostics[parameter.diagnostics.layer] = parameter.diagnostics
-        refined = refine_merged_(
-            readers.plan, method, readers.members, readers.orders, readers.lead, merged, self.base, self.device
-        )
-        diagnostics.update({row.layer: row for row in refined})
-        self.prepared.diagnostics += diagnostics.values()
-        yield from merged.items()
-
-    def distilled(self, method: Distill) -> Iterator[tuple[str, Tensor]]:
-        """Merge, and distil the members into the merge, in an order that does not depend on how they are listed."""
-        prepared = self.prepared
-        order = sorted(range(len(self.members)), key=lambda number: self.members[number].name)
-        work = replace(self, members=[self.members[number] for number in order], order=order)
-        own, readers = permuted(method, order), work.readers
-        assert readers is not None
-        start = dict(work.merged(own.beginning))
-        trained, note = distilled_merge(own, start, readers, prepared.request.trainer, prepared.snapshots)
-        prepared.agreement.notes.append(note)
-        yield from trained.items()
-
-    def chosen(self, auto: Auto) -> Iterator[tuple[str, Tensor]]:
-        """The best of several merges."""
-        prepared = self.prepared
-
-        def merge(method: MergeMethod) -> dict[str, Tensor]:
-            prepared.diagnostics.clear()  # those of the last one remain
-            return dict(self.merged(method))
-
-        merged, choice = chosen_of_checkpoints(auto, merge, self.members, self.layout, self.readers, self.device)
-        prepared.choice = choice
-        prepared.agreement.notes.append(choice.reason())
-        yield from merged.items()
 
 
 def _find_bases(request: MergeRequest, sources: Sequence[Source]) -> tuple[Source | None, dict[str, Source], list[str]]:

@@ -21,7 +21,8 @@ from regmean_lab.checkpoints.members import Member
 from regmean_lab.checkpoints.merged_text import TextPlan, read_module
 from regmean_lab.config.groups import TrainerConfig
 from regmean_lab.merging import Layout, MergeMember, MergeMethod, method_types
-from regmean_lab.merging.auto import CANDIDATES, SIMPLE, Auto, Choice
+from regmean_lab.merging.auto import CANDIDATES, SIMPLE, Auto
+from regmean_lab.merging.choice import Choice
 from regmean_lab.merging.distill import Distill, mixed
 from regmean_lab.statistics import KINDS
 from regmean_lab.training.distillation import Taught, distil

@@ -24,7 +24,7 @@ class Outcome:
     """What evaluating a method gave: scores by domain, all metrics, and the model, where there is a single one.
 
     ``divergence`` is what :meth:`regmean_lab.evaluation.divergences.Divergences.of` gives, of a merge; ``choice`` what
-    :meth:`regmean_lab.merging.auto.Choice.record` gives, of one that was chosen.
+    :meth:`regmean_lab.merging.choice.Choice.record` gives, of one that was chosen.
     """
 
     scores: dict[str, dict[str, float]]

@@ -10,7 +10,8 @@ import torch
 from test_distillation import divergence, state
 from test_refining_merge import Draw, run
 
-from regmean_lab.merging.auto import Auto, Candidate, candidates_of
+from regmean_lab.merging.auto import Auto, candidates_of
+from regmean_lab.merging.choice import Candidate
 from regmean_lab.merging.simple import Simple
 from regmean_lab.modules import TaskModule
 

@@ -28,7 +28,7 @@ from regmean_lab.merging.simple import Simple
 from regmean_lab.merging.weights import SafetensorsWeights
 from regmean_lab.models.find import find_checkpoint
 from regmean_lab.modules import TaskModule
-from regmean_lab.modules.distillation import SharedParameters, Teachers
+from regmean_lab.modules.reading_together import SharedParameters, Teachers
 from regmean_lab.suites.base import IGNORED
 from regmean_lab.training import snapshots
 from regmean_lab.zoo import Zoo

@@ -12,14 +12,8 @@ import torch
 from merging_members import LAYOUT, Grams, merged, random_member
 
 from regmean_lab.merging import MergedParameter, merge_members
-from regmean_lab.merging.auto import (
-    Auto,
-    Candidate,
-    candidates_of,
-    choose,
-    quadratic_errors,
-    relative_errors,
-)
+from regmean_lab.merging.auto import Auto, candidates_of
+from regmean_lab.merging.choice import Candidate, choose, quadratic_errors, relative_errors
 from regmean_lab.merging.regmean import RegMean
 from regmean_lab.merging.simple import Simple
 from regmean_lab.merging.ties import Ties
