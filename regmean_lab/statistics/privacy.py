@@ -24,11 +24,8 @@ from torch import Tensor
 LENGTHS_SHARE = 0.1
 """Share of ε that goes to the histogram of lengths; the rest goes to the counts of tokens."""
 
-FALSE_TOKENS = 1.0
-"""Expected number of tokens that no text has and that noise alone lifts over the threshold."""
-
 FALSE_LENGTHS = 0.01
-"""The same of ranges of lengths: a length that no text has may be very long."""
+"""Expected number of ranges of lengths that are told and no text has: such a length may be very long."""
 
 GRAIN = 10**6
 """ε is rounded down to a multiple of its inverse, and a variance up."""
@@ -73,7 +70,7 @@ class Noise:
         draw = discrete_laplace if self.delta is None else discrete_gaussian
         return torch.tensor([draw(scale, source) for _ in range(count)], dtype=torch.int64)
 
-    def threshold(self, counts: int, false: float = FALSE_TOKENS) -> int:
+    def threshold(self, counts: int, false: float = 1.0) -> int:
         """The least noisy count that is taken for one above zero.
 
         Args:

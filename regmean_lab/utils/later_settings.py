@@ -55,6 +55,7 @@ LATER_SETTINGS: dict[str, Any] = {
         "epsilon": None,
         "delta": None,
         "tokens_per_text": 32,
+        "false_tokens": 1.0,
     },
     "suite.key_score": "entity_f1",
     "suite.out_of_domain": ["wikigold", "btc_a", "btc_b", "btc_g", "wnut17"],

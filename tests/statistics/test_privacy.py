@@ -92,16 +92,17 @@ def test_concentrated_privacy_is_the_bound_of_its_paper() -> None:
         assert np.exp(logarithm.min()) == pytest.approx(delta, rel=1e-3)
 
 
+@pytest.mark.parametrize("false", [1.0, 100.0])
 @pytest.mark.parametrize("delta", [None, 1e-6])
-def test_at_the_threshold_about_one_absent_token_is_told(delta: float | None) -> None:
+def test_at_the_threshold_as_many_absent_tokens_are_told_as_asked_for(delta: float | None, false: float) -> None:
     noise, counts = Noise(32, 0.9, delta), 30_000
-    threshold, scale = noise.threshold(counts), float(noise.scale)
+    threshold, scale = noise.threshold(counts, false), float(noise.scale)
     numbers = np.arange(threshold, threshold + 2000)
     every = np.arange(-3000, 3001)
     exponent = np.abs if delta is None else np.square
     width = scale if delta is None else 2 * scale
     tail = np.exp(-exponent(numbers) / width).sum() / np.exp(-exponent(every) / width).sum()
-    assert 0.7 < tail * counts < 1.1
+    assert 0.7 * false < tail * counts < 1.1 * false
 
 
 def table_of(rows: list[list[int]], per_text: int) -> tuple[Any, Any]:
@@ -164,6 +165,21 @@ def test_what_is_released_are_noisy_numbers_of_texts_above_the_threshold(delta: 
     assert int(lengths.sum()) == 400
     assert found.privacy["tokens"]["threshold"] == threshold
     assert (found.privacy["epsilon"], found.privacy["delta"]) == (4.0, delta or 0.0)
+
+
+def test_more_false_tokens_tell_rarer_ones_of_the_same_noisy_counts() -> None:
+    found = []
+    for false in (0.001, SIZE / 3):
+        accumulator = accumulator_of(VOCABULARY, TokensConfig(epsilon=4.0, tokens_per_text=6, false_tokens=false))
+        for row in [[2, 3, 4, 5]] * 300 + [[2, 3, 8, 9]] * 8:
+            accumulator.add(torch.tensor([row]))
+        found.append(accumulator.compute(source=lambda: random.Random(7)))
+    few, many = found
+    told = [dict(zip(one.counts.tokens, one.counts.counts[0].tolist(), strict=True)) for one in found]
+    assert few.privacy["tokens"]["threshold"] > many.privacy["tokens"]["threshold"]
+    assert told[0].items() < told[1].items()
+    for key in ("scale", "epsilon"):
+        assert few.privacy["tokens"][key] == many.privacy["tokens"][key]
 
 
 def test_noise_is_another_one_each_time_whatever_the_seeds() -> None:
