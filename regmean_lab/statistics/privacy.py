@@ -70,14 +70,13 @@ class Noise:
         draw = discrete_laplace if self.delta is None else discrete_gaussian
         return torch.tensor([draw(scale, source) for _ in range(count)], dtype=torch.int64)
 
-    def threshold(self, counts: int, false: float = 1.0) -> int:
+    def threshold(self, false_share: float) -> int:
         """The least noisy count that is taken for one above zero.
 
         Args:
-            counts: how many counts there are.
-            false: expected number of counts of zero that are then taken for more.
+            false_share: at most this share of the counts of zero are then taken for more, in the mean.
         """
-        share = min(false / counts, 0.5)
+        share = min(false_share, 0.5)
         scale = float(self.scale)
         if self.delta is not None:
             return max(1, math.ceil(float(norm.isf(share)) * math.sqrt(scale)))

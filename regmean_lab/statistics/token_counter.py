@@ -30,13 +30,13 @@ class Privacy:
         epsilon: ε of all that a file tells.
         delta: δ of it; None for pure differential privacy.
         tokens_per_text: distinct tokens of a text that are counted, the first ones, each once.
-        false_tokens: expected number of tokens that are told and no text has.
+        false_share: share of the tokens without a text that are told all the same.
     """
 
     epsilon: float
     delta: float | None = None
-    tokens_per_text: int = 32
-    false_tokens: float = 1.0
+    tokens_per_text: int = 12
+    false_share: float = 0.01
 
     @property
     def of_tokens(self) -> Noise:
@@ -227,10 +227,10 @@ def _released(
     values = torch.zeros_like(counter.texts)
     noise = privacy.of_tokens
     values[:, countable] = counter.texts[:, countable] + noise.draw(rows * len(countable), source).view(rows, -1)
-    threshold = max(counter.minimum, noise.threshold(rows * len(countable), privacy.false_tokens))
+    threshold = max(counter.minimum, noise.threshold(privacy.false_share))
     length_noise = privacy.of_lengths
     lengths = counter.lengths + length_noise.draw(len(counter.lengths), source)
-    length_threshold = max(counter.minimum, length_noise.threshold(len(lengths), FALSE_LENGTHS))
+    length_threshold = max(counter.minimum, length_noise.threshold(FALSE_LENGTHS / len(lengths)))
     told = {
         "epsilon": privacy.epsilon,
         "delta": privacy.delta or 0.0,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing_extensions import override
 
 from regmean_lab.statistics.settings import KindConfig
-from regmean_lab.utils.checks import at_least_one, positive
+from regmean_lab.utils.checks import at_least_one
 
 SMALLEST_EPSILON = 1e-3
 """Least ε of differential privacy: below it all is noise."""
@@ -28,8 +28,8 @@ class TokensConfig(KindConfig):
             texts get noise from the operating system's randomness. None adds none.
         delta: δ of it: Gaussian noise; None is Laplace noise, and δ = 0.
         tokens_per_text: for ``epsilon``, how many distinct tokens of a text are counted: its first ones, each once.
-        false_tokens: for ``epsilon``, how many tokens that no text has are told, in the mean over noise: with more of
-            them, rarer tokens are told as well. The guarantee does not depend on it.
+        false_share: for ``epsilon``, share of the tokens without a text that noise lifts over the threshold all the
+            same: with more of them, rarer tokens are told as well. The guarantee does not depend on it.
     """
 
     examples: int | None = None
@@ -38,15 +38,16 @@ class TokensConfig(KindConfig):
     by_label: bool = False
     epsilon: float | None = None
     delta: float | None = None
-    tokens_per_text: int = 32
-    false_tokens: float = 1.0
+    tokens_per_text: int = 12
+    false_share: float = 0.01
 
     @override
     def problems(self) -> list[str]:
         found = super().problems()
         at_least_one("minimum_count", self.minimum_count, found)
         at_least_one("tokens_per_text", self.tokens_per_text, found)
-        positive("false_tokens", self.false_tokens, found)
+        if not 0 < self.false_share <= 0.5:
+            found.append(f"false_share: expected a share above 0, and 0.5 at most, got {self.false_share}")
         if self.pairs and self.by_label:
             found.append("pairs: are of all texts together; expected by_label=false, or pairs=false")
         if self.epsilon is None:

@@ -92,17 +92,17 @@ def test_concentrated_privacy_is_the_bound_of_its_paper() -> None:
         assert np.exp(logarithm.min()) == pytest.approx(delta, rel=1e-3)
 
 
-@pytest.mark.parametrize("false", [1.0, 100.0])
+@pytest.mark.parametrize("share", [1 / 30_000, 0.01])
 @pytest.mark.parametrize("delta", [None, 1e-6])
-def test_at_the_threshold_as_many_absent_tokens_are_told_as_asked_for(delta: float | None, false: float) -> None:
-    noise, counts = Noise(32, 0.9, delta), 30_000
-    threshold, scale = noise.threshold(counts, false), float(noise.scale)
+def test_at_the_threshold_as_many_absent_tokens_are_told_as_asked_for(delta: float | None, share: float) -> None:
+    noise = Noise(32, 0.9, delta)
+    threshold, scale = noise.threshold(share), float(noise.scale)
     numbers = np.arange(threshold, threshold + 2000)
     every = np.arange(-3000, 3001)
     exponent = np.abs if delta is None else np.square
     width = scale if delta is None else 2 * scale
     tail = np.exp(-exponent(numbers) / width).sum() / np.exp(-exponent(every) / width).sum()
-    assert 0.7 * false < tail * counts < 1.1 * false
+    assert 0.7 * share < tail < 1.1 * share
 
 
 def table_of(rows: list[list[int]], per_text: int) -> tuple[Any, Any]:
@@ -154,7 +154,7 @@ def released(source: Any = None, count: int = 400, **settings: Any) -> Any:
 def test_what_is_released_are_noisy_numbers_of_texts_above_the_threshold(delta: float | None) -> None:
     found = released(lambda: random.Random(7), delta=delta)
     noise = Privacy(4.0, delta, 6).of_tokens
-    threshold = max(5, noise.threshold(SIZE - 2))
+    threshold = max(5, noise.threshold(0.01))
     exact, lengths = table_of(corpus(400), 6)
     noisy = exact[2:] + noise.draw(SIZE - 2, random.Random(7))
     expected = {f"w{id_ + 2}": n for id_, n in enumerate(noisy.tolist()) if n >= threshold}
@@ -169,8 +169,8 @@ def test_what_is_released_are_noisy_numbers_of_texts_above_the_threshold(delta: 
 
 def test_more_false_tokens_tell_rarer_ones_of_the_same_noisy_counts() -> None:
     found = []
-    for false in (0.001, SIZE / 3):
-        accumulator = accumulator_of(VOCABULARY, TokensConfig(epsilon=4.0, tokens_per_text=6, false_tokens=false))
+    for share in (0.0001, 0.3):
+        accumulator = accumulator_of(VOCABULARY, TokensConfig(epsilon=4.0, tokens_per_text=6, false_share=share))
         for row in [[2, 3, 4, 5]] * 300 + [[2, 3, 8, 9]] * 8:
             accumulator.add(torch.tensor([row]))
         found.append(accumulator.compute(source=lambda: random.Random(7)))

@@ -181,7 +181,7 @@ def accumulator_of(vocabulary: Vocabulary, settings: TokensConfig, labels: int =
     """What counts as settings say."""
     privacy = None
     if settings.epsilon is not None:
-        privacy = Privacy(settings.epsilon, settings.delta, settings.tokens_per_text, settings.false_tokens)
+        privacy = Privacy(settings.epsilon, settings.delta, settings.tokens_per_text, settings.false_share)
     return TokenAccumulator(vocabulary, settings.minimum_count, labels=labels, pairs=settings.pairs, privacy=privacy)
 
 
