@@ -27,7 +27,7 @@ from regmean_lab.checkpoints.published_statistics import MemberStatistics, open_
 from regmean_lab.checkpoints.recipe.reading import UNION, Recipe
 from regmean_lab.checkpoints.sentence_modules import MergedModules, agree_on_modules
 from regmean_lab.checkpoints.sources import Source, find_sources
-from regmean_lab.checkpoints.teaching import with_what_is_published
+from regmean_lab.checkpoints.teaching import choice_problems, with_what_is_published
 from regmean_lab.checkpoints.union_tokenizer import union_lead
 from regmean_lab.checkpoints.writing import PlannedTensor, Shard, plan_shards, write_shards
 from regmean_lab.config.groups import TrainerConfig
@@ -190,12 +190,14 @@ def prepare_merge(request: MergeRequest) -> PreparedMerge:
     except CheckpointError as error:
         raise CheckpointError([f"tokenizer_source: {problem}" for problem in error.problems]) from None
     untried: list[str] = []
+    unchosen: list[str] = []
     if isinstance(request.method, Auto):
         auto, untried = with_what_is_published(request.method, members)
+        unchosen = choice_problems(auto, members, adapter=request.adapter is not None)
         request = replace(request, method=auto)
     agreement, found = agree(members, request.heads, lambda names: request.method.kept(set(names)), lead)
     modules, module_problems = agree_on_modules(members, request.heads, request.method)
-    found += module_problems
+    found += module_problems + unchosen
     found += _pattern_problems(request.method, {name for member in members for name in member.weights})
     if agreement is None or found:
         raise CheckpointError(found)

@@ -84,11 +84,16 @@ def request_problems(method: MergeMethod, *, by_tensor: bool, adapter: bool) -> 
             what = "reads text with the whole model"
         found.append(f"method: {method.name} {what}: not in a recipe")
     if adapter:
-        found.append(
-            f"adapter.rank: {method.name} writes whole models; merge without it, and then extract an adapter: "
-            "regmean-lab extract checkpoint=MERGED base=BASE rank=RANK"
-        )
+        found.append(whole_models(method))
     return found
+
+
+def whole_models(method: MergeMethod) -> str:
+    """Why a method writes no LoRA adapter, and how to get one."""
+    return (
+        f"adapter.rank: {method.name} writes whole models; merge without it, and then extract an adapter: "
+        "regmean-lab extract checkpoint=MERGED base=BASE rank=RANK"
+    )
 
 
 def plan_text(

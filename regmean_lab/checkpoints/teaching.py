@@ -18,7 +18,7 @@ from regmean_lab.callbacks.requests import published_path
 from regmean_lab.callbacks.text_streams import text_streams
 from regmean_lab.checkpoints.alignment import AlignedWeights, RowOrder
 from regmean_lab.checkpoints.members import Member
-from regmean_lab.checkpoints.merged_text import TextPlan, read_module
+from regmean_lab.checkpoints.merged_text import TextPlan, read_module, whole_models
 from regmean_lab.config.groups import TrainerConfig
 from regmean_lab.merging import Layout, MergeMember, MergeMethod, method_types
 from regmean_lab.merging.auto import CANDIDATES, SIMPLE, Auto
@@ -121,6 +121,22 @@ def chosen_of_checkpoints(
         readers=[] if readers is None else readers.taught(auto, None),
         evidence=(members, layout),
     )
+
+
+def choice_problems(auto: Auto, members: Sequence[Member], *, adapter: bool) -> list[str]:
+    """Why nothing can be chosen by Gram matrices; where it is chosen by text, that is told of the text.
+
+    Args:
+        auto: what was asked for.
+        members: the checkpoints.
+        adapter: whether a LoRA adapter is written.
+    """
+    if auto.needs_text:
+        return []
+    found = [whole_models(auto)] if adapter else []
+    if any(member.sentence is not None for member in members):
+        found.append("method: auto does not choose for modules of sentence-transformers; name a method")
+    return found
 
 
 def with_what_is_published(auto: Auto, members: Sequence[Member]) -> tuple[Auto, list[str]]:

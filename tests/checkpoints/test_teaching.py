@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoint_folders import merge_into, randomise, tensors_of, tokenizer_of
+from checkpoint_folders import merge_into, randomise, sentence_folder, tensors_of, tokenizer_of
 from omegaconf import DictConfig
 from safetensors.torch import load_file
 from scipy.special import rel_entr, softmax
@@ -213,6 +213,16 @@ class TestChoice:
         assert record["choice"]["by"] == "quadratic"
         assert record["choice"]["chosen"]["method"] == "regmean"
         assert "chosen by Gram matrices, as not all checkpoints have counts of tokens" in record["notes"]
+
+    def test_by_gram_matrices_of_whole_models_alone(
+        self, folders: list[Path], tmp_path: Path, pico_cache: Path
+    ) -> None:
+        by_gram = replace(AUTO, criterion="quadratic", candidates=["simple"])
+        adapter = {"adapter": AdapterRequest(4, "full"), "base": str(folders[0])}
+        assert problems(folders, by_gram, **adapter)[0].startswith("adapter.rank: auto writes whole models")
+        encoders = [sentence_folder(tmp_path / f"s{n}", pico_cache, n) for n in range(2)]
+        told = "method: auto does not choose for modules of sentence-transformers; name a method"
+        assert told in problems(encoders, by_gram)
 
     def test_among_what_is_there(self, folders: list[Path], tmp_path: Path) -> None:
         output = merge_into(tmp_path / "merged", folders, Auto(held_out=24))
