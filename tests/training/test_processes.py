@@ -145,8 +145,8 @@ def test_two_devices_train_and_collect_what_one_does(tmp_path: Path, pico_cache:
         if isinstance(file, MatrixFile):
             assert file.rows == other.rows
         for name in file.shared:
-            expected = file.read(name)
-            assert float((other.read(name) - expected).norm()) <= 1e-6 * float(expected.norm())
+            expected = file.read(name).double()
+            assert float((other.read(name).double() - expected).norm()) <= 1e-6 * float(expected.norm())
 
 
 class Killed(Exception):
