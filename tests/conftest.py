@@ -43,6 +43,7 @@ SIZES = {"train": 48, "dev": 12, "test": 10}
 MARKS = {
     "command/test_launchers.py": "launchers",
     "command/test_interrupted_sweeps.py": "processes",
+    "checkpoints/test_given_members.py": "experiments",
     "command/test_jobs.py": "experiments",
     "command/test_search.py": "experiments",
     "command/test_own_data_commands.py": "processes",
@@ -54,6 +55,8 @@ MARKS = {
     "suites/test_glue_experiment.py": "experiments",
     "suites/test_ner_experiment.py": "experiments",
     "test_documented_experiments.py": "experiments",
+    "test_experiment.py": "experiments",
+    "training/test_training.py": "experiments",
     "training/test_processes.py": "processes",
     "test_notebook.py": "processes",
     "report/test_report_page.py": "browser",
