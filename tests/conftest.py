@@ -43,6 +43,7 @@ SIZES = {"train": 48, "dev": 12, "test": 10}
 MARKS = {
     "command/test_launchers.py": "launchers",
     "command/test_interrupted_sweeps.py": "processes",
+    "checkpoints/test_collect_statistics.py": "experiments",
     "checkpoints/test_given_members.py": "experiments",
     "command/test_jobs.py": "experiments",
     "command/test_search.py": "experiments",
