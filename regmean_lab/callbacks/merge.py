@@ -215,7 +215,8 @@ class MergeCallback(pl.Callback):
         return merged
 
     def _texts(self, requests: Sequence[StatisticsRequest], method: Distill | Auto) -> list[TextStream]:
-        return text_streams(self.members, method, self.reading, self._counts(self._with_statistics(requests)))
+        batches = [member.batches for member in self.members]
+        return text_streams(batches, method, self.reading, self._counts(self._with_statistics(requests)))
 
     def _counts(self, members: Sequence[MergeMember]) -> list[TokenCounts | None]:
         """What pseudo-text of each member is drawn from, where that was asked for."""

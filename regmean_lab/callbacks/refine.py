@@ -58,8 +58,8 @@ class TextSource(Protocol):
         """Loads it as a module."""
 
     @property
-    def batches(self) -> MakeBatches:
-        """Makes loaders of its training examples."""
+    def batches(self) -> MakeBatches | None:
+        """Makes loaders of its training examples; None of a checkpoint, which comes without."""
 
 
 def member_texts(
@@ -89,6 +89,7 @@ def member_texts(
     for number, source in enumerate(sources):
         module = source.load().to(device)
         if method.text == OWN:
+            assert source.batches is not None  # of checkpoints it is refused before any work
             loader: Iterable[Any] = source.batches(
                 method.text_examples, reading.batch_size, reading.seed, batch_tokens=budget
             )

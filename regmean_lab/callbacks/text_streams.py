@@ -40,14 +40,6 @@ class StreamSettings(Protocol):
         """The file of texts that every member reads, if one is."""
 
 
-class Source(Protocol):
-    """A member whose training examples can be read."""
-
-    @property
-    def batches(self) -> MakeBatches:
-        """Makes loaders of its training examples."""
-
-
 class ExampleText:
     """Examples, again and again in another order; the first of them are held out.
 
@@ -137,7 +129,7 @@ class PseudoStream:
 
 
 def text_streams(
-    sources: Sequence[Source],
+    batches: Sequence[MakeBatches | None],
     settings: StreamSettings,
     reading: TextReading,
     counts: Sequence[TokenCounts | None] = (),
@@ -145,7 +137,7 @@ def text_streams(
     """The text of every member, as the settings say.
 
     Args:
-        sources: the members.
+        batches: of each member, what makes loaders of its training examples; None of a checkpoint, which has none.
         settings: whose text is read, and how much.
         reading: with which tokenizer, where that is not the members' own text.
         counts: for pseudo-text, of each member what it is drawn from.
@@ -155,18 +147,18 @@ def text_streams(
         StatisticsError: for counts from which nothing can be drawn, or of another tokenizer.
     """
     if settings.text == OWN:
-        return [own_text(source, settings) for source in sources]
+        return [own_text(make, settings) for make in batches if make is not None]
     assert reading.tokenizer is not None
     tokenizer = reading.tokenizer()
     if settings.text_file is not None:
         stream = _of_file(settings, tokenizer, reading.max_length)
-        return [stream for _ in sources]
+        return [stream for _ in batches]
     return [PseudoStream(own, tokenizer, settings, reading.max_length) for own in counts if own is not None]
 
 
-def own_text(source: Source, settings: StreamSettings) -> ExampleText:
+def own_text(batches: MakeBatches, settings: StreamSettings) -> ExampleText:
     """A member's own training examples."""
-    loader: Any = source.batches(settings.examples, settings.batch_size, settings.text_seed, drawn_order=True)
+    loader: Any = batches(settings.examples, settings.batch_size, settings.text_seed, drawn_order=True)
     return ExampleText(loader.dataset, loader.collate_fn, settings)
 
 

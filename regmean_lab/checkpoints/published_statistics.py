@@ -12,7 +12,6 @@ from regmean_lab.checkpoints.alignment import AlignedFisher, AlignedGradientGram
 from regmean_lab.checkpoints.members import Member, tokenizer_in
 from regmean_lab.checkpoints.stand_ins import stand_in
 from regmean_lab.merging.base import Layout, MergeMethod
-from regmean_lab.merging.regmean_sequential import RegMeanSequential
 from regmean_lab.models.headers import CheckpointError, read_header
 from regmean_lab.statistics import KINDS, Kind, LayerFile, StatisticsError, StatisticsFile, TokensFile
 from regmean_lab.statistics.token_counts import mapped
@@ -173,13 +172,7 @@ def published_beside(member: Member) -> Published:
 
 def _without(method: MergeMethod, lacking: Sequence[str]) -> str:
     """How to do without statistics, where a method can."""
-    ways = []
-    if not {"gram", "weighted_gram"} & set(lacking):
-        return ""
-    if isinstance(method, RegMeanSequential):
-        ways.append("method.start=simple")
-    if method.without_statistics is not None:
-        ways.append(f"method.{method.without_statistics} and base=FOLDER_OR_NAME")
+    ways = method.without_gram if {"gram", "weighted_gram"} & set(lacking) else ()
     return f"; without them: {', or '.join(ways)}" if ways else ""
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,7 +53,7 @@ class Readers:
         """
         plan = self.plan
         reading = TextReading(tokenizer=lambda: plan.tokenizer, max_length=plan.max_length)
-        streams = text_streams([_Unread()] * len(self.members), method, reading, plan.counts)
+        streams = text_streams([None] * len(self.members), method, reading, plan.counts)
         found = []
         for number, (member, order, stream) in enumerate(zip(self.members, self.orders, streams, strict=True)):
             names = {name: name for name in member.weights}
@@ -62,14 +61,6 @@ class Readers:
             share = 1 / len(self.members) if coefficients is None else coefficients[number]
             found.append(Taught(partial(read_module, plan, member, self.lead, view), view, stream, share, None))
         return found
-
-
-class _Unread:
-    """A checkpoint in place of a member with training examples, which it has none of."""
-
-    @property
-    def batches(self) -> Any:
-        raise NotImplementedError("checkpoints come without their training examples")
 
 
 def distilled_merge(

@@ -11,7 +11,7 @@ from typing import Any
 
 from regmean_lab.callbacks.merge import MemberSource
 from regmean_lab.evaluation.job import Job
-from regmean_lab.evaluation.label_spaces import known_labels, own_and_outside
+from regmean_lab.evaluation.label_spaces import annotated_by, known_labels, own_and_outside
 from regmean_lab.evaluation.members import merge_callback
 from regmean_lab.evaluation.merged_predictions import MergedPredictions, merged_predictions
 from regmean_lab.evaluation.predictions import member_predictions, predictions_key
@@ -121,8 +121,7 @@ class Divergences:
     def _outside(self, merged: MergedPredictions) -> dict[str, dict[str, float]]:
         """By corpus that all members answer, the divergence from the mean of their distributions."""
         found, suite = {}, self.job.settings.suite
-        several = self._task.kind == "multi_label"
-        annotated = [suite.annotated_labels(member) for member in merged.evaluated] if several else None
+        annotated = annotated_by(suite, list(merged.evaluated), self._task)
         known = known_labels(suite, list(merged.evaluated))
         for number, evaluation in enumerate(self.job.evaluations):
             if evaluation.domain == "in" or not all(number in said for said in self._said.values()):
@@ -167,8 +166,7 @@ class Divergences:
         loaders = self.data.test_dataloader()
         everywhere = [*evaluations, *self.dev]
         by_member = [self._predictions(member, everywhere, loaders) for member in members]
-        partly = self._task.kind in ("multi_label", "answers")
-        annotated = [suite.annotated_labels(member) for member in members] if partly else None
+        annotated = annotated_by(suite, members, self._task)
         together = [
             replace(
                 said[0], logits=ensemble_logits(one.task, [part.logits for part in said], said[0].labels, annotated)

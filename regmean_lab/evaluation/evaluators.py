@@ -9,7 +9,7 @@ from regmean_lab.config.baselines import Ensemble, GreedySoup, Individual, Multi
 from regmean_lab.evaluation.divergences import Divergences
 from regmean_lab.evaluation.greedy_soup import evaluate_greedy_soup
 from regmean_lab.evaluation.job import Job, Outcome
-from regmean_lab.evaluation.label_spaces import answerable, known_labels, own_and_outside
+from regmean_lab.evaluation.label_spaces import annotated_by, answerable, known_labels, own_and_outside
 from regmean_lab.evaluation.members import member_sources, merge_callback
 from regmean_lab.evaluation.merged_predictions import merged_predictions
 from regmean_lab.evaluation.predictions import member_predictions
@@ -101,8 +101,7 @@ def evaluate_ensemble(job: Job) -> Outcome:
         for number, evaluation in enumerate(job.evaluations):
             task, labels = evaluation.task, by_member[0][number].labels
             logits = [predicted[number].logits for predicted in by_member]
-            partly = task.kind in ("multi_label", "answers")
-            annotated = [suite.annotated_labels(member) for member in members] if partly else None
+            annotated = annotated_by(suite, members, task)
             together = ensemble_predictions(task, method.vote, logits, labels, annotated, method.ties)
             together = without_unknown(task, together, known)
             metrics[evaluation.name] = score_predictions(task, together, labels)

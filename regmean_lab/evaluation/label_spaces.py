@@ -45,6 +45,12 @@ def known_labels(suite: Suite, members: Sequence[str]) -> tuple[bool, ...] | Non
     return tuple(map(any, zip(*(suite.annotated_labels(member) for member in members), strict=True)))
 
 
+def annotated_by(suite: Suite, members: Sequence[str], task: Task) -> list[Sequence[bool]] | None:
+    """For each member and label, whether its training data annotate the label; None where a task leaves none open."""
+    partly = task.kind in ("multi_label", "answers")
+    return [suite.annotated_labels(member) for member in members] if partly else None
+
+
 def unknown_labels(suite: Suite, members: Sequence[str], evaluations: Sequence[Evaluation]) -> dict[str, list[str]]:
     """By name of an evaluation, the labels that its data annotates and that no member was trained on, if any."""
     known = known_labels(suite, members)

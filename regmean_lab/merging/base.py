@@ -305,8 +305,8 @@ class MergeMethod(ABC):
     refits: ClassVar[bool] = False
     """Whether the merge goes on after its parameters are merged (`RefiningMethod`): steps follow at its end then."""
 
-    without_statistics: ClassVar[str | None] = None
-    """The setting, with its value, with which members need no statistics; None where there is none such."""
+    without_gram: ClassVar[tuple[str, ...]] = ()
+    """Settings, each with its value and what else it takes, with which members need no Gram matrices."""
 
     whole_model: ClassVar[tuple[str, ...]] = ()
     """Settings, numbers among them, that are read once for the whole model: no part can have a value of its own."""

@@ -86,7 +86,7 @@ class RegMean(MergeMethod):
     one_at_a_time: ClassVar[bool] = True
     by_layer: ClassVar[bool] = True
     solves_experts: ClassVar[bool] = True
-    without_statistics: ClassVar[str | None] = "gram_from=auto"
+    without_gram: ClassVar[tuple[str, ...]] = ("method.gram_from=auto and base=FOLDER_OR_NAME",)
 
     off_diagonal: float = 0.9
     diagonal: bool = False

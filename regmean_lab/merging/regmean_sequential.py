@@ -40,6 +40,7 @@ class RegMeanSequential(RefiningMethod, RegMean):
     """
 
     own_passes: ClassVar[bool] = True
+    without_gram: ClassVar[tuple[str, ...]] = ("method.start=simple", *RegMean.without_gram)
 
     damping: float = 0.1
     start: str = "regmean"

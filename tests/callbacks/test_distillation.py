@@ -50,7 +50,7 @@ def outputs(module: TaskModule, batch: dict[str, Tensor]) -> Tensor:
 
 def divergence(module: TaskModule, source: MemberSource, settings: Distill) -> float:
     """KL(member ‖ module) on the examples that are held out, one by one."""
-    member, text = source.load(), own_text(source, settings)
+    member, text = source.load(), own_text(source.batches, settings)
     sums, counts = [], []
     for batch in text.held_out():
         rows = []
