@@ -109,10 +109,6 @@ class TrainableModule(pl.LightningModule):
     def key_score(self) -> str:
         """Name of the metric that is logged as ``dev/score``."""
 
-    @abstractmethod
-    def save(self, folder: Path) -> None:
-        """Write the model as a Hugging Face folder."""
-
     def log_dev_scores(self, scores: dict[str, float]) -> None:
         """Log all metrics of a validation, and the key score as ``dev/score``."""
         self.dev_scores = scores

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -123,10 +122,6 @@ class DistillationModule(TrainableModule):
     def key_score(self) -> str:
         """Minus the divergence, so that more is better."""
         return f"-{HELD_OUT}"
-
-    def save(self, folder: Any) -> None:
-        """There is no folder of its own: the parameters are put into a model."""
-        raise NotImplementedError
 
     def training_step(self, batch: TaughtBatch, batch_idx: int) -> Tensor:
         """The weighted loss of one teacher's text, times the number of teachers: a step is a mean over them."""

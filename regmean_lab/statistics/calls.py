@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
+from .forward_hooks import ForwardHooks, Hook
 from .per_example import Parts, Rule, find_rule
 
 KnownModule: TypeAlias = tuple[str, nn.Module, Rule]
@@ -68,7 +68,7 @@ class Call:
         )
 
 
-class CallRecorder:
+class CallRecorder(ForwardHooks):
     """Records the calls of modules whose per-example gradients are known.
 
     A context manager; ``calls`` holds what was called inside the ``with`` block, in order. The recorder changes one
@@ -81,26 +81,13 @@ class CallRecorder:
     """
 
     def __init__(self, known: Sequence[KnownModule], examples: int) -> None:
+        super().__init__()
         self.calls: list[Call] = []
         self._known = known
         self._examples = examples
-        self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
-    def __enter__(self) -> CallRecorder:
-        """Put the hooks on the modules."""
-        for name, module, rule in self._known:
-            # First of the module's hooks, so that it sees what the module itself computed.
-            hook = self._hook(name, rule)
-            self._handles.append(module.register_forward_hook(hook, prepend=True, with_kwargs=True))
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Take the hooks off."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+    def _hooks(self) -> Iterable[tuple[nn.Module, Hook]]:
+        return [(module, self._hook(name, rule)) for name, module, rule in self._known]
 
     def _hook(self, name: str, rule: Rule) -> Any:
         """A forward hook that records the calls of the module ``name``."""

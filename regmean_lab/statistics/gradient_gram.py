@@ -18,6 +18,7 @@ from .accumulator import Accumulator
 from .batches import LABELS, Batch, Forward, count_examples, default_forward, device_of, move_batch
 from .distributed import add_up_, gather
 from .errors import StatisticsError, name_list
+from .layer_matrices import LayerMatrices
 from .layers import is_conv1d, select_layers
 from .likelihood import Likelihood, output_factors
 from .outputs import OutputRecorder
@@ -30,40 +31,21 @@ WIDEST_OUTPUT = 8192
 
 
 @dataclass(frozen=True)
-class GradientGramStatistics:
+class GradientGramStatistics(LayerMatrices):
     """Gram matrices of the gradients at the outputs of a model's linear layers.
 
+    A layer's matrix ``[out, out]`` is the mean over rows of ``g gᵀ``, summed over the columns of `output_factors`: the
+    expectation over labels; in the dtype of the sums.
+
     Attributes:
-        matrices: by layer, the mean over rows of ``g gᵀ``, summed over the columns of `output_factors`: the expectation
-            over labels. ``[out, out]``, symmetric, in the dtype of the sums.
-        rows: by layer, the number of rows that its matrix is the mean of.
-        examples: number of examples seen.
-        batches: number of batches seen.
         labels_from: where the labels come from.
         likelihood: the distribution of the labels.
     """
 
-    matrices: dict[str, Tensor]
-    rows: dict[str, int]
-    examples: int
-    batches: int
+    title = "gradient Gram matrix"
+
     labels_from: LabelSource
     likelihood: Likelihood
-
-    @property
-    def layers(self) -> list[str]:
-        """The names of all layers."""
-        return list(self.matrices)
-
-    def matrix(self, layer: str) -> Tensor:
-        """The matrix ``[out, out]`` of ``layer``.
-
-        Raises:
-            StatisticsError: if there is none for this layer.
-        """
-        if layer not in self.matrices:
-            raise StatisticsError(f"no gradient Gram matrix of layer '{layer}'; there are {name_list(self.matrices)}")
-        return self.matrices[layer]
 
 
 class GradientGramAccumulator(Accumulator[GradientGramStatistics]):
@@ -87,7 +69,7 @@ class GradientGramAccumulator(Accumulator[GradientGramStatistics]):
         StatisticsError: for unknown settings, or layers that the model does not have.
     """
 
-    title = "gradient Gram matrix"
+    title = GradientGramStatistics.title
     overflowing = "gradients"
     suspects = "the weights and labels"
     rows_are = "output"

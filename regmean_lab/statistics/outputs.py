@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
+from .forward_hooks import ForwardHooks, Hook
 from .rows import RowSelection
 
 
@@ -33,7 +33,7 @@ class LayerCall:
     inputs: Tensor | None = None
 
 
-class OutputRecorder:
+class OutputRecorder(ForwardHooks):
     """Records the calls of layers whose rows count in a forward pass; a context manager.
 
     Args:
@@ -47,27 +47,15 @@ class OutputRecorder:
     """
 
     def __init__(self, layers: Mapping[str, nn.Module], selection: RowSelection, *, keep_inputs: bool = False) -> None:
+        super().__init__()
         self.calls: list[LayerCall] = []
         self.frozen: list[str] = []
         self._layers = layers
         self._selection = selection
         self._keep_inputs = keep_inputs
-        self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
-    def __enter__(self) -> OutputRecorder:
-        """Put the hooks on the layers."""
-        for name, module in self._layers.items():
-            # First of the layer's hooks, so that it sees what the layer itself computed.
-            self._handles.append(module.register_forward_hook(self._hook(name), prepend=True, with_kwargs=True))
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Take the hooks off."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+    def _hooks(self) -> Iterable[tuple[nn.Module, Hook]]:
+        return [(module, self._hook(name)) for name, module in self._layers.items()]
 
     def _hook(self, name: str) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:

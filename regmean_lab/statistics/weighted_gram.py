@@ -21,6 +21,7 @@ from .batches import Batch, call_model, count_examples, device_of, move_batch
 from .distributed import add_up_, gather
 from .errors import StatisticsError, name_list
 from .gram import GramAccumulator
+from .layer_matrices import LayerMatrices
 from .layers import select_layers
 from .outputs import OutputRecorder
 from .products import add_gram_, mirror_upper_
@@ -32,40 +33,21 @@ ScoresOf = Callable[[Batch], Scores]
 
 
 @dataclass(frozen=True)
-class WeightedGramStatistics:
+class WeightedGramStatistics(LayerMatrices):
     """Loss-weighted Gram matrices of a model's linear layers.
 
+    A layer's matrix ``[in, in]`` is M, with the trace of the plain Gram matrix, whose rows are counted; where no row
+    matters to the scores it is the plain Gram matrix.
+
     Attributes:
-        matrices: by layer, M: ``[in, in]``, symmetric, with the trace of the plain Gram matrix. Where no row matters to
-            the scores it is the plain Gram matrix.
-        rows: by layer, the number of rows that its plain Gram matrix is the mean of.
         effective_rows: by layer, ``(Σ ω)² / Σ ω²``: how many rows of equal weight would be as many.
-        examples: number of examples seen.
-        batches: number of batches seen.
         plain_share: κ.
     """
 
-    matrices: dict[str, Tensor]
-    rows: dict[str, int]
+    title = "weighted Gram matrix"
+
     effective_rows: dict[str, float]
-    examples: int
-    batches: int
     plain_share: float
-
-    @property
-    def layers(self) -> list[str]:
-        """The names of all layers."""
-        return list(self.matrices)
-
-    def matrix(self, layer: str) -> Tensor:
-        """The matrix ``[in, in]`` of ``layer``.
-
-        Raises:
-            StatisticsError: if there is none for this layer.
-        """
-        if layer not in self.matrices:
-            raise StatisticsError(f"no weighted Gram matrix of layer '{layer}'; there are {name_list(self.matrices)}")
-        return self.matrices[layer]
 
 
 @dataclass
@@ -96,7 +78,7 @@ class WeightedGramAccumulator(Accumulator[WeightedGramStatistics]):
         StatisticsError: for settings out of range, or layers that the model does not have.
     """
 
-    title = "weighted Gram matrix"
+    title = WeightedGramStatistics.title
     overflowing = "activations or gradients"
 
     def __init__(
@@ -187,7 +169,7 @@ class WeightedGramAccumulator(Accumulator[WeightedGramStatistics]):
             matrices[layer] = own.clone() if own is gram else own
         self._check_finite(matrices)
         counts = {layer: plain.rows[plain.shared[layer]] for layer in self._layers}
-        return WeightedGramStatistics(matrices, counts, effective, self._examples, self._batches, self._plain_share)
+        return WeightedGramStatistics(matrices, counts, self._examples, self._batches, effective, self._plain_share)
 
     def _add_up_sums(self) -> None:
         self._plain.add_up()

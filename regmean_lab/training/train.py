@@ -299,7 +299,7 @@ def train_model(
             log.warning("%s", note)
     tokenizer = checkpoint.tokenizer()
     optimization = Optimization(training.learning_rate, training.weight_decay, training.schedule, training.warmup)
-    module: TrainableModule
+    module: TaskModule | MultiTaskModule
     data_class: type[CorpusDataModule]
     if multi_task(suite, corpora):
         tasks = {corpus: suite.task(corpus) for corpus in corpora}

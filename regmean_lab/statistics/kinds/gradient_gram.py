@@ -116,10 +116,7 @@ def save_gradient_gram(
     """Write gradient Gram matrices to ``path``, atomically; arguments and errors as for `save_gram`."""
     header: dict[str, object] = {
         "kind": GradientGramFile.kind,
-        "rows": statistics.rows,
-        "shared": {layer: layer for layer in statistics.layers},
-        "examples": statistics.examples,
-        "batches": statistics.batches,
+        **statistics.header(),
         "labels_from": statistics.labels_from,
         "likelihood": statistics.likelihood,
     }

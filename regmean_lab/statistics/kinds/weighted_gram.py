@@ -112,7 +112,7 @@ class WeightedGramKind(Kind):
         """All matrices of a file."""
         matrices = {layer: file.matrix(layer) for layer in file.rows}
         effective, share = file.metadata["effective_rows"], file.metadata["plain_share"]
-        return WeightedGramStatistics(matrices, file.rows, effective, file.examples, file.batches, share)
+        return WeightedGramStatistics(matrices, file.rows, file.examples, file.batches, effective, share)
 
     def rows_of(self, statistics: WeightedGramStatistics) -> dict[str, int]:
         """By layer, how many rows of equal weight would be as many: what may be told of single ones depends on it."""
@@ -135,10 +135,7 @@ def save_weighted_gram(
     """Write loss-weighted Gram matrices to ``path``, atomically; arguments and errors as for `save_gram`."""
     header: dict[str, object] = {
         "kind": WeightedGramFile.kind,
-        "rows": statistics.rows,
-        "shared": {layer: layer for layer in statistics.layers},
-        "examples": statistics.examples,
-        "batches": statistics.batches,
+        **statistics.header(),
         "effective_rows": {layer: round(rows, 2) for layer, rows in statistics.effective_rows.items()},
         "plain_share": statistics.plain_share,
     }
