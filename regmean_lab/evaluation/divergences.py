@@ -21,7 +21,7 @@ from regmean_lab.metrics.divergence import Pair, agreement, best_temperature, di
 from regmean_lab.metrics.ensemble import ensemble_logits
 from regmean_lab.modules import Predictions
 from regmean_lab.results import mean
-from regmean_lab.suites.data_module import Batches, Evaluation, evaluations_for
+from regmean_lab.suites.data_module import Batches, CorpusDataModule, Evaluation, evaluations_for
 from regmean_lab.training.trainers import test_trainer
 from regmean_lab.utils.files import sha256_of, write_json
 
@@ -208,6 +208,12 @@ class Divergences:
         names = [f"{source.name} {source.entry.name}" for source in sources]
         digest = sha256_of(f"{part}\n" for part in (kept, *names, *keys))
         return Path(self.job.settings.config.paths.zoo_dir) / REFERENCES / f"simple-{digest[:16]}.json"
+
+
+def measuring(job: Job) -> tuple[Divergences | None, CorpusDataModule]:
+    """What measures a job's merges, None where that is not asked for, and the loaders of the job's data."""
+    measured = Divergences(job) if job.settings.config.measure_divergence else None
+    return measured, job.data_module() if measured is None else measured.data
 
 
 def _read(path: Path) -> Measured | None:

@@ -6,7 +6,7 @@ import logging
 import time
 
 from regmean_lab.config.baselines import Ensemble, GreedySoup, Individual, Multitask
-from regmean_lab.evaluation.divergences import Divergences
+from regmean_lab.evaluation.divergences import Divergences, measuring
 from regmean_lab.evaluation.greedy_soup import evaluate_greedy_soup
 from regmean_lab.evaluation.job import Job, Outcome
 from regmean_lab.evaluation.label_spaces import annotated_by, answerable, known_labels, own_and_outside
@@ -45,8 +45,7 @@ def evaluate_merge(job: Job) -> Outcome:
     settings, config = job.settings, job.settings.config
     suite = settings.suite
     method: MergeMethod = settings.method
-    measured = Divergences(job) if config.measure_divergence else None
-    data = job.data_module() if measured is None else measured.data
+    measured, data = measuring(job)
     sources = member_sources(job, data, settings.members)
     callback = merge_callback(job, sources, method)
     trainer = test_trainer(config.trainer, [callback])

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
-from regmean_lab.evaluation.divergences import Divergences
+from regmean_lab.evaluation.divergences import measuring
 from regmean_lab.evaluation.job import Job, Outcome
 from regmean_lab.evaluation.label_spaces import known_labels
 from regmean_lab.evaluation.members import member_sources, merge_callback
@@ -37,8 +37,7 @@ def evaluate_greedy_soup(job: Job) -> Outcome:
             log.info("%s with %s: %.2f on dev, without %.2f", "+".join(chosen), member, score, best)
             if score >= best:
                 chosen, best = [*chosen, member], score
-        measured = Divergences(job) if job.settings.config.measure_divergence else None
-        data = job.data_module() if measured is None else measured.data
+        measured, data = measuring(job)
         predicted, module = _predicted(job, chosen, data)
         number = len(job.evaluations)
         metrics = metrics_of(job.evaluations, predicted[:number], known_labels(job.settings.suite, chosen))

@@ -219,19 +219,28 @@ class _Costs:
         and backward passes of the merge), one that merge and member only read costs four. Pseudo-text is taken to be
         as long as the member's own.
         """
+        if (loads := self._texts(job)) is None:
+            return None
         operations = 0.0
-        for member in job.members:
-            assert member.checkpoint is not None  # all members start from the same one, which was looked at
-            load = self._load(member, member.training.corpora[0], "train")
-            if load is None:
-                return None
+        for (_, tokens), size in loads:
             if isinstance(method, Distill):
                 measured = method.held_out * (1 + method.steps // method.evaluate_every)
                 texts = 8.0 * method.steps * method.batch_size + 4.0 * measured
             else:
                 texts = 4.0 * method.held_out * len(candidates_of(method, len(job.members))) * method.by_text
-            operations += texts * self._size(member.checkpoint).multiplied * load[1]
+            operations += texts * size.multiplied * tokens
         return operations
+
+    def _texts(self, job: PlannedJob) -> list[tuple[tuple[int, float], Size]] | None:
+        """Of each member, how many training examples of how many tokens there are, and its size; None without data."""
+        found = []
+        for member in job.members:
+            assert member.checkpoint is not None  # all members start from the same one, which was looked at
+            load = self._load(member, member.training.corpora[0], "train")
+            if load is None:
+                return None
+            found.append((load, self._size(member.checkpoint)))
+        return found
 
     def _reading(self, job: PlannedJob, method: RefiningMethod) -> float | None:
         """Operations of a merge that reads members' text; None where there is none yet.
@@ -239,15 +248,12 @@ class _Costs:
         A forward pass and half of each product of inputs; where members read their text too, their forward pass, the
         outputs of both once more, and the product of inputs with what they differ by.
         """
+        if (loads := self._texts(job)) is None:
+            return None
         operations = 0.0
-        for member in job.members:
-            assert member.checkpoint is not None  # all members start from the same one, which was looked at
-            load = self._load(member, member.training.corpora[0], "train")
-            if load is None:
-                return None
-            size = self._size(member.checkpoint)
+        for (texts, tokens), size in loads:
             passes = 5 if method.own_passes else 1
-            operations += (2 * size.multiplied * passes + size.input_entries) * self._read(method, load[0]) * load[1]
+            operations += (2 * size.multiplied * passes + size.input_entries) * self._read(method, texts) * tokens
         return operations
 
     @staticmethod

@@ -17,6 +17,7 @@ from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    BertForQuestionAnswering,
     BertForTokenClassification,
     GPT2LMHeadModel,
     PreTrainedModel,
@@ -196,20 +197,29 @@ def test_a_member_with_more_tokens_reads_in_the_merged_vocabulary(
     assert "zyx" in tokenizer_of(output).get_vocab()
 
 
-@pytest.mark.parametrize("kind", ["tagger", "t5", "gpt2"])
-def test_taggers_and_models_that_write(kind: str, tmp_path: Path, pico_cache: Path) -> None:
-    classes: dict[str, tuple[str, Any]] = {
-        "tagger": ("bert", BertForTokenClassification),
-        "t5": ("t5", T5ForConditionalGeneration),
-        "gpt2": ("gpt2", GPT2LMHeadModel),
-    }
-    architecture, model_class = classes[kind]
-    source = pico_folder(architecture, pico_cache)
-    folders = [tmp_path / name for name in "ab"]
+FORMS: dict[str, tuple[str, Any]] = {
+    "tagger": ("bert", BertForTokenClassification),
+    "answers": ("bert", BertForQuestionAnswering),
+    "t5": ("t5", T5ForConditionalGeneration),
+    "gpt2": ("gpt2", GPT2LMHeadModel),
+}
+
+
+def two_of_a_form(kind: str, root: Path, cache: Path) -> tuple[Any, list[Path]]:
+    """A class of models, and two folders with weights and counts of tokens."""
+    architecture, model_class = FORMS[kind]
+    source = pico_folder(architecture, cache)
+    folders = [root / name for name in "ab"]
     for seed, folder in enumerate(folders):
         randomise(model_class(AutoConfig.from_pretrained(source)), seed).save_pretrained(folder)
         AutoTokenizer.from_pretrained(source).save_pretrained(folder)
         publish(folder, seed)
+    return model_class, folders
+
+
+@pytest.mark.parametrize("kind", ["tagger", "t5", "gpt2"])
+def test_taggers_and_models_that_write(kind: str, tmp_path: Path, pico_cache: Path) -> None:
+    model_class, folders = two_of_a_form(kind, tmp_path, pico_cache)
     output = merge_into(tmp_path / "merged", folders, replace(SEQUENTIAL, examples=12))
     before, after = tensors_of(merge_into(tmp_path / "mean", folders, Simple())), tensors_of(output)
     changed = [name for name, value in after.items() if not torch.equal(value, before[name])]

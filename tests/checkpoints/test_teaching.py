@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,20 +11,14 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoint_folders import merge_into, randomise, sentence_folder, tensors_of, tokenizer_of
+from checkpoint_folders import merge_into, sentence_folder, tensors_of, tokenizer_of
 from omegaconf import DictConfig
 from safetensors.torch import load_file
 from scipy.special import rel_entr, softmax
-from test_checkpoint_text_methods import folders, problems, publish, sentences
+from test_checkpoint_text_methods import folders, problems, publish, sentences, two_of_a_form
 from torch import Tensor
 from transformers import (
-    AutoConfig,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
-    BertForQuestionAnswering,
-    BertForTokenClassification,
-    GPT2LMHeadModel,
-    T5ForConditionalGeneration,
 )
 
 from regmean_lab.checkpoints import teaching
@@ -33,7 +28,6 @@ from regmean_lab.checkpoints.merge_command import run
 from regmean_lab.merging.auto import Auto
 from regmean_lab.merging.distill import Distill
 from regmean_lab.merging.simple import Simple
-from regmean_lab.models.pico import pico_folder
 from regmean_lab.statistics import collect_gram, save_gram
 
 __all__ = ["folders"]
@@ -48,6 +42,13 @@ def publish_grams(folder: Path, seed: int) -> None:
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     batches = [dict(tokenizer(text, return_tensors="pt")) for text in sentences(seed)]
     save_gram(folder / "statistics" / "gram.safetensors", collect_gram(model, batches), {})
+
+
+def twin_of(folder: Path, twin: Path) -> Path:
+    """The same checkpoint with counts of its own."""
+    shutil.copytree(folder, twin, ignore=shutil.ignore_patterns("statistics"))
+    publish(twin, 1)
+    return twin
 
 
 def divergence(merged: Any, folders: Sequence[Path]) -> float:
@@ -96,12 +97,7 @@ class TestDistillation:
         assert all(torch.equal(value, backwards[name]) for name, value in tensors_of(output).items())
 
     def test_equal_checkpoints_stay_what_they_are(self, folders: list[Path], tmp_path: Path) -> None:
-        twin = tmp_path / "twin"
-        twin.mkdir()
-        for path in folders[0].iterdir():
-            if path.is_file():
-                (twin / path.name).write_bytes(path.read_bytes())
-        publish(twin, 1)
+        twin = twin_of(folders[0], tmp_path / "twin")
         merged = tensors_of(merge_into(tmp_path / "merged", [folders[0], twin], QUICK))
         assert all(torch.equal(value, merged[name]) for name, value in tensors_of(folders[0]).items())
 
@@ -124,19 +120,7 @@ class TestDistillation:
 
     @pytest.mark.parametrize("kind", ["tagger", "answers", "t5", "gpt2"])
     def test_of_other_forms(self, kind: str, tmp_path: Path, pico_cache: Path) -> None:
-        classes: dict[str, tuple[str, Any]] = {
-            "tagger": ("bert", BertForTokenClassification),
-            "answers": ("bert", BertForQuestionAnswering),
-            "t5": ("t5", T5ForConditionalGeneration),
-            "gpt2": ("gpt2", GPT2LMHeadModel),
-        }
-        architecture, model_class = classes[kind]
-        source = pico_folder(architecture, pico_cache)
-        members = [tmp_path / name for name in "ab"]
-        for seed, folder in enumerate(members):
-            randomise(model_class(AutoConfig.from_pretrained(source)), seed).save_pretrained(folder)
-            AutoTokenizer.from_pretrained(source).save_pretrained(folder)
-            publish(folder, seed)
+        model_class, members = two_of_a_form(kind, tmp_path, pico_cache)
         output = merge_into(tmp_path / "merged", members, replace(QUICK, steps=10, evaluate_every=5, held_out=8))
         note = json.loads((output / "merge.json").read_text())["notes"][-1]
         before, after = figures(note)
@@ -231,12 +215,7 @@ class TestChoice:
         assert "not tried, as not all checkpoints have statistics for it: regmean" in record["notes"]
 
     def test_of_equal_checkpoints_it_is_the_mean(self, folders: list[Path], tmp_path: Path) -> None:
-        twin = tmp_path / "twin"
-        twin.mkdir()
-        for path in folders[0].iterdir():
-            if path.is_file():
-                (twin / path.name).write_bytes(path.read_bytes())
-        publish(twin, 1)
+        twin = twin_of(folders[0], tmp_path / "twin")
         output = merge_into(tmp_path / "merged", [folders[0], twin], Auto(held_out=8))
         merged: dict[str, Tensor] = load_file(output / "model.safetensors")
         assert all(torch.equal(value, merged[name]) for name, value in tensors_of(folders[0]).items())
