@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forks import Forks
 from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
@@ -40,7 +41,7 @@ from glue_files import write_task
 from released_folders import released, save_statistics
 
 TESTS = Path(__file__).parent
-PAGE = (TESTS.parent / "docs" / "from_the_release.md").read_text(encoding="utf-8")
+PAGE = (TESTS.parent / "docs" / "from_the_release.md").read_text(encoding="utf-8").replace(" \\\n        ", " ")
 SECTIONS = dict(re.findall(r"^## ([^\n]+)\n(.*?)(?=^## |\Z)", PAGE, re.M | re.S))
 COMMANDS = re.findall(r"(?:`|^    )python -m regmean_lab ([^`\n]+)", PAGE, re.M)
 VERBS = re.findall(r"^    regmean-lab (?:plan|run) (.+)$", PAGE, re.M)
@@ -121,15 +122,16 @@ def test_the_page_has_what_is_run_here() -> None:
     flags = ("--config_files", "--filter_model", "--templates", "zoo_filter", "local_zoo_dir")
     assert all(any(f"`{flag}" in row for row in rows) for flag in flags)
     assert (len(VERBS), len(IMPORTS)) == (2, 1)
+    assert len(re.findall(r"^\| `suite=", SECTIONS["Configurations"], re.M)) == 9
     assert (TESTS.parent / "notebooks" / "two_checkpoints.ipynb").is_file()
 
 
-def check_jobs(texts: list[str]) -> None:
+def check_jobs(texts: list[str], *, multirun: bool = True) -> None:
     """That a command line is right, and the first and the last job of each of its grids; data and weights aside."""
     with composing():
-        assert override_problems(texts, jobs_too=False) == []
+        assert override_problems(texts, jobs_too=False, multirun=multirun) == []
         composer = Composer()
-        for grid in grids_of(texts):
+        for grid in grids_of(texts, multirun=multirun):
             values = [values_of(parameter) for parameter in grid]
             for job in ([texts[0] for texts in values], [texts[-1] for texts in values]):
                 assert len(settings_of(composer.compose(job)).members) >= 2
@@ -138,7 +140,7 @@ def check_jobs(texts: list[str]) -> None:
 @pytest.mark.parametrize("command", [*COMMANDS, *VERBS, *EXAMPLES])
 def test_a_command_is_right_as_it_stands(command: str, compose_job: Callable[..., Any]) -> None:
     compose_job()  # registers schemas and resolvers
-    check_jobs(arguments(command))
+    check_jobs(arguments(command), multirun="-m" in shlex.split(command))
 
 
 @pytest.mark.parametrize("number", range(len(COMMANDS) + len(EXAMPLES)))
@@ -148,6 +150,16 @@ def test_a_command_runs(number: int, folder: Path, tmp_path: Path, compose_job: 
     result = run_first_job(texts, folder, tmp_path)
     if "suite.include_other_members=true" in texts:
         assert set(result.scores["out_of_domain"]) == {"conll2003", "twitter", "bc", "mz", "tc", "wb"}
+
+
+def test_the_example_is_one_command(forks: Forks, folder: Path, tmp_path: Path) -> None:
+    """As somebody types it beside the folder `resources`, with a pico model."""
+    example = COMMANDS[0].replace("roberta_base", PICO["roberta_base"])
+    small = ["debug=fast", "trainer=cpu", "suite.out_of_domain=[emoint]", f"paths.output_dir={tmp_path / 'outputs'}"]
+    status, printed = forks.run([*shlex.split(example), *small], tmp_path / "log.txt", folder)
+    assert status == 0, printed
+    assert "6 results, 6 computed now" in printed
+    assert len(list((tmp_path / "outputs").glob("emotion_pairwise/dailydialog+crowdflower/*/result.json"))) == 6
 
 
 @pytest.mark.parametrize("name, override", sorted(set(TABLES)))
@@ -160,6 +172,26 @@ def test_a_table_begins(
     # Models of the sweep's grids are its own: of the first grid a pico one is run.
     chosen = {"glue_tasks": "members=[mrpc,rte]", "glue_partitions": "suite.task=mrpc"}.get(name)
     run_first_job([*texts, "model=roberta_base", *([chosen] if chosen else [])], folder, tmp_path)
+
+
+@pytest.mark.parametrize("row", re.findall(r"^\| (`.*) \|$", SECTIONS["Configurations"], re.M))
+def test_published_configurations(row: str, compose_job: Callable[..., Any]) -> None:
+    chosen, rate, length, schedule, kept, alpha = row.split(" | ")
+    texts = chosen.strip("`").split()
+    config = compose_job(*texts, "method=regmean")
+    joint = compose_job(*texts, "method=multitask").method
+    training = config.training
+    own, jointly = re.fullmatch(r"(\S+)(?: \((\S+)\))?", rate).groups()  # type: ignore[union-attr]
+    assert (training.learning_rate, joint.learning_rate) == (float(own), float(jointly) if jointly else None)
+    number, unit, more = re.fullmatch(r"([\d,]+) (\w+)(?: \(([\d,]+)\))?", length).groups()  # type: ignore[union-attr]
+    counted = {"epochs": (training.epochs, training.steps), "steps": (training.steps, joint.steps)}[unit]
+    assert counted == tuple(int(text.replace(",", "")) if text else None for text in (number, more))
+    assert (training.schedule, training.warmup) == (schedule.partition(",")[0], 0.06 if "6 %" in schedule else 0)
+    assert training.selection == kept.removesuffix(" on dev")
+    assert config.method.off_diagonal == float(alpha)
+    shared = (training.batch_size, training.weight_decay, training.gradient_clip, training.precision)
+    assert shared == (16, 0, 1, "32-true")
+    assert training.max_length == (512 if "suite=ner" in texts else 128)
 
 
 @pytest.mark.parametrize("row", re.findall(r"^\| (`.*) \|$", SECTIONS["Names of members"], re.M))
