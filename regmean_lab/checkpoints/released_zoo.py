@@ -32,7 +32,7 @@ from regmean_lab.prepare.model import convert_apart
 from regmean_lab.statistics.settings import BATCH_LABEL_SOURCES
 from regmean_lab.statistics.store import write_matrices, write_statistics
 from regmean_lab.suites.base import Task
-from regmean_lab.suites.release_names import released_corpus
+from regmean_lab.suites.released_names import released_corpus
 from regmean_lab.utils.files import contents_sha256, new_folder
 
 MODEL_CONFIG = "model_config.json"

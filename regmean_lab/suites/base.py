@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from regmean_lab.suites.release_names import released_corpus
+from regmean_lab.suites.released_names import released_corpus
 from regmean_lab.utils import plugins
 from regmean_lab.utils.errors import UserError
 from regmean_lab.utils.labels import IGNORED as IGNORED
