@@ -57,6 +57,7 @@ MARKS = {
     "suites/test_ner_experiment.py": "experiments",
     "test_documented_experiments.py": "experiments",
     "test_experiment.py": "experiments",
+    "test_from_the_release.py": "experiments",
     "training/test_training.py": "experiments",
     "training/test_processes.py": "processes",
     "test_notebook.py": "processes",
@@ -68,6 +69,7 @@ MARKS = {
 LONGEST = (
     "command/test_launchers.py",
     "test_experiment.py",
+    "test_from_the_release.py",
     "command/test_interrupted_sweeps.py",
     "training/test_processes.py",
     "command/test_jobs.py",
