@@ -362,7 +362,7 @@ def test_the_command_writes_nothing_outside_the_places_it_was_given(
     assert list(work.iterdir()) == []
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["collect_statistics"]
     text = (folder / "README.md").read_text(encoding="utf-8")
-    assert text.startswith("---\nlicense: mit\n---\n# Mine\n")
+    assert text.startswith("---\nlicense: mit\ntags:\n- regmean-statistics\n---\n# Mine\n")
     assert f"checkpoint={folder.name} data=texts.txt`" in text
     assert str(tmp_path) not in text
 

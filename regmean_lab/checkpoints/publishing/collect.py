@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytorch_lightning as pl
 from regmean_lab.callbacks.requests import published_path
 from regmean_lab.callbacks.statistics import StatisticsRequest, measure
 from regmean_lab.checkpoints.publishing.corpus import CORPUS
-from regmean_lab.checkpoints.publishing.guard import Shortage, most_rows, refuse, shortages
+from regmean_lab.checkpoints.publishing.guard import Shortage, guard_file, most_rows, refuse, shortages
 from regmean_lab.modules import TaskModule
 from regmean_lab.statistics import (
     KINDS,
@@ -49,6 +50,7 @@ class Publication:
         described: what else is known of how they were measured, for settings and card: plain values.
         command: the command, without folders of this machine.
         model: what identifies the weights.
+        pushed: whether the files will be pushed to the hub: then those that are found are guarded as well.
     """
 
     folder: Path
@@ -59,6 +61,7 @@ class Publication:
     described: dict[str, Any]
     command: str
     model: dict[str, Any]
+    pushed: bool = False
 
     def path(self, kind: str) -> Path:
         """The file of one kind of statistics."""
@@ -98,8 +101,14 @@ def collect(
     path, (form, rank) = publication.path(request.kind), publication.form_of(request.kind)
     fingerprint = request.told_of(data.suite.fingerprint(CORPUS))
     settings = {**request.describe(fingerprint), **publication.described}
-    found = None if force else _found(path, kind, settings, publication.model)
+    found = None if force else found_file(path, kind, settings, publication.model)
     if found is not None and (found.form, found.metadata.get("rank")) == (form, rank):
+        if publication.pushed and publication.minimum is not None:  # it may have been made with allow_few_rows=true
+            if kind.forward_rows:
+                refuse(
+                    _foreseen(request, module, data, publication.minimum), publication.minimum, before=True, kind=kind
+                )
+            guard_file(path, publication.minimum)
         log.info("found %s", path)
         return "found"
     if not force:
@@ -121,19 +130,29 @@ def collect(
     metadata: dict[str, Any] = {
         "data_fingerprint": fingerprint,
         "settings": settings,
-        "collected": {
-            "model": publication.model,
-            "versions": {name: versions()[name] for name in ("regmean_lab", "torch", "transformers", "tokenizers")},
-            "command": publication.command,
-            "exclude_layers": list(publication.excluded),
-            "widths": widths,
-        },
+        "collected": provenance(publication, widths),
     }
     kind.save(path, statistics, metadata, form=form, rank=rank)
     log.info("%s %s", done, path)
     if request.settings.is_private:
         log.warning("%s has spent its epsilon: each further file from the same texts spends as much again", path)
     return done
+
+
+def provenance(publication: Publication, widths: Mapping[str, int]) -> dict[str, Any]:
+    """What a file says of where it comes from.
+
+    Args:
+        publication: how it is published.
+        widths: by layer, the number of columns of its rows.
+    """
+    return {
+        "model": publication.model,
+        "versions": {name: versions()[name] for name in ("regmean_lab", "torch", "transformers", "tokenizers")},
+        "command": publication.command,
+        "exclude_layers": list(publication.excluded),
+        "widths": dict(widths),
+    }
 
 
 def _check_not_private(path: Path) -> None:
@@ -155,8 +174,15 @@ def _check_not_private(path: Path) -> None:
         )
 
 
-def _found(path: Path, kind: Kind, settings: dict[str, Any], model: dict[str, Any]) -> StatisticsFile | None:
-    """The file of statistics, if it was measured in the same way on the same examples with the same weights."""
+def found_file(path: Path, kind: Kind, settings: dict[str, Any], model: dict[str, Any]) -> StatisticsFile | None:
+    """The file of statistics, if it was measured in the same way on the same examples with the same weights.
+
+    Args:
+        path: where it would be.
+        kind: its kind.
+        settings: how it is measured, and on which examples.
+        model: what identifies the weights.
+    """
     if not path.exists():
         return None
     try:
@@ -165,11 +191,22 @@ def _found(path: Path, kind: Kind, settings: dict[str, Any], model: dict[str, An
         log.warning("%s", error)
         return None
     collected = file.metadata.get("collected")
-    same_model = isinstance(collected, dict) and collected.get("model") == model
-    if same_model and file.metadata["settings"] == json.loads(json.dumps(settings)):
+    if (
+        isinstance(collected, dict)
+        and same_weights(collected.get("model"), model)
+        and file.metadata["settings"] == json.loads(json.dumps(settings))
+    ):
         return file
     log.info("%s was collected with other settings, examples or weights, and is replaced", path)
     return None
+
+
+def same_weights(one: Any, other: Mapping[str, Any]) -> bool:
+    """Whether two accounts of what identifies weights are of the same: by their SHA-256 where both have it."""
+    if not isinstance(one, Mapping):
+        return False
+    key = next((key for key in ("weights_sha256", "hub") if key in one and key in other), None)
+    return one == other if key is None else one[key] == other[key]
 
 
 def _foreseen(request: StatisticsRequest, module: TaskModule, data: CorpusDataModule, minimum: float) -> list[Shortage]:
