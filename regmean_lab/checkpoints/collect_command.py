@@ -12,11 +12,14 @@ from typing import Any
 from omegaconf import DictConfig
 
 from regmean_lab.callbacks.statistics import StatisticsRequest
+from regmean_lab.checkpoints.publishing.blocks import KIND as BLOCK_KIND
+from regmean_lab.checkpoints.publishing.blocks import BlockCollection, choice_problem, is_by_blocks
 from regmean_lab.checkpoints.publishing.card import write_cards
 from regmean_lab.checkpoints.publishing.collect import Publication, collect
 from regmean_lab.checkpoints.publishing.corpus import OneCorpus
 from regmean_lab.checkpoints.publishing.models import (
     TASKS,
+    empty_module,
     is_local,
     load_module,
     longest_text,
@@ -25,6 +28,7 @@ from regmean_lab.checkpoints.publishing.models import (
     task_of,
 )
 from regmean_lab.checkpoints.table_settings import HEADERS, table_problems, texts_of
+from regmean_lab.checkpoints.writing import parse_size
 from regmean_lab.config.checkpoint_commands import CollectConfig
 from regmean_lab.config.groups import (
     ModelConfig,
@@ -135,7 +139,7 @@ def run(config: DictConfig, folder: Path) -> None:
         seed=plain.statistics.seed,
         num_workers=plain.trainer.workers,
     )
-    module = load_module(checkpoint, name, task, sentence)
+    module, blocks = _module(plain, checkpoint, name, task, sentence, folder)
     trainer = test_trainer(plain.trainer)
     publication = Publication(
         folder=_output(plain, folder),
@@ -155,7 +159,7 @@ def run(config: DictConfig, folder: Path) -> None:
     done = {}
     for request in _requests(plain, module):
         try:
-            done[request.kind] = collect(trainer, request, module, data, publication, force=plain.force)
+            done[request.kind] = collect(trainer, request, module, data, publication, force=plain.force, blocks=blocks)
         except StatisticsError as error:
             remedy = "leave it out with exclude_layers=[name]"
             raise StatisticsError(str(error).replace("leave it out of `layers`", remedy)) from None
@@ -169,6 +173,38 @@ def run(config: DictConfig, folder: Path) -> None:
     for kind, path in files.items():
         print(f"{kind}: {done[kind]}, {path} ({Path(path).stat().st_size} bytes)")
     print(f"described in {', '.join(str(path) for path in cards)}")
+
+
+def _module(
+    plain: CollectConfig,
+    checkpoint: Checkpoint,
+    name: str,
+    task: Task,
+    sentence: SentenceFolder | None,
+    folder: Path,
+) -> tuple[TaskModule, BlockCollection | None]:
+    """The model, and if it is measured block by block, how; it has no weights then."""
+    tensors = stored_tensors(checkpoint.weights_folder())
+    if _not_by_blocks(plain) or not is_by_blocks(plain.blocks, tensors, plain.trainer):
+        return load_module(checkpoint, name, task, sentence), None
+    module, read = empty_module(checkpoint, name, task, sentence)
+    return module, BlockCollection(module, read, plain.trainer, parse_size(plain.held_activations), folder)
+
+
+def _not_by_blocks(plain: CollectConfig) -> list[str]:
+    """Why statistics cannot be collected block by block, whatever the model; empty if they can."""
+    found = []
+    if others := [kind for kind in plain.kinds if kind != BLOCK_KIND]:
+        found.append(
+            f"blocks: {', '.join(others)} cannot be collected block by block, as gradients go through all of them; "
+            f"expected kinds=[{BLOCK_KIND}], or blocks=false"
+        )
+    if plain.statistics.gram.stops_early:
+        found.append(
+            "blocks: with statistics.gram.tolerance all layers are compared while examples are read; expected null, or "
+            "blocks=false"
+        )
+    return found
 
 
 def _problems(plain: CollectConfig) -> list[str]:
@@ -194,6 +230,14 @@ def _problems(plain: CollectConfig) -> list[str]:
         found.append(
             f"trainer.devices: statistics of one model are collected on one device, got {plain.trainer.devices}"
         )
+    if (problem := choice_problem(plain.blocks)) is not None:
+        found.append(problem)
+    elif str(plain.blocks).lower() == "true":
+        found += _not_by_blocks(plain)
+    try:
+        parse_size(plain.held_activations)
+    except ValueError as error:
+        found.append(f"held_activations: {error}")
     if "tokens" in plain.kinds and plain.statistics.tokens.minimum_count < 2 and not plain.allow_few_rows:
         found.append(
             "statistics.tokens.minimum_count: at 1 every word of every text is told; expected at least 2, or, where "
@@ -311,7 +355,10 @@ def _public_command(plain: CollectConfig, public: Mapping[str, str]) -> str:
     """The command with what determines the result: of paths only their last part, of columns their public names."""
     default = CollectConfig(checkpoint=plain.checkpoint, data=plain.data)
     parts = [f"checkpoint={Path(plain.checkpoint).name}", f"data={Path(plain.data).name}"]
-    left_out = ("experiment", "checkpoint", "data", "output", "card", "force", "trainer", "paths", "statistics")
+    left_out = (
+        *("experiment", "checkpoint", "data", "output", "card", "force", "blocks", "held_activations"),
+        *("trainer", "paths", "statistics"),
+    )
     for key, value in asdict(plain).items():
         if key not in left_out and value != getattr(default, key):
             named = key in ("text", "target", "label")

@@ -24,7 +24,6 @@ from .kinds.tokens import TokensFile, collect_tokens, save_tokens
 from .kinds.weighted_gram import WeightedGramFile, collect_weighted_gram, save_weighted_gram
 from .layers import is_conv1d, is_linear, linear_layers
 from .likelihood import IGNORED, Likelihood, output_factors
-from .matrix_writer import MatrixWriter, matrix_writer
 from .products import add_gram_, mirror_upper_
 from .pseudo_text import PseudoText
 from .rows import Mask, RowSelection
@@ -36,6 +35,7 @@ from .token_counts import TokenCounts
 from .token_settings import TokensConfig
 from .vocabulary import Vocabulary
 from .weighted_gram import WeightedGramAccumulator, WeightedGramStatistics
+from .writing import MatrixWriter, matrix_writer
 
 __all__ = [
     "FORMS",

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 from regmean_lab.statistics import FORMS, GramFile, GramStatistics, StatisticsError, save_gram
-from regmean_lab.statistics import matrix_writer as module
+from regmean_lab.statistics import writing as module
 from regmean_lab.statistics.held_outputs import HeldOutputs
-from regmean_lab.statistics.matrix_writer import matrix_writer
+from regmean_lab.statistics.writing import matrix_writer
 
 METADATA: dict[str, Any] = {"settings": {"kind": "gram", 'a "quoted" key': "\\"}, "data_fingerprint": "abc"}
 
