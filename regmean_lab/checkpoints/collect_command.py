@@ -44,10 +44,11 @@ from regmean_lab.models.pretrained import Checkpoint, ModelError
 from regmean_lab.models.sentence_folders import SentenceFolder, read_sentence_folder
 from regmean_lab.modules import TaskModule
 from regmean_lab.statistics import FORMS, KINDS, StatisticsError, expert_layers, linear_layers
-from regmean_lab.suites.base import Task
+from regmean_lab.suites.base import DataError, Task
 from regmean_lab.suites.data_module import CorpusDataModule
 from regmean_lab.suites.tables.columns import choose_columns, examples_of, public_names
 from regmean_lab.suites.tables.table import missing_file, read_table
+from regmean_lab.suites.text_encoding import template_problem
 from regmean_lab.training.trainers import test_trainer
 from regmean_lab.utils.files import STATISTICS_FOLDER, file_sha256, write_json
 
@@ -125,6 +126,8 @@ def run(config: DictConfig, folder: Path) -> None:
     )
     public = public_names(table, columns, typed)
     examples = examples_of(table, columns, task)
+    if problem := template_problem(examples, lambda: tokenizer):
+        raise DataError(problem)
     own_length = None if sentence is None else sentence.longest_text
     if sentence is not None and task.kind == "unlabelled" and sentence.modules[0].settings.get("do_lower_case"):
         examples = [replace(example, text=example.text.lower()) for example in examples]
