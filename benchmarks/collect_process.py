@@ -16,11 +16,11 @@ from regmean_lab.checkpoints import collect_command  # noqa: F401 - imported bef
 
 def main() -> None:
     """Collect what the command line names."""
-    before, started = peak_bytes(), time.perf_counter()
+    before, started, spent = peak_bytes(), time.perf_counter(), time.process_time()
     sys.argv = ["regmean-lab", "collect", *sys.argv[1:]]
     command.main()
-    seconds = time.perf_counter() - started
-    print(json.dumps({"seconds": seconds, "before": before, "peak": max(before, peak_bytes())}))
+    taken = {"seconds": time.perf_counter() - started, "processor": time.process_time() - spent}
+    print(json.dumps({**taken, "before": before, "peak": max(before, peak_bytes())}))
 
 
 if __name__ == "__main__":

@@ -94,8 +94,8 @@ def template_problem(examples: Iterable[Any], tokenizer: Callable[[], PreTrained
     if not any(isinstance(example, Conversation) for example in examples) or tokenizer().chat_template is not None:
         return None
     return (
-        "messages: the model's tokenizer has no chat template that would make a text of them; put the one that the model "
-        "was trained with into its folder (chat_template.jinja), or give a column of whole texts (text=NAME)"
+        "messages: the model's tokenizer has no chat template that would make a text of them; put the one that the "
+        "model was trained with into its folder (chat_template.jinja), or give a column of whole texts (text=NAME)"
     )
 
 

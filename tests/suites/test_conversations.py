@@ -50,7 +50,10 @@ def test_a_conversation_keeps_all_of_its_messages() -> None:
     [
         ([], "expected a list of messages, each with role and content, found none"),
         (["a"], "message 1: expected role and content, found 'a'"),
-        ([ASKED[0], {"from": "human", "value": "a"}], r"message 2: expected role \(system, user or .*found from, value"),
+        (
+            [ASKED[0], {"from": "human", "value": "a"}],
+            r"message 2: expected role \(system, user or .*found from, value",
+        ),
         ([{"role": "user"}], "message 1: content: expected a text, found None"),
         ([{"role": "user", "content": 3}], "content: expected a text, found 3"),
         ([{"role": "user", "content": [{"type": "image"}]}], "content: only texts are read, found {'type': 'image'}"),
