@@ -43,6 +43,7 @@ SIZES = {"train": 48, "dev": 12, "test": 10}
 MARKS = {
     "command/test_launchers.py": "launchers",
     "command/test_interrupted_sweeps.py": "processes",
+    "checkpoints/test_collect_by_blocks.py": "experiments",
     "checkpoints/test_collect_statistics.py": "experiments",
     "checkpoints/test_given_members.py": "experiments",
     "command/test_jobs.py": "experiments",
@@ -87,6 +88,7 @@ LONGEST = (
     "command/test_verbs.py",
     "command/test_roots.py",
     "checkpoints/test_collect_statistics.py",
+    "checkpoints/test_collect_by_blocks.py",
     "checkpoints/test_evaluate.py",
     "suites/test_ner_experiment.py",
     "checkpoints/test_given_members.py",

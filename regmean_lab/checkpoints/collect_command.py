@@ -15,6 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 from regmean_lab.callbacks.requests import published_path
 from regmean_lab.callbacks.statistics import StatisticsRequest
 from regmean_lab.checkpoints.empty_models import Like, empty_model
+from regmean_lab.checkpoints.publishing.blocks import KIND as BLOCK_KIND
+from regmean_lab.checkpoints.publishing.blocks import BlockCollection, choice_problem, is_by_blocks
 from regmean_lab.checkpoints.publishing.card import write_cards
 from regmean_lab.checkpoints.publishing.collect import Publication, collect
 from regmean_lab.checkpoints.publishing.corpus import OneCorpus
@@ -23,6 +25,7 @@ from regmean_lab.checkpoints.publishing.imported import KIND as GRAM
 from regmean_lab.checkpoints.publishing.imported import import_gram, input_widths
 from regmean_lab.checkpoints.publishing.models import (
     TASKS,
+    empty_module,
     is_local,
     load_module,
     longest_text,
@@ -37,6 +40,7 @@ from regmean_lab.checkpoints.publishing.pushing import (
     weights_problem,
 )
 from regmean_lab.checkpoints.table_settings import HEADERS, table_problems, texts_of
+from regmean_lab.checkpoints.writing import parse_size
 from regmean_lab.config.checkpoint_commands import CollectConfig, pushed_to
 from regmean_lab.config.groups import (
     ModelConfig,
@@ -53,10 +57,11 @@ from regmean_lab.models.pretrained import Checkpoint, ModelError, quiet_transfor
 from regmean_lab.models.sentence_folders import SentenceFolder, read_sentence_folder
 from regmean_lab.modules import TaskModule
 from regmean_lab.statistics import FORMS, KINDS, StatisticsError, expert_layers, linear_layers
-from regmean_lab.suites.base import Task
+from regmean_lab.suites.base import DataError, Task
 from regmean_lab.suites.data_module import CorpusDataModule
 from regmean_lab.suites.tables.columns import choose_columns, examples_of, public_names
 from regmean_lab.suites.tables.table import missing_file, read_table
+from regmean_lab.suites.text_encoding import template_problem
 from regmean_lab.training.trainers import test_trainer
 from regmean_lab.utils.files import STATISTICS_FOLDER, file_sha256, write_json
 
@@ -203,6 +208,8 @@ def _measured(
     )
     public = public_names(table, columns, typed)
     examples = examples_of(table, columns, task)
+    if problem := template_problem(examples, lambda: tokenizer):
+        raise DataError(problem)
     own_length = None if sentence is None else sentence.longest_text
     if sentence is not None and task.kind == "unlabelled" and sentence.modules[0].settings.get("do_lower_case"):
         examples = [replace(example, text=example.text.lower()) for example in examples]
@@ -217,7 +224,7 @@ def _measured(
         seed=plain.statistics.seed,
         num_workers=plain.trainer.workers,
     )
-    module = load_module(checkpoint, name, task, sentence)
+    module, blocks = _module(plain, checkpoint, name, task, sentence, folder)
     trainer = test_trainer(plain.trainer)
     described = {
         "task": name,
@@ -229,7 +236,7 @@ def _measured(
     done = {}
     for request in _requests(plain, module):
         try:
-            done[request.kind] = collect(trainer, request, module, data, publication, force=plain.force)
+            done[request.kind] = collect(trainer, request, module, data, publication, force=plain.force, blocks=blocks)
         except StatisticsError as error:
             remedy = "leave it out with exclude_layers=[name]"
             raise StatisticsError(str(error).replace("leave it out of `layers`", remedy)) from None
@@ -250,6 +257,38 @@ def _publication(
         model=model,
         pushed=plain.push is not None,
     )
+
+
+def _module(
+    plain: CollectConfig,
+    checkpoint: Checkpoint,
+    name: str,
+    task: Task,
+    sentence: SentenceFolder | None,
+    folder: Path,
+) -> tuple[TaskModule, BlockCollection | None]:
+    """The model, and if it is measured block by block, how; it has no weights then."""
+    tensors = stored_tensors(checkpoint.weights_folder())
+    if _not_by_blocks(plain) or not is_by_blocks(plain.blocks, tensors, plain.trainer):
+        return load_module(checkpoint, name, task, sentence), None
+    module, read = empty_module(checkpoint, name, task, sentence)
+    return module, BlockCollection(module, read, plain.trainer, parse_size(plain.held_activations), folder)
+
+
+def _not_by_blocks(plain: CollectConfig) -> list[str]:
+    """Why statistics cannot be collected block by block, whatever the model; empty if they can."""
+    found = []
+    if others := [kind for kind in plain.kinds if kind != BLOCK_KIND]:
+        found.append(
+            f"blocks: {', '.join(others)} cannot be collected block by block, as gradients go through all of them; "
+            f"expected kinds=[{BLOCK_KIND}], or blocks=false"
+        )
+    if plain.statistics.gram.stops_early:
+        found.append(
+            "blocks: with statistics.gram.tolerance all layers are compared while examples are read; expected null, or "
+            "blocks=false"
+        )
+    return found
 
 
 def _problems(plain: CollectConfig) -> list[str]:
@@ -276,6 +315,14 @@ def _problems(plain: CollectConfig) -> list[str]:
         found.append(
             f"trainer.devices: statistics of one model are collected on one device, got {plain.trainer.devices}"
         )
+    if (problem := choice_problem(plain.blocks)) is not None:
+        found.append(problem)
+    elif str(plain.blocks).lower() == "true":
+        found += _not_by_blocks(plain)
+    try:
+        parse_size(plain.held_activations)
+    except ValueError as error:
+        found.append(f"held_activations: {error}")
     if "tokens" in plain.kinds and plain.statistics.tokens.minimum_count < 2 and not plain.allow_few_rows:
         found.append(
             "statistics.tokens.minimum_count: at 1 every word of every text is told; expected at least 2, or, where "
@@ -447,7 +494,19 @@ def _public_command(plain: CollectConfig, public: Mapping[str, str]) -> str:
     what = f"data={Path(plain.data).name}" if plain.matrices is None else f"matrices={Path(plain.matrices).name}"
     parts = [f"checkpoint={Path(plain.checkpoint).name}", what]
     left_out = (
-        *("experiment", "checkpoint", "data", "matrices", "output", "card", "push", "private", "force"),
+        *(
+            "experiment",
+            "checkpoint",
+            "data",
+            "matrices",
+            "output",
+            "card",
+            "push",
+            "private",
+            "force",
+            "blocks",
+            "held_activations",
+        ),
         *("trainer", "paths", "statistics"),
     )
     for key, value in asdict(plain).items():

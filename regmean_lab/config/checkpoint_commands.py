@@ -157,6 +157,10 @@ class CollectConfig:
         push: a repository of the hub, ``owner/name``, to which the statistics are pushed; None pushes nothing.
         private: whether only the owner sees that repository.
         force: collect although the same statistics are there.
+        blocks: whether Gram matrices are collected one block of the model after the other, for models that do not fit
+            into memory: ``true``, ``false``, or ``auto``: where there is no room for all weights and matrices.
+        held_activations: of what waits between one block and the next, how much is held in main memory, such as
+            ``8GB``; more is written into the job's folder meanwhile.
         statistics: how statistics are collected.
         trainer: group ``trainer``: device and precision.
         paths: group ``paths``.
@@ -189,6 +193,8 @@ class CollectConfig:
     push: str | None = None
     private: bool = True
     force: bool = False
+    blocks: Any = "auto"
+    held_activations: str = "8GB"
     statistics: StatisticsConfig = field(default_factory=StatisticsConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)

@@ -14,6 +14,12 @@ import pytorch_lightning as pl
 
 from regmean_lab.callbacks.requests import published_path
 from regmean_lab.callbacks.statistics import StatisticsRequest, measure
+from regmean_lab.checkpoints.publishing.blocks import (
+    BlockCollection,
+    input_widths,
+    wanted_layers,
+    write_by_blocks,
+)
 from regmean_lab.checkpoints.publishing.corpus import CORPUS
 from regmean_lab.checkpoints.publishing.guard import Shortage, guard_file, most_rows, refuse, shortages
 from regmean_lab.modules import TaskModule
@@ -26,9 +32,10 @@ from regmean_lab.statistics import (
     StatisticsFile,
     collect_gram,
     linear_layers,
+    matrix_writer,
 )
 from regmean_lab.statistics.settings import STORAGES
-from regmean_lab.suites.data_module import CorpusDataModule
+from regmean_lab.suites.data_module import Batches, CorpusDataModule
 from regmean_lab.tracking.environment import versions
 
 log = logging.getLogger(__name__)
@@ -80,6 +87,7 @@ def collect(
     publication: Publication,
     *,
     force: bool = False,
+    blocks: BlockCollection | None = None,
 ) -> str:
     """Collect one kind of statistics and write them, unless they are there.
 
@@ -90,6 +98,7 @@ def collect(
         data: its examples, a :class:`~regmean_lab.checkpoints.publishing.corpus.OneCorpus`.
         publication: where, and how, they are published.
         force: collect them although they are there.
+        blocks: how Gram matrices are measured block by block, if they are; ``module`` has no weights then.
 
     Returns:
         ``found``, ``written again`` (in another form, from a file in which nothing was lost) or ``collected``.
@@ -118,8 +127,11 @@ def collect(
         done = "written again"
     else:
         if publication.minimum is not None and kind.forward_rows:
-            short = _foreseen(request, module, data, publication.minimum)
-            refuse(short, publication.minimum, before=True, kind=kind)
+            foresee = _foreseen if blocks is None else _foreseen_by_tokens
+            refuse(foresee(request, module, data, publication.minimum), publication.minimum, before=True, kind=kind)
+        if blocks is not None:
+            _collect_by_blocks(request, blocks, data, publication, fingerprint, settings)
+            return _done("collected", request, path)
         batches = partial(data.statistics_dataloader, CORPUS)
         statistics = measure(trainer, request, module, batches, f"{request.kind} of {publication.folder.name}")
         done = "collected"
@@ -127,16 +139,54 @@ def collect(
     if publication.minimum is not None:
         short = shortages(kind.rows_of(statistics), widths, publication.minimum)
         refuse(short, publication.minimum, before=False, kind=kind)
-    metadata: dict[str, Any] = {
-        "data_fingerprint": fingerprint,
-        "settings": settings,
-        "collected": provenance(publication, widths),
-    }
-    kind.save(path, statistics, metadata, form=form, rank=rank)
+    kind.save(path, statistics, _metadata(publication, fingerprint, settings, widths), form=form, rank=rank)
+    return _done(done, request, path)
+
+
+def _done(done: str, request: StatisticsRequest, path: Path) -> str:
     log.info("%s %s", done, path)
     if request.settings.is_private:
         log.warning("%s has spent its epsilon: each further file from the same texts spends as much again", path)
     return done
+
+
+def _metadata(
+    publication: Publication, fingerprint: str, settings: dict[str, Any], widths: dict[str, int]
+) -> dict[str, Any]:
+    """What a file tells besides its statistics."""
+    return {
+        "data_fingerprint": fingerprint,
+        "settings": settings,
+        "collected": provenance(publication, widths),
+    }
+
+
+def _collect_by_blocks(
+    request: StatisticsRequest,
+    blocks: BlockCollection,
+    data: CorpusDataModule,
+    publication: Publication,
+    fingerprint: str,
+    settings: dict[str, Any],
+) -> None:
+    """Measure Gram matrices block by block, and write each when its block is finished.
+
+    Raises:
+        StatisticsError: when a layer saw too few rows, as soon as its block is finished; as measuring does.
+    """
+
+    def check(rows: Mapping[str, int], widths: Mapping[str, int]) -> None:
+        if publication.minimum is not None:
+            short = shortages(rows, widths, publication.minimum)
+            refuse(short, publication.minimum, before=False, kind=request.about)
+
+    form, rank = publication.form_of(request.kind)
+    layers = wanted_layers(request, blocks.module.model)
+    known = _metadata(publication, fingerprint, settings, {})
+    with matrix_writer(publication.path(request.kind), layers, known, form=form, rank=rank) as writer:
+        written = write_by_blocks(request, blocks, data, writer, check)
+        widths = {layer: written.widths[layer] for layer in layers if layer in written.widths}
+        writer.finish(written.header(layers), _metadata(publication, fingerprint, settings, widths))
 
 
 def provenance(publication: Publication, widths: Mapping[str, int]) -> dict[str, Any]:
@@ -214,9 +264,7 @@ def _foreseen(request: StatisticsRequest, module: TaskModule, data: CorpusDataMo
     settings = request.settings if isinstance(request.settings, GramConfig) else GramConfig()
     if settings.count_padding:
         return []
-    loader = data.statistics_dataloader(
-        CORPUS, request.examples, request.batch_size, request.seed, tokens=settings.tokens
-    )
+    loader = _examples(request, settings, data)
     encoded: Any = loader.dataset
     lengths = [example.length for example in encoded]
     longest = sorted(encoded, key=lambda example: -example.length)[:PROBED]
@@ -232,3 +280,23 @@ def _foreseen(request: StatisticsRequest, module: TaskModule, data: CorpusDataMo
     tokens = sum(example.length for example in longest)
     widths = {layer: len(matrix) for layer, matrix in probe.matrices.items()}
     return shortages(most_rows(probe, tokens, lengths), widths, minimum)
+
+
+def _foreseen_by_tokens(
+    request: StatisticsRequest, module: TaskModule, data: CorpusDataModule, minimum: float
+) -> list[Shortage]:
+    """Layers that all tokens together could not bring rows enough, without a pass; none where more than they count."""
+    settings = request.settings
+    assert isinstance(settings, GramConfig)
+    if settings.count_padding or settings.extra_rows:
+        return []
+    encoded: Any = _examples(request, settings, data).dataset
+    tokens = sum(example.length for example in encoded)
+    widths = input_widths(module.model, wanted_layers(request, module.model))
+    return shortages(dict.fromkeys(widths, tokens), widths, minimum)
+
+
+def _examples(request: StatisticsRequest, settings: GramConfig, data: CorpusDataModule) -> Batches:
+    return data.statistics_dataloader(
+        CORPUS, request.examples, request.batch_size, request.seed, tokens=settings.tokens
+    )
