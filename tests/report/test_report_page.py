@@ -164,7 +164,7 @@ def test_the_page_loads_without_errors_and_asks_for_nothing_else(opened: Chromiu
     assert opened.messages == []
     assert opened.requests == [page.resolve().as_uri()]
     assert opened.evaluate("document.title") == "The title"
-    assert opened.evaluate("document.querySelectorAll('figure svg').length") == 9
+    assert opened.evaluate("document.querySelectorAll('figure svg').length") == 11
     assert opened.evaluate("document.querySelector('.notice').textContent").count("corrupt") == 1
 
 
@@ -216,6 +216,84 @@ def test_a_missing_cell_shows_what_is_missing(opened: Chromium) -> None:
 
     assert "17 results of 18" in text
     assert "Missingtec + isear, seed 2" in text
+
+
+PAIRS = "document.querySelector('#section-emotion_pairwise').parentElement.querySelector('table')"
+SHOWN = f"""[...{PAIRS}.tBodies[0].rows].filter(r => !r.hidden)
+    .map(r => [...r.cells].filter(c => !c.hidden).map(c => c.textContent))"""
+
+
+def box(kind: str, name: str) -> str:
+    """A checkbox of the choice, as JavaScript."""
+    return f"document.querySelector('#choices input[name={kind}][value=\"{name}\"]')"
+
+
+@needs_chromium
+def test_chosen_methods_and_columns_are_shown_and_stay_in_the_address(opened: Chromium) -> None:
+    assert opened.evaluate("document.getElementById('pick').hidden") is False
+    before = opened.evaluate(SHOWN)
+
+    opened.evaluate(f"{box('methods', 'individual')}.click()")
+    opened.evaluate(f"{box('columns', 'head init same, out of domain')}.click()")
+
+    shown = opened.evaluate(SHOWN)
+    assert [row[0] for row in shown] == ["simple", "fisher", "regmean"]
+    assert [row[1].partition(" ±")[0] for row in shown] == [row[1].partition(" ±")[0] for row in before[1:]]
+    assert [row[2].removesuffix(" best") for row in shown] == [row[3].removesuffix(" best") for row in before[1:]]
+    groups = f"[...{PAIRS}.querySelectorAll('th[scope=colgroup]')].filter(t => !t.hidden).map(t => t.colSpan)"
+    assert opened.evaluate(groups) == [1, 2]
+    address = opened.evaluate("location.hash")
+    assert address.startswith("#methods=simple,fisher,regmean&columns=")
+    assert "head%20init%20same%2C%20in%20domain" in address
+    assert "3 of 4 methods" in opened.evaluate("document.getElementById('picked').textContent")
+
+    opened.evaluate("location.reload()")
+    opened.wait(lambda: opened.evaluate("document.readyState === 'complete'"), "the page")
+    assert opened.evaluate(SHOWN) == shown
+    opened.evaluate("[...document.querySelectorAll('#choices button')].filter(b => /^All/.test(b.textContent))"
+                    ".forEach(b => b.click())")  # fmt: skip
+    assert opened.evaluate(SHOWN) == before
+    assert opened.evaluate("location.hash") == ""
+    assert opened.messages == []
+
+
+@needs_chromium
+def test_of_what_is_chosen_the_best_complete_score_is_bold(opened: Chromium) -> None:
+    opened.evaluate(f"{box('methods', 'individual')}.click()")
+    results = [r for r in results_with_gaps() if r.experiment == "emotion_pairwise" and r.method != "individual"]
+    (expected,) = {r.method for r in results if r.head_init == "same" and r.method == "regmean"}
+    bold = opened.evaluate(
+        f"[...{PAIRS}.tBodies[0].rows].filter(r => !r.hidden && r.cells[1].querySelector('.best'))"
+        ".map(r => r.cells[0].textContent)"
+    )
+    means = {
+        method: sum(r.mean_in_domain for r in results if (r.method, r.head_init) == (method, "same")) / 18
+        for method in ("simple", "regmean")  # fisher's is not complete
+    }
+
+    assert bold == [expected] == [max(means, key=lambda method: means[method])]
+    opened.evaluate(f"{box('methods', 'regmean')}.click()")
+    opened.evaluate(f"{box('methods', 'fisher')}.click()")
+    assert opened.evaluate(f"{PAIRS}.querySelectorAll('tbody tr:not([hidden]) td:not([hidden]) .best').length") == 0
+
+
+@needs_chromium
+def test_an_address_shows_its_section_and_its_choice_and_links_keep_it(opened: Chromium, page: Path) -> None:
+    opened.evaluate("location.hash = '#section-emotion_incremental&methods=regmean,unheard'")
+    opened.wait(lambda: opened.evaluate("window.scrollY > 0"), "scrolled page")
+
+    assert [row[0] for row in opened.evaluate(SHOWN)] == ["regmean"]
+    where = "document.getElementById('section-emotion_incremental').getBoundingClientRect().top"
+    opened.wait(lambda: abs(opened.evaluate(where)) < 60, "section")
+
+    opened.evaluate("document.querySelector('nav a[href=\"#section-emotion_pairwise\"]').click()")
+    opened.wait(lambda: opened.evaluate("location.hash") == "#section-emotion_pairwise&methods=regmean", "address")
+    assert [row[0] for row in opened.evaluate(SHOWN)] == ["regmean"]
+
+    opened.evaluate("location.hash = '#methods=%3Cb%3E,%E0%A4%A'")
+    opened.wait(lambda: opened.evaluate("document.getElementById('picked').textContent") == "", "all methods")
+    assert len(opened.evaluate(SHOWN)) == 4
+    assert opened.messages == []
 
 
 @needs_chromium

@@ -20,8 +20,11 @@ __all__ = ["Chart", "charts_of"]
 def charts_of(section: Section, reference: str, names: FileNames) -> list[Chart]:
     """Every chart that a section's results allow.
 
-    Columns of which there are curves have no charts of single rows: these would be the curves' points.
+    Columns of which there are curves have no charts of single rows: these would be the curves' points. A section across
+    experiments has those that compare rows alone.
     """
+    if section.across:
+        return [*score_charts(section, names), *domain_charts(section, names), *distance_charts(section, names)]
     curves = [*incremental_charts(section, names), *setting_charts(section, names)]
     shown = {title for chart in curves for title in chart.columns}
     others = replace(section, columns=[column for column in section.columns if column.title not in shown])
