@@ -119,4 +119,5 @@ def result_of(job: Job, outcome: Outcome, overrides: list[str]) -> Result:
         selection=settings.resolved.get("selection"),
         divergence=outcome.divergence,
         choice=outcome.choice,
+        statistics_bytes=outcome.statistics_bytes,
     )

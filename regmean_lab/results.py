@@ -67,6 +67,8 @@ class Result:
             was not measured.
         choice: of ``method=auto``, what was ``chosen`` ``by`` which criterion among which ``candidates``, with their
             figures (:meth:`regmean_lab.merging.choice.Choice.record`).
+        statistics_bytes: size of the files of statistics that a merge read, by kind, of the member with most of them:
+            what its owner publishes beside the model. None where nothing is merged, and in results of version 0.1.
         schema: version of this format.
     """
 
@@ -96,6 +98,7 @@ class Result:
     checkpoints: dict[str, dict[str, Any]] = field(default_factory=dict)
     divergence: dict[str, Any] | None = None
     choice: dict[str, Any] | None = None
+    statistics_bytes: dict[str, int] | None = None
     schema: int = SCHEMA
 
     def write(self, folder: Path) -> Path:

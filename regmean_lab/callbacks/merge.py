@@ -80,6 +80,7 @@ class MergeCallback(pl.Callback):
         diagnostics: of each layer's system of equations, for methods that solve one.
         notes: what a user should know of the merge.
         choice: of methods that choose, what was chosen among what, and by which figures.
+        statistics_bytes: size of the files of statistics that are read, by kind, the largest of any member.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class MergeCallback(pl.Callback):
         self.diagnostics: list[LayerDiagnostics] = []
         self.notes: list[str] = []
         self.choice: dict[str, Any] | None = None
+        self.statistics_bytes: dict[str, int] = {}
         self._merged: dict[str, Tensor] | None = None
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -117,6 +119,7 @@ class MergeCallback(pl.Callback):
                         trainer, member.entry, request, member.load, member.batches, member.data_fingerprint
                     )
             self.seconds["statistics"] = time.perf_counter() - started
+            self.statistics_bytes = self._sizes(requests)
             started = time.perf_counter()
             if isinstance(self.method, Distill):
                 self._merged = self._distil(trainer, pl_module, requests)
@@ -246,6 +249,13 @@ class MergeCallback(pl.Callback):
                 assert path is not None
                 described.append(file_sha256(path) if published else request.describe(member.data_fingerprint))
         return described
+
+    def _sizes(self, requests: Sequence[StatisticsRequest]) -> dict[str, int]:
+        sizes = {}
+        for request in requests:
+            paths = [request.find(member.entry, member.data_fingerprint) for member in self.members]
+            sizes[request.kind] = max(path.stat().st_size for path in paths if path is not None)
+        return sizes
 
     def _merge(
         self,

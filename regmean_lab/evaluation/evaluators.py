@@ -71,7 +71,7 @@ def evaluate_merge(job: Job) -> Outcome:
         outcome.divergence = measured.of(merged, sources)
     job.seconds["evaluate"] += time.perf_counter() - started - sum(callback.seconds.values())
     outcome.diagnostics, outcome.notes = callback.diagnostics_table(), callback.notes
-    outcome.choice = callback.choice
+    outcome.choice, outcome.statistics_bytes = callback.choice, callback.statistics_bytes
     return outcome
 
 

@@ -24,7 +24,8 @@ class Outcome:
     """What evaluating a method gave: scores by domain, all metrics, and the model, where there is a single one.
 
     ``divergence`` is what :meth:`regmean_lab.evaluation.divergences.Divergences.of` gives, of a merge; ``choice`` what
-    :meth:`regmean_lab.merging.choice.Choice.record` gives, of one that was chosen.
+    :meth:`regmean_lab.merging.choice.Choice.record` gives, of one that was chosen; ``statistics_bytes`` how large the
+    statistics are that a merge read, by kind.
     """
 
     scores: dict[str, dict[str, float]]
@@ -34,6 +35,7 @@ class Outcome:
     notes: list[str] = field(default_factory=list)
     divergence: dict[str, Any] | None = None
     choice: dict[str, Any] | None = None
+    statistics_bytes: dict[str, int] | None = None
 
 
 def model_fingerprint(checkpoint: Checkpoint, checkpoints: Mapping[str, Mapping[str, Any]]) -> str:

@@ -8,7 +8,7 @@ refitted before it. Labels are not needed.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
@@ -82,16 +82,28 @@ class RefinedLayer:
         return f"{self.layer.name}.bias"
 
 
+@dataclass(frozen=True)
+class LayerRows:
+    """Inputs of the layer whose turn it is, on one batch of a member's text.
+
+    Attributes:
+        merged: in the merged model, shape [rows, in], float32 or wider.
+        own: the same in the member itself, for methods that read them (``own_passes``).
+    """
+
+    merged: Tensor
+    own: Tensor | None = None
+
+
 class LayerSolver(Protocol):
     """Finds a layer's new parameters from the rows of its input."""
 
-    def add(self, member: int, rows: Tensor, own: Tensor | None) -> None:
-        """Take up all rows of one member's text; called once for each member, in order.
+    def add(self, member: int, batches: Iterable[LayerRows]) -> None:
+        """Take up all rows of one member's text, batch by batch; called once for each member, in order.
 
         Args:
             member: the member's number.
-            rows: the layer's inputs in the merged model, shape [rows, in].
-            own: the same in the member itself, for methods that read them (``own_passes``).
+            batches: the layer's inputs on each batch.
         """
 
     def solve(self) -> tuple[dict[str, Tensor], LayerDiagnostics | None]:
@@ -193,7 +205,7 @@ def refine_(
             layer = RefinedLayer(layers[name], layout, members, coefficients, merged, given)
             solver = method.solver(layer)
             for number, reader in enumerate(readers):
-                solver.add(number, *reader.rows())
+                solver.add(number, reader.rows())
             values, solved = solver.solve()
             for key, value in values.items():
                 if not all_finite(value):
@@ -242,10 +254,14 @@ class _Reader:
         for forward_pass in self._through_merged:
             forward_pass.advance()
 
-    def rows(self) -> tuple[Tensor, Tensor | None]:
-        """The rows that count of the layer's input, in the merged model and in the member, float32 or wider."""
-        merged = self._joined(self._through_merged, "the merged model feeds it")
-        return merged, self._joined(self._through_own, "it is fed") if self._through_own else None
+    def rows(self) -> Iterator[LayerRows]:
+        """The rows that count of the layer's input, one batch at a time: all of them are too many to have twice."""
+        own_passes = self._through_own or [None] * len(self._through_merged)
+        for merged, own in zip(self._through_merged, own_passes, strict=True):
+            yield LayerRows(
+                self._checked(merged, "the merged model feeds it"),
+                None if own is None else self._checked(own, "it is fed"),
+            )
 
     def close(self) -> None:
         """End all passes."""
@@ -255,10 +271,10 @@ class _Reader:
     def _start(self, batch: Any) -> ForwardPass:
         return ForwardPass(lambda: self.text.forward(batch), RowSelection(self.text.mask(batch)), self._device)
 
-    def _joined(self, passes: Sequence[ForwardPass], what: str) -> Tensor:
-        rows = torch.cat([forward_pass.rows() for forward_pass in passes])
+    def _checked(self, forward_pass: ForwardPass, what: str) -> Tensor:
+        rows = forward_pass.rows()
         if not all_finite(rows):
-            layer = passes[0].layer
+            layer = forward_pass.layer
             raise MergeError(f"layer {layer}: NaN or infinity in what {what} on the text of {self.member.name}")
         return rows.to(torch.promote_types(rows.dtype, torch.float32))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -10,7 +11,7 @@ from typing_extensions import override
 
 from regmean_lab.merging.base import LayerDiagnostics, LinearLayer, Parameter, matches, register_method
 from regmean_lab.merging.merge import merge_parameter
-from regmean_lab.merging.refining import RefinedLayer, RefiningMethod
+from regmean_lab.merging.refining import LayerRows, RefinedLayer, RefiningMethod
 from regmean_lab.merging.regmean import GRAM_SOURCES, GRAMS, RegMean
 from regmean_lab.statistics import add_gram_, mirror_upper_
 
@@ -74,10 +75,16 @@ class _Solver:
         self._layer = layer
         self._grams: list[Tensor] = []
 
-    def add(self, member: int, rows: Tensor, own: Tensor | None) -> None:
-        """Take up the rows ``[rows, in]`` of the next member's text."""
-        total = rows.new_zeros(rows.shape[1], rows.shape[1])
-        self._grams.append(mirror_upper_(add_gram_(total, rows)).div_(max(len(rows), 1)))
+    def add(self, member: int, batches: Iterable[LayerRows]) -> None:
+        """Take up the rows of the next member's text."""
+        total, count = None, 0
+        for batch in batches:
+            rows = batch.merged
+            total = rows.new_zeros(rows.shape[1], rows.shape[1]) if total is None else total
+            add_gram_(total, rows)
+            count += len(rows)
+        assert total is not None
+        self._grams.append(mirror_upper_(total).div_(max(count, 1)))
 
     def solve(self) -> tuple[dict[str, Tensor], LayerDiagnostics | None]:
         """The layer's weight."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from regmean_lab.merging.base import LayerDiagnostics, LinearLayer, MergeError, Parameter, matches, register_method
 from regmean_lab.merging.linear_algebra import off_diagonal_share, solve_device, solve_positive
-from regmean_lab.merging.refining import RefinedLayer, RefiningMethod
+from regmean_lab.merging.refining import LayerRows, RefinedLayer, RefiningMethod
 from regmean_lab.merging.regmean import RegMean
 from regmean_lab.merging.row_groups import rows_by_members
 from regmean_lab.merging.task_vectors import oriented
@@ -76,11 +76,22 @@ class _System:
     def __init__(self) -> None:
         self.left: Tensor | None = None
         self.right: Tensor | None = None
+        self._sums: tuple[Tensor, Tensor] | None = None
 
-    def add(self, rows: Tensor, residual: Tensor, weight: float) -> None:
-        """Add a member's rows ``[rows, in + 1]`` and residuals ``[rows, out]``, with its weight."""
-        width, factor = rows.shape[1], weight / max(len(rows), 1)
-        left, right = add_gram_(rows.new_zeros(width, width), rows).mul_(factor), (rows.T @ residual).mul_(factor)
+    def add(self, rows: Tensor, residual: Tensor) -> None:
+        """Add some of a member's rows ``[rows, in + 1]`` and residuals ``[rows, out]``."""
+        width = rows.shape[1]
+        if self._sums is None:
+            self._sums = rows.new_zeros(width, width), rows.new_zeros(width, residual.shape[1])
+        left, right = self._sums
+        add_gram_(left, rows)
+        right.addmm_(rows.T, residual)
+
+    def end_member(self, factor: float) -> None:
+        """Multiply what was added of a member by a factor, and go on to the next one."""
+        assert self._sums is not None
+        left, right = (part.mul_(factor) for part in self._sums)
+        self._sums = None
         self.left = left if self.left is None else self.left.add_(left)
         self.right = right if self.right is None else self.right.add_(right)
 
@@ -114,8 +125,25 @@ class _Solver:
         )
         self._systems = {group: _System() for group in self._outputs}
 
-    def add(self, member: int, rows: Tensor, own: Tensor | None) -> None:
+    def add(self, member: int, batches: Iterable[LayerRows]) -> None:
         """Take up a member's rows, in the merged model and in itself."""
+        systems = {group: system for group, system in self._systems.items() if member in group}
+        count = 0
+        for batch in batches:
+            rows, residual = self._residual(member, batch)
+            count += len(rows)
+            for group, system in systems.items():
+                outputs = self._outputs[group]
+                system.add(rows, residual if len(outputs) == residual.shape[1] else residual[:, outputs])
+        for group, system in systems.items():
+            total = sum(self._layer.coefficients[number] for number in group)
+            # Members that share a label may all have the coefficient 0.
+            share = self._layer.coefficients[member] / total if total > 0 else 1 / len(group)
+            system.end_member(share * len(group) / max(count, 1))
+
+    def _residual(self, member: int, batch: LayerRows) -> tuple[Tensor, Tensor]:
+        """[X̃ 1] and Y − Ỹ on a batch of a member's text."""
+        rows, own = batch.merged, batch.own
         assert own is not None
         if own.shape != rows.shape:
             raise MergeError(
@@ -123,20 +151,13 @@ class _Solver:
                 f"{self._layer.members[member].name} where the merged model has {tuple(rows.shape)}"
             )
         weights = self._layer.members[member].weights
-        target = own @ _oriented(self._layer, weights).to(own).T
-        given = rows @ self._current.to(rows).T
-        residual = target.sub_(given)
+        residual = own @ _oriented(self._layer, weights).to(own).T
+        residual.sub_(rows @ self._current.to(rows).T)
         if self._intercept:
             bias, merged = weights[self._layer.bias], self._layer.merged[self._layer.bias]
             residual.add_(bias.detach().to(residual) - merged.to(residual))
             rows = torch.cat([rows, rows.new_ones(len(rows), 1)], dim=1)
-        for group, outputs in self._outputs.items():
-            if member in group:
-                total = sum(self._layer.coefficients[number] for number in group)
-                # Members that share a label may all have the coefficient 0.
-                share = self._layer.coefficients[member] / total if total > 0 else 1 / len(group)
-                part = residual if len(outputs) == residual.shape[1] else residual[:, outputs]
-                self._systems[group].add(rows, part, share * len(group))
+        return rows, residual
 
     def solve(self) -> tuple[dict[str, Tensor], LayerDiagnostics | None]:
         """The layer's weight and, where it has one that is merged, its bias."""

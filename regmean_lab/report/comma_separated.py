@@ -16,7 +16,7 @@ from regmean_lab.report.tables import Table
 RUN_HEADINGS = (
     "table", "row", "experiment", "suite", "model", "method", "members", "seed", "head_init", "state",
     "mean_in_domain", "mean_out_of_domain", "seconds", "path", "command",
-    "gap_closed", "gap_closed_tempered", "gap_closed_out_of_domain", "agreement",
+    "gap_closed", "gap_closed_tempered", "gap_closed_out_of_domain", "agreement", "statistics_bytes",
 )  # fmt: skip
 TEST_HEADINGS = (
     "column", "domain", "row", "reference", "n", "difference", "low", "high", "p", "p_holm", "reason",
@@ -62,13 +62,14 @@ def _run(column: Column, entry: Entry) -> list[Any]:
     line: list[Any] = [entry.experiment, settings["suite.name"], settings["model.name"], entry.method]
     line += ["+".join(entry.members), entry.seed, settings.get("head_init")]
     if entry.run is None:
-        return [*line, "missing", None, None, None, None, entry.command, *[None] * len(MEASURES)]
+        return [*line, "missing", None, None, None, None, entry.command, *[None] * len(MEASURES), None]
     result = entry.run.result
     seconds = sum(part for part in result.seconds.values() if isinstance(part, int | float))
     means = [result.mean_in_domain, result.mean_out_of_domain]
     compared = result.divergence or {}
     kept = [compared.get(name) for name in MEASURES.values()]
-    return [*line, "measured", *means, seconds, entry.run.path, command_of(entry.run), *kept]
+    size = None if result.statistics_bytes is None else sum(result.statistics_bytes.values())
+    return [*line, "measured", *means, seconds, entry.run.path, command_of(entry.run), *kept, size]
 
 
 def _written(head: Sequence[str], lines: Sequence[Sequence[Any]]) -> str:

@@ -126,6 +126,9 @@ def _form_problems(result: Result) -> Iterable[str]:
         isinstance(compared, Mapping) and all(_is_score(compared.get(name)) for name in COMPARED)
     ):
         yield f"divergence: expected {', '.join(COMPARED)}, numbers or null"
+    sizes = result.statistics_bytes
+    if sizes is not None and not (isinstance(sizes, Mapping) and all(isinstance(size, int) for size in sizes.values())):
+        yield "statistics_bytes: expected a number of bytes by kind, or null"
     unknown = result.unknown_labels
     if unknown is not None and not (
         isinstance(unknown, Mapping)

@@ -207,6 +207,16 @@ def test_members_are_merged_once(members: list[Member]) -> None:
     assert members[1].entry.statistics_files() == []
 
 
+def test_the_size_of_the_statistics_that_are_read_is_told(members: list[Member]) -> None:
+    callback = callback_of(members, RegMean())
+    run(callback, members[0].load(), members[0])
+    files = [path for member in members for path in member.entry.statistics_files() if path.name.startswith("gram-")]
+    assert callback.statistics_bytes == {"gram": max(len(path.read_bytes()) for path in files)}
+    callback = callback_of(members, Simple())
+    run(callback, members[0].load(), members[0])
+    assert callback.statistics_bytes == {}
+
+
 def test_diagnostics_have_a_row_for_each_layer_that_was_solved(
     members: list[Member], caplog: pytest.LogCaptureFixture
 ) -> None:
