@@ -35,6 +35,7 @@ from regmean_lab.suites.reading import read_together
 from regmean_lab.tracking.environment import versions
 from regmean_lab.tracking.loggers import open_loggers
 from regmean_lab.training.best_weights import BestWeights, epoch_of
+from regmean_lab.training.history import History
 from regmean_lab.training.lora import add_adapter, merge_adapter, save_adapter
 from regmean_lab.training.processes import run_together, trainer_devices
 from regmean_lab.training.snapshots import Snapshots, TensorCheckpoints
@@ -287,7 +288,7 @@ def train_model(
 
     Returns:
         What ``training.json`` says of it beside its description: scores on dev (times 100), the epoch (from 0) of the
-        weights, optimizer steps, examples, seconds, versions.
+        weights, optimizer steps, examples, history of loss and score, seconds, versions.
 
     Raises:
         ModelError: when the weights are not finite.
@@ -329,8 +330,9 @@ def train_model(
         num_workers=trainer.workers,
     )
     module.train()  # from_pretrained leaves models in evaluation mode, and Lightning would keep it
-    best = BestWeights()
-    callbacks: list[pl.Callback] = [best] if training.selection == "best" else []
+    best, history = BestWeights(), History()
+    # The history before snapshots, which it is part of.
+    callbacks: list[pl.Callback] = [*([best] if training.selection == "best" else []), history]
     if training.patience is not None:
         # After each evaluation, so that a snapshot at the epoch's end knows whether training stops.
         callbacks.append(
@@ -374,6 +376,7 @@ def train_model(
         "epoch": epoch,
         "steps": fit.global_step,
         "examples": sum(len(suite.examples(corpus, "train")) for corpus in corpora),
+        "history": history.records,
         "seconds": time.perf_counter() - started,
         "versions": versions(),
     }
