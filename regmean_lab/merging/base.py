@@ -259,8 +259,8 @@ class LayerDiagnostics:
         off_diagonal: the factor on the off-diagonal entries, where it was estimated.
         moved: distance of the merged weight from the members' mean, in units of the members' own root mean square
             distance from it. None where members are equal, or merged row by row over some of them.
-        distances: by member, the distance of the merged weight from the member's, as a share of the mean's distance from
-            it: 1 for the mean, 0 for the member itself. Before steps that follow the merge, as ``moved``.
+        distances: by member, the distance of the merged weight from the member's, as a share of the mean's distance
+            from it: 1 for the mean, 0 for the member itself. Before steps that follow the merge, as ``moved``.
         conditions: by member, a lower bound of the condition number of its own Gram matrix, scaled to a unit diagonal:
             the mean square of its eigenvalues, which is cheaper than what bounds ``condition``, and lower.
     """

@@ -210,9 +210,7 @@ def assert_same(merged: dict[str, Tensor], expected: nn.Module) -> None:
         torch.testing.assert_close(merged[name], value, rtol=1e-8, atol=1e-9, msg=lambda text, name=name: name + text)
 
 
-def assert_moved(
-    row: LayerDiagnostics, merged: dict[str, Tensor], models: list[Network], shares: list[float]
-) -> None:
+def assert_moved(row: LayerDiagnostics, merged: dict[str, Tensor], models: list[Network], shares: list[float]) -> None:
     """How far a layer's weight moved, from the members' own weights."""
     own = [model.state_dict()[f"{row.layer}.weight"].double() for model in models]
     value = merged[f"{row.layer}.weight"].double()
