@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from report_results import make_result, section_of, write_results
+from report_results import LAYERS, diagnosed, make_result, section_of, write_results
 
-from regmean_lab.merging.base import LayerDiagnostics
 from regmean_lab.report.charts.layers import layer_charts, panels_of
 from regmean_lab.report.entries import entries_of
 from regmean_lab.report.files import FileNames
@@ -22,28 +19,6 @@ from regmean_lab.report.grid import Section, sections_of
 from regmean_lab.report.layers import layers_of
 from regmean_lab.report.read import find_runs
 from regmean_lab.results import Result
-
-LAYERS = ("encoder.layer.0.query", "encoder.layer.1.query", "classifier")
-
-
-def diagnosed(result: Result, factor: float = 1.0, moved: bool = True) -> Result:
-    """The same result with diagnostics that follow a known rule; without ``moved`` as version 0.1 wrote them."""
-    rows: list[dict[str, Any]] = []
-    for number, layer in enumerate(LAYERS):
-        row = LayerDiagnostics(
-            layer,
-            jitter=0.0,
-            condition=10.0 ** (number + 1) * factor,
-            unseen_features=0,
-            off_diagonal_share=0.5,
-            moved=0.1 * (number + 1) * factor,
-            distances={member: 0.9 + 0.1 * number + 0.01 * place for place, member in enumerate(result.members)},
-            conditions={member: 2.0 * factor + place for place, member in enumerate(result.members)},
-        )
-        rows.append({key: value for key, value in asdict(row).items() if moved or key not in
-                     ("moved", "distances", "conditions")})  # fmt: skip
-    result.diagnostics = rows
-    return result
 
 
 def read_back(folder: Path, results: list[Result]) -> Section:
@@ -107,7 +82,7 @@ def test_maps_show_means_over_results(tmp_path: Path) -> None:
     assert distances.images[0].norm(1.0) == pytest.approx(0.5)  # white
     assert np.asarray(moved.images[0].get_array()) == pytest.approx(np.array([[0.25, 0.5, 0.75]]))
     assert [text.get_text() for text in moved.get_xticklabels()] == list(LAYERS)
-    assert "from 0.25 (merge, encoder.layer.0.query) to 0.75 (merge, classifier)" in chart.description
+    assert "from 0.25 (merge, encoder.layer.0.query) to 0.75 (merge, head)" in chart.description
 
 
 def test_results_of_earlier_versions_have_a_map_of_what_they_tell(tmp_path: Path) -> None:
@@ -136,6 +111,26 @@ def test_many_layers_are_told_apart_by_the_numbers_of_blocks() -> None:
     (axes,) = (axes for axes in figure.axes if axes.images)
     assert [text.get_text() for text in axes.get_xticklabels()] == [str(block) for block in range(10)]
     assert list(axes.get_xticks()) == [3 * block for block in range(10)]
+
+
+def test_layers_are_ordered_by_the_numbers_in_their_names_whatever_the_order_of_the_merge() -> None:
+    named = [f"layer.{number}.x" for number in (10, 2, 1)]
+    layers, (panel,) = panels_of(
+        [found for found in [layers_of([{"layer": n, "condition": 5.0} for n in named])] if found]
+    )
+    assert layers == ["layer.1.x", "layer.2.x", "layer.10.x"]
+    assert panel.lines == {"as solved": pytest.approx([5.0] * 3)}
+
+
+def test_colours_of_distances_are_symmetric_around_that_of_the_mean() -> None:
+    """Half as far and twice as far are equally far from white, and a member itself is as dark as can be."""
+    rows = [{"layer": name, "distances": {"a": value}} for name, value in (("x", 2.0), ("y", 0.8), ("z", 0.0))]
+    found = layers_of(rows)
+    assert found is not None
+    _, (panel,) = panels_of([found])
+    norm = panel.norm(panel.known)
+    assert (norm.vmin, norm.vmax) == pytest.approx((0.5, 2.0))
+    assert [norm(value) for value in (0.5, 1.0, 2.0)] == pytest.approx([0.0, 0.5, 1.0])
 
 
 def test_rows_without_diagnostics_have_no_map(tmp_path: Path) -> None:

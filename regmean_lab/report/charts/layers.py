@@ -11,12 +11,12 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import LogNorm, Normalize
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from regmean_lab.report.charts.chart import Chart, shortened, text_width
 from regmean_lab.report.files import FileNames
-from regmean_lab.report.grid import Column, Row, Section
+from regmean_lab.report.grid import Column, Row, Section, natural_key
 from regmean_lab.report.layers import Layers
 
 MOST_MAPS = 4
@@ -24,6 +24,10 @@ MOST_MAPS = 4
 
 MOST_NAMES = 26
 """Of more layers, the axis names blocks."""
+
+LONGEST_NAME = 30
+LEAST_RATIO = 1.05
+"""The widest colours of distances from members stand at least for this ratio: less is no difference to look at."""
 
 TOGETHER, MERGE = "as solved", "merge"
 LINE = 0.34
@@ -45,7 +49,7 @@ class Panel:
 
     title: str
     lines: Mapping[str, Values]
-    norm: Callable[[Values], Normalize]
+    norm: Callable[[Values], LogNorm]
     colours: str
 
     @property
@@ -71,7 +75,7 @@ def layers_of_row(row: Row) -> list[Layers]:
 
 def panels_of(found: Sequence[Layers]) -> tuple[list[str], list[Panel]]:
     """The layers of some merges, and their heat maps: means over the merges (of conditions, geometric ones)."""
-    layers = list(dict.fromkeys(name for one in found for name in one.names))
+    layers = sorted(dict.fromkeys(name for one in found for name in one.names), key=natural_key)
     conditions = _by_member(found, layers, "conditions", _geometric)
     distances = _by_member(found, layers, "distances", _mean)
     moved = {MERGE: _single(found, layers, "moved", _mean)}
@@ -79,7 +83,7 @@ def panels_of(found: Sequence[Layers]) -> tuple[list[str], list[Panel]]:
     panels = [
         Panel("condition number, at least", conditions, _logarithmic, "cividis"),
         Panel("distance from the member: 1 is that of the mean", distances, _around, "PuOr_r"),
-        Panel("distance from the mean: 1 is that of the members", moved, _linear, "cividis"),
+        Panel("distance from the mean: 1 is that of the members", moved, _logarithmic, "cividis"),
     ]
     return layers, [panel for panel in panels if panel.known]
 
@@ -120,46 +124,35 @@ def _draw(figure: Figure, axes: Axes, panel: Panel, count: int) -> None:
     bar = figure.colorbar(ScalarMappable(norm, colours), ax=axes, aspect=max(3.0, 7.0 * len(values) / 2), pad=0.015)
     bar.outline.set_visible(False)
     bar.ax.grid(False)
-    if isinstance(norm, LogNorm):
-        low, high = bar.norm.vmin, bar.norm.vmax
-        bar.set_ticks(_decades(low, high))
-        bar.set_ticks([], minor=True)
-        bar.ax.yaxis.set_major_formatter(lambda value, _: f"{value:.0e}".replace("e+0", "e").replace("e+", "e"))
-    else:
-        bar.set_ticks(sorted({round(float(tick), 2) for tick in np.linspace(norm.vmin, norm.vmax, 3)}))
-
-
-def _decades(low: float, high: float) -> list[float]:
-    """At most three powers of ten between two numbers, or these themselves where there are not two."""
-    powers = range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
-    if len(powers) < 2:
-        return [low, high]
-    return [10.0**power for power in (powers[0], powers[len(powers) // 2], powers[-1])]
+    # The ends, and what lies between them as colours do: 1 of distances from members.
+    low, high = norm.vmin or 1.0, norm.vmax or 1.0
+    bar.set_ticks([low, math.sqrt(low * high), high])
+    bar.set_ticks([], minor=True)
+    bar.ax.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 1000 else f"{value:.3g}")
 
 
 def _name_layers(axes: Axes, layers: Sequence[str]) -> None:
     """The layers' names below them; of many, the number of each block where it begins."""
     if len(layers) <= MOST_NAMES:
         places = [place + 0.5 for place in range(len(layers))]
-        axes.set_xticks(
-            places, [shortened(name) for name in _short(layers)], rotation=60, ha="right", rotation_mode="anchor"
-        )
+        axes.set_xticks(places, _short(layers), rotation=60, ha="right", rotation_mode="anchor")
         return
     starts: dict[str, int] = {}
     for place, name in enumerate(layers):
         if (block := re.search(r"\.(\d+)\.", name)) is not None:
             starts.setdefault(block[1], place)
     axes.set_xticks(list(starts.values()), list(starts), ha="left")
-    axes.set_xlabel("layers, in the order of the model; numbers are blocks")
+    axes.set_xlabel("layers by name; numbers are blocks")
 
 
 def _short(layers: Sequence[str]) -> list[str]:
-    """Names without the parts that all of them begin with."""
+    """Names without the parts that all of them begin with; of long ones the end, which tells layers apart."""
     parts = [name.split(".") for name in layers]
     common = 0
     while len(layers) > 1 and all(len(own) > common + 1 for own in parts) and len({own[common] for own in parts}) == 1:
         common += 1
-    return [".".join(own[common:]) for own in parts]
+    names = [".".join(own[common:]) for own in parts]
+    return [name if len(name) <= LONGEST_NAME else f"….{name[2 - LONGEST_NAME :].partition('.')[2]}" for name in names]
 
 
 def _told(panel: Panel, layers: Sequence[str]) -> str:
@@ -207,16 +200,13 @@ def _geometric(values: Values) -> float:
     return math.exp(math.fsum(math.log(max(value, 1.0)) for value in values) / len(values))
 
 
-def _linear(values: Values) -> Normalize:
-    return Normalize(0.0, max(values) or 1.0)
-
-
-def _around(values: Values) -> Normalize:
-    """White is 1, and both colours are as far from it."""
-    widest = max(0.05, *(abs(value - 1) for value in values))
-    return Normalize(1 - widest, 1 + widest)
+def _around(values: Values) -> LogNorm:
+    """White is 1, and half as far as the mean is as far from it as twice as far."""
+    widest = max(LEAST_RATIO, *(max(value, 1 / value) for value in values if value > 0), 0)
+    return LogNorm(1 / widest, widest)
 
 
 def _logarithmic(values: Values) -> LogNorm:
-    low, high = min(values), max(values)
+    positive = [value for value in values if value > 0] or [1.0]
+    low, high = min(positive), max(positive)
     return LogNorm(low, high if high > low else low * 10)
