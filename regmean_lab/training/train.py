@@ -40,8 +40,10 @@ from regmean_lab.training.lora import add_adapter, merge_adapter, save_adapter
 from regmean_lab.training.processes import run_together, trainer_devices
 from regmean_lab.training.snapshots import Snapshots, TensorCheckpoints
 from regmean_lab.training.starting_heads import head_note
+from regmean_lab.training.told import ToldSteps
 from regmean_lab.utils.files import ADAPTER_FOLDER
 from regmean_lab.utils.later_settings import without_later_settings
+from regmean_lab.utils.progress import at_stage, shows_bars
 from regmean_lab.zoo import Zoo, ZooEntry
 
 log = logging.getLogger(__name__)
@@ -242,7 +244,7 @@ def training_trainer(
         plugins=plugins,
         logger=list(loggers) or False,
         enable_checkpointing=False,
-        enable_progress_bar=trainer.progress_bar,
+        enable_progress_bar=shows_bars(trainer.progress_bar),
         enable_model_summary=False,
         num_sanity_val_steps=0,
         limit_val_batches=1.0 if training.selection == "best" else 0,
@@ -294,6 +296,7 @@ def train_model(
         ModelError: when the weights are not finite.
     """
     started = time.perf_counter()
+    at_stage(f"train {'+'.join(corpora)}")
     pl.seed_everything(seed, workers=True, verbose=False)
     for task in dict.fromkeys(suite.task(corpus) for corpus in corpora):
         if (note := head_note(checkpoint, task)) is not None:
@@ -332,7 +335,7 @@ def train_model(
     module.train()  # from_pretrained leaves models in evaluation mode, and Lightning would keep it
     best, history = BestWeights(), History()
     # The history before snapshots, which it is part of.
-    callbacks: list[pl.Callback] = [*([best] if training.selection == "best" else []), history]
+    callbacks: list[pl.Callback] = [*([best] if training.selection == "best" else []), history, ToldSteps()]
     if training.patience is not None:
         # After each evaluation, so that a snapshot at the epoch's end knows whether training stops.
         callbacks.append(
