@@ -23,6 +23,7 @@ from regmean_lab.tracking.logged_results import log_result
 from regmean_lab.tracking.loggers import open_loggers
 from regmean_lab.training.processes import first_device
 from regmean_lab.training.train import trainings_of
+from regmean_lab.utils.progress import at_stage
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +75,7 @@ def evaluate_and_log(job: Job, overrides: list[str]) -> Result:
     job_type = "merge" if isinstance(settings.method, MergeMethod) else "evaluate"
     with open_loggers(config.logger, job.folder, name, job_type, config.experiment, settings.resolved) as loggers:
         pl.seed_everything(config.seed, workers=True, verbose=False)
+        at_stage("evaluate")
         outcome = evaluate(job)
         result = result_of(job, outcome, overrides)
         log_result(loggers, result, {evaluation.name: evaluation.task.key_score for evaluation in job.evaluations})

@@ -47,6 +47,7 @@ MARKS = {
     "checkpoints/test_collect_statistics.py": "experiments",
     "checkpoints/test_given_members.py": "experiments",
     "command/test_jobs.py": "experiments",
+    "command/test_live_sweep.py": "processes",
     "command/test_search.py": "experiments",
     "command/test_own_data_commands.py": "processes",
     "command/test_plugin_commands.py": "processes",

@@ -32,7 +32,8 @@ class OptunaSweeper(StagedSweeper):
     def run(self, arguments: list[str], launcher: Launcher, output_dir: Path) -> list[JobReturn]:
         """Run all trials, and the best; see :func:`regmean_lab.sweeps.search.run_search`."""
         from regmean_lab.config.search import Search
+        from regmean_lab.sweeps.live import watched
         from regmean_lab.sweeps.search import run_search  # takes seconds to import; Hydra imports plugins every time
 
         search = Search(**self.drawn, select=self.select)
-        return run_search(self.params, self.grids, arguments, launcher.launch, output_dir, search, self.until)
+        return run_search(self.params, self.grids, arguments, watched(launcher), output_dir, search, self.until)

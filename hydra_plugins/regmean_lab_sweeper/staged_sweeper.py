@@ -67,6 +67,7 @@ class StagedSweeper(Sweeper):
 
     def run(self, arguments: list[str], launcher: Launcher, output_dir: Path) -> list[JobReturn]:
         """Run all jobs; see :func:`regmean_lab.sweeps.stages.run_sweep`."""
+        from regmean_lab.sweeps.live import watched
         from regmean_lab.sweeps.stages import run_sweep  # takes seconds to import; Hydra imports plugins every time
 
-        return run_sweep(self.params, self.grids, arguments, launcher.launch, output_dir, self.until, self.select)
+        return run_sweep(self.params, self.grids, arguments, watched(launcher), output_dir, self.until, self.select)

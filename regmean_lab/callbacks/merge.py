@@ -32,6 +32,7 @@ from regmean_lab.statistics import expert_layers, linear_layers
 from regmean_lab.statistics.token_counts import TokenCounts
 from regmean_lab.training.distillation import TextStream
 from regmean_lab.utils.files import file_sha256
+from regmean_lab.utils.progress import at_stage
 from regmean_lab.zoo import ZooEntry
 
 log = logging.getLogger(__name__)
@@ -121,6 +122,7 @@ class MergeCallback(pl.Callback):
             self.seconds["statistics"] = time.perf_counter() - started
             self.statistics_bytes = self._sizes(requests)
             started = time.perf_counter()
+            at_stage("merge")
             if isinstance(self.method, Distill):
                 self._merged = self._distil(trainer, pl_module, requests)
             elif isinstance(self.method, Auto):
@@ -128,6 +130,7 @@ class MergeCallback(pl.Callback):
             else:
                 self._merged = self._merge(trainer, pl_module, requests)
             self.seconds["merge"] = time.perf_counter() - started
+            at_stage("evaluate")
         targets = pl_module.model.state_dict(keep_vars=True)
         with torch.no_grad():
             for name, value in self._merged.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -20,6 +21,7 @@ from regmean_lab.statistics import KINDS, Collection, Kind, KindConfig, doubling
 from regmean_lab.suites.data_module import Batches
 from regmean_lab.training.processes import run_together
 from regmean_lab.training.trainers import test_trainer, trainer_like
+from regmean_lab.utils.progress import at_stage, is_listened, steps_done
 from regmean_lab.zoo import ZooEntry, statistics_key
 
 __all__ = [
@@ -96,6 +98,7 @@ class Collect(pl.Callback):
         self.across_processes = across_processes
         self.statistics: Any = None
         self._collection: Collection | None = None
+        self._batches = 0
 
     @property
     def finished(self) -> bool:
@@ -107,6 +110,12 @@ class Collect(pl.Callback):
         assert isinstance(pl_module, TaskModule)
         self._collection = self.kind.collection(pl_module, self.settings, self.layers, self.experts)
         pl_module.collection = self._collection
+
+    def on_test_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Tell how many batches are done, where it is known how many there are."""
+        self._batches += 1
+        if is_listened() and math.isfinite(total := trainer.num_test_batches[0]):
+            steps_done(self._batches, int(total))
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compute the statistics."""
@@ -232,6 +241,7 @@ def _collect_and_save(
     data_fingerprint: str,
 ) -> None:
     """Collect statistics, in a process group together with the other processes, of which the first writes the file."""
+    at_stage(f"{request.kind} statistics")
     statistics = measure(trainer, request, load(), batches, f"{request.kind} of {entry.name}")
     if rank() == 0:
         told = request.told_of(data_fingerprint)

@@ -257,6 +257,12 @@ class LayerDiagnostics:
         unseen_features: inputs that were zero in all members' data; their weights are the members' mean.
         off_diagonal_share: share of the squared Frobenius norm of the Gram sum that lies off the diagonal.
         off_diagonal: the factor on the off-diagonal entries, where it was estimated.
+        moved: distance of the merged weight from the members' mean, in units of the members' own root mean square
+            distance from it. None where members are equal, or merged row by row over some of them.
+        distances: by member, the distance of the merged weight from the member's, as a share of the mean's distance
+            from it: 1 for the mean, 0 for the member itself. Before steps that follow the merge, as ``moved``.
+        conditions: by member, a lower bound of the condition number of its own Gram matrix, scaled to a unit diagonal:
+            the mean square of its eigenvalues, which is cheaper than what bounds ``condition``, and lower.
     """
 
     layer: str
@@ -265,6 +271,9 @@ class LayerDiagnostics:
     unseen_features: int
     off_diagonal_share: float
     off_diagonal: float | None = None
+    moved: float | None = None
+    distances: Mapping[str, float] = field(default_factory=dict)
+    conditions: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass

@@ -96,6 +96,28 @@ def off_diagonal_share(matrix: Tensor) -> float:
     return max(0.0, 1.0 - float(matrix.diagonal().square().sum()) / total) if total > 0 else 0.0
 
 
+def condition_bound(matrix: Tensor) -> float | None:
+    """A lower bound of a symmetric positive semi-definite matrix's condition number, scaled to a unit diagonal.
+
+    It is the mean square of the eigenvalues: these add up to their number, so that the largest is no less than it, and
+    the smallest no more than 1. Takes one pass over the matrix.
+
+    Args:
+        matrix: shape [n, n]; rows whose diagonal entry is zero are left out.
+
+    Returns:
+        At least 1, of a diagonal matrix; None where all rows are left out.
+    """
+    scale = matrix.diagonal().rsqrt()
+    scale[torch.isinf(scale)] = 0
+    count = int(torch.count_nonzero(scale))
+    squares = [
+        torch.linalg.vector_norm(rows * scale * own[:, None]).square()
+        for rows, own in zip(matrix.split(_SOLVED_ROWS), scale.split(_SOLVED_ROWS), strict=True)
+    ]
+    return float(torch.stack(squares).sum()) / count if count else None
+
+
 def solve_positive(
     matrix: Tensor, right: Tensor, entries: torch.dtype | None = None, *, refine: bool | None = None
 ) -> Solution:

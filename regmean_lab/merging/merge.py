@@ -20,6 +20,7 @@ from regmean_lab.merging.depth import depths
 from regmean_lab.merging.finishing import MergedParameter, base_tensor, follow, working_tensor
 from regmean_lab.merging.followed_by import steps_of
 from regmean_lab.merging.member_tensors import MemberTensors
+from regmean_lab.merging.movement import with_movement
 from regmean_lab.merging.partial import covered
 from regmean_lab.merging.parts import PER_MEMBER, name_problems, values_by_name
 from regmean_lab.merging.row_groups import average_rows, groups_of_rows, has_averaged_rows, merge_groups
@@ -251,6 +252,7 @@ def merge_parameter(
         value = average_rows(parameter, 0 if block is None else block.start)
     elif groups is None:
         value, diagnostics = method.merge(parameter)
+        diagnostics = None if diagnostics is None else with_movement(diagnostics, parameter, value)
     else:
         value, diagnostics = merge_groups(method, parameter, groups)
     if not all_finite(value):

@@ -24,6 +24,7 @@ from regmean_lab.merging.base import (
 from regmean_lab.merging.gram_sources import estimated_gram, measured_gram
 from regmean_lab.merging.linear_algebra import (
     agreement,
+    condition_bound,
     off_diagonal_share,
     scale_off_diagonal_,
     solve_device,
@@ -190,11 +191,14 @@ class RegMean(MergeMethod):
         total = torch.zeros(size, size, dtype=dtype, device=device)
         right = torch.zeros(mean.numel() // size, size, dtype=dtype, device=device)
         first: Tensor | None = None
+        conditions: dict[str, float] = {}
         for number, (weight, tensor) in enumerate(zip(parameter.weights, parameter.tensors, strict=True)):
             stored = self._matrix(parameter, number, size)
             if stored.dtype != torch.float64:
                 entries = torch.float32  # in float64 they are as rough as they were
             gram = stored.to(device)
+            if (bound := condition_bound(gram)) is not None:
+                conditions[parameter.members[number].name] = bound
             total.add_(gram, alpha=weight)
             if first is None:
                 first = gram
@@ -232,7 +236,13 @@ class RegMean(MergeMethod):
         merged = mean.add_(change).to(own_device, own_dtype)
         estimated = factor if self.regularization == "shrinkage" else None
         return merged, LayerDiagnostics(
-            layer, solution.jitter, solution.condition, solution.unseen, share, off_diagonal=estimated
+            layer,
+            solution.jitter,
+            solution.condition,
+            solution.unseen,
+            share,
+            off_diagonal=estimated,
+            conditions=conditions,
         )
 
     def _factor(self, parameter: Parameter, size: int, device: torch.device) -> float:

@@ -12,6 +12,8 @@ from typing_extensions import override
 
 from regmean_lab.merging.base import LayerDiagnostics, LinearLayer, MergeError, Parameter, matches, register_method
 from regmean_lab.merging.linear_algebra import off_diagonal_share, solve_device, solve_positive
+from regmean_lab.merging.member_tensors import MemberTensors
+from regmean_lab.merging.movement import with_movement
 from regmean_lab.merging.refining import LayerRows, RefinedLayer, RefiningMethod
 from regmean_lab.merging.regmean import RegMean
 from regmean_lab.merging.row_groups import rows_by_members
@@ -174,7 +176,18 @@ class _Solver:
         values = {layer.weight: oriented(weight, layer.layer)}
         if bias is not None:
             values[layer.bias] = bias
-        return values, max(solved, key=lambda row: (row.jitter, row.condition))
+        worst = max(solved, key=lambda row: (row.jitter, row.condition))
+        return values, worst if len(solved) > 1 else with_movement(worst, self._parameter(weight), weight)
+
+    def _parameter(self, like: Tensor) -> Parameter:
+        """The layer's weight in the members, as [out, in], in the dtype of the merged one; read one at a time."""
+
+        def read(number: int) -> Tensor:
+            return _oriented(self._layer, self._layer.members[number].weights).to(like)
+
+        layer = self._layer
+        tensors = MemberTensors(read(0), read, len(layer.members))
+        return Parameter(layer.weight, tensors, layer.members, layer.coefficients, layer.layer)
 
 
 def _oriented(layer: RefinedLayer, weights: Mapping[str, Tensor]) -> Tensor:

@@ -147,7 +147,7 @@ def _sections(chosen: Arguments, runs: list[Run]) -> tuple[list[Section], list[s
     """Sections, what a reader should know of them, and what the last line adds."""
     if chosen.table is None:
         sections = sections_of(entries_of(runs))
-        return sections, [notice for section in sections for notice in section.notices], ""
+        return sections, list(dict.fromkeys(notice for section in sections for notice in section.notices)), ""
     # Only a definition needs the whole configuration, which takes seconds to import.
     from regmean_lab.report.definition import DefinitionError, read_definition
 

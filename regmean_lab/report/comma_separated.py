@@ -49,6 +49,7 @@ def csv_runs(sections: Iterable[Section]) -> str:
     lines = [
         [section.name, row.label, *_run(column, entry)]
         for section in sections
+        if not section.across  # whose results are those of other sections
         for column in section.columns
         for row in column.rows
         for entry in row.entries.values()

@@ -100,11 +100,14 @@ def _content(
 
 
 def _column_tables(section: Section, column: Column, names: FileNames) -> list[Table]:
-    """Scores by corpus and, where there are several sets of members, by set; none while nothing was measured."""
+    """Scores by corpus and, where there are several sets of members, by set; none while nothing was measured.
+
+    Across experiments by corpus alone: the sets are shown where they belong.
+    """
     if not column.runs:
         return []
     tables = [corpus_table(section, column, names.stem(section.name, column.label, "corpora"))]
-    if len(column.member_sets) > 1:
+    if len(column.member_sets) > 1 and not section.across:
         for domain in domains_of(column):
             stem = names.stem(section.name, column.label, "members", domain)
             tables.append(members_table(section, column, domain, stem))

@@ -73,11 +73,18 @@ class Details:
             "measured": [
                 *seconds,
                 ("peak memory", _memory(result.peak_memory_bytes)),
+                *_published(result),
                 *_compared(result),
                 *_unknown(result),
             ],
             "environment": number,
         }
+
+
+def _published(result: Result) -> list[tuple[str, str]]:
+    """How large the statistics are that a member publishes for a merge."""
+    sizes = result.statistics_bytes or {}
+    return [(f"{kind} statistics of a member", byte_size(size)) for kind, size in sizes.items()]
 
 
 def _compared(result: Result) -> list[tuple[str, str]]:

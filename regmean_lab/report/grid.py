@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from regmean_lab.report.entries import Entry
 from regmean_lab.report.read import Run
@@ -76,19 +76,21 @@ class Column:
 
 @dataclass(frozen=True)
 class Section:
-    """One experiment, or one table with a definition.
+    """One experiment, one table with a definition, or what several experiments have of one suite and model.
 
     Attributes:
         name: its name.
         defined: whether it is known which jobs there should be.
         columns: its columns.
         notices: what a reader should know of its entries.
+        across: whether it compares results of several experiments, each of which has a section of its own as well.
     """
 
     name: str
     defined: bool
     columns: list[Column]
     notices: list[str]
+    across: bool = False
 
     @property
     def row_labels(self) -> list[str]:
@@ -99,11 +101,15 @@ class Section:
 
 
 def sections_of(entries: Sequence[Entry], table: str | None = None) -> list[Section]:
-    """Entries by experiment; with the name of a table, all in one section of that name, which is a defined one."""
+    """Entries by experiment, after what several experiments have of the same suite, model and members.
+
+    With the name of a table, all are in one section of that name, which is a defined one.
+    """
     if table is not None:
         return [_section(table, entries, defined=True)]
     names = sorted({entry.experiment for entry in entries}, key=natural_key)
-    return [_section(name, [e for e in entries if e.experiment == name], defined=False) for name in names]
+    own = [_section(name, [e for e in entries if e.experiment == name], defined=False) for name in names]
+    return [*_across_experiments(entries), *own]
 
 
 def natural_key(value: object) -> list[tuple[int, float, str]]:
@@ -112,7 +118,40 @@ def natural_key(value: object) -> list[tuple[int, float, str]]:
     return [(0, float(part), "") if number % 2 else (1, 0.0, part) for number, part in enumerate(parts)]
 
 
-def _section(name: str, entries: Sequence[Entry], defined: bool) -> Section:
+def _across_experiments(entries: Sequence[Entry]) -> list[Section]:
+    """For each suite and model a section of what can be compared although other experiments made it.
+
+    These are results of the same sets of members, in the same column. Sets that other experiments have in common stand
+    in columns of their own: a mean over some sets cannot be compared with one over others.
+    """
+    experiments: dict[tuple[tuple[tuple[str, str], ...], tuple[str, ...]], set[str]] = {}
+    for entry in entries:
+        experiments.setdefault(_compared_place(entry), set()).add(entry.experiment)
+    alike: dict[object, dict[tuple[str, ...], None]] = {}
+    for (column, members), names in experiments.items():
+        alike.setdefault((column, len(members), frozenset(names)), {})[members] = None
+    grouped: dict[str, list[Entry]] = {}
+    for entry in entries:
+        column, members = _compared_place(entry)
+        names = experiments[column, members]
+        if len(names) > 1:
+            sets = alike[column, len(members), frozenset(names)]
+            what = " + ".join(members) if len(sets) == 1 else f"{len(sets)} sets of {'/'.join(sorted(names))}"
+            suite_and_model = f"{entry.column['suite.name']}, {entry.column['model.name']}"
+            own = replace(entry, column={**entry.column, "members": what})
+            grouped.setdefault(suite_and_model, []).append(own)
+    return [
+        _section(f"{name}: across experiments", own, defined=False, across=True)
+        for name, own in sorted(grouped.items(), key=lambda item: natural_key(item[0]))
+    ]
+
+
+def _compared_place(entry: Entry) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
+    """What results must have in common to be compared across experiments: the settings of their column, and members."""
+    return tuple(sorted(entry.column.items())), entry.members
+
+
+def _section(name: str, entries: Sequence[Entry], defined: bool, across: bool = False) -> Section:
     grouped: dict[tuple[tuple[tuple[str, str], ...], int], list[Entry]] = {}
     for entry in entries:
         grouped.setdefault((tuple(sorted(entry.column.items())), entry.count), []).append(entry)
@@ -124,9 +163,14 @@ def _section(name: str, entries: Sequence[Entry], defined: bool) -> Section:
         suite_and_model = f"{dict(settings)['suite.name']}, {dict(settings)['model.name']}"
         told = [part for part in label if part not in suite_and_model.split(", ")]
         title = ", ".join([suite_and_model, *told])
+        if across:
+            shared = dict(settings)["members"]
+            title = title.replace(f"members={shared}", shared) if f"members={shared}" in told else f"{title}, {shared}"
+            found = [f"{name}: {notice}" for notice in found]
         columns.append(Column(", ".join(label), title, dict(settings), count, _rows(own)))
-        notices += found + _data_notices(title, own) + _selection_notices(title, own)
-    return Section(name, defined, columns, notices)
+        # What was chosen is told of the experiment that chose.
+        notices += found + _data_notices(title, own) + ([] if across else _selection_notices(title, own))
+    return Section(name, defined, columns, notices, across)
 
 
 def _column_order(settings: Mapping[str, str], count: int) -> tuple[object, ...]:

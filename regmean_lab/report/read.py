@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from regmean_lab.report.layers import Layers, layers_of
 from regmean_lab.results import RESULT_FILE, Result, ResultError, read_result
+from regmean_lab.utils.checks import is_number
 
 
 class NoResultsError(Exception):
@@ -24,11 +25,13 @@ class Run:
         result: what the job measured.
         path: its ``result.json``.
         modified: when the file was written, in seconds since 1970.
+        layers: of its diagnostics, what figures show; None where it has none.
     """
 
     result: Result
     path: Path
     modified: float
+    layers: Layers | None = None
 
 
 @dataclass(frozen=True)
@@ -84,9 +87,9 @@ def _read(path: Path) -> Run:
         raise ResultError(f"{path}: not a readable result ({error})") from None
     if wrong := list(_form_problems(result)):
         raise ResultError(f"{path}: not the form of a result ({'; '.join(wrong)})")
-    # One entry a layer, which no table shows and which is most of the file.
-    result.diagnostics = []
-    return Run(result, path, modified)
+    # One entry a layer, which is most of the file: what figures show of it is kept, in a smaller form.
+    layers, result.diagnostics = layers_of(result.diagnostics), []
+    return Run(result, path, modified, layers)
 
 
 COMPARED = ("gap_closed", "gap_closed_tempered", "gap_closed_out_of_domain", "agreement", "temperature")
@@ -111,7 +114,9 @@ def _form_problems(result: Result) -> Iterable[str]:
     for name in ("mean_in_domain", "mean_out_of_domain"):
         if not _is_score(getattr(result, name)):
             yield f"{name}: expected a number or null"
-    for name in ("configuration", "environment", "seconds"):
+    if not isinstance(result.diagnostics, list):
+        yield "diagnostics: expected a list"
+    for name in ("configuration", "environment", "seconds", "zoo"):
         if not isinstance(getattr(result, name), Mapping):
             yield f"{name}: expected an object"
     selection = result.selection
@@ -142,4 +147,4 @@ def _all_are(values: Iterable[Any], kind: type) -> bool:
 
 
 def _is_score(value: Any) -> bool:
-    return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value))
+    return value is None or is_number(value)

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import gc
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from regmean_lab.config.checkpoint_commands import root_module
 from regmean_lab.config.resolvers import register_resolvers
 from regmean_lab.sweeps.summary import JobRecord, record_job, show_measured
+from regmean_lab.utils.progress import is_listened, job_begins, job_ended
 from regmean_lab.utils.quiet import quiet_libraries
 from regmean_lab.utils.threads import limit_threads
 
@@ -50,12 +53,15 @@ def job(config: DictConfig) -> float | None:
         told = f"{step.name}: {error}" if step is not None else error
         record_job(output_dir, number, JobRecord(overrides, str(folder), told, computed))
 
+    name = job_name(config) if step is None else step.name
     try:
-        if step is not None:
-            run_step(step, config, folder)
-            return None
-        record(NOT_ENDED)  # a process that is killed leaves this record as the last one
-        result, computed = run(config, folder, overrides)
+        with _told(name, several=hydra_config.mode == RunMode.MULTIRUN) as scores:
+            if step is not None:
+                run_step(step, config, folder)
+                return None
+            record(NOT_ENDED)  # a process that is killed leaves this record as the last one
+            result, computed = run(config, folder, overrides)
+            scores.append(result.mean_in_domain)
     except UserError as error:
         record(str(error))
         raise JobError(str(error)) from error
@@ -70,6 +76,43 @@ def job(config: DictConfig) -> float | None:
             torch.cuda.empty_cache()
     record(None, computed)
     return result.mean_in_domain
+
+
+def job_name(config: DictConfig) -> str:
+    """What people call a job, before it is known whether its configuration is sound: ``tec+isear regmean seed 1``."""
+    members = OmegaConf.select(config, "members")
+    named = "+".join(map(str, members)) if members else f"all of {OmegaConf.select(config, 'suite.name')}"
+    return f"{named} {OmegaConf.select(config, 'method.name')} seed {OmegaConf.select(config, 'seed')}"
+
+
+def end_text(job: str, score: float | None, problem: str | None) -> str:
+    """How a job ended, in words."""
+    if problem is not None:
+        return f"{job} failed"
+    return job if score is None else f"{job}: {score:.2f} in domain"
+
+
+@contextmanager
+def _told(job: str, several: bool) -> Iterator[list[float]]:
+    """Tell that a job begins, and how it ended; of several jobs in other processes, by a line in the log.
+
+    What it gives is filled with the job's score.
+    """
+    job_begins(job)
+    scores: list[float] = []
+    try:
+        yield scores
+    except Exception as error:
+        _tell_end(job, None, str(error), several)
+        raise
+    _tell_end(job, scores[0] if scores else None, None, several)
+
+
+def _tell_end(job: str, score: float | None, problem: str | None, several: bool) -> None:
+    if is_listened():
+        job_ended(job, score, problem)
+    elif several:
+        log.info("%s", end_text(job, score, problem))
 
 
 def root_job(config: DictConfig) -> None:

@@ -106,9 +106,21 @@ def scores_table(result: Result, key_metrics: Mapping[str, str]) -> LoggedTable:
 
 def diagnostics_table(result: Result) -> LoggedTable:
     """One row for each layer that the merge solved for; no rows for methods that solve for none."""
-    columns = list(dict.fromkeys(name for row in result.diagnostics for name in row))
-    rows = [[row.get(name) for name in columns] for row in result.diagnostics]
+    flat = [_by_column(row) for row in result.diagnostics]
+    columns = list(dict.fromkeys(name for row in flat for name in row))
+    rows = [[row.get(name) for name in columns] for row in flat]
     return LoggedTable(DIAGNOSTICS_TABLE, columns, rows)
+
+
+def _by_column(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A layer's diagnostics with a column for each member where there is one value a member."""
+    found: dict[str, Any] = {}
+    for name, value in row.items():
+        if isinstance(value, Mapping):
+            found |= {f"{name}/{member}": own for member, own in value.items()}
+        else:
+            found[name] = value
+    return found
 
 
 def _log_table(logger: Logger, table: LoggedTable) -> None:

@@ -35,12 +35,15 @@ from regmean_lab.suites.reading import read_together
 from regmean_lab.tracking.environment import versions
 from regmean_lab.tracking.loggers import open_loggers
 from regmean_lab.training.best_weights import BestWeights, epoch_of
+from regmean_lab.training.history import History
 from regmean_lab.training.lora import add_adapter, merge_adapter, save_adapter
 from regmean_lab.training.processes import run_together, trainer_devices
 from regmean_lab.training.snapshots import Snapshots, TensorCheckpoints
 from regmean_lab.training.starting_heads import head_note
+from regmean_lab.training.told import ToldSteps
 from regmean_lab.utils.files import ADAPTER_FOLDER
 from regmean_lab.utils.later_settings import without_later_settings
+from regmean_lab.utils.progress import at_stage, shows_bars
 from regmean_lab.zoo import Zoo, ZooEntry
 
 log = logging.getLogger(__name__)
@@ -241,7 +244,7 @@ def training_trainer(
         plugins=plugins,
         logger=list(loggers) or False,
         enable_checkpointing=False,
-        enable_progress_bar=trainer.progress_bar,
+        enable_progress_bar=shows_bars(trainer.progress_bar),
         enable_model_summary=False,
         num_sanity_val_steps=0,
         limit_val_batches=1.0 if training.selection == "best" else 0,
@@ -287,12 +290,13 @@ def train_model(
 
     Returns:
         What ``training.json`` says of it beside its description: scores on dev (times 100), the epoch (from 0) of the
-        weights, optimizer steps, examples, seconds, versions.
+        weights, optimizer steps, examples, history of loss and score, seconds, versions.
 
     Raises:
         ModelError: when the weights are not finite.
     """
     started = time.perf_counter()
+    at_stage(f"train {'+'.join(corpora)}")
     pl.seed_everything(seed, workers=True, verbose=False)
     for task in dict.fromkeys(suite.task(corpus) for corpus in corpora):
         if (note := head_note(checkpoint, task)) is not None:
@@ -329,8 +333,9 @@ def train_model(
         num_workers=trainer.workers,
     )
     module.train()  # from_pretrained leaves models in evaluation mode, and Lightning would keep it
-    best = BestWeights()
-    callbacks: list[pl.Callback] = [best] if training.selection == "best" else []
+    best, history = BestWeights(), History()
+    # The history before snapshots, which it is part of.
+    callbacks: list[pl.Callback] = [*([best] if training.selection == "best" else []), history, ToldSteps()]
     if training.patience is not None:
         # After each evaluation, so that a snapshot at the epoch's end knows whether training stops.
         callbacks.append(
@@ -374,6 +379,7 @@ def train_model(
         "epoch": epoch,
         "steps": fit.global_step,
         "examples": sum(len(suite.examples(corpus, "train")) for corpus in corpora),
+        "history": history.records,
         "seconds": time.perf_counter() - started,
         "versions": versions(),
     }

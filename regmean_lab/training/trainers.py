@@ -13,6 +13,7 @@ from pytorch_lightning.plugins.precision import HalfPrecision
 from regmean_lab.config.groups import TrainerConfig
 from regmean_lab.training.processes import trainer_devices
 from regmean_lab.training.snapshots import TensorCheckpoints
+from regmean_lab.utils.progress import shows_bars
 
 
 def test_trainer(
@@ -27,7 +28,7 @@ def test_trainer(
         callbacks=list(callbacks),
         logger=logger,
         enable_checkpointing=False,
-        enable_progress_bar=config.progress_bar,
+        enable_progress_bar=shows_bars(config.progress_bar),
         enable_model_summary=False,
         inference_mode=False,
         use_distributed_sampler=False,

@@ -29,3 +29,8 @@ def fraction(setting: str, value: float, found: list[str], *, zero: bool = True,
     if not ((value >= 0 if zero else value > 0) and (value <= 1 if one else value < 1)):
         ends = f"{'from' if zero else 'above'} 0 {'to' if one else 'to below'} 1"
         found.append(f"{setting}: expected a number {ends}, got {value}")
+
+
+def is_number(value: object) -> bool:
+    """Whether something that was read from a file is a finite number, and no truth value."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -10,6 +10,7 @@ from torch import Tensor
 from regmean_lab.merging import linear_algebra
 from regmean_lab.merging.linear_algebra import (
     FLOAT64_LIMIT,
+    condition_bound,
     off_diagonal_share,
     scale_off_diagonal,
     solve_device,
@@ -33,6 +34,27 @@ def scaled_pseudo_inverse(matrix: Tensor, right: Tensor, cutoff: float) -> Tenso
     scale = 1 / np.sqrt(matrix.diagonal().numpy())
     inverse = np.linalg.pinv(scale[:, None] * matrix.numpy() * scale, rcond=cutoff, hermitian=True)
     return torch.from_numpy(scale[:, None] * (inverse @ (scale[:, None] * right.numpy())))
+
+
+@pytest.mark.parametrize("rows_at_a_time", [3, 1024])
+@pytest.mark.parametrize(("size", "rank"), [(1, None), (7, None), (7, 2)])
+def test_the_mean_squared_eigenvalue_is_below_the_condition_number(
+    size: int, rank: int | None, rows_at_a_time: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linear_algebra, "_SOLVED_ROWS", rows_at_a_time)
+    seen = gram(50, size, 3, rank) * torch.logspace(-6, 6, size)[:, None] * torch.logspace(-6, 6, size)
+    matrix = torch.zeros(size + 1, size + 1, dtype=torch.float64)
+    matrix[1:, 1:] = seen  # the first feature was never seen
+    scale = 1 / np.sqrt(seen.diagonal().numpy())
+    eigenvalues = np.linalg.eigvalsh(scale[:, None] * seen.numpy() * scale)
+
+    bound = condition_bound(matrix)
+
+    assert bound == pytest.approx(np.mean(eigenvalues**2))
+    assert bound is not None
+    assert bound >= 1 - 1e-9
+    assert bound <= (1 + 1e-9) * eigenvalues.max() / max(eigenvalues.min(), 0.0) if rank is None else bound > 1
+    assert condition_bound(torch.zeros(2, 2)) is None
 
 
 @settings(max_examples=30, deadline=None)

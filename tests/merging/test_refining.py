@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from regmean_lab.merging import Layout, MergeError, MergeMember, MergeMethod, merge_members
+from regmean_lab.merging.base import LayerDiagnostics
 from regmean_lab.merging.layout import layout_of
 from regmean_lab.merging.refining import MemberText, refine_
 from regmean_lab.merging.regmean import RegMean
@@ -209,6 +210,17 @@ def assert_same(merged: dict[str, Tensor], expected: nn.Module) -> None:
         torch.testing.assert_close(merged[name], value, rtol=1e-8, atol=1e-9, msg=lambda text, name=name: name + text)
 
 
+def assert_moved(row: LayerDiagnostics, merged: dict[str, Tensor], models: list[Network], shares: list[float]) -> None:
+    """How far a layer's weight moved, from the members' own weights."""
+    own = [model.state_dict()[f"{row.layer}.weight"].double() for model in models]
+    value = merged[f"{row.layer}.weight"].double()
+    mean = sum(share * weight for share, weight in zip(shares, own, strict=True))
+    spread = sum(share * float((weight - mean).square().sum()) for share, weight in zip(shares, own, strict=True))
+    assert row.moved == pytest.approx(float((value - mean).norm()) / spread**0.5, rel=1e-6)
+    expected = [float((value - weight).norm() / (mean - weight).norm()) for weight in own]
+    assert list(row.distances.values()) == pytest.approx(expected, rel=1e-6)
+
+
 @pytest.mark.parametrize("damping", [0.1, 3.0])
 @pytest.mark.parametrize("coefficients", [None, [0.3, 0.7]])
 def test_every_layer_is_fitted_to_the_members_outputs(
@@ -221,6 +233,8 @@ def test_every_layer_is_fitted_to_the_members_outputs(
     assert_same(merged, naive_sequential(models, texts, damping, weights, start))
     assert [row.layer for row in diagnostics] == list(ORDER)
     assert all(row.condition >= 1 for row in diagnostics)
+    for row in diagnostics:
+        assert_moved(row, merged, models, [weight / 2 for weight in weights])
 
 
 @pytest.mark.parametrize("coefficients", [None, [0.3, 0.7]])
@@ -231,6 +245,8 @@ def test_gram_matrices_are_those_of_the_merged_model(
     weights = [1.0, 1.0] if coefficients is None else [2 * value for value in coefficients]
     assert_same(merged, naive_plusplus(models, texts, 0.7, weights))
     assert [row.layer for row in diagnostics] == list(ORDER)
+    for row in diagnostics:
+        assert_moved(row, merged, models, [weight / 2 for weight in weights])
     plain = start_of(RegMean(off_diagonal=0.7, coefficients=coefficients), models, texts)
     assert torch.equal(merged["embedding.weight"], plain.embedding.weight)
 

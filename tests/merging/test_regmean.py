@@ -244,6 +244,41 @@ def test_diagnostics_tell_how_well_a_layer_was_posed() -> None:
     assert diagnostics.off_diagonal_share == pytest.approx(18 / (18 + 16 + 81))
 
 
+@pytest.mark.parametrize("coefficients", [None, [0.2, 0.5, 0.3]])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_diagnostics_tell_how_far_the_merge_moved(coefficients: list[float] | None, transposed: bool) -> None:
+    generator = torch.Generator().manual_seed(8)
+    members = [member(name, normal(3, 5, generator=generator), normal(9, 5, generator=generator)) for name in "abc"]
+    if transposed:
+        members = [MergeMember(m.name, {"layer.weight": m.weights["layer.weight"].T}, m.gram) for m in members]
+    layout = TRANSPOSED if transposed else LINEAR
+    (result,) = merge_members(RegMean(coefficients=coefficients), members, layout)
+    weights = {m.name: m.weights["layer.weight"].numpy() for m in members}
+    shares = coefficients or [1 / 3] * 3
+    mean = sum(share * own for share, own in zip(shares, weights.values(), strict=True))
+    value = result.value.numpy()
+    rms = np.sqrt(sum(c * np.sum((own - mean) ** 2) for c, own in zip(shares, weights.values(), strict=True)))
+    assert result.diagnostics is not None
+    assert result.diagnostics.moved == pytest.approx(np.linalg.norm(value - mean) / rms)
+    expected = {name: np.linalg.norm(value - own) / np.linalg.norm(mean - own) for name, own in weights.items()}
+    assert result.diagnostics.distances == pytest.approx(expected)
+    for one in members:
+        assert one.gram is not None
+        matrix = one.gram.matrix("layer").numpy()
+        scale = 1 / np.sqrt(np.diag(matrix))
+        eigenvalues = np.linalg.eigvalsh(scale[:, None] * matrix * scale)
+        assert result.diagnostics.conditions[one.name] == pytest.approx(np.mean(eigenvalues**2))
+
+
+def test_equal_members_have_nothing_that_a_merge_could_move_from() -> None:
+    generator = torch.Generator().manual_seed(8)
+    weight = normal(3, 5, generator=generator)
+    members = [member(name, weight.clone(), normal(9, 5, generator=generator)) for name in "ab"]
+    (result,) = merge_members(RegMean(), members, LINEAR)
+    assert result.diagnostics is not None
+    assert (result.diagnostics.moved, result.diagnostics.distances) == (None, {})
+
+
 def test_float32_members_are_merged_as_exactly_as_float32_tells() -> None:
     generator = torch.Generator().manual_seed(4)
     members = [member(name, normal(3, 8, generator=generator), normal(50, 8, generator=generator)) for name in "ab"]

@@ -60,7 +60,7 @@ class Chromium:
         os.close(to_read)
         os.close(to_write)
         self._session: str | None = None
-        self._wait(lambda: bool(self._pages()), "a page")
+        self.wait(lambda: bool(self._pages()), "a page")
         target = self._pages()[0]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network", "DOM", "Accessibility"):
@@ -101,7 +101,7 @@ class Chromium:
         """Open a file and wait until it has loaded."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         self.call("Page.navigate", url=path.resolve().as_uri())
-        self._wait(
+        self.wait(
             lambda: self.evaluate("document.readyState === 'complete' && location.href !== 'about:blank'"), "the page"
         )
 
@@ -132,7 +132,8 @@ class Chromium:
         targets = self.call("Target.getTargets")["targetInfos"]
         return [target["targetId"] for target in targets if target["type"] == "page"]
 
-    def _wait(self, condition: Callable[[], Any], what: str) -> None:
+    def wait(self, condition: Callable[[], Any], what: str) -> None:
+        """Wait until a condition holds; ``what`` says for what."""
         until = time.monotonic() + SECONDS
         while not condition():
             if time.monotonic() > until:

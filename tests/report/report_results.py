@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from regmean_lab.merging.base import LayerDiagnostics
 from regmean_lab.report.entries import entries_of
 from regmean_lab.report.grid import Section, sections_of
 from regmean_lab.report.read import Run
@@ -19,6 +20,8 @@ from regmean_lab.results import RESULT_FILE, Result
 CORPORA = ("tec", "isear", "crowdflower", "dailydialog")
 OUTSIDE = ("emoint", "ssec")
 GAIN = {"individual": 6.0, "ensemble": 3.0, "simple": 0.0, "fisher": 1.0, "regmean": 4.0}
+
+LAYERS = ("encoder.layer.0.query", "encoder.layer.1.query", "head")
 
 
 def score(method: str, corpus: str, members: Sequence[str], seed: int, shift: float = 0.0) -> float:
@@ -88,6 +91,26 @@ def make_result(
         zoo={},
         configuration=resolved,
     )
+
+
+def diagnosed(result: Result, factor: float = 1.0, moved: bool = True) -> Result:
+    """The same result with diagnostics that follow a known rule; without ``moved`` as version 0.1 wrote them."""
+    rows: list[dict[str, Any]] = []
+    for number, layer in enumerate(LAYERS):
+        row = LayerDiagnostics(
+            layer,
+            jitter=0.0,
+            condition=10.0 ** (number + 1) * factor,
+            unseen_features=0,
+            off_diagonal_share=0.5,
+            moved=0.1 * (number + 1) * factor,
+            distances={member: 0.9 + 0.1 * number + 0.01 * place for place, member in enumerate(result.members)},
+            conditions={member: 2.0 * factor + place for place, member in enumerate(result.members)},
+        )
+        rows.append({key: value for key, value in asdict(row).items() if moved or key not in
+                     ("moved", "distances", "conditions")})  # fmt: skip
+    result.diagnostics = rows
+    return result
 
 
 def write_results(folder: Path, results: Iterable[Result]) -> list[Path]:

@@ -191,6 +191,44 @@ def test_both_domains_make_a_scatter_of_means_over_members() -> None:
     assert y == pytest.approx([np.mean([r.mean_out_of_domain for r in own])])
 
 
+def scored(method: str, inside: float, outside: float, seed: int = 1) -> Result:
+    scores = {"in_domain": {"tec": inside, "isear": inside}, "out_of_domain": {"emoint": outside}}
+    return make_result(method, seed=seed, scores=scores)
+
+
+def test_methods_that_no_other_one_beats_in_both_domains_are_marked() -> None:
+    results = [
+        scored("individual", 99.0, 99.0),  # no merge
+        scored("simple", 50.0, 50.0),
+        scored("fisher", 60.0, 50.0),  # as good in one domain and better in the other
+        scored("regmean", 55.0, 58.0),
+        scored("ties", 54.0, 58.0),
+        scored("dare", 60.0, 50.0),  # equal to another
+    ]
+    chart = charts(results)["out of domain against in domain"]
+    (axes,) = drawn(chart)
+    front = [line for line in axes.get_lines() if line.get_label() == "not dominated"]
+
+    assert [list(part) for part in front[0].get_data()] == [[55.0, 60.0, 60.0], [58.0, 50.0, 50.0]]
+    assert sorted(text.get_text() for text in axes.texts) == ["dare", "fisher", "regmean"]
+    assert chart.description.endswith("Of the merges no other is better in both than regmean, fisher, dare.")
+
+
+def test_a_method_of_which_results_are_missing_dominates_nothing() -> None:
+    results = [scored("simple", 50.0, 50.0, seed) for seed in (1, 2)] + [scored("regmean", 60.0, 60.0)]
+    (axes,) = drawn(charts(results)["out of domain against in domain"])
+
+    assert [text.get_text() for text in axes.texts] == ["simple"]
+
+
+def test_of_many_methods_those_that_are_dominated_are_not_told_apart() -> None:
+    results = [scored(f"m{number}", 50.0 + number, 50.0) for number in range(20)] + [scored("individual", 90.0, 90.0)]
+    (axes,) = drawn(charts(results)["out of domain against in domain"])
+
+    labels = {line.get_label() for line in axes.get_lines() if not str(line.get_label()).startswith("_")}
+    assert labels == {"not dominated", "individual", "m19", "19 others"}
+
+
 def test_one_domain_makes_no_scatter() -> None:
     results = pairwise(("simple", "regmean"), (1,), outside=())
 

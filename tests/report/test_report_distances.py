@@ -15,6 +15,7 @@ from report_results import cell_of, make_result, pairwise, runs_of, section_of
 from scipy.stats import wilcoxon
 
 from regmean_lab.report.charts.distances import distance_charts
+from regmean_lab.report.charts.sizes import size_charts
 from regmean_lab.report.comma_separated import csv_runs
 from regmean_lab.report.content import Report, section_contents
 from regmean_lab.report.distance_table import distance_table
@@ -39,6 +40,44 @@ def measured(result: Result) -> Result:
 
 def results() -> list[Result]:
     return [measured(result) for result in pairwise()]
+
+
+def test_the_gap_is_drawn_against_what_members_publish() -> None:
+    """Bytes of all kinds together, means over results; none stand beside the logarithmic axis."""
+    every = results()
+    sizes = {
+        "simple": [{}],
+        "fisher": [{"fisher": 90_000_000}],
+        "regmean": [{"gram": 3e8, "tokens": 4000}, {"gram": 1e8}],
+    }
+    for number, result in enumerate(every):
+        if result.method in sizes:
+            of_method = sizes[result.method]
+            result.statistics_bytes = {kind: int(size) for kind, size in of_method[number % len(of_method)].items()}
+    column = section_of(every).columns[0]
+    (chart,) = size_charts(section_of(every), FileNames())
+    figure = Figure(figsize=chart.size)
+    chart.draw(figure)
+    (axes,) = figure.axes
+    points = {line.get_label(): [float(part[0]) for part in line.get_data()] for line in axes.get_lines()}
+
+    assert axes.get_xscale() == "log"
+    own = [r for r in every if r.method == "regmean" and r.statistics_bytes]
+    expected = np.mean([sum(r.statistics_bytes.values()) for r in own if r.statistics_bytes])
+    assert points["regmean"] == pytest.approx([expected, np.mean(gaps(every, "regmean"))])
+    assert points["fisher"] == pytest.approx([9e7, np.mean(gaps(every, "fisher"))])
+    assert points["simple"][0] < 9e7
+    labels = {text.get_text(): text.get_position()[0] for text in axes.get_xticklabels()}
+    assert labels["none"] == points["simple"][0]
+    assert "simple 0.0 with none" in chart.description
+    assert "individual" not in points
+    assert "individual" in [row.label for row in column.rows]
+
+
+def test_without_sizes_the_gap_is_not_drawn_against_them() -> None:
+    assert size_charts(section_of(results()), FileNames()) == []
+    every = [replace(result, statistics_bytes={}) for result in results()]
+    assert size_charts(section_of(every), FileNames()) == []
 
 
 def gaps(every: list[Result], method: str) -> list[float]:

@@ -2,17 +2,66 @@ from __future__ import annotations
 
 import random
 
-from report_results import gram_examples, make_result, off_diagonal, pairwise, runs_of, section_of
+import pytest
+from report_results import cell_of, gram_examples, make_result, off_diagonal, pairwise, runs_of, section_of
 
 from regmean_lab.report.entries import Entry, entries_of, setting_text
 from regmean_lab.report.grid import natural_key, sections_of
+from regmean_lab.report.tables import overview
 from regmean_lab.results import Result
 
 
 def test_each_experiment_is_a_section() -> None:
-    results = [make_result(experiment=name) for name in ("b", "a", "b")]
+    results = [make_result(experiment=name, members=(name, "tec")) for name in ("b", "a", "b")]
 
     assert [section.name for section in sections_of(entries_of(runs_of(results)))] == ["a", "b"]
+
+
+def test_methods_of_several_experiments_stand_in_one_table_for_the_members_that_these_have_in_common() -> None:
+    results = pairwise(("simple", "regmean"), (1, 2))
+    results += [
+        make_result(method, ("tec", "isear"), seed, experiment="methods") for method in ("ties",) for seed in (1, 2)
+    ]
+    results += [make_result("ties", ("tec", "crowdflower", "isear"), 1, experiment="methods")]  # only one has these
+    results += [make_result("ties", model="t5", experiment="methods")]  # and only one this model
+
+    across, *own = sections_of(entries_of(runs_of(results)))
+
+    assert across.name == "emotion, roberta_base: across experiments"
+    assert (across.across, [section.across for section in own]) == (True, [False, False])
+    assert [column.title for column in across.columns] == ["emotion, roberta_base, tec + isear"]
+    table = overview(across, "t")
+    assert [label for label, _ in table.rows] == ["simple", "regmean", "ties"]
+    assert [heading.full for heading in table.headings] == ["in domain", "out of domain"]
+    for method in ("simple", "regmean", "ties"):
+        scores = [r.mean_in_domain for r in results if r.method == method and r.members == ["tec", "isear"]]
+        scores = scores[:2]  # the last is of another model
+        cell = cell_of(table, method, "in domain")
+        assert cell.mean == pytest.approx(sum(scores) / 2)
+        assert cell.state == "complete"
+
+
+def test_sets_of_members_that_other_experiments_have_in_common_are_other_columns() -> None:
+    results = pairwise(("simple",), (1,))
+    results += [make_result("ties", members, experiment="b") for members in (("tec", "isear"), ("tec", "crowdflower"))]
+    results += [make_result("fisher", members, experiment="c") for members in (("isear", "dailydialog"),)]
+
+    across, *_ = sections_of(entries_of(runs_of(results)))
+
+    rows = {column.label: {row.label: len(row.entries) for row in column.rows} for column in across.columns}
+    assert rows == {
+        "members=2 sets of b/emotion_pairwise": {"simple": 2, "ties": 2},
+        "members=isear + dailydialog": {"simple": 1, "fisher": 1},
+    }
+
+
+def test_a_result_that_two_experiments_have_counts_once_across_them() -> None:
+    results = [make_result("simple", experiment=name, shift=shift) for name, shift in (("a", 0.0), ("b", 5.0))]
+
+    across, *_ = sections_of(entries_of(runs_of(results, [2.0, 1.0])))
+
+    assert cell_of(overview(across, "t"), "simple", "in domain").mean == pytest.approx(results[0].mean_in_domain)
+    assert across.notices[0].startswith(f"{across.name}: /r/001/result.json is left out: /r/000/result.json is newer")
 
 
 def test_members_and_seeds_share_a_cell_and_models_and_head_inits_do_not() -> None:

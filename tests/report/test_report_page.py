@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from headless_chromium import Chromium, find_chromium
 from PIL import Image
-from report_results import cell_of, incremental, make_result, pairwise, section_of, without, write_results
+from report_results import cell_of, diagnosed, incremental, make_result, pairwise, section_of, without, write_results
 
 from regmean_lab.report.cli import main
 from regmean_lab.report.tables import overview
@@ -24,8 +24,9 @@ VOID = {"meta", "link", "col", "br", "img", "input", "path", "use", "rect", "cir
 
 
 def results_with_gaps() -> list[Result]:
+    pairs = [diagnosed(result) if result.method == "regmean" else result for result in pairwise()]
     return [
-        *without(pairwise(), "fisher", ("tec", "isear"), 2),
+        *without(pairs, "fisher", ("tec", "isear"), 2),
         *pairwise(("simple", "regmean"), (1,), head_init="different"),
         *incremental(),
     ]
@@ -103,7 +104,8 @@ def test_the_page_is_well_formed_and_refers_to_nothing_outside(page: Path) -> No
     assert (found.wrong, found.open) == ([], [])
     assert len(found.ids) == len(set(found.ids))
     assert found.references
-    assert all(reference.startswith("#") or reference == "data:," for reference in found.references)
+    within = ("#", "data:,", "data:image/png;base64,")
+    assert all(reference.startswith(within) for reference in found.references)
     assert {reference[1:] for reference in found.references if reference.startswith("#")} <= set(found.ids)
     assert "url(http" not in page.read_text(encoding="utf-8")
 
@@ -153,6 +155,11 @@ def opened(chromium: Chromium, page: Path) -> Chromium:
     return chromium
 
 
+def asked(opened: Chromium) -> list[str]:
+    """What the page has asked for that is not in itself."""
+    return [request for request in opened.requests if not request.startswith("data:")]
+
+
 def button(row: str, column: int) -> str:
     """A cell's button in the table of the section on pairs, as JavaScript."""
     rows = "[...document.querySelector('#section-emotion_pairwise').parentElement.querySelectorAll('tbody tr')]"
@@ -162,9 +169,10 @@ def button(row: str, column: int) -> str:
 @needs_chromium
 def test_the_page_loads_without_errors_and_asks_for_nothing_else(opened: Chromium, page: Path) -> None:
     assert opened.messages == []
-    assert opened.requests == [page.resolve().as_uri()]
+    assert asked(opened) == [page.resolve().as_uri()]
     assert opened.evaluate("document.title") == "The title"
-    assert opened.evaluate("document.querySelectorAll('figure svg').length") == 9
+    assert opened.evaluate("document.querySelectorAll('figure svg').length") == 12
+    assert opened.evaluate("document.querySelectorAll('figure svg image').length") >= 3
     assert opened.evaluate("document.querySelector('.notice').textContent").count("corrupt") == 1
 
 
@@ -216,6 +224,84 @@ def test_a_missing_cell_shows_what_is_missing(opened: Chromium) -> None:
 
     assert "17 results of 18" in text
     assert "Missingtec + isear, seed 2" in text
+
+
+PAIRS = "document.querySelector('#section-emotion_pairwise').parentElement.querySelector('table')"
+SHOWN = f"""[...{PAIRS}.tBodies[0].rows].filter(r => !r.hidden)
+    .map(r => [...r.cells].filter(c => !c.hidden).map(c => c.textContent))"""
+
+
+def box(kind: str, name: str) -> str:
+    """A checkbox of the choice, as JavaScript."""
+    return f"document.querySelector('#choices input[name={kind}][value=\"{name}\"]')"
+
+
+@needs_chromium
+def test_chosen_methods_and_columns_are_shown_and_stay_in_the_address(opened: Chromium) -> None:
+    assert opened.evaluate("document.getElementById('pick').hidden") is False
+    before = opened.evaluate(SHOWN)
+
+    opened.evaluate(f"{box('methods', 'individual')}.click()")
+    opened.evaluate(f"{box('columns', 'head init same, out of domain')}.click()")
+
+    shown = opened.evaluate(SHOWN)
+    assert [row[0] for row in shown] == ["simple", "fisher", "regmean"]
+    assert [row[1].partition(" ±")[0] for row in shown] == [row[1].partition(" ±")[0] for row in before[1:]]
+    assert [row[2].removesuffix(" best") for row in shown] == [row[3].removesuffix(" best") for row in before[1:]]
+    groups = f"[...{PAIRS}.querySelectorAll('th[scope=colgroup]')].filter(t => !t.hidden).map(t => t.colSpan)"
+    assert opened.evaluate(groups) == [1, 2]
+    address = opened.evaluate("location.hash")
+    assert address.startswith("#methods=simple,fisher,regmean&columns=")
+    assert "head%20init%20same%2C%20in%20domain" in address
+    assert "3 of 4 methods" in opened.evaluate("document.getElementById('picked').textContent")
+
+    opened.evaluate("window.before = true; location.reload()")
+    opened.wait(lambda: opened.evaluate("!window.before && document.readyState === 'complete'"), "the page")
+    assert opened.evaluate(SHOWN) == shown
+    opened.evaluate("[...document.querySelectorAll('#choices button')].filter(b => /^All/.test(b.textContent))"
+                    ".forEach(b => b.click())")  # fmt: skip
+    assert opened.evaluate(SHOWN) == before
+    assert opened.evaluate("location.hash") == ""
+    assert opened.messages == []
+
+
+@needs_chromium
+def test_of_what_is_chosen_the_best_complete_score_is_bold(opened: Chromium) -> None:
+    opened.evaluate(f"{box('methods', 'individual')}.click()")
+    results = [r for r in results_with_gaps() if r.experiment == "emotion_pairwise" and r.method != "individual"]
+    (expected,) = {r.method for r in results if r.head_init == "same" and r.method == "regmean"}
+    bold = opened.evaluate(
+        f"[...{PAIRS}.tBodies[0].rows].filter(r => !r.hidden && r.cells[1].querySelector('.best'))"
+        ".map(r => r.cells[0].textContent)"
+    )
+    means = {
+        method: sum(r.mean_in_domain for r in results if (r.method, r.head_init) == (method, "same")) / 18
+        for method in ("simple", "regmean")  # fisher's is not complete
+    }
+
+    assert bold == [expected] == [max(means, key=lambda method: means[method])]
+    opened.evaluate(f"{box('methods', 'regmean')}.click()")
+    opened.evaluate(f"{box('methods', 'fisher')}.click()")
+    assert opened.evaluate(f"{PAIRS}.querySelectorAll('tbody tr:not([hidden]) td:not([hidden]) .best').length") == 0
+
+
+@needs_chromium
+def test_an_address_shows_its_section_and_its_choice_and_links_keep_it(opened: Chromium, page: Path) -> None:
+    opened.evaluate("location.hash = '#section-emotion_incremental&methods=regmean,unheard'")
+    opened.wait(lambda: opened.evaluate("window.scrollY > 0"), "scrolled page")
+
+    assert [row[0] for row in opened.evaluate(SHOWN)] == ["regmean"]
+    where = "document.getElementById('section-emotion_incremental').getBoundingClientRect().top"
+    opened.wait(lambda: abs(opened.evaluate(where)) < 60, "section")
+
+    opened.evaluate("document.querySelector('nav a[href=\"#section-emotion_pairwise\"]').click()")
+    opened.wait(lambda: opened.evaluate("location.hash") == "#section-emotion_pairwise&methods=regmean", "address")
+    assert [row[0] for row in opened.evaluate(SHOWN)] == ["regmean"]
+
+    opened.evaluate("location.hash = '#methods=%3Cb%3E,%E0%A4%A'")
+    opened.wait(lambda: opened.evaluate("document.getElementById('picked').textContent") == "", "all methods")
+    assert len(opened.evaluate(SHOWN)) == 4
+    assert opened.messages == []
 
 
 @needs_chromium
@@ -310,4 +396,4 @@ def test_hostile_names_do_nothing_in_a_browser(opened: Chromium, hostile_page: P
     assert HOSTILE in opened.evaluate("document.getElementById('details-heading').textContent + document.title")
     assert opened.evaluate("window.hacked === undefined") is True
     assert opened.messages == []
-    assert opened.requests == [hostile_page.resolve().as_uri()]
+    assert asked(opened) == [hostile_page.resolve().as_uri()]

@@ -103,6 +103,13 @@ def test_diagnostics_are_a_row_a_layer(merged: Result, individual: Result) -> No
     assert diagnostics_table(individual).rows == []
 
 
+def test_what_diagnostics_say_of_each_member_is_a_column_a_member(merged: Result) -> None:
+    merged.diagnostics = [{"layer": "query", "distances": {"tec": 0.9, "isear": 1.1}}, {"layer": "classifier"}]
+    table = diagnostics_table(merged)
+    assert table.columns == ["layer", "distances/tec", "distances/isear"]
+    assert table.rows == [["query", 0.9, 1.1], ["classifier", None, None]]
+
+
 def log(kind: str, folder: Path, one: Result) -> None:
     config = LoggerConfig(kind, project="the project", offline=True)
     with open_loggers(config, folder, "tec+isear regmean seed 1", "merge", "pairs", CONFIGURATION) as loggers:

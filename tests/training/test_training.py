@@ -15,6 +15,7 @@ import torch
 from pytorch_lightning.loggers import CSVLogger, Logger
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn import functional
 from transformers import AutoModelForSequenceClassification
 
 from regmean_lab.config.groups import LoraConfig, ModelConfig, TrainerConfig, TrainingConfig
@@ -96,6 +97,34 @@ def test_scores_are_those_of_the_weights_that_are_kept(train: Trains, selection:
     assert record["examples"] == 48
     assert record["seconds"] > 0
     assert "torch" in record["versions"]
+
+
+def test_the_history_has_the_score_of_each_evaluation(train: Trains) -> None:
+    _, record = train(epochs=3, learning_rate=1e-2)
+    history = record["history"]
+    assert [part["step"] for part in history] == [3, 6, 9]
+    scores = [part["score"] for part in history]
+    assert record["epoch"] == scores.index(max(scores))
+    assert max(scores) == pytest.approx(record["scores"]["macro_f1"])
+    _, record = train(steps=4, eval_steps=2)
+    assert [(part["step"], "score" in part) for part in record["history"]] == [(2, True), (4, True)]
+    _, record = train(epochs=2, selection="last")  # the score after training is none of the history
+    assert [(part["step"], "score" in part) for part in record["history"]] == [(3, False), (6, False)]
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_the_history_has_the_mean_loss_of_batches(train: Trains, accumulate: int) -> None:
+    """With steps that change nothing, that of a plain loop over all examples: batches are equally large."""
+    folder, record = train(dropout=0.0, learning_rate=1e-12, epochs=2, accumulate=accumulate)
+    module = load_module(folder, train.suite.task("tec"))
+    tokenizer, losses = train.checkpoint.tokenizer(), []
+    for example in train.suite.examples("tec", "train"):
+        with torch.no_grad():
+            logits = module(dict(tokenizer(example.text, return_tensors="pt")))
+        labels = torch.tensor([example.label], dtype=torch.float32)
+        known = labels >= 0  # those that the corpus annotates, as many for each example
+        losses.append(float(functional.binary_cross_entropy_with_logits(logits[known], labels[known])))
+    assert [part["loss"] for part in record["history"]] == pytest.approx([sum(losses) / len(losses)] * 2, rel=1e-4)
 
 
 def test_a_folder_is_one_of_hugging_face(train: Trains) -> None:
@@ -353,8 +382,8 @@ def test_a_killed_training_goes_on_to_the_same_weights(
     assert batches == BATCHES[next_one:][: len(batches)] and len(batches) >= 2  # what came before is not done again
     assert same(entry.path, whole)
     record = json.loads((entry.path / "training.json").read_text())
-    assert {key: record[key] for key in ("scores", "epoch", "steps")} == {
-        key: expected[key] for key in ("scores", "epoch", "steps")
+    assert {key: record[key] for key in ("scores", "epoch", "steps", "history")} == {
+        key: expected[key] for key in ("scores", "epoch", "steps", "history")
     }
     assert not list((tmp_path / "zoo" / ".training").iterdir())
 
