@@ -131,7 +131,7 @@ def run(config: DictConfig, folder: Path) -> None:
     if plain.matrices is not None:
         done = _converted(plain, checkpoint, output, model)
     else:
-        done = _measured(plain, checkpoint, sentence, output, model)
+        done = _measured(plain, checkpoint, sentence, folder, output, model)
     title = Path(plain.checkpoint).expanduser().resolve().name if is_local(plain.checkpoint) else plain.checkpoint
     try:
         cards = write_cards(output, title, both=plain.card)
@@ -182,7 +182,12 @@ def _converted(plain: CollectConfig, checkpoint: Checkpoint, output: Path, model
 
 
 def _measured(
-    plain: CollectConfig, checkpoint: Checkpoint, sentence: SentenceFolder | None, output: Path, model: dict[str, Any]
+    plain: CollectConfig,
+    checkpoint: Checkpoint,
+    sentence: SentenceFolder | None,
+    folder: Path,
+    output: Path,
+    model: dict[str, Any],
 ) -> dict[str, str]:
     """Measure statistics of a model on data, or find them; what was done by kind."""
     model_config, tokenizer = read_checkpoint(checkpoint)
@@ -494,20 +499,8 @@ def _public_command(plain: CollectConfig, public: Mapping[str, str]) -> str:
     what = f"data={Path(plain.data).name}" if plain.matrices is None else f"matrices={Path(plain.matrices).name}"
     parts = [f"checkpoint={Path(plain.checkpoint).name}", what]
     left_out = (
-        *(
-            "experiment",
-            "checkpoint",
-            "data",
-            "matrices",
-            "output",
-            "card",
-            "push",
-            "private",
-            "force",
-            "blocks",
-            "held_activations",
-        ),
-        *("trainer", "paths", "statistics"),
+        *("experiment", "checkpoint", "data", "matrices", "output", "card", "push", "private", "force"),
+        *("blocks", "held_activations", "trainer", "paths", "statistics"),
     )
     for key, value in asdict(plain).items():
         if key not in left_out and value != getattr(default, key):
