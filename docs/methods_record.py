@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -72,7 +73,8 @@ def measured_jobs(report: Path) -> pd.DataFrame:
 
 def label(result: Result) -> str:
     """The method with the settings that are not its defaults, and whether they were chosen on dev."""
-    kind = {**method_types(), **comparator_types()}[result.method]
+    kinds: dict[str, type[Any]] = {**method_types(), **comparator_types()}
+    kind = kinds[result.method]
     defaults = {entry.name: getattr(kind(), entry.name) for entry in fields(kind) if entry.init}
     settings = result.configuration["method"]
     own = [
