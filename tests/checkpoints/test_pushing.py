@@ -17,6 +17,7 @@ from checkpoint_folders import save_classifier, tensors_of
 from huggingface_hub import HfApi, ModelCard
 from omegaconf import DictConfig
 from stand_in_hub import Account, StandInHub, files_of, stand_in_hub
+from transformers import AutoModelForSequenceClassification
 
 from regmean_lab.checkpoints import collect_command, evaluate_command, merge_command
 from regmean_lab.checkpoints.publishing.card import BEGIN
@@ -24,7 +25,7 @@ from regmean_lab.checkpoints.sources import find_sources
 from regmean_lab.config.schema import ConfigurationError
 from regmean_lab.models import hub, hub_uploads
 from regmean_lab.models.hub_uploads import PushError
-from regmean_lab.statistics import StatisticsError
+from regmean_lab.statistics import GramFile, StatisticsError
 
 TEXTS = [
     f"the {one} was {two}" for one in ("film", "river", "sun", "music") for two in ("happy", "angry", "good", "bad")
@@ -152,7 +153,7 @@ class TestMerge:
         told = "no merge has written it (it has config.json, model.safetensors); choose another name"
         assert found == f"push: me/other is there and {told}"
         found = problems(merge_command, run("push=you/new", "heads=both", f"output={tmp_path / 'one'}"))
-        assert len(found) >= 2 and any(one.startswith("heads: ") for one in found)
+        assert [one.partition(":")[0] for one in found] == ["heads", "output", "push"]
         assert "push: there is no you/new, and you cannot make one" in problems(merge_command, run("push=you/new"))[0]
         with pytest.raises(ConfigurationError, match="no merge has written it"):
             merge_command.run(run("push=me/other", f"output={tmp_path}/out"), tmp_path / "job")
@@ -315,6 +316,29 @@ class TestStatistics:
         collect_command.check(run("allow_few_rows=true"))
         collect_command.check(run("rows=100000"))
         assert server.repositories == {}
+
+    def test_matrices_of_a_model_of_the_hub_need_none_of_its_weights(
+        self,
+        server: StandInHub,
+        compose: Callable[..., DictConfig],
+        members: list[str],
+        tmp_path: Path,
+    ) -> None:
+        server.add("me/one", tmp_path / "one", private=True)
+        model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "one")
+        layers = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+        torch.save({name: torch.eye(module.in_features) for name, module in layers.items()}, tmp_path / "gram.pkl")
+        config = compose(
+            *("checkpoint=me/one", f"matrices={tmp_path / 'gram.pkl'}", "rows=100000", "push=me/one"),
+            root="collect_statistics",
+        )
+        collect_command.run(config, tmp_path / "job")
+        assert not [entry for entry in server.asked if "resolve" in entry and "safetensors" in entry]
+        sums = {"model.safetensors": hashlib.sha256((tmp_path / "one" / "model.safetensors").read_bytes()).hexdigest()}
+        with GramFile(tmp_path / "job" / "statistics" / "gram.safetensors") as file:
+            assert file.metadata["collected"]["model"]["weights_sha256"] == sums
+            assert file.layers == list(layers)
+        assert "statistics/gram.safetensors" in there(server, "me/one")
 
     def test_what_stands_against_it_is_told_before_the_work(
         self, server: StandInHub, compose: Callable[..., DictConfig], members: list[str], texts: Path, tmp_path: Path
