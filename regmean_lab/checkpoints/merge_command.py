@@ -51,7 +51,8 @@ def check(config: DictConfig) -> None:
     Raises:
         ConfigurationError: with everything that stands against the merge.
     """
-    _checked(config)
+    output = OmegaConf.select(config, "output")
+    _checked(config, None if output is None else Path(str(output)).expanduser())
 
 
 def run(config: DictConfig, folder: Path) -> Measured | None:
@@ -71,7 +72,7 @@ def run(config: DictConfig, folder: Path) -> Measured | None:
     """
     plain = _plain(config)
     output = Path(plain.output).expanduser() if plain.output is not None else folder / MERGED_FOLDER
-    request, prepared, destination = _checked(config)
+    request, prepared, destination = _checked(config, output)
     if destination is not None:
         log.info("when it is finished, all files of the merged model are pushed to %s", destination.told)
     for note in prepared.agreement.notes:
@@ -101,8 +102,12 @@ def run(config: DictConfig, folder: Path) -> Measured | None:
     return measured
 
 
-def _checked(config: DictConfig) -> tuple[MergeRequest, PreparedMerge, Destination | None]:
+def _checked(config: DictConfig, output: Path | None) -> tuple[MergeRequest, PreparedMerge, Destination | None]:
     """The merge as it was asked for and as it is done, and the repository that it is pushed to, if it is.
+
+    Args:
+        config: a composed configuration.
+        output: folder of the merged model; None where it is not known yet.
 
     Raises:
         ConfigurationError: with everything that stands against merge, scores and push.
@@ -117,7 +122,7 @@ def _checked(config: DictConfig) -> tuple[MergeRequest, PreparedMerge, Destinati
     except ConfigurationError as error:
         found += error.problems
     if plain.push is not None:
-        destination, problems = merge_destination(plain.push, private=plain.private)
+        destination, problems = merge_destination(plain.push, private=plain.private, folder=output)
         found += problems
     if found or request is None or prepared is None:
         raise ConfigurationError(found)

@@ -161,6 +161,25 @@ class TestMerge:
         server.add("me/empty", {".gitattributes": b"", "README.md": b"soon"}, private=True)
         merge_command.check(run("push=me/empty"))
 
+    def test_statistics_are_not_pushed_with_a_merge(
+        self, server: StandInHub, compose: Callable[..., DictConfig], members: list[str], texts: Path, tmp_path: Path
+    ) -> None:
+        out = tmp_path / "out"
+        merge = compose(*members, "push=me/merged", f"output={out}", root="merge_checkpoints")
+        merge_command.run(merge, tmp_path / "job")
+        collect = partial(compose, f"checkpoint={out}", f"data={texts}", root="collect_statistics")
+        collect_command.run(collect("allow_few_rows=true"), tmp_path / "job")
+        hub_uploads._asked.cache_clear()
+        with pytest.raises(
+            ConfigurationError, match=r"gram\.safetensors is there and not in me/merged, and is not pushed"
+        ):
+            merge_command.run(merge, tmp_path / "job")
+        assert "gram.safetensors is there" in problems(merge_command, merge)[0]
+        collect_command.run(collect("push=me/merged", "exclude_layers=[classifier,*.pooler.*]"), tmp_path / "job")
+        merge_command.run(merge, tmp_path / "job")  # they are there already
+        pushed = there(server, "me/merged")
+        assert pushed["statistics/gram.safetensors"] == (out / "statistics" / "gram.safetensors").read_bytes()
+
     def test_a_merge_that_fails_pushes_nothing(
         self,
         server: StandInHub,
@@ -271,12 +290,16 @@ class TestStatistics:
     ) -> None:
         """The push makes a new commit of the model, at which they are to be used; weights are told by their hashes."""
         for name in ("one", "two"):
-            server.add(f"me/{name}", tmp_path / name, private=True)
-            config = compose(
-                *(f"checkpoint=me/{name}", f"data={texts}", f"push=me/{name}", "allow_few_rows=true"),
-                root="collect_statistics",
+            # Beside the weights, others in another format and for another program.
+            others = {"model.fp16.safetensors": b"x", "onnx/model.safetensors": b"y"}
+            server.add(f"me/{name}", {**files_of(tmp_path / name), **others}, private=True)
+            collect = partial(
+                compose, f"checkpoint=me/{name}", f"data={texts}", "allow_few_rows=true", root="collect_statistics"
             )
-            collect_command.run(config, tmp_path / f"job-{name}")
+            collect_command.run(collect(), tmp_path / f"job-{name}")  # for oneself, without hashes
+            collect_command.run(collect(f"push=me/{name}"), tmp_path / f"job-{name}")
+            record = json.loads((tmp_path / f"job-{name}" / collect_command.RECORD_FILE).read_text())
+            assert record["done"] == {"gram": "written again"}
             shutil.rmtree(tmp_path / name)
         hub._find.cache_clear()
         merge = compose("checkpoints=[me/one,me/two]", f"output={tmp_path}/out", root="merge_checkpoints")
