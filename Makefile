@@ -135,8 +135,10 @@ docs: development ## write the documentation as a site: build/site
 zoo: setup ## list the trained members
 	@$(BIN)/python -m regmean_lab.zoo list
 
-build: development ## build the wheel and the source distribution into dist/
+build: development ## build the wheel and the source distribution into dist/, and check what PyPI shows of them
+	@$(PIP) twine
 	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
 
 clean: ## delete what builds and checks left behind (not .venv, data, outputs or the zoo)
 	rm -rf build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import re
 import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, replace
@@ -63,7 +64,7 @@ from regmean_lab.suites.tables.columns import choose_columns, examples_of, publi
 from regmean_lab.suites.tables.table import missing_file, read_table
 from regmean_lab.suites.text_encoding import template_problem
 from regmean_lab.training.trainers import test_trainer
-from regmean_lab.utils.files import STATISTICS_FOLDER, file_sha256, write_json
+from regmean_lab.utils.files import STATISTICS_FOLDER, WEIGHTS_FILE, file_sha256, write_json
 
 RECORD_FILE = "collection.json"
 log = logging.getLogger(__name__)
@@ -173,7 +174,9 @@ def _converted(plain: CollectConfig, checkpoint: Checkpoint, output: Path, model
     widths = input_widths(empty)
     _check_excluded(plain, widths)
     kept = {layer: width for layer, width in widths.items() if not matches(layer, plain.exclude_layers)}
-    publication = _publication(plain, output, model, {}, _public_command(plain, {}))
+    # Nothing in the file tells these; what the command says of them decides which jobs the matrices serve.
+    told = {key: getattr(plain.statistics.gram, key) for key in ("count_padding", "extra_rows")}
+    publication = _publication(plain, output, model, told, _public_command(plain, {}))
     source = Path(plain.matrices).expanduser()
     done = import_gram(source, kept, publication, plain.rows, force=plain.force)
     if publication.pushed and publication.minimum is not None:
@@ -447,7 +450,8 @@ def _sums_on_hub(checkpoint: Checkpoint) -> dict[str, str]:
     commit = checkpoint.weights_revision or checkpoint.revision
     assert commit is not None
     listed = find_on_hub(checkpoint.source, commit).files or ()
-    weights = [name for name in listed if name.endswith(".safetensors") and "/" not in name]
+    weights = [name for name in listed if name == WEIGHTS_FILE]
+    weights = weights or [name for name in listed if re.fullmatch(r"model-\d+-of-\d+\.safetensors", name)]
     try:
         return digests(checkpoint.source, commit, weights)
     except Exception as error:  # the hub's library raises those of whatever HTTP library it uses

@@ -51,14 +51,8 @@ def check(config: DictConfig) -> None:
     Raises:
         ConfigurationError: with everything that stands against the merge.
     """
-    request = request_of(config)
-    _prepared(request)
-    plain = _plain(config)
-    _, found = _destination(plain)
-    if plain.evaluate is not None:
-        found = [*scoring_problems(plain, request), *found]
-    if found:
-        raise ConfigurationError(found)
+    output = OmegaConf.select(config, "output")
+    _checked(config, None if output is None else Path(str(output)).expanduser())
 
 
 def run(config: DictConfig, folder: Path) -> Measured | None:
@@ -76,14 +70,9 @@ def run(config: DictConfig, folder: Path) -> Measured | None:
         MergeError: for weights that cannot be merged.
         PushError: when the finished merge could not be pushed.
     """
-    request, plain = request_of(config), _plain(config)
-    output = Path(config.output).expanduser() if config.output is not None else folder / MERGED_FOLDER
-    prepared = _prepared(request)
-    destination, found = _destination(plain)
-    if plain.evaluate is not None:
-        found = [*scoring_problems(plain, request), *found]
-    if found:
-        raise ConfigurationError(found)
+    plain = _plain(config)
+    output = Path(plain.output).expanduser() if plain.output is not None else folder / MERGED_FOLDER
+    request, prepared, destination = _checked(config, output)
     if destination is not None:
         log.info("when it is finished, all files of the merged model are pushed to %s", destination.told)
     for note in prepared.agreement.notes:
@@ -113,9 +102,31 @@ def run(config: DictConfig, folder: Path) -> Measured | None:
     return measured
 
 
-def _destination(plain: MergeCheckpointsConfig) -> tuple[Destination | None, list[str]]:
-    """The repository that the merge is pushed to, if one is asked for, and everything that stands against it."""
-    return (None, []) if plain.push is None else merge_destination(plain.push, private=plain.private)
+def _checked(config: DictConfig, output: Path | None) -> tuple[MergeRequest, PreparedMerge, Destination | None]:
+    """The merge as it was asked for and as it is done, and the repository that it is pushed to, if it is.
+
+    Args:
+        config: a composed configuration.
+        output: folder of the merged model; None where it is not known yet.
+
+    Raises:
+        ConfigurationError: with everything that stands against merge, scores and push.
+    """
+    plain = _plain(config)
+    request, prepared, destination, found = None, None, None, list[str]()
+    try:
+        request = request_of(config)
+        prepared = _prepared(request)
+        if plain.evaluate is not None:
+            found += scoring_problems(plain, request)
+    except ConfigurationError as error:
+        found += error.problems
+    if plain.push is not None:
+        destination, problems = merge_destination(plain.push, private=plain.private, folder=output)
+        found += problems
+    if found or request is None or prepared is None:
+        raise ConfigurationError(found)
+    return request, prepared, destination
 
 
 def _plain(config: DictConfig) -> MergeCheckpointsConfig:

@@ -111,7 +111,8 @@ def collect(
     fingerprint = request.told_of(data.suite.fingerprint(CORPUS))
     settings = {**request.describe(fingerprint), **publication.described}
     found = None if force else found_file(path, kind, settings, publication.model)
-    if found is not None and (found.form, found.metadata.get("rank")) == (form, rank):
+    same_form = found is not None and (found.form, found.metadata.get("rank")) == (form, rank)
+    if found is not None and same_form and (kind.of == "texts" or tells(found, publication)):
         if publication.pushed and publication.minimum is not None:  # it may have been made with allow_few_rows=true
             if kind.forward_rows:
                 refuse(
@@ -249,6 +250,12 @@ def found_file(path: Path, kind: Kind, settings: dict[str, Any], model: dict[str
         return file
     log.info("%s was collected with other settings, examples or weights, and is replaced", path)
     return None
+
+
+def tells(file: StatisticsFile, publication: Publication) -> bool:
+    """Whether a file tells the weights by their hashes, where that is needed: what is pushed makes another commit."""
+    told = (file.metadata.get("collected") or {}).get("model") or {}
+    return "weights_sha256" in told or "weights_sha256" not in publication.model
 
 
 def same_weights(one: Any, other: Mapping[str, Any]) -> bool:

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from regmean_lab.checkpoints.publishing.collect import Publication, found_file, provenance
+from regmean_lab.checkpoints.publishing.collect import Publication, found_file, provenance, tells
 from regmean_lab.checkpoints.publishing.guard import refuse, shortages
 from regmean_lab.models.headers import read_header
 from regmean_lab.prepare.base import PrepareError
@@ -100,9 +100,10 @@ def import_gram(
     kind, path = KINDS[KIND], publication.path(KIND)
     form, rank = publication.form_of(KIND)
     imported = {"file": source.name, "sha256": file_sha256(source), "rows": rows}
-    settings: dict[str, Any] = {"kind": KIND, "imported": imported, "exclude_layers": list(publication.excluded)}
+    settings: dict[str, Any] = {"kind": KIND, **publication.described, "imported": imported}
+    settings["exclude_layers"] = list(publication.excluded)
     found = None if force else found_file(path, kind, settings, publication.model)
-    if found is not None and (found.form, found.metadata.get("rank")) == (form, rank):
+    if found is not None and (found.form, found.metadata.get("rank")) == (form, rank) and tells(found, publication):
         log.info("found %s", path)
         return "found"
     if rows is not None and publication.minimum is not None:
