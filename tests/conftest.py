@@ -44,6 +44,7 @@ MARKS = {
     "command/test_launchers.py": "launchers",
     "command/test_interrupted_sweeps.py": "processes",
     "checkpoints/test_collect_by_blocks.py": "experiments",
+    "checkpoints/test_collect_together.py": "processes",
     "checkpoints/test_collect_statistics.py": "experiments",
     "checkpoints/test_given_members.py": "experiments",
     "command/test_jobs.py": "experiments",

@@ -8,6 +8,7 @@ import re
 import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,7 @@ from regmean_lab.suites.data_module import CorpusDataModule
 from regmean_lab.suites.tables.columns import choose_columns, examples_of, public_names
 from regmean_lab.suites.tables.table import missing_file, read_table
 from regmean_lab.suites.text_encoding import template_problem
+from regmean_lab.training.processes import device_problems
 from regmean_lab.training.trainers import test_trainer
 from regmean_lab.utils.files import STATISTICS_FOLDER, WEIGHTS_FILE, file_sha256, write_json
 
@@ -232,6 +234,7 @@ def _measured(
         seed=plain.statistics.seed,
         num_workers=plain.trainer.workers,
     )
+    load = partial(load_module, checkpoint, name, task, sentence)
     module, blocks = _module(plain, checkpoint, name, task, sentence, folder)
     trainer = test_trainer(plain.trainer)
     described = {
@@ -244,7 +247,9 @@ def _measured(
     done = {}
     for request in _requests(plain, module):
         try:
-            done[request.kind] = collect(trainer, request, module, data, publication, force=plain.force, blocks=blocks)
+            done[request.kind] = collect(
+                trainer, request, module, data, publication, force=plain.force, blocks=blocks, load=load
+            )
         except StatisticsError as error:
             remedy = "leave it out with exclude_layers=[name]"
             raise StatisticsError(str(error).replace("leave it out of `layers`", remedy)) from None
@@ -291,6 +296,10 @@ def _not_by_blocks(plain: CollectConfig) -> list[str]:
             f"blocks: {', '.join(others)} cannot be collected block by block, as gradients go through all of them; "
             f"expected kinds=[{BLOCK_KIND}], or blocks=false"
         )
+    if plain.trainer.devices > 1:
+        found.append(
+            "blocks: one block after the other runs on one device; expected trainer.devices=1, or blocks=false"
+        )
     if plain.statistics.gram.stops_early:
         found.append(
             "blocks: with statistics.gram.tolerance all layers are compared while examples are read; expected null, or "
@@ -319,10 +328,7 @@ def _problems(plain: CollectConfig) -> list[str]:
             found.append(f"{name}: expected at least 1, got {number}")
     if not plain.minimum_rows_per_column >= 0:
         found.append(f"minimum_rows_per_column: expected at least 0, got {plain.minimum_rows_per_column}")
-    if plain.trainer.devices != 1:
-        found.append(
-            f"trainer.devices: statistics of one model are collected on one device, got {plain.trainer.devices}"
-        )
+    found += device_problems(plain.trainer)
     if (problem := choice_problem(plain.blocks)) is not None:
         found.append(problem)
     elif str(plain.blocks).lower() == "true":
@@ -484,6 +490,7 @@ def _requests(plain: CollectConfig, module: TaskModule) -> list[StatisticsReques
             plain.statistics.batch_tokens,
             layers=_chosen(kind, kept, experts) if plain.exclude_layers else None,
             experts=KINDS[kind].of == "inputs" and not set(experts).isdisjoint(kept),
+            devices=plain.trainer if plain.trainer.devices > 1 else None,
         )
         for kind in dict.fromkeys(plain.kinds)
     ]

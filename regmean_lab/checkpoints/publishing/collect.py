@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from regmean_lab.checkpoints.publishing.blocks import (
 )
 from regmean_lab.checkpoints.publishing.corpus import CORPUS
 from regmean_lab.checkpoints.publishing.guard import Shortage, guard_file, most_rows, refuse, shortages
+from regmean_lab.config.groups import TrainerConfig
 from regmean_lab.modules import TaskModule
 from regmean_lab.statistics import (
     KINDS,
@@ -33,10 +34,13 @@ from regmean_lab.statistics import (
     collect_gram,
     linear_layers,
     matrix_writer,
+    rank,
 )
 from regmean_lab.statistics.settings import STORAGES
 from regmean_lab.suites.data_module import Batches, CorpusDataModule
 from regmean_lab.tracking.environment import versions
+from regmean_lab.training.processes import run_together
+from regmean_lab.training.trainers import test_trainer
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +92,7 @@ def collect(
     *,
     force: bool = False,
     blocks: BlockCollection | None = None,
+    load: Callable[[], TaskModule] | None = None,
 ) -> str:
     """Collect one kind of statistics and write them, unless they are there.
 
@@ -99,6 +104,7 @@ def collect(
         publication: where, and how, they are published.
         force: collect them although they are there.
         blocks: how Gram matrices are measured block by block, if they are; ``module`` has no weights then.
+        load: loads the model in each of several processes, where the request has several devices.
 
     Returns:
         ``found``, ``written again`` (in another form, from a file in which nothing was lost) or ``collected``.
@@ -107,41 +113,78 @@ def collect(
         StatisticsError: when too few rows were seen, or can be; for a NaN or infinity.
     """
     kind = request.about
-    path, (form, rank) = publication.path(request.kind), publication.form_of(request.kind)
+    path, form = publication.path(request.kind), publication.form_of(request.kind)
     fingerprint = request.told_of(data.suite.fingerprint(CORPUS))
     settings = {**request.describe(fingerprint), **publication.described}
+    foresee = _foreseen if blocks is None else _foreseen_by_tokens
     found = None if force else found_file(path, kind, settings, publication.model)
-    same_form = found is not None and (found.form, found.metadata.get("rank")) == (form, rank)
+    same_form = found is not None and (found.form, found.metadata.get("rank")) == form
     if found is not None and same_form and (kind.of == "texts" or tells(found, publication)):
         if publication.pushed and publication.minimum is not None:  # it may have been made with allow_few_rows=true
             if kind.forward_rows:
-                refuse(
-                    _foreseen(request, module, data, publication.minimum), publication.minimum, before=True, kind=kind
-                )
+                few = foresee(request, module, data, publication.minimum)
+                refuse(few, publication.minimum, before=True, kind=kind)
             guard_file(path, publication.minimum)
         log.info("found %s", path)
         return "found"
     if not force:
         _check_not_private(path)
     if found is not None and found.is_of_matrices and found.form in STORAGES:
-        statistics = kind.load(found)
-        done = "written again"
+        _save(kind.load(found), request, publication, fingerprint, settings)
+        return _done("written again", request, path)
+    if publication.minimum is not None and kind.forward_rows:
+        refuse(foresee(request, module, data, publication.minimum), publication.minimum, before=True, kind=kind)
+    told = (request, data, publication, fingerprint, settings)
+    if blocks is not None:
+        _collect_by_blocks(blocks, *told)
+    elif request.devices is None or not request.can_be_shared:
+        _measure_and_save(trainer, module, *told)
     else:
-        if publication.minimum is not None and kind.forward_rows:
-            foresee = _foreseen if blocks is None else _foreseen_by_tokens
-            refuse(foresee(request, module, data, publication.minimum), publication.minimum, before=True, kind=kind)
-        if blocks is not None:
-            _collect_by_blocks(request, blocks, data, publication, fingerprint, settings)
-            return _done("collected", request, path)
-        batches = partial(data.statistics_dataloader, CORPUS)
-        statistics = measure(trainer, request, module, batches, f"{request.kind} of {publication.folder.name}")
-        done = "collected"
+        assert load is not None
+        run_together(request.devices, partial(_collect_share, request.devices, load, *told))
+    return _done("collected", request, path)
+
+
+def _collect_share(devices: TrainerConfig, load: Callable[[], TaskModule], *told: Any) -> None:
+    """`_measure_and_save` in one of several processes, with a trainer and a model of its own."""
+    _measure_and_save(test_trainer(devices), load(), *told)
+
+
+def _measure_and_save(
+    trainer: pl.Trainer,
+    module: TaskModule,
+    request: StatisticsRequest,
+    data: CorpusDataModule,
+    publication: Publication,
+    fingerprint: str,
+    settings: dict[str, Any],
+) -> None:
+    """Measure statistics, in a process group together with the other processes, of which the first writes them."""
+    batches = partial(data.statistics_dataloader, CORPUS)
+    statistics = measure(trainer, request, module, batches, f"{request.kind} of {publication.folder.name}")
+    if rank() == 0:
+        _save(statistics, request, publication, fingerprint, settings)
+
+
+def _save(
+    statistics: Any,
+    request: StatisticsRequest,
+    publication: Publication,
+    fingerprint: str,
+    settings: dict[str, Any],
+) -> None:
+    """Write statistics, unless a layer saw too few rows.
+
+    Raises:
+        StatisticsError: naming such layers.
+    """
+    kind, (form, number) = request.about, publication.form_of(request.kind)
     widths = kind.widths_of(statistics)
     if publication.minimum is not None:
         short = shortages(kind.rows_of(statistics), widths, publication.minimum)
         refuse(short, publication.minimum, before=False, kind=kind)
-    kind.save(path, statistics, _metadata(publication, fingerprint, settings, widths), form=form, rank=rank)
-    return _done(done, request, path)
+    metadata = _metadata(publication, fingerprint, settings, widths)
+    kind.save(publication.path(request.kind), statistics, metadata, form=form, rank=number)
 
 
 def _done(done: str, request: StatisticsRequest, path: Path) -> str:
@@ -163,8 +206,8 @@ def _metadata(
 
 
 def _collect_by_blocks(
-    request: StatisticsRequest,
     blocks: BlockCollection,
+    request: StatisticsRequest,
     data: CorpusDataModule,
     publication: Publication,
     fingerprint: str,
@@ -181,10 +224,10 @@ def _collect_by_blocks(
             short = shortages(rows, widths, publication.minimum)
             refuse(short, publication.minimum, before=False, kind=request.about)
 
-    form, rank = publication.form_of(request.kind)
+    form, number = publication.form_of(request.kind)
     layers = wanted_layers(request, blocks.module.model)
     known = _metadata(publication, fingerprint, settings, {})
-    with matrix_writer(publication.path(request.kind), layers, known, form=form, rank=rank) as writer:
+    with matrix_writer(publication.path(request.kind), layers, known, form=form, rank=number) as writer:
         written = write_by_blocks(request, blocks, data, writer, check)
         widths = {layer: written.widths[layer] for layer in layers if layer in written.widths}
         writer.finish(written.header(layers), _metadata(publication, fingerprint, settings, widths))
