@@ -15,6 +15,7 @@ import yaml
 from forks import Forks
 from omegaconf import DictConfig, OmegaConf
 from wandb.sdk.launch.sweeps import utils as sweep_utils
+from wandb_records import finished_run, recorded
 
 from regmean_lab.command.overrides import override_problems
 from regmean_lab.config.grids import composing
@@ -104,5 +105,5 @@ def test_a_trial_of_wandb_is_one_run_with_the_metric(
     result = json.loads(path.read_text())
     assert result["configuration"]["method"]["off_diagonal"] == 0.5
     assert result["configuration"]["evaluate_on"] == "dev"
-    summary = json.loads((run / "files" / "wandb-summary.json").read_text())
+    summary = recorded(finished_run(run), "summary")
     assert summary[sweep["metric"]["name"]] == pytest.approx(result["mean_in_domain"])
