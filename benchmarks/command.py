@@ -91,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
         "--merge-parameters",
         type=int,
         default=50_000_000,
-        help="of the checkpoints that merge-memory writes, 2 bytes each, three of them (default: %(default)s)",
+        help="of the checkpoints that merge-memory (three) and blocks (one) write, 2 bytes each (default: %(default)s)",
     )
     parser.add_argument("--scratch", type=Path, help="folder for those checkpoints; by default the system's")
     parser.add_argument("--output", type=Path, help="the page that is written")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from benchmarks import fisher, gram, jobs, merge, merge_memory, scores, training
+from benchmarks import blocks, fisher, gram, jobs, merge, merge_memory, scores, training
 from benchmarks.figure import Figure, Setting
 
 FAMILIES: dict[str, Callable[[Setting], list[Figure]]] = {
@@ -12,6 +12,7 @@ FAMILIES: dict[str, Callable[[Setting], list[Figure]]] = {
     "fisher": fisher.figures,
     "merge": merge.figures,
     "merge-memory": merge_memory.figures,
+    "blocks": blocks.figures,
     "scores": scores.figures,
     "training": training.figures,
     "jobs": jobs.figures,

@@ -10,12 +10,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import (
     AutoModel,
+    AutoModelForCausalLM,
     DebertaV2Config,
     LlamaConfig,
     PreTrainedConfig,
@@ -24,6 +26,7 @@ from transformers import (
 )
 
 from regmean_lab.statistics import linear_layers
+from regmean_lab.statistics.block_passes import find_blocks
 from regmean_lab.statistics.gradient_gram import WIDEST_OUTPUT
 
 FLOAT_BYTES = 4
@@ -62,6 +65,91 @@ CONFIGURATIONS: dict[str, PreTrainedConfig] = {
         vocab_size=32000, hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32
     ),
 }
+
+DECODERS: dict[str, PreTrainedConfig] = {
+    "a decoder of 1.1B (TinyLlama)": LlamaConfig(
+        vocab_size=32000,
+        hidden_size=2048,
+        intermediate_size=5632,
+        num_hidden_layers=22,
+        num_attention_heads=32,
+        num_key_value_heads=4,
+    ),
+    "a decoder of 8B (Llama 3)": LlamaConfig(
+        vocab_size=128256,
+        hidden_size=4096,
+        intermediate_size=14336,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+    ),
+}
+"""What is collected block by block, with output layers."""
+
+NARROW_BYTES = 2
+"""Of a number in bfloat16."""
+
+WAITING_ROWS = 2048
+"""Rows of each input that wait for a product on a GPU, at most (wide ones; fewer of narrow ones)."""
+
+COLUMNS = (
+    "outside of blocks",
+    "a block",
+    "its matrices",
+    "a batch",
+    "device",
+    "activations held",
+    "main memory",
+    "file, packed",
+)
+
+
+@dataclass(frozen=True)
+class BlockSizes:
+    """Sizes of an architecture of which one block at a time is on the device; of blocks those of the largest.
+
+    Attributes:
+        outside: number of parameters in no block.
+        block: number of parameters of a block.
+        widths: of the distinct inputs of a block's linear layers.
+        outputs: number of outputs of all of a block's linear layers.
+        hidden: number of outputs of a block.
+        vocabulary: number of outputs of the output layer.
+        largest: number of elements of the largest parameter.
+        file_entries: number of entries of all matrices.
+    """
+
+    outside: int
+    block: int
+    widths: list[int]
+    outputs: int
+    hidden: int
+    vocabulary: int
+    largest: int
+    file_entries: int
+
+    def taken(self, tokens: int, batch_tokens: int) -> dict[str, float]:
+        """Bytes that it takes, by `COLUMNS`: parameters and activations in bfloat16, rows and matrices in float32.
+
+        A batch is all that a block's linear layers give, at once, and the rows of its widest input, and those that wait
+        for a product; or the logits, whichever is more. In main memory are what all blocks give, the matrices of a
+        block, the triangle of its widest one, and the tensor that is read; the program itself comes on top.
+        """
+        entries = sum(width * width for width in self.widths)
+        rows = batch_tokens * max(self.widths) + WAITING_ROWS * sum(self.widths)
+        in_block = NARROW_BYTES * batch_tokens * (self.outputs + 2 * self.hidden) + FLOAT_BYTES * rows
+        at_end = (
+            NARROW_BYTES * batch_tokens * (self.vocabulary + 2 * self.hidden) + FLOAT_BYTES * batch_tokens * self.hidden
+        )
+        matrices, batch = FLOAT_BYTES * entries, max(in_block, at_end)
+        outside, block = NARROW_BYTES * self.outside, NARROW_BYTES * self.block
+        held = NARROW_BYTES * tokens * self.hidden
+        triangle = FLOAT_BYTES * max(self.widths) ** 2 / 2
+        sizes = (
+            *(outside, block, matrices, batch, outside + block + matrices + batch),
+            *(held, held + matrices + triangle + NARROW_BYTES * self.largest, FLOAT_BYTES * self.file_entries / 2),
+        )
+        return dict(zip(COLUMNS, sizes, strict=True))
 
 
 @dataclass(frozen=True)
@@ -121,36 +209,65 @@ def sizes_of(config: PreTrainedConfig) -> Sizes:
     with torch.device("meta"):
         model = AutoModel.from_config(config)
     model.config.pad_token_id = None  # models would look for padding in the input, which has no values
-    layers = linear_layers(model)
-    inputs: dict[int, tuple[Tensor, int]] = {}
+    weights = [layer.get_parameter("weight") for layer in linear_layers(model).values()]
+    return Sizes(
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        multiplied=sum(weight.numel() for weight in weights),
+        widths=list(distinct_inputs(model, config).values()),
+        shapes=[(weight.shape[1], weight.shape[0]) for weight in weights],
+        largest=max(parameter.numel() for parameter in model.parameters()),
+    )
 
+
+def block_sizes_of(config: PreTrainedConfig) -> BlockSizes:
+    """Sizes of a decoder, of which one block at a time is on the device."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    model.config.pad_token_id = None
+    inputs = distinct_inputs(model, config)
+    blocks = find_blocks(model)
+    in_blocks = {id(part) for block in blocks.values() for part in block.parameters()}
+    name, block = max(blocks.items(), key=lambda item: sum(part.numel() for part in item[1].parameters()))
+    outputs = [layer.get_parameter("weight").shape[0] for layer in linear_layers(block).values()]
+    return BlockSizes(
+        outside=sum(part.numel() for part in model.parameters() if id(part) not in in_blocks),
+        block=sum(part.numel() for part in block.parameters()),
+        widths=[width for layer, width in inputs.items() if layer.startswith(f"{name}.")],
+        outputs=sum(outputs),
+        hidden=model.get_output_embeddings().in_features,
+        vocabulary=model.get_output_embeddings().out_features,
+        largest=max(part.numel() for part in model.parameters()),
+        file_entries=sum(width * width for width in inputs.values()),
+    )
+
+
+def distinct_inputs(model: nn.Module, config: PreTrainedConfig) -> dict[str, int]:
+    """The widths of the distinct inputs of a model's linear layers, by the layer that is called first with each."""
+    inputs: dict[int, tuple[Tensor, str]] = {}
     ids = torch.ones(1, TOKENS, dtype=torch.long, device="meta")
 
-    def keep(_: nn.Module, arguments: tuple[Any, ...]) -> None:
+    def keep(name: str, _: nn.Module, arguments: tuple[Any, ...]) -> None:
         if arguments[0].shape[:-1] in ((1, TOKENS), (1,)):  # not the relative positions of DeBERTa
-            inputs[id(arguments[0])] = (arguments[0], arguments[0].shape[-1])  # kept alive, so that ids stay distinct
+            inputs.setdefault(id(arguments[0]), (arguments[0], name))  # kept alive, so that ids stay distinct
 
-    handles = [layer.register_forward_pre_hook(keep) for layer in layers.values()]
+    handles = [layer.register_forward_pre_hook(partial(keep, name)) for name, layer in linear_layers(model).items()]
     decoder = {"decoder_input_ids": ids} if config.is_encoder_decoder else {}
     with torch.no_grad():
         model.eval()(input_ids=ids, **decoder)
     for handle in handles:
         handle.remove()
-    weights = [layer.get_parameter("weight") for layer in layers.values()]
-    return Sizes(
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        multiplied=sum(weight.numel() for weight in weights),
-        widths=[width for _, width in inputs.values()],
-        shapes=[(weight.shape[1], weight.shape[0]) for weight in weights],
-        largest=max(parameter.numel() for parameter in model.parameters()),
-    )
+    return {name: tensor.shape[-1] for tensor, name in inputs.values()}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print three tables; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sizes", description=__doc__)
     parser.add_argument("--speed", type=float, default=100.0, help="floating-point operations a second, in 10⁹")
-    speed = parser.parse_args(arguments).speed * 1e9
+    parser.add_argument(
+        "--batch-tokens", type=int, default=16384, help="tokens of a batch where blocks are on the device one by one"
+    )
+    options = parser.parse_args(arguments)
+    speed = options.speed * 1e9
     print("| model | parameters | distinct inputs | Gram, full | packed | gradient Gram | Fisher | widest matrix |")
     print("|---|---:|---:|---:|---:|---:|---:|---:|")
     lines = []
@@ -186,6 +303,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         weights = FLOAT_BYTES * sizes.parameters
         parts = (weights + sizes.gram_bytes, 2 * weights, weights + sizes.merge_bytes, 3 * weights / 2)
         print(f"| {name} | {' | '.join(_gigabytes(part) for part in parts)} |")
+    print(
+        f"\nGram matrices block by block, in bfloat16: {EXAMPLES} examples of {LENGTH} tokens, batches of "
+        f"{options.batch_tokens}:\n"
+    )
+    print(f"| model | {' | '.join(COLUMNS)} |")
+    print(f"|---|{'---:|' * len(COLUMNS)}")
+    for name, config in DECODERS.items():
+        blocks = block_sizes_of(config)
+        taken = blocks.taken(EXAMPLES * LENGTH, options.batch_tokens)
+        print(f"| {name} | {' | '.join(map(_gigabytes, taken.values()))} |")
     return 0
 
 

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from regmean_lab.config.baselines import comparator_types
+from regmean_lab.merging import method_types
 from regmean_lab.report.significance import MINIMUM_PAIRS, mean_interval
-from regmean_lab.results import read_result
+from regmean_lab.results import Result, read_result
 
 RECORD = Path(__file__).parent / "results" / "methods.csv"
 KEY = ["suite", "model", "method", "members", "seed"]
@@ -55,15 +59,30 @@ def measured_jobs(report: Path) -> pd.DataFrame:
         ResultError: if a result that it names cannot be read.
     """
     runs = pd.read_csv(report)
-    if missing := sorted({"row", "state", "path", *KEY} - set(runs.columns)):
+    if missing := sorted({"state", "path", *KEY} - set(runs.columns)):
         raise ValueError(f"{report}: no column {', '.join(missing)}; expected the runs.csv of a report")
-    # The row's label names the settings that the sweep varies as well.
-    jobs = runs[runs["state"] == "measured"].assign(method=lambda lines: lines["row"]).reset_index(drop=True)
-    merging = [read_result(Path(path)).seconds["merge"] for path in jobs["path"]]
-    jobs = jobs.assign(merge_seconds=merging)[[*KEY, *MEASURED]]
+    jobs = runs[runs["state"] == "measured"]
+    results = [read_result(Path(path)) for path in jobs["path"]]
+    jobs = jobs.assign(
+        method=[label(result) for result in results], merge_seconds=[result.seconds["merge"] for result in results]
+    )[[*KEY, *MEASURED]]
     if (twice := jobs.duplicated(KEY)).any():
         raise ValueError(f"{report}: several results of {', '.join(map(str, jobs[twice][KEY].iloc[0]))}")
     return jobs
+
+
+def label(result: Result) -> str:
+    """The method with the settings that are not its defaults, and whether they were chosen on dev."""
+    kinds: dict[str, type[Any]] = {**method_types(), **comparator_types()}
+    kind = kinds[result.method]
+    defaults = {entry.name: getattr(kind(), entry.name) for entry in fields(kind) if entry.init}
+    settings = result.configuration["method"]
+    own = [
+        f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"
+        for key, value in settings.items()
+        if key in defaults and value != defaults[key]
+    ]
+    return " ".join([result.method, *own, *(["(chosen on dev)"] if result.selection else [])])
 
 
 def added(record: pd.DataFrame, jobs: pd.DataFrame) -> pd.DataFrame:
@@ -134,7 +153,9 @@ def main() -> None:
     record = read_record() if RECORD.exists() else pd.DataFrame(columns=[*KEY, *MEASURED])
     for report in sys.argv[1:]:
         record = added(record, measured_jobs(Path(report)))
-    record.round(4).to_csv(RECORD, index=False, lineterminator="\n")
+    sizes = record["statistics_bytes"].astype("Int64")  # with gaps: whole numbers all the same
+    record = record.astype(dict.fromkeys(MEASURED, float)).round(4).assign(statistics_bytes=sizes)
+    record.to_csv(RECORD, index=False, lineterminator="\n")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,9 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
+from methods_record import read_record
+from methods_record import tables as record_tables
+
 from regmean_lab.checkpoints.recipe.methods import KNOWN
 from regmean_lab.config.baselines import comparator_types
 from regmean_lab.config.harness import HARNESS, HarnessSettings
@@ -110,6 +113,11 @@ def recipes() -> str:
     return table(("`merge_method`", "`method=` here", "parameters (names here)", "`base_model`"), rows)
 
 
+def record() -> str:
+    """For docs/results/methods.md: what was measured of ``make reproduce-methods``."""
+    return record_tables(read_record())
+
+
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table in Markdown."""
     lines = [list(head), ["---"] * len(head)]
@@ -122,6 +130,7 @@ TABLES: dict[str, tuple[str, Callable[[], str]]] = {
     "docs/methods.md": ("methods", methods),
     "docs/experiments.md": ("suites", suites),
     "docs/recipes.md": ("recipes", recipes),
+    "docs/results/methods.md": ("record", record),
 }
 """By file, the name of its table and what makes it."""
 

@@ -18,6 +18,7 @@ from regmean_lab.command.own_folders import split_folders
 from regmean_lab.command.plan import show_plan, wants_plan
 from regmean_lab.command.quoting import corrected_command
 from regmean_lab.command.recipes import recipe_arguments
+from regmean_lab.command.released_flags import released_flag_problems
 from regmean_lab.command.verbs import VERBS, VerbError, run_program, split_verb
 from regmean_lab.config.checkpoint_commands import RootError, split_root
 from regmean_lab.config.grids import CONFIG_NAME, composing
@@ -65,7 +66,7 @@ def _run(verb: str | None, given: list[str]) -> None:
     _register()
     whole = [verb, *given] if verb else given
     folders, given, problems = split_folders(given)
-    if problems:
+    if problems := [*problems, *released_flag_problems(given)]:
         refuse(problems)
     use_own_folders(folders)
     asks_for_help = any(argument in HELP_FLAGS for argument in given) or (not given and verb is None)

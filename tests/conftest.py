@@ -43,6 +43,7 @@ SIZES = {"train": 48, "dev": 12, "test": 10}
 MARKS = {
     "command/test_launchers.py": "launchers",
     "command/test_interrupted_sweeps.py": "processes",
+    "checkpoints/test_collect_by_blocks.py": "experiments",
     "checkpoints/test_collect_statistics.py": "experiments",
     "checkpoints/test_given_members.py": "experiments",
     "command/test_jobs.py": "experiments",
@@ -58,6 +59,7 @@ MARKS = {
     "suites/test_ner_experiment.py": "experiments",
     "test_documented_experiments.py": "experiments",
     "test_experiment.py": "experiments",
+    "test_from_the_release.py": "experiments",
     "training/test_training.py": "experiments",
     "training/test_processes.py": "processes",
     "test_notebook.py": "processes",
@@ -69,6 +71,7 @@ MARKS = {
 LONGEST = (
     "command/test_launchers.py",
     "test_experiment.py",
+    "test_from_the_release.py",
     "command/test_interrupted_sweeps.py",
     "training/test_processes.py",
     "command/test_jobs.py",
@@ -86,6 +89,7 @@ LONGEST = (
     "command/test_verbs.py",
     "command/test_roots.py",
     "checkpoints/test_collect_statistics.py",
+    "checkpoints/test_collect_by_blocks.py",
     "checkpoints/test_evaluate.py",
     "suites/test_ner_experiment.py",
     "checkpoints/test_given_members.py",

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import random
 import re
 import shlex
 import sys
@@ -24,48 +22,13 @@ from regmean_lab.config.schema import settings_of
 from regmean_lab.experiment import run
 
 sys.path.insert(0, str(Path(__file__).parent / "suites"))
+from entity_files import write_entities
 from glue_files import write_task
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "experiments.md"
 COMMANDS = re.findall(r"^    python -m regmean_lab (.*model=pico_.*)$", DOCUMENT.read_text(encoding="utf-8"), re.M)
 TABLE = re.findall(r"\| `python -m regmean_lab (.*model=pico_[^`]*)` \|$", DOCUMENT.read_text(encoding="utf-8"), re.M)
 PAPER = re.findall(r"^    python -m regmean_lab ((?!debug).*)$", DOCUMENT.read_text(encoding="utf-8"), re.M)
-PLACES, PEOPLE = ("London", "Paris", "New York"), ("Thank", "Maria Editor")
-
-
-def write_entities(folder: Path) -> None:
-    """NER corpora of both suites: sentences of two names and a few words."""
-    names = [
-        f"ner/ontonotes/onto.{split}.{genre}.ner"
-        for genre in ("bn", "nw")
-        for split in ("train", "development", "test")
-    ]
-    names += [f"ner/conll2003/{split}.conll" for split in ("train", "dev", "test")]
-    names += [
-        f"ner_open/{corpus}/{split}.conll"
-        for corpus in ("wikigold", "btc_a", "btc_b", "btc_g", "wnut17")
-        for split in ("train", "dev", "test")
-    ]
-    names += [
-        f"ner/twitter/annotated.twitter-ner-20-21-tweet-{split}-withcleaned.json" for split in ("train", "dev", "test")
-    ]
-    for name in names:
-        generator = random.Random(name)
-        sentences = []
-        for _ in range(12):
-            sentence = [("the", "O")]
-            for entity, choices in (("PER", PEOPLE), ("LOC", PLACES)):
-                words = generator.choice(choices).split()
-                sentence += [(word, f"{'I' if place else 'B'}-{entity}") for place, word in enumerate(words)]
-                sentence += [(generator.choice(("river", "film", "music")), "O")]
-            sentences.append(sentence)
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == ".json":
-            rows = [json.dumps({"tokens": [w for w, _ in s], "labels": [t for _, t in s]}) + "\n" for s in sentences]
-        else:
-            rows = ["".join(f"{word} {tag} x\n" for word, tag in sentence) + "\n" for sentence in sentences]
-        path.write_text("".join(rows), encoding="utf-8")
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import re
+import sys
 from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
@@ -26,11 +27,11 @@ SHARED = {field.name for field in fields(MergeMethod)}
 
 def script() -> ModuleType:
     """docs/tables.py."""
-    spec = importlib.util.spec_from_file_location("tables", ROOT / "docs" / "tables.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    sys.path.insert(0, str(ROOT / "docs"))  # where Python finds what the script imports when it is run
+    try:
+        return importlib.import_module("tables")
+    finally:
+        sys.path.remove(str(ROOT / "docs"))
 
 
 TABLES = script()

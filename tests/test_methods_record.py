@@ -34,14 +34,9 @@ def test_a_job_that_is_measured_again_replaces_the_first() -> None:
 def test_lines_are_read_from_a_report(tmp_path: Path) -> None:
     result = tmp_path / "result.json"
     result.write_text(json.dumps(plain_result()))
-    line = {
-        **job("regmean", "a+b", 1, 10.0, 80.0),
-        "row": "regmean off_diagonal=1",
-        "state": "measured",
-        "path": result,
-    }
+    line = {**job("regmean", "a+b", 1, 10.0, 80.0), "state": "measured", "path": result}
     del line["merge_seconds"]
-    pd.DataFrame([line, {**line, "row": "ties", "state": "missing", "path": None}]).to_csv(tmp_path / "runs.csv")
+    pd.DataFrame([line, {**line, "method": "ties", "state": "missing", "path": None}]).to_csv(tmp_path / "runs.csv")
     [found] = RECORD.measured_jobs(tmp_path / "runs.csv").to_dict("records")
     assert (found["method"], found["merge_seconds"], found["gap_closed"]) == ("regmean off_diagonal=1", 7.5, 10.0)
     pd.DataFrame([line, line]).to_csv(tmp_path / "twice.csv")
@@ -57,9 +52,18 @@ def plain_result() -> dict[str, Any]:
     text = dict.fromkeys(
         ("fingerprint", "experiment", "suite", "model", "method", "head_init", "data_fingerprint"), "x"
     )
+    settings = {"name": "regmean", "off_diagonal": 1.0, "exclude_layers": [], "gram": "plain", "coefficients": None}
     numbers = {"seed": 1, "mean_in_domain": 80.0, "mean_out_of_domain": None, "peak_memory_bytes": 1, "schema": 1}
     rest = {"members": ["a", "b"], "metrics": {}, "environment": {}, "zoo": {}}
-    return {**text, **numbers, **rest, "scores": scores, "seconds": {"merge": 7.5}}
+    return {
+        **text,
+        **numbers,
+        **rest,
+        "method": "regmean",
+        "scores": scores,
+        "seconds": {"merge": 7.5},
+        "configuration": {"method": settings},
+    }
 
 
 def test_differences_are_paired_and_rows_begin_with_the_best() -> None:

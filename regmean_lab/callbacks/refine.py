@@ -37,7 +37,7 @@ class TextReading:
 
 
 FEW_TOKENS = 100
-"""Fewer tokens than this make poor pseudo-text, see docs/methods.md."""
+"""Fewer tokens than this make poor pseudo-text, see docs/methods_with_text.md."""
 
 
 def few_tokens(name: str, counts: TokenCounts | None) -> str | None:

@@ -30,6 +30,7 @@ __all__ = [
     "MakeBatches",
     "StatisticsCallback",
     "StatisticsRequest",
+    "batches_of",
     "collect_for_entry",
     "measure",
     "open_statistics",
@@ -279,7 +280,7 @@ def measure(
     # Where a kind sets a precision of its own, the trainer's does not come into it.
     precision = None if request.settings.own_precision is None else "32-true"
     collecting = trainer_like(trainer, [collect], precision=precision, title=title if rank() == 0 else None)
-    loader = _batches(request, batches, trainer.strategy.root_device, collect)
+    loader = batches_of(request, batches, trainer.strategy.root_device, collect)
     if shared:
         loader = _own_batches(loader)
     previous, owner = module.device, module._trainer
@@ -298,10 +299,10 @@ def tokens_in_batch(configured: int | None, kind: str, device: torch.device) -> 
     return BATCH_TOKENS_CPU if device.type == "cpu" else KINDS[kind].tokens
 
 
-def _batches(
-    request: StatisticsRequest, batches: MakeBatches, device: torch.device, collect: Collect
+def batches_of(
+    request: StatisticsRequest, batches: MakeBatches, device: torch.device, collect: Collect | None = None
 ) -> Batches | Stream:
-    """The batches of a request, until ``collect`` needs no more; with a stop rule in rounds.
+    """The batches of a request, until ``collect`` (where there is one) needs no more; with a stop rule in rounds.
 
     Each round is as large as all before it, of batches of like lengths. In drawn order the first batches are a random
     choice as they are, so that a stop rule needs no rounds.
@@ -328,7 +329,7 @@ def _batches(
                 return
             for batch in loader:
                 yield batch
-                if collect.finished:
+                if collect is not None and collect.finished:
                     return
 
     return Stream(until_finished)

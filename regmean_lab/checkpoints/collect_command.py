@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from regmean_lab.callbacks.requests import published_path
 from regmean_lab.callbacks.statistics import StatisticsRequest
+from regmean_lab.checkpoints.empty_models import Like, empty_model
+from regmean_lab.checkpoints.publishing.blocks import KIND as BLOCK_KIND
+from regmean_lab.checkpoints.publishing.blocks import BlockCollection, choice_problem, is_by_blocks
 from regmean_lab.checkpoints.publishing.card import write_cards
 from regmean_lab.checkpoints.publishing.collect import Publication, collect
 from regmean_lab.checkpoints.publishing.corpus import OneCorpus
+from regmean_lab.checkpoints.publishing.guard import guard_file
+from regmean_lab.checkpoints.publishing.imported import KIND as GRAM
+from regmean_lab.checkpoints.publishing.imported import import_gram, input_widths
 from regmean_lab.checkpoints.publishing.models import (
     TASKS,
+    empty_module,
     is_local,
     load_module,
     longest_text,
@@ -24,8 +33,15 @@ from regmean_lab.checkpoints.publishing.models import (
     task_name,
     task_of,
 )
+from regmean_lab.checkpoints.publishing.pushing import (
+    StatisticsPush,
+    push_statistics,
+    statistics_push,
+    weights_problem,
+)
 from regmean_lab.checkpoints.table_settings import HEADERS, table_problems, texts_of
-from regmean_lab.config.checkpoint_commands import CollectConfig
+from regmean_lab.checkpoints.writing import parse_size
+from regmean_lab.config.checkpoint_commands import CollectConfig, pushed_to
 from regmean_lab.config.groups import (
     ModelConfig,
     label_source_problem,
@@ -36,14 +52,16 @@ from regmean_lab.models.converted_weights import MODELS_FOLDER
 from regmean_lab.models.find import find_checkpoint
 from regmean_lab.models.folders import stored_tensors
 from regmean_lab.models.headers import CheckpointError
-from regmean_lab.models.pretrained import Checkpoint, ModelError
+from regmean_lab.models.hub import digests, find_on_hub
+from regmean_lab.models.pretrained import Checkpoint, ModelError, quiet_transformers
 from regmean_lab.models.sentence_folders import SentenceFolder, read_sentence_folder
 from regmean_lab.modules import TaskModule
 from regmean_lab.statistics import FORMS, KINDS, StatisticsError, expert_layers, linear_layers
-from regmean_lab.suites.base import Task
+from regmean_lab.suites.base import DataError, Task
 from regmean_lab.suites.data_module import CorpusDataModule
 from regmean_lab.suites.tables.columns import choose_columns, examples_of, public_names
 from regmean_lab.suites.tables.table import missing_file, read_table
+from regmean_lab.suites.text_encoding import template_problem
 from regmean_lab.training.trainers import test_trainer
 from regmean_lab.utils.files import STATISTICS_FOLDER, file_sha256, write_json
 
@@ -52,38 +70,41 @@ log = logging.getLogger(__name__)
 
 
 def check(config: DictConfig) -> None:
-    """Check a composed configuration: its values, and whether model and data are there.
+    """Check a composed configuration: its values, and whether model and data are there, and where they are pushed.
 
     Raises:
         ConfigurationError: with everything that is wrong.
     """
-    plain = plain_config(config, CollectConfig)
+    plain = _plain(config)
     found = _problems(plain)
-    if problem := missing_file(plain.data):
+    if plain.matrices is None and (problem := missing_file(plain.data)):
         found.append(problem)
     try:
         checkpoint, sentence = _checkpoint(plain)
-        if plain.task in (None, *TASKS):
+        if plain.matrices is None and plain.task in (None, *TASKS):
             model_config, _ = read_checkpoint(checkpoint)
             name = task_name(model_config, plain.task, sentence)
             found += _label_problems(plain, name, task_of(model_config, name))
     except ModelError as error:
         found.append(str(error))
+    if plain.push is not None:
+        found += _push(plain, _output(plain, Path(plain.paths.output_dir)))[1]
     if found:
         raise ConfigurationError(found)
 
 
 def written(config: DictConfig) -> list[tuple[str, Path]]:
     """What a job writes outside of its own folder: the key that says so, and the path of each file of statistics."""
+    found = pushed_to(config)
     key = "checkpoint" if config.output is None else "output"
     if key == "checkpoint" and not is_local(config.checkpoint):
-        return []
+        return found
     folder = Path(str(config[key])).expanduser() / STATISTICS_FOLDER
-    return [(key, folder / f"{kind}.safetensors") for kind in dict.fromkeys(config.kinds)]
+    return found + [(key, folder / f"{kind}.safetensors") for kind in dict.fromkeys(config.kinds)]
 
 
 def run(config: DictConfig, folder: Path) -> None:
-    """Collect what is not there yet, and write it with its card.
+    """Collect what is not there yet, write it with its card, and push it if the configuration asks for that.
 
     Args:
         config: a composed configuration.
@@ -94,10 +115,81 @@ def run(config: DictConfig, folder: Path) -> None:
         ModelError: when the model cannot be loaded.
         DataError: when the data cannot be read.
         StatisticsError: when too few rows were seen, or something is not finite.
+        PushError: when what was written could not be pushed.
     """
     check(config)
-    plain = plain_config(config, CollectConfig)
+    plain = _plain(config)
     checkpoint, sentence = _checkpoint(plain)
+    output, model = _output(plain, folder), _identity(checkpoint, sentence, plain.push is not None)
+    push_to, found = _push(plain, output)
+    if push_to is not None and (problem := weights_problem(push_to, model)):
+        found.append(problem)
+    if found:
+        raise ConfigurationError(found)
+    if push_to is not None:
+        log.info("when they are finished, the statistics are pushed to %s", push_to.destination.told)
+    if plain.matrices is not None:
+        done = _converted(plain, checkpoint, output, model)
+    else:
+        done = _measured(plain, checkpoint, sentence, folder, output, model)
+    title = Path(plain.checkpoint).expanduser().resolve().name if is_local(plain.checkpoint) else plain.checkpoint
+    try:
+        cards = write_cards(output, title, both=plain.card)
+    except ValueError as error:
+        raise StatisticsError(str(error)) from None
+    files = {kind: str(published_path(output, kind)) for kind in done}
+    write_json(folder / RECORD_FILE, {"done": done, "files": files, "cards": [str(path) for path in cards]})
+    for kind, path in files.items():
+        print(f"{kind}: {done[kind]}, {path} ({Path(path).stat().st_size} bytes)")
+    print(f"described in {', '.join(str(path) for path in cards)}")
+    if push_to is not None:
+        for line in push_statistics(push_to, output):
+            print(line)
+
+
+def _plain(config: DictConfig) -> CollectConfig:
+    """The configuration as a dataclass; where there are matrices, there need be no data."""
+    if OmegaConf.select(config, "matrices") is not None and OmegaConf.is_missing(config, "data"):
+        config = copy.deepcopy(config)
+        config.data = ""
+    return plain_config(config, CollectConfig)
+
+
+def _push(plain: CollectConfig, folder: Path) -> tuple[StatisticsPush | None, list[str]]:
+    """Where statistics are pushed, if they are, and everything that stands against it."""
+    if plain.push is None:
+        return None, []
+    return statistics_push(plain.push, private=plain.private, folder=folder, kinds=plain.kinds, card=plain.card)
+
+
+def _converted(plain: CollectConfig, checkpoint: Checkpoint, output: Path, model: dict[str, Any]) -> dict[str, str]:
+    """Convert matrices that another program has measured; what was done by kind."""
+    assert plain.matrices is not None
+    try:
+        with quiet_transformers():
+            empty, _ = empty_model(checkpoint.config(), Like(), None, lenient=True)
+    except CheckpointError as error:
+        raise ConfigurationError([f"checkpoint: {problem}" for problem in error.problems]) from None
+    widths = input_widths(empty)
+    _check_excluded(plain, widths)
+    kept = {layer: width for layer, width in widths.items() if not matches(layer, plain.exclude_layers)}
+    publication = _publication(plain, output, model, {}, _public_command(plain, {}))
+    source = Path(plain.matrices).expanduser()
+    done = import_gram(source, kept, publication, plain.rows, force=plain.force)
+    if publication.pushed and publication.minimum is not None:
+        guard_file(publication.path(GRAM), publication.minimum)
+    return {GRAM: done}
+
+
+def _measured(
+    plain: CollectConfig,
+    checkpoint: Checkpoint,
+    sentence: SentenceFolder | None,
+    folder: Path,
+    output: Path,
+    model: dict[str, Any],
+) -> dict[str, str]:
+    """Measure statistics of a model on data, or find them; what was done by kind."""
     model_config, tokenizer = read_checkpoint(checkpoint)
     name = task_name(model_config, plain.task, sentence)
     task = task_of(model_config, name)
@@ -121,6 +213,8 @@ def run(config: DictConfig, folder: Path) -> None:
     )
     public = public_names(table, columns, typed)
     examples = examples_of(table, columns, task)
+    if problem := template_problem(examples, lambda: tokenizer):
+        raise DataError(problem)
     own_length = None if sentence is None else sentence.longest_text
     if sentence is not None and task.kind == "unlabelled" and sentence.modules[0].settings.get("do_lower_case"):
         examples = [replace(example, text=example.text.lower()) for example in examples]
@@ -135,40 +229,71 @@ def run(config: DictConfig, folder: Path) -> None:
         seed=plain.statistics.seed,
         num_workers=plain.trainer.workers,
     )
-    module = load_module(checkpoint, name, task, sentence)
+    module, blocks = _module(plain, checkpoint, name, task, sentence, folder)
     trainer = test_trainer(plain.trainer)
-    publication = Publication(
-        folder=_output(plain, folder),
+    described = {
+        "task": name,
+        "max_length": max_length,
+        "text": tuple(public[column] for column in columns.text),
+        **{key: public[column] for key, column in (("target", columns.target), ("label", columns.label)) if column},
+    }
+    publication = _publication(plain, output, model, described, _public_command(plain, public))
+    done = {}
+    for request in _requests(plain, module):
+        try:
+            done[request.kind] = collect(trainer, request, module, data, publication, force=plain.force, blocks=blocks)
+        except StatisticsError as error:
+            remedy = "leave it out with exclude_layers=[name]"
+            raise StatisticsError(str(error).replace("leave it out of `layers`", remedy)) from None
+    return done
+
+
+def _publication(
+    plain: CollectConfig, output: Path, model: dict[str, Any], described: dict[str, Any], command: str
+) -> Publication:
+    return Publication(
+        folder=output,
         form=plain.form,  # type: ignore[arg-type]  # checked
         rank=plain.rank if plain.form == "low_rank" else None,
         minimum=None if plain.allow_few_rows else plain.minimum_rows_per_column,
         excluded=tuple(plain.exclude_layers),
-        described={
-            "task": name,
-            "max_length": max_length,
-            "text": tuple(public[column] for column in columns.text),
-            **{key: public[column] for key, column in (("target", columns.target), ("label", columns.label)) if column},
-        },
-        command=_public_command(plain, public),
-        model=_identity(checkpoint, sentence),
+        described=described,
+        command=command,
+        model=model,
+        pushed=plain.push is not None,
     )
-    done = {}
-    for request in _requests(plain, module):
-        try:
-            done[request.kind] = collect(trainer, request, module, data, publication, force=plain.force)
-        except StatisticsError as error:
-            remedy = "leave it out with exclude_layers=[name]"
-            raise StatisticsError(str(error).replace("leave it out of `layers`", remedy)) from None
-    title = Path(plain.checkpoint).expanduser().resolve().name if is_local(plain.checkpoint) else plain.checkpoint
-    try:
-        cards = write_cards(publication.folder, title, both=plain.card)
-    except ValueError as error:
-        raise StatisticsError(str(error)) from None
-    files = {kind: str(publication.path(kind)) for kind in done}
-    write_json(folder / RECORD_FILE, {"done": done, "files": files, "cards": [str(path) for path in cards]})
-    for kind, path in files.items():
-        print(f"{kind}: {done[kind]}, {path} ({Path(path).stat().st_size} bytes)")
-    print(f"described in {', '.join(str(path) for path in cards)}")
+
+
+def _module(
+    plain: CollectConfig,
+    checkpoint: Checkpoint,
+    name: str,
+    task: Task,
+    sentence: SentenceFolder | None,
+    folder: Path,
+) -> tuple[TaskModule, BlockCollection | None]:
+    """The model, and if it is measured block by block, how; it has no weights then."""
+    tensors = stored_tensors(checkpoint.weights_folder())
+    if _not_by_blocks(plain) or not is_by_blocks(plain.blocks, tensors, plain.trainer):
+        return load_module(checkpoint, name, task, sentence), None
+    module, read = empty_module(checkpoint, name, task, sentence)
+    return module, BlockCollection(module, read, plain.trainer, parse_size(plain.held_activations), folder)
+
+
+def _not_by_blocks(plain: CollectConfig) -> list[str]:
+    """Why statistics cannot be collected block by block, whatever the model; empty if they can."""
+    found = []
+    if others := [kind for kind in plain.kinds if kind != BLOCK_KIND]:
+        found.append(
+            f"blocks: {', '.join(others)} cannot be collected block by block, as gradients go through all of them; "
+            f"expected kinds=[{BLOCK_KIND}], or blocks=false"
+        )
+    if plain.statistics.gram.stops_early:
+        found.append(
+            "blocks: with statistics.gram.tolerance all layers are compared while examples are read; expected null, or "
+            "blocks=false"
+        )
+    return found
 
 
 def _problems(plain: CollectConfig) -> list[str]:
@@ -183,6 +308,7 @@ def _problems(plain: CollectConfig) -> list[str]:
         found.append(f"kinds: expected some of {', '.join(KINDS)}, got {plain.kinds}")
     if plain.rank is None and plain.form == "low_rank":
         found.append("rank: required with form=low_rank; for example rank=64")
+    found += _matrices_problems(plain)
     found += table_problems(plain.text, plain.header, [plain.data])
     for name in ("max_length", "batch_size", "rank"):
         number = getattr(plain, name)
@@ -194,6 +320,14 @@ def _problems(plain: CollectConfig) -> list[str]:
         found.append(
             f"trainer.devices: statistics of one model are collected on one device, got {plain.trainer.devices}"
         )
+    if (problem := choice_problem(plain.blocks)) is not None:
+        found.append(problem)
+    elif str(plain.blocks).lower() == "true":
+        found += _not_by_blocks(plain)
+    try:
+        parse_size(plain.held_activations)
+    except ValueError as error:
+        found.append(f"held_activations: {error}")
     if "tokens" in plain.kinds and plain.statistics.tokens.minimum_count < 2 and not plain.allow_few_rows:
         found.append(
             "statistics.tokens.minimum_count: at 1 every word of every text is told; expected at least 2, or, where "
@@ -203,6 +337,31 @@ def _problems(plain: CollectConfig) -> list[str]:
         found.append("statistics.gram.generation: is for answers of suites; expected false")
     if plain.statistics.storage != "full":
         found.append("statistics.storage: is for the zoo; the form of what is published is form=packed")
+    return found
+
+
+def _matrices_problems(plain: CollectConfig) -> list[str]:
+    """What is wrong with matrices that another program has measured, and with what is given beside them."""
+    if plain.matrices is None:
+        return [] if plain.rows is None else ["rows: is for matrices=FILE; of data they are counted"]
+    found = [] if Path(plain.matrices).expanduser().is_file() else [f"matrices: {plain.matrices}: no such file"]
+    default = CollectConfig()
+    given = [
+        key
+        for key in ("data", "task", "subset", "split", "data_revision", "text", "target", "label", "max_length")
+        if (value := getattr(plain, key)) != getattr(default, key) and not (key == "data" and value == "")
+    ]
+    if given:
+        found.append(f"{given[0]}: matrices are there already, and nothing is read; leave out {', '.join(given)}")
+    if plain.kinds != [GRAM]:
+        found.append(f"kinds: matrices are Gram matrices; expected [{GRAM}], got {plain.kinds}")
+    if plain.rows is not None and plain.rows < 1:
+        found.append(f"rows: expected at least 1, got {plain.rows}")
+    if plain.rows is None and plain.push is not None and not plain.allow_few_rows:
+        found.append(
+            "rows: matrices of few rows give away the inputs, and the file does not say how many rows its were; give "
+            "rows=NUMBER, or, where the data may be public, allow_few_rows=true; without push nothing is asked"
+        )
     return found
 
 
@@ -265,10 +424,14 @@ def _output(plain: CollectConfig, folder: Path) -> Path:
     return Path(plain.checkpoint).expanduser() if is_local(plain.checkpoint) else folder
 
 
-def _identity(checkpoint: Checkpoint, sentence: SentenceFolder | None) -> dict[str, Any]:
-    """What tells others whether they have the same weights: hashes of a folder's files, or a commit of the hub."""
+def _identity(checkpoint: Checkpoint, sentence: SentenceFolder | None, pushed: bool) -> dict[str, Any]:
+    """What tells others whether they have the same weights: hashes of a folder's files, or a commit of the hub.
+
+    What is pushed makes a new commit, so that there the files of the hub have to be told by their hashes as well.
+    """
     if checkpoint.revision is not None:
-        return {"hub": checkpoint.fingerprint}
+        sums = _sums_on_hub(checkpoint) if pushed else {}
+        return {"hub": checkpoint.fingerprint, **({"weights_sha256": sums} if sums else {})}
     files = sorted({tensor.path for tensor in stored_tensors(Path(checkpoint.location)).values()})
     sums = {path.name: file_sha256(path) for path in files}
     if sentence is not None:
@@ -276,13 +439,36 @@ def _identity(checkpoint: Checkpoint, sentence: SentenceFolder | None) -> dict[s
     return {"weights_sha256": sums}
 
 
-def _requests(plain: CollectConfig, module: TaskModule) -> list[StatisticsRequest]:
-    experts = expert_layers(module.model)
-    layers = [*linear_layers(module.model), *experts]
+def _sums_on_hub(checkpoint: Checkpoint) -> dict[str, str]:
+    """SHA-256 of the files of a hub model's weights, or of the copy into which its pickles were converted."""
+    if checkpoint.folder is not None:
+        files = {tensor.path for tensor in stored_tensors(Path(checkpoint.folder)).values()}
+        return {path.name: file_sha256(path) for path in sorted(files)}
+    commit = checkpoint.weights_revision or checkpoint.revision
+    assert commit is not None
+    listed = find_on_hub(checkpoint.source, commit).files or ()
+    weights = [name for name in listed if name.endswith(".safetensors") and "/" not in name]
+    try:
+        return digests(checkpoint.source, commit, weights)
+    except Exception as error:  # the hub's library raises those of whatever HTTP library it uses
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ConfigurationError(
+            [f"push: the hub does not tell the weights of {checkpoint.source} ({reason})"]
+        ) from None
+
+
+def _check_excluded(plain: CollectConfig, layers: Collection[str]) -> None:
+    """Raise for patterns of layers that match none."""
     if unmatched := [text for text in plain.exclude_layers if not any(matches(layer, [text]) for layer in layers)]:
         raise ConfigurationError(
             [f"exclude_layers: no linear layer matches {', '.join(unmatched)}; there are {', '.join(layers)}"]
         )
+
+
+def _requests(plain: CollectConfig, module: TaskModule) -> list[StatisticsRequest]:
+    experts = expert_layers(module.model)
+    layers = [*linear_layers(module.model), *experts]
+    _check_excluded(plain, layers)
     kept = tuple(layer for layer in layers if not matches(layer, plain.exclude_layers))
     return [
         StatisticsRequest(
@@ -310,8 +496,12 @@ def _chosen(kind: str, kept: tuple[str, ...], experts: list[str]) -> tuple[str, 
 def _public_command(plain: CollectConfig, public: Mapping[str, str]) -> str:
     """The command with what determines the result: of paths only their last part, of columns their public names."""
     default = CollectConfig(checkpoint=plain.checkpoint, data=plain.data)
-    parts = [f"checkpoint={Path(plain.checkpoint).name}", f"data={Path(plain.data).name}"]
-    left_out = ("experiment", "checkpoint", "data", "output", "card", "force", "trainer", "paths", "statistics")
+    what = f"data={Path(plain.data).name}" if plain.matrices is None else f"matrices={Path(plain.matrices).name}"
+    parts = [f"checkpoint={Path(plain.checkpoint).name}", what]
+    left_out = (
+        *("experiment", "checkpoint", "data", "matrices", "output", "card", "push", "private", "force"),
+        *("blocks", "held_activations", "trainer", "paths", "statistics"),
+    )
     for key, value in asdict(plain).items():
         if key not in left_out and value != getattr(default, key):
             named = key in ("text", "target", "label")

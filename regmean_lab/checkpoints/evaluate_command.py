@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from regmean_lab.checkpoints.card_metadata import write_scores
+from regmean_lab.checkpoints.scoring.corpora import datasets_of_the_hub
 from regmean_lab.checkpoints.scoring.harness import Harness, harness_lines, harness_problems
 from regmean_lab.checkpoints.scoring.models import ScoredModel, read_models
 from regmean_lab.checkpoints.scoring.request import read_corpora, settings_problems, suite_corpora, suite_record
@@ -18,6 +21,7 @@ from regmean_lab.config.harness import HARNESS, HarnessSettings
 from regmean_lab.config.schema import ConfigurationError, plain_config
 from regmean_lab.models.converted_weights import MODELS_FOLDER
 from regmean_lab.models.headers import CheckpointError
+from regmean_lab.results import Result
 from regmean_lab.suites.base import DataError
 from regmean_lab.training.processes import device_problems
 
@@ -53,7 +57,22 @@ def run(config: DictConfig, folder: Path) -> Measured:
         results = [scoring.harness.score(model, output / model.name) for model in scoring.models]
         return Measured(results, harness_lines(results), output)
     results = [scoring.score(model, output / model.name) for model in scoring.models]
-    return Measured(results, scoring.comparisons(scoring.models), output)
+    lines = scoring.comparisons(scoring.models)
+    if plain.card:
+        lines += _into_cards(scoring, results)
+    return Measured(results, lines, output)
+
+
+def _into_cards(scoring: Scoring, results: Sequence[Result]) -> list[str]:
+    """Write scores into the cards of checkpoints that are local folders; what was written, in words."""
+    datasets = datasets_of_the_hub(scoring.corpora)
+    lines = []
+    for model, result in zip(scoring.models, results, strict=True):
+        source = model.member.source
+        folder = source.statistics_from or source.folder
+        card = None if source.revision is not None else write_scores(folder, result, datasets)
+        lines.append(f"{model.name}: it has no card here" if card is None else f"scores of {model.name} are in {card}")
+    return lines
 
 
 @dataclass(frozen=True)
@@ -118,6 +137,8 @@ def _on_tasks(plain: EvaluateConfig, models: list[ScoredModel], found: list[str]
         for key in ("corpora", "score", "text", "label", "target", "subset", "data_revision")
         if getattr(plain, key) is not None
     ]
+    if plain.card:
+        found.append(f"card: is for files and corpora; scores of {HARNESS} are in its results alone")
     found += harness_problems(tasks, models, plain.trainer.precision)
     if found:
         raise ConfigurationError(found)

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from regmean_lab.checkpoints.compatibility import HEADS
 from regmean_lab.checkpoints.lora.request import SPACES, AdapterRequest
 from regmean_lab.checkpoints.merge import MergeRequest, PreparedMerge, prepare_merge, statistics_problems
+from regmean_lab.checkpoints.merge_pushing import merge_destination, push_merge
 from regmean_lab.checkpoints.output import checksums, find_merged, fingerprint, output_problem, write_output
 from regmean_lab.checkpoints.recipe.reading import read_recipe
 from regmean_lab.checkpoints.recipe.request import lost_models, request_of_recipe
@@ -30,6 +31,7 @@ from regmean_lab.merging.distill import Distill
 from regmean_lab.merging.member_text import ReadsText
 from regmean_lab.models.converted_weights import MODELS_FOLDER
 from regmean_lab.models.headers import CheckpointError
+from regmean_lab.models.hub_uploads import Destination
 from regmean_lab.results import MERGED_FOLDER
 from regmean_lab.training.processes import device_problems, first_device
 from regmean_lab.utils.checks import at_least_one, one_of
@@ -51,12 +53,16 @@ def check(config: DictConfig) -> None:
     """
     request = request_of(config)
     _prepared(request)
-    if config.evaluate is not None and (found := scoring_problems(_plain(config), request)):
+    plain = _plain(config)
+    _, found = _destination(plain)
+    if plain.evaluate is not None:
+        found = [*scoring_problems(plain, request), *found]
+    if found:
         raise ConfigurationError(found)
 
 
 def run(config: DictConfig, folder: Path) -> Measured | None:
-    """Merge, or find the finished output; score it beside its checkpoints if the configuration asks for that.
+    """Merge, or find the finished output; score and push it if the configuration asks for that.
 
     Args:
         config: the composed configuration.
@@ -68,12 +74,18 @@ def run(config: DictConfig, folder: Path) -> Measured | None:
     Raises:
         ConfigurationError: with everything that stands against the merge, before weights are read.
         MergeError: for weights that cannot be merged.
+        PushError: when the finished merge could not be pushed.
     """
-    request = request_of(config)
+    request, plain = request_of(config), _plain(config)
     output = Path(config.output).expanduser() if config.output is not None else folder / MERGED_FOLDER
     prepared = _prepared(request)
-    if config.evaluate is not None and (found := scoring_problems(_plain(config), request)):
+    destination, found = _destination(plain)
+    if plain.evaluate is not None:
+        found = [*scoring_problems(plain, request), *found]
+    if found:
         raise ConfigurationError(found)
+    if destination is not None:
+        log.info("when it is finished, all files of the merged model are pushed to %s", destination.told)
     for note in prepared.agreement.notes:
         log.info("%s", note)
     sums = checksums(prepared)
@@ -90,10 +102,20 @@ def run(config: DictConfig, folder: Path) -> Measured | None:
             prepared.snapshots = snapshots
             write_output(prepared, output, settings, device, sums)
             log.info("written to %s", output)
-    if config.evaluate is None:
-        return None
-    overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
-    return score_merge(_plain(config), request, output, settings, ["experiment=merge_checkpoints", *overrides])
+    measured = None
+    if plain.evaluate is not None:
+        overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+        measured = score_merge(plain, request, output, settings, ["experiment=merge_checkpoints", *overrides])
+    if destination is not None:
+        title = f"Merge of {' + '.join(member.name for member in prepared.members)} by {request.method.name}"
+        for line in push_merge(destination, output, title):
+            log.info("%s", line)
+    return measured
+
+
+def _destination(plain: MergeCheckpointsConfig) -> tuple[Destination | None, list[str]]:
+    """The repository that the merge is pushed to, if one is asked for, and everything that stands against it."""
+    return (None, []) if plain.push is None else merge_destination(plain.push, private=plain.private)
 
 
 def _plain(config: DictConfig) -> MergeCheckpointsConfig:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from regmean_lab.checkpoints.adapters import read_adapter_files
+from regmean_lab.checkpoints.card_metadata import TAGS, front_matter, pipeline_tag
 from regmean_lab.checkpoints.heads import HEADS_FOLDER
 from regmean_lab.checkpoints.lora.card import adapter_section
 from regmean_lab.checkpoints.lora.changes import write_merged_adapter
@@ -360,19 +361,18 @@ def _front_matter(prepared: PreparedMerge) -> str:
     given = [name for name in prepared.request.adapter_bases if name is not None and public_name(name) == name]
     given = given if prepared.request.adapter is None else []
     listed = dict.fromkeys([*names, *(split_reference(name)[0] for name in given)])
-    base = "".join(f"- {name}\n" for name in listed)
-    tags = ["merge", "model-merging", "regmean_lab"]
-    relation = "merge" if prepared.request.adapter is None else "adapter"
-    tree = f"base_model:\n{base}base_model_relation: {relation}\n" if base else ""
-    listed_tags = "".join(f"- {tag}\n" for tag in tags)
-    library = "transformers"
+    tags, library = list(TAGS), "transformers"
+    architecture = prepared.lead.architecture
+    headless = prepared.request.heads != "merge" and bool(architecture.head)
+    pipeline = "feature-extraction" if headless else pipeline_tag(architecture.name)
     if prepared.request.adapter is not None:
         library = "peft"
-        listed_tags += "- lora\n"
+        tags.append("lora")
     if prepared.modules is not None:
-        library = "sentence-transformers"
-        listed_tags += "- sentence-transformers\n- sentence-similarity\n"
-    return f"---\nlibrary_name: {library}\n{tree}tags:\n{listed_tags}---\n"
+        library, pipeline = "sentence-transformers", "sentence-similarity"
+        tags += ["sentence-transformers", "sentence-similarity"]
+    relation = "merge" if prepared.request.adapter is None else "adapter"
+    return front_matter(library=library, tags=tags, base_models=list(listed), relation=relation, pipeline=pipeline)
 
 
 def file_label(path: Path) -> str:

@@ -32,6 +32,7 @@ from regmean_lab.prepare.model import convert_apart
 from regmean_lab.statistics.settings import BATCH_LABEL_SOURCES
 from regmean_lab.statistics.store import write_matrices, write_statistics
 from regmean_lab.suites.base import Task
+from regmean_lab.suites.released_names import released_corpus
 from regmean_lab.utils.files import contents_sha256, new_folder
 
 MODEL_CONFIG = "model_config.json"
@@ -84,8 +85,7 @@ class ReleasedModel:
         part = f"partition_{partition}"
         if part in known:
             return part
-        name = self.dataset.removeprefix("ontonotes@")
-        return name if name in known else None
+        return self.dataset if self.dataset in known else released_corpus(self.dataset, (), known)
 
 
 def find_released(

@@ -275,11 +275,20 @@ def _shared_paths(jobs: Sequence[Sequence[str]], composer: Composer, root: str) 
             continue
         key = next(iter(keys.values()))
         differing = sorted({text.partition("=")[0] for job in jobs for text in job if any(text not in o for o in jobs)})
+        differing = ["method.name" if name == "method" else name for name in differing if name not in NOT_IN_PATHS]
+        if key == "push":
+            repository = f"{path.parent.name}/{path.name}"
+            example = for_shell(f"push='{repository}-${{{differing[0]}}}'") if differing else f"{repository}-2"
+            found.append(
+                f"push: {len(numbers)} jobs of the sweep would push to {repository}, each over what the one before has "
+                f"pushed; give each a repository of its own, such as {example}"
+            )
+            continue
         remedy = (
             "give each job a folder with output" if key == "checkpoint" else "leave output out: jobs have their own"
         )
-        if names := ["method.name" if name == "method" else name for name in differing if name not in NOT_IN_PATHS]:
-            example = for_shell(f"output='FOLDER/{'-'.join(f'${{{name}}}' for name in names)}'")
+        if differing:
+            example = for_shell(f"output='FOLDER/{'-'.join(f'${{{name}}}' for name in differing)}'")
             remedy += f", or put into it what differs between them, such as {example}"
         found.append(
             f"{key}: {len(numbers)} jobs of the sweep would write {path}, each over what the one before has written; "

@@ -69,6 +69,9 @@ class MergeCheckpointsConfig:
         paths: group ``paths``.
         evaluate: what the merged model, each checkpoint and their ensemble are scored on: a file or several, or a
             mapping with the keys of :class:`ScoringConfig`; None scores nothing.
+        push: a repository of the hub, ``owner/name``, to which the merged model is pushed when it is finished; None
+            pushes nothing.
+        private: whether only the owner sees that repository.
         force: merge although the output is there already.
     """
 
@@ -85,6 +88,8 @@ class MergeCheckpointsConfig:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
     evaluate: Any = None
+    push: str | None = None
+    private: bool = True
     force: bool = False
 
 
@@ -127,6 +132,8 @@ class CollectConfig:
         task: ``sequence_classification``, ``token_classification``, ``seq2seq``, ``causal``, ``masked_lm``,
             ``question_answering``, ``multiple_choice`` or ``encoder``; None is what the model's config.json says.
         data: a local file (jsonl, json, csv, tsv, txt, parquet), or a data set for ``datasets.load_dataset``.
+        matrices: in place of data, a pickle of Gram matrices by layer that another program has measured (``gram.pkl``).
+        rows: of how many rows each of those is the mean, where that is known.
         subset: configuration of a data set.
         split: split of a data set.
         data_revision: revision of a data set on the hub.
@@ -146,8 +153,14 @@ class CollectConfig:
         allow_few_rows: publish although layers saw fewer rows.
         output: folder below which ``statistics`` is written; None is the model's own folder, or for a model of the hub
             the job's folder below ``paths.output_dir``.
-        card: insert the section on statistics into the README.md of that folder.
+        card: insert the section on statistics into the README.md of that folder, and a tag into its front matter.
+        push: a repository of the hub, ``owner/name``, to which the statistics are pushed; None pushes nothing.
+        private: whether only the owner sees that repository.
         force: collect although the same statistics are there.
+        blocks: whether Gram matrices are collected one block of the model after the other, for models that do not fit
+            into memory: ``true``, ``false``, or ``auto``: where there is no room for all weights and matrices.
+        held_activations: of what waits between one block and the next, how much is held in main memory, such as
+            ``8GB``; more is written into the job's folder meanwhile.
         statistics: how statistics are collected.
         trainer: group ``trainer``: device and precision.
         paths: group ``paths``.
@@ -158,6 +171,8 @@ class CollectConfig:
     revision: str | None = None
     task: str | None = None
     data: str = MISSING
+    matrices: str | None = None
+    rows: int | None = None
     subset: str | None = None
     split: str = "train"
     data_revision: str | None = None
@@ -175,7 +190,11 @@ class CollectConfig:
     allow_few_rows: bool = False
     output: str | None = None
     card: bool = True
+    push: str | None = None
+    private: bool = True
     force: bool = False
+    blocks: Any = "auto"
+    held_activations: str = "8GB"
     statistics: StatisticsConfig = field(default_factory=StatisticsConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
@@ -232,6 +251,8 @@ class EvaluateConfig(ScoringConfig):
         corpora: which corpora of the suite; None is all that can be members.
         output: folder of the results, one below it for each checkpoint; None is the job's folder.
         statistics: what some suites' files say of statistics; not read here.
+        card: write the scores into the front matter of the card (README.md) of each checkpoint that is a local folder,
+            where the hub reads them.
         trainer: group ``trainer``: device and precision.
         paths: group ``paths``.
         force: score although finished results are there.
@@ -244,6 +265,7 @@ class EvaluateConfig(ScoringConfig):
     corpora: list[str] | None = None
     output: str | None = None
     statistics: Any = None
+    card: bool = False
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
     force: bool = False
@@ -321,9 +343,15 @@ def split_root(arguments: Sequence[str], config: str | None = None) -> tuple[str
 
 
 def written_output(config: DictConfig) -> list[tuple[str, Path]]:
-    """What a job with the key ``output`` writes outside of its own folder: the key, and the path; see :data:`ROOTS`."""
+    """What a job writes outside of its own folder by the keys ``output`` and ``push``: key, path; see :data:`ROOTS`."""
     output = OmegaConf.select(config, "output")
-    return [] if output is None else [("output", Path(str(output)).expanduser())]
+    return [*pushed_to(config), *([] if output is None else [("output", Path(str(output)).expanduser())])]
+
+
+def pushed_to(config: DictConfig) -> list[tuple[str, Path]]:
+    """The repository of the hub that a job writes: no two of a sweep may write the same."""
+    push = OmegaConf.select(config, "push")
+    return [] if push is None else [("push", Path(f"hub:/{push}"))]
 
 
 def root_module(name: str) -> RootModule:

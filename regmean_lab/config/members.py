@@ -45,7 +45,7 @@ def named_members(given: Sequence[str] | None, checkpoints: Mapping[str, str], s
     corpora: list[str | None] = []
     references: list[str | None] = []
     for text in suite.members if given is None else given:
-        corpus, reference = _divided(text, known)
+        corpus, reference = _divided(text, known, suite)
         if corpus is not None and reference is not None and corpus not in known:
             found.append(f"members: {text}: {_no_corpus(corpus, suite)}")
             continue
@@ -95,9 +95,13 @@ def _is_path(text: str) -> bool:
     return "/" in text or text.startswith(("~", "."))
 
 
-def _divided(text: str, known: Sequence[str]) -> tuple[str | None, str | None]:
-    """Corpus and checkpoint of a member; of a path that has an equals sign in it, the whole is the checkpoint."""
-    if text in known:
+def _divided(text: str, known: Sequence[str], suite: Suite) -> tuple[str | None, str | None]:
+    """Corpus and checkpoint of a member; of a path that has an equals sign in it, the whole is the checkpoint.
+
+    A name that the paper's released code has for a corpus is one of a corpus, which will be explained, unless there is
+    a folder of that name.
+    """
+    if text in known or (suite.released_name(text) is not None and not Path(text).is_dir()):
         return text, None
     name, equals, reference = text.partition("=")
     if equals and (name in known or not (_is_path(name) or Path(text).expanduser().exists())):
@@ -125,6 +129,8 @@ def _called_like(reference: str, known: Sequence[str]) -> str | None:
 
 def _no_corpus(name: str, suite: Suite) -> str:
     known = suite.candidates
+    if (meant := suite.released_name(name)) is not None:
+        return f"{name} of the paper's released code is {meant} in suite {suite.name}"
     return f"suite {suite.name} has no corpus {name!r}; " + (
         did_you_mean(name, known) if known else suite.what_is_there()
     )

@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,9 @@ from regmean_lab.evaluation.label_spaces import label_differences
 from regmean_lab.models.pretrained import Checkpoint, shared_tokenizer
 from regmean_lab.modules import TaskModule
 from regmean_lab.results import combine_fingerprints
+from regmean_lab.suites.base import DataError
 from regmean_lab.suites.data_module import CorpusDataModule, Evaluation, evaluations_for
+from regmean_lab.suites.text_encoding import template_problem
 from regmean_lab.utils.files import file_sha256
 from regmean_lab.zoo import ZooEntry
 
@@ -103,6 +107,9 @@ class Job:
             fingerprints.append(file_sha256(texts))
         data_fingerprint = combine_fingerprints(fingerprints)
         evaluations = evaluations_for(suite, settings.members, settings.evaluated_split)
+        texts = chain.from_iterable(evaluation.examples for evaluation in evaluations)
+        if (problem := template_problem(texts, partial(shared_tokenizer, checkpoint))) is not None:
+            raise DataError(problem)
         return cls(settings, checkpoint, evaluations, data_fingerprint, folder, checkpoints=checkpoints or {})
 
     @property

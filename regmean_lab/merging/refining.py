@@ -256,7 +256,8 @@ class _Reader:
 
     def rows(self) -> Iterator[LayerRows]:
         """The rows that count of the layer's input, one batch at a time: all of them are too many to have twice."""
-        own_passes = self._through_own or [None] * len(self._through_merged)
+        none: list[ForwardPass | None] = [None] * len(self._through_merged)
+        own_passes = [*self._through_own] or none
         for merged, own in zip(self._through_merged, own_passes, strict=True):
             yield LayerRows(
                 self._checked(merged, "the merged model feeds it"),

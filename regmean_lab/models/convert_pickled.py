@@ -1,9 +1,11 @@
 """``python -m regmean_lab.models.convert_pickled SOURCE TARGET``: write pickled weights again as safetensors.
 
-``SOURCE`` is a folder with pickled weights, or one pickled file of tensors by name; ``TARGET`` a folder or a file.
+``SOURCE`` is a folder with pickled weights, and ``TARGET`` a folder; or ``SOURCE`` is one pickled file of tensors by
+name, and ``TARGET`` a file, or a folder that is there and gets a file for each tensor.
 
 The only place where a pickle is loaded, with ``weights_only=True``, which builds tensors and plain containers and
-nothing else, and in a process that does nothing else: ``python -m regmean_lab.prepare model=NAME`` starts it.
+nothing else, and in a process that does nothing else: ``python -m regmean_lab.prepare model=NAME`` starts it. What is
+no file of ``torch.save`` is not loaded at all, but read as data (:mod:`regmean_lab.models.plain_pickles`).
 """
 
 from __future__ import annotations
@@ -23,10 +25,14 @@ from torch import Tensor
 from regmean_lab.models.converted_weights import PICKLED_INDEX, PICKLED_WEIGHTS
 from regmean_lab.models.folders import escape_problem, read_json_file
 from regmean_lab.models.headers import CheckpointError, read_header
+from regmean_lab.models.plain_pickles import TORCH_FILES, PickleError, PlainPickle
 from regmean_lab.utils.files import INDEX_FILE
 
 SHOWN = 5
 """At most this many names are listed in a message."""
+
+NO_TENSORS = ("meta_info",)
+"""What may lie beside tensors of statistics: the released code of RegMean keeps settings there."""
 
 
 class ConversionError(Exception):
@@ -90,6 +96,51 @@ def convert_file(source: Path, target: Path) -> None:
     if not tensors or not all(map(_is_plain, tensors.values())):
         raise ConversionError(f"{source}: expected plain tensors by name")
     _write(tensors, target)
+
+
+def convert_each(source: Path, folder: Path) -> None:
+    """Convert one file of tensors by name, by ``torch.save`` or ``pickle.dump``, each into a file of its own.
+
+    One tensor at a time is in memory, so that files larger than it can be converted.
+
+    Args:
+        source: the file, such as one of statistics.
+        folder: an empty folder for files ``000000.safetensors`` and so on, each of one tensor under its name.
+
+    Raises:
+        ConversionError: when it cannot be read, or naming all that is no plain tensor.
+    """
+    content = _loaded(source.parent, source.name) if _is_of_torch(source) else _read_as_data(source)
+    strange: list[str] = []
+    for number, name in enumerate(content):
+        if name in NO_TENSORS:
+            continue
+        try:
+            value = content[name]
+        except PickleError as error:
+            raise ConversionError(f"{source}: {error}") from None
+        if not isinstance(name, str) or not _is_plain(value):
+            strange.append(f"{str(name)[:100]} ({type(value).__name__})")
+        elif not strange:
+            _write({name: value}, folder / f"{number:06d}.safetensors")
+    if strange:
+        raise ConversionError(f"{source}: expected plain tensors by name, but {_shown(strange)} is something else")
+
+
+def _is_of_torch(path: Path) -> bool:
+    """Whether a file is one that ``torch.save`` has written."""
+    with path.open("rb") as file:
+        return file.read(max(map(len, TORCH_FILES))).startswith(TORCH_FILES)
+
+
+def _read_as_data(path: Path) -> Mapping[Any, Any]:
+    try:
+        content = PlainPickle(path)
+    except PickleError as error:
+        raise ConversionError(f"{path}: {error}") from None
+    if not content:
+        raise ConversionError(f"{path}: expected tensors by name, got an empty dict")
+    return content
 
 
 def load(folder: Path, file: str) -> dict[str, Tensor]:
@@ -196,7 +247,9 @@ def main(arguments: list[str]) -> int:
         return 2
     try:
         source, target = map(Path, arguments)
-        if source.is_file():
+        if source.is_file() and target.is_dir():
+            convert_each(source, target)
+        elif source.is_file():
             convert_file(source, target)
         else:
             convert(source, target)

@@ -208,7 +208,7 @@ def convert_apart(source: Path, target: Path) -> None:
 
     Args:
         source: see :mod:`regmean_lab.models.convert_pickled`.
-        target: what is written.
+        target: what is written: of one file another one, or where this is a folder that is there, one for each tensor.
 
     Raises:
         PrepareError: saying why it is not converted.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from .accumulator import Accumulator
 from .batches import Batch, Forward, call_model, default_forward
+from .block_weights import ReadWeight
+from .blockwise import FinishedBlock, gram_by_blocks
 from .convergence import ConvergenceRule, doubling_rounds
 from .distributed import gather, rank, world_size
 from .errors import StatisticsError
@@ -13,6 +15,7 @@ from .fisher import FisherAccumulator, FisherLabels, FisherStatistics
 from .forms import FORMS, Form
 from .gradient_gram import GradientGramAccumulator, GradientGramStatistics
 from .gram import GramAccumulator, GramStatistics
+from .held_outputs import HeldOutputs
 from .kinds import KINDS, Collection, Kind, LayerStatistics, TaskModel, register_kind
 from .kinds.fisher import FisherFile, collect_fisher, save_fisher
 from .kinds.gradient_gram import GradientGramFile, collect_gradient_gram, save_gradient_gram
@@ -32,6 +35,7 @@ from .token_counts import TokenCounts
 from .token_settings import TokensConfig
 from .vocabulary import Vocabulary
 from .weighted_gram import WeightedGramAccumulator, WeightedGramStatistics
+from .writing import MatrixWriter, matrix_writer
 
 __all__ = [
     "FORMS",
@@ -41,6 +45,7 @@ __all__ = [
     "Batch",
     "Collection",
     "ConvergenceRule",
+    "FinishedBlock",
     "FisherAccumulator",
     "FisherConfig",
     "FisherFile",
@@ -57,6 +62,7 @@ __all__ = [
     "GramConfig",
     "GramFile",
     "GramStatistics",
+    "HeldOutputs",
     "Kind",
     "KindConfig",
     "LabelSource",
@@ -65,7 +71,9 @@ __all__ = [
     "Likelihood",
     "Mask",
     "MatrixFile",
+    "MatrixWriter",
     "PseudoText",
+    "ReadWeight",
     "RowSelection",
     "Scores",
     "StatisticsError",
@@ -94,9 +102,11 @@ __all__ = [
     "expert_layers",
     "fused_experts",
     "gather",
+    "gram_by_blocks",
     "is_conv1d",
     "is_linear",
     "linear_layers",
+    "matrix_writer",
     "mirror_upper_",
     "output_factors",
     "rank",

@@ -315,8 +315,7 @@ def write_matrices(
     Raises:
         StatisticsError: as `write_statistics` does; for another form, or a rank where there is none.
     """
-    check_form(form, rank)
-    header = {**header, **({} if form == "full" else {"form": form}), **({} if rank is None else {"rank": rank})}
+    header = {**header, **form_header(form, rank)}
     tensors: dict[str, Tensor] = {}
     for name, matrix in matrices.items():
         tensors.update(to_form(name, matrix.detach(), form, rank))
@@ -346,6 +345,19 @@ def write_statistics(
         StatisticsError: if ``metadata`` uses a name of the format, or holds something that JSON does not.
     """
     path = Path(path)
+    encoded = encoded_metadata(header, metadata)
+    stored = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in tensors.items()}
+    with new_file(path) as temporary:
+        save_file(stored, temporary, metadata=encoded)
+        share(temporary)
+
+
+def encoded_metadata(header: Mapping[str, object], metadata: Mapping[str, Json]) -> dict[str, str]:
+    """The metadata of a file as the format has it: see `write_statistics`.
+
+    Raises:
+        StatisticsError: if ``metadata`` uses a name of the format, or holds something that JSON does not.
+    """
     reserved = {"format", "version", "form", "rank", *header}
     clash = sorted(reserved & set(metadata))
     if clash:
@@ -369,7 +381,14 @@ def write_statistics(
             encoded[name] = json.dumps(value, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise StatisticsError(f"metadata '{name}' cannot be written as JSON: {error}") from error
-    stored = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in tensors.items()}
-    with new_file(path) as temporary:
-        save_file(stored, temporary, metadata=encoded)
-        share(temporary)
+    return encoded
+
+
+def form_header(form: Form, rank: int | None) -> dict[str, object]:
+    """What the header of a file of matrices tells of their form.
+
+    Raises:
+        StatisticsError: for another form, or a rank where there is none.
+    """
+    check_form(form, rank)
+    return {**({} if form == "full" else {"form": form}), **({} if rank is None else {"rank": rank})}

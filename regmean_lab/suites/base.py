@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from regmean_lab.suites.released_names import released_corpus
 from regmean_lab.utils import plugins
 from regmean_lab.utils.errors import UserError
 from regmean_lab.utils.labels import IGNORED as IGNORED
@@ -116,10 +117,21 @@ class Suite(ABC):
         return []
 
     def member_problems(self, members: Sequence[str]) -> list[str]:
-        """What is wrong with a choice of members: unknown names, with the nearest valid ones, and repetitions."""
+        """What is wrong with a choice of members: unknown names, with the nearest valid ones, and repetitions.
+
+        Names of the paper's released code (``model0``) are explained together.
+        """
+        meant = {name: corpus for name in members if (corpus := self.released_name(name)) is not None}
         found = []
+        if meant:
+            are, standing = ("is a name", "it stands for") if len(meant) == 1 else ("are names", "they stand for")
+            instead = ",".join(dict.fromkeys(meant.get(name, name) for name in members))
+            found.append(
+                f"members: {', '.join(meant)} {are} of the paper's released code; in suite {self.name} {standing} "
+                f"{', '.join(meant.values())}: members=[{instead}] (docs/from_the_release.md)"
+            )
         for member in dict.fromkeys(members):
-            if member not in self.candidates:
+            if member not in self.candidates and member not in meant:
                 near = self.near(member)
                 hint = f"did you mean {' or '.join(near)}?" if near else self.what_is_there()
                 found.append(f"members: suite {self.name} has no {member!r}; {hint}")
@@ -129,8 +141,14 @@ class Suite(ABC):
             found.append("members: expected at least one")
         return found
 
+    def released_name(self, name: str) -> str | None:
+        """The corpus that ``name`` stands for in the paper's released code, if it is a name of that."""
+        return released_corpus(name, self.reference_order, self.candidates)
+
     def near(self, corpus: str) -> list[str]:
-        """Names of corpora that are spelled nearly like ``corpus``, at most two."""
+        """Names of corpora that ``corpus`` may be meant for, at most two: the one that it stands for, or near ones."""
+        if (meant := self.released_name(corpus)) is not None:
+            return [meant]
         return nearest(corpus, self.candidates, most=2, cutoff=0.6)
 
     def what_is_there(self) -> str:

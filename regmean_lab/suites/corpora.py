@@ -107,11 +107,15 @@ class CorpusSuite(Suite):
         return tuple(corpus for corpus in dict.fromkeys(self.out_of_domain_choice()) if corpus not in merged)
 
     def out_of_domain_choice(self) -> tuple[str, ...]:
-        """Corpora that are evaluated out of domain unless they are merged: of the setting, or all members (None)."""
+        """Corpora that are evaluated out of domain unless they are merged: of the setting, or all members (None).
+
+        With ``include_other_members``, of suites that have this setting, the members come after those of the setting.
+        """
         if not self.has_out_of_domain:
             return ()
         chosen: Sequence[str] | None = getattr(self.settings, "out_of_domain", None)
-        return self.members if chosen is None else tuple(chosen)
+        others = self.members if getattr(self.settings, "include_other_members", False) else ()
+        return self.members if chosen is None else (*chosen, *others)
 
     def examples(self, corpus: str, split: Split) -> list[Any]:
         """Examples of one split, in the file's order, after the limits."""

@@ -167,10 +167,6 @@ class EmotionCorpora(FileSuite):
         """The corpora of the setting ``out_of_domain``, then (if wanted) other in-domain corpora; none is merged."""
         return tuple(corpus for corpus in super().out_of_domain(merged) if not self._skipped(corpus))
 
-    def out_of_domain_choice(self) -> tuple[str, ...]:
-        """The corpora of the setting ``out_of_domain``, then (if wanted) other in-domain corpora."""
-        return super().out_of_domain_choice() + (IN_DOMAIN if self.settings.include_other_members else ())
-
     def read_file(self, corpus: str, path: Path) -> list[Example]:
         """Sentences with all their labels."""
         return read_emotions(path, self.settings.positive_threshold)

@@ -22,9 +22,14 @@ ONTONOTES_SPLITS: dict[Split, str] = {"train": "train", "dev": "development", "t
 
 @dataclass
 class NerSettings(EntitySettings):
-    """Settings of the NER suite, with its own out-of-domain corpora."""
+    """Settings of the NER suite, with its own out-of-domain corpora.
+
+    Attributes:
+        include_other_members: evaluate out of domain also on those of the six genres that are not merged.
+    """
 
     out_of_domain: list[str] | None = field(default_factory=lambda: list(OUT_OF_DOMAIN))
+    include_other_members: bool = False
 
 
 @register_suite("ner")

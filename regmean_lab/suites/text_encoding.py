@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from regmean_lab.suites.base import IGNORED
+from regmean_lab.suites.base import IGNORED, DataError
 from regmean_lab.suites.encoding import Collator, padded, register_encoding
 
 
@@ -24,6 +25,11 @@ class TextExample:
 @dataclass(frozen=True)
 class PromptedText(TextExample):
     """A text that a decoder reads, and the ``target`` that it writes after it, both in one sequence."""
+
+
+@dataclass(frozen=True)
+class Conversation(TextExample):
+    """Messages that a decoder reads as its tokenizer's chat template puts them; ``text`` is their list as JSON."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,9 @@ def encode_texts(
 
     Returns:
         The encoded examples; those without any token are left out.
+
+    Raises:
+        DataError: for a :class:`Conversation` that the tokenizer's chat template does not take, or where it has none.
     """
     if not examples:
         return []
@@ -65,7 +74,10 @@ def encode_texts(
         encoded = [_prompted(example, tokenizer, max_length) for example in examples]
         return [example for example in encoded if any(token != IGNORED for token in example.target)]
     cut: dict[str, Any] = {"truncation": max_length is not None, "max_length": max_length}
-    read = tokenizer([example.text for example in examples], **cut)["input_ids"]
+    if any(isinstance(example, Conversation) for example in examples):
+        read = _conversations(examples, tokenizer, cut)
+    else:
+        read = tokenizer([example.text for example in examples], **cut)["input_ids"]
     targets = [example.target for example in examples if example.target is not None]
     if targets:
         written = tokenizer(text_target=targets, **cut)["input_ids"]
@@ -75,6 +87,38 @@ def encode_texts(
         following = [tuple(tokens[1:]) or (IGNORED,) * len(tokens) for tokens in read]
         encoded = [EncodedText(tuple(one[: len(two)]), two, False) for one, two in zip(read, following, strict=True)]
     return [example for example in encoded if example.tokens and example.target]
+
+
+def template_problem(examples: Iterable[Any], tokenizer: Callable[[], PreTrainedTokenizerBase]) -> str | None:
+    """Why a tokenizer, which is loaded if need be, cannot read examples: conversations, where it has no template."""
+    if not any(isinstance(example, Conversation) for example in examples) or tokenizer().chat_template is not None:
+        return None
+    return (
+        "messages: the model's tokenizer has no chat template that would make a text of them; put the one that the "
+        "model was trained with into its folder (chat_template.jinja), or give a column of whole texts (text=NAME)"
+    )
+
+
+def _conversations(
+    examples: Sequence[TextExample], tokenizer: PreTrainedTokenizerBase, cut: Mapping[str, Any]
+) -> list[list[int]]:
+    """Tokens of conversations, and of texts among them. A template writes special tokens itself."""
+    if problem := template_problem(examples, lambda: tokenizer):
+        raise DataError(problem)
+    read = []
+    for number, example in enumerate(examples, 1):
+        text, special = example.text, True
+        if isinstance(example, Conversation):
+            try:
+                text, special = tokenizer.apply_chat_template(json.loads(text), tokenize=False), False
+            except Exception as error:  # whatever a template raises, or the language that it is written in
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                raise DataError(
+                    f"messages: conversation {number} is not one for the model's chat template: {reason}; leave such "
+                    "conversations out of the data, or change them"
+                ) from None
+        read.append(list(tokenizer(text, add_special_tokens=special, **cut)["input_ids"]))
+    return read
 
 
 def _prompted(example: TextExample, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> EncodedText:

@@ -29,6 +29,12 @@ PACKAGES = (
     "numpy",
 )
 
+CGROUP_MEMORY = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
+"""Where Linux tells a container's limit of memory, and how much of it is used."""
+
 
 @lru_cache(maxsize=1)
 def versions() -> dict[str, str]:
@@ -91,6 +97,24 @@ def peak_memory_bytes(device: torch.device) -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(peak if sys.platform == "darwin" else peak * 1024)
+
+
+def available_memory_bytes(device: torch.device) -> int | None:
+    """Memory that is free: of a GPU, or of this machine within the limit of the process's group; None where unknown."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
+        return None
+    for limit, used in CGROUP_MEMORY:
+        try:
+            left = int(Path(limit).read_text()) - int(Path(used).read_text())
+        except (OSError, ValueError):  # no such group, or "max"
+            continue
+        free = min(free, max(left, 0))
+    return free
 
 
 def _git(root: Path, *arguments: str) -> str:

@@ -70,6 +70,11 @@ LATER_SETTINGS: dict[str, Any] = {
 }
 """By dotted key of the configuration, the value that means what version 0.1 did; those of ``task`` are of a suite's."""
 
+LATER_SETTINGS_OF: dict[tuple[str, str], Any] = {
+    ("ner", "suite.include_other_members"): False,
+}
+"""The same of settings that version 0.1 knew, and hashed, for other options: by the option's name and the key."""
+
 
 def without_later_settings(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """``content`` without the settings of ``LATER_SETTINGS`` that have the value named there.
@@ -81,7 +86,10 @@ def without_later_settings(content: Mapping[str, Any], prefix: str = "") -> dict
     kept = {}
     for name, value in content.items():
         key = f"{prefix}{name}"
+        of_option = (content.get("name"), key)
         if key in LATER_SETTINGS and value == LATER_SETTINGS[key]:
+            continue
+        if of_option in LATER_SETTINGS_OF and value == LATER_SETTINGS_OF[of_option]:
             continue
         if isinstance(value, Mapping):
             value = without_later_settings(value, f"{key}.")

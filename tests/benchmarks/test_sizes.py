@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
-from transformers import AutoModel, BertConfig, T5Config
+from transformers import AutoModel, AutoModelForCausalLM, BertConfig, LlamaConfig, T5Config
 
-from benchmarks.sizes import FLOAT_BYTES, WIDE, Sizes, main, sizes_of, without_wide
-from regmean_lab.statistics import collect_gradient_gram, collect_gram
+from benchmarks.sizes import (
+    COLUMNS,
+    FLOAT_BYTES,
+    WAITING_ROWS,
+    WIDE,
+    Sizes,
+    block_sizes_of,
+    main,
+    sizes_of,
+    without_wide,
+)
+from regmean_lab.statistics import HeldOutputs, collect_gradient_gram, collect_gram, gram_by_blocks
 
 COMMON = {"vocab_size": 20, "num_hidden_layers": 2, "num_attention_heads": 2}
 BERT = BertConfig(hidden_size=8, intermediate_size=12, **COMMON)
@@ -46,9 +58,37 @@ def test_wide_layers_are_left_out() -> None:
     assert left.solve_operations == pytest.approx(WIDE**3 / 3 + 16 * WIDE**2)
 
 
+def test_sizes_of_blocks_are_those_of_what_is_collected(tmp_path: Path) -> None:
+    config = LlamaConfig(**COMMON, hidden_size=8, intermediate_size=12, num_key_value_heads=1)
+    sizes = block_sizes_of(config)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    held = HeldOutputs(tmp_path, 10**9)
+    batch = {"input_ids": torch.ones(2, 3, dtype=torch.long), "attention_mask": torch.ones(2, 3)}
+    parts = list(gram_by_blocks(model, [batch], held))
+    first = parts[0].statistics
+    assert first is not None
+    assert sorted(sizes.widths) == sorted(len(matrix) for matrix in first.matrices.values())
+    matrices = [matrix for part in parts if part.statistics for matrix in part.statistics.matrices.values()]
+    assert sizes.file_entries == sum(matrix.numel() for matrix in matrices)
+    block = sum(parameter.numel() for parameter in model.model.layers[0].parameters())
+    assert sizes.block == block
+    assert sizes.outside == sum(parameter.numel() for parameter in model.parameters()) - 2 * block
+    taken = sizes.taken(tokens=6, batch_tokens=6)
+    assert taken["activations held"] == held.memory_bytes / 2  # here they are float32
+    assert taken["its matrices"] == FLOAT_BYTES * (3 * 64 + 144)
+    assert taken["a block"] == 2 * block
+    outputs = 8 + 4 + 4 + 8 + 12 + 12 + 8
+    rows = 6 * 12 + WAITING_ROWS * (3 * 8 + 12)
+    assert taken["a batch"] == 2 * 6 * (outputs + 2 * 8) + FLOAT_BYTES * rows
+    assert taken["device"] == sum(taken[column] for column in COLUMNS[:4])
+
+
 def test_tables_are_printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.sizes.CONFIGURATIONS", {"small": BERT})
-    assert main(["--speed", "1"]) == 0
+    decoder = LlamaConfig(**COMMON, hidden_size=8, intermediate_size=12)
+    monkeypatch.setattr("benchmarks.sizes.DECODERS", {"a small decoder": decoder})
+    assert main(["--speed", "1", "--batch-tokens", "6"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if line.startswith("| small |")] != []
+    assert len([line for line in lines if line.startswith("| a small decoder |")]) == 1
     assert "1 GF/s" in "\n".join(lines)

@@ -122,6 +122,31 @@ def test_a_language_model_counts_each_token_that_another_follows(
         torch.testing.assert_close(file.matrix(layer).double(), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_a_language_model_reads_conversations_by_its_chat_template(
+    make: Make, compose: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    folder, data = make("gpt2", "causal"), tmp_path / "chats.jsonl"
+    pairs = list(zip(sentences(20, 1), sentences(20, 2), strict=True))
+    chats = [[{"role": "user", "content": one}, {"role": "assistant", "content": two}] for one, two in pairs]
+    data.write_text("".join(json.dumps({"messages": chat}) + "\n" for chat in chats), encoding="utf-8")
+    overrides = [f"checkpoint={folder}", f"data={data}", "form=full", "allow_few_rows=true"]
+    with pytest.raises(DataError, match="the model's tokenizer has no chat template"):
+        run(compose(*overrides), tmp_path / "job")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}<|endoftext|>{% endfor %}"
+    tokenizer.save_pretrained(folder)
+    run(compose(*overrides), tmp_path / "job")
+    with quiet_transformers():
+        model = GPT2LMHeadModel.from_pretrained(folder).eval()
+    texts = [f"user: {one}<|endoftext|>assistant: {two}<|endoftext|>" for one, two in pairs]
+    inputs = [{"input_ids": tokenizer(text, return_tensors="pt")["input_ids"]} for text in texts]
+    file = GramFile(folder / "statistics" / "gram.safetensors")
+    assert file.metadata["settings"]["text"] == ["messages"]
+    layers = ("transformer.h.0.attn.c_attn", "lm_head")
+    for layer, expected in naive_grams(model, layers, inputs, slice(None, -1)).items():
+        torch.testing.assert_close(file.matrix(layer).double(), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_an_encoder_decoder_counts_what_each_side_reads(
     make: Make, compose: Callable[..., DictConfig], tmp_path: Path
 ) -> None:
@@ -362,7 +387,7 @@ def test_the_command_writes_nothing_outside_the_places_it_was_given(
     assert list(work.iterdir()) == []
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["collect_statistics"]
     text = (folder / "README.md").read_text(encoding="utf-8")
-    assert text.startswith("---\nlicense: mit\n---\n# Mine\n")
+    assert text.startswith("---\nlicense: mit\ntags:\n- regmean-statistics\n---\n# Mine\n")
     assert f"checkpoint={folder.name} data=texts.txt`" in text
     assert str(tmp_path) not in text
 

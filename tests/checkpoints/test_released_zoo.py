@@ -10,11 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from given_folders import save_classifier_of
 from omegaconf import DictConfig
+from released_folders import released, save_statistics
 from safetensors.torch import load_file
-from torch import Tensor
-from transformers import AutoConfig, AutoModelForSequenceClassification
 
 import regmean_lab.training.train
 from regmean_lab import experiment
@@ -28,37 +26,6 @@ from regmean_lab.suites.emotion import LABELS
 from regmean_lab.sweeps.plan import make_plan
 from regmean_lab.sweeps.plan_text import plan_text
 from regmean_lab.zoo import Zoo
-
-
-def released(root: Path, dataset: str, time: str, cache: Path, seed: int, **settings: Any) -> dict[str, Tensor]:
-    """One model as the released code leaves it: its own class's name, pickled weights, labels without names."""
-    folder = root / dataset / "bert-base" / time
-    model = save_classifier_of(folder, cache, seed, [f"LABEL_{number}" for number in range(len(LABELS))])
-    state = dict(model.state_dict())
-    (folder / "model.safetensors").unlink()
-    torch.save(state, folder / "pytorch_model.bin")
-    config = json.loads((folder / "config.json").read_text())
-    config |= {"architectures": ["BertForMultiLabelClassification"], "reweight_loss_schema": "sqrt"}
-    (folder / "config.json").write_text(json.dumps(config))
-    for path in folder.glob("*token*"):
-        path.unlink()
-    (folder / "vocab.txt").unlink(missing_ok=True)
-    (folder / "model_config.json").write_text(json.dumps({"dataset_name": dataset, "seed": seed, **settings}))
-    torch.save({"anything": slice(3)}, folder / "training_args.bin")
-    return state
-
-
-def save_statistics(root: Path, dataset: str, time: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Gram matrices of all linear layers, and Fisher information, as pickles."""
-    folder, grams = root / dataset / "bert-base" / time, {}
-    model = AutoModelForSequenceClassification.from_config(AutoConfig.from_pretrained(folder))
-    for name, module in model.named_modules():
-        if isinstance(module, torch.nn.Linear):
-            rows = torch.randn(3 * module.in_features, module.in_features)
-            grams[name] = rows.T @ rows / len(rows)
-    torch.save({**grams, "meta_info": {"conv1d": []}}, folder / "gram_v0.pkl")
-    torch.save({name: torch.rand_like(state[name]) for name, _ in model.named_parameters()}, folder / "fisher_v1.pkl")
-    return grams
 
 
 def convert_here(source: Path, target: Path) -> None:

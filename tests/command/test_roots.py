@@ -210,6 +210,16 @@ def test_jobs_that_would_write_one_folder_are_refused(arguments: list[str], jobs
 
 
 @pytest.mark.usefixtures("unchecked")
+def test_jobs_that_would_push_to_one_repository_are_refused() -> None:
+    (problem,) = override_problems([*MERGE, "push=me/merged"], root="merge_checkpoints")
+    assert problem.startswith("push: 2 jobs of the sweep would push to me/merged, each over what the one before")
+    assert override_problems([*MERGE, "push='me/merged-${method.name}'"], root="merge_checkpoints") == []
+    statistics = ["checkpoint=owner/a,owner/b", "data=x.txt", "push=me/one"]
+    (problem,) = override_problems(statistics, root=COLLECT)
+    assert problem.startswith("push: 2 jobs of the sweep would push to me/one")
+
+
+@pytest.mark.usefixtures("unchecked")
 def test_jobs_that_would_write_the_same_statistics_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     a, data = f"checkpoint={tmp_path / 'a'}", "data=x.txt"

@@ -46,10 +46,7 @@ def running_hub() -> Iterator[StandInHub]:
 @pytest.fixture
 def hub(running_hub: StandInHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StandInHub:
     """A stand-in hub without models, which this process takes for the hub."""
-    running_hub.repositories.clear()
-    running_hub.renamed.clear()
-    running_hub.without_discussions.clear()
-    running_hub.asked.clear()
+    running_hub.forget()
     running_hub.use(monkeypatch, tmp_path / "cache")
     conversion_on_hub.cache_clear()
     return running_hub

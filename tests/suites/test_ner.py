@@ -11,6 +11,7 @@ import pytest
 
 from regmean_lab.suites.base import SPLITS, DataError, MissingDataError, Split, Suite
 from regmean_lab.suites.conll import LABELS, TokenExample
+from regmean_lab.suites.emotion import EmotionSettings
 from regmean_lab.suites.entity_suite import EntitySettings, EntitySuite
 from regmean_lab.suites.ner import NerSettings, NerSuite
 from regmean_lab.suites.ner_open import OpenNerSettings, OpenNerSuite
@@ -107,6 +108,8 @@ def test_out_of_domain_of_the_published_suite(tmp_path: Path) -> None:
     assert ner(tmp_path).out_of_domain(["bc", "twitter"]) == ("conll2003",)
     assert ner(tmp_path, out_of_domain=["wb", "conll2003"]).out_of_domain(["bc", "wb"]) == ("conll2003",)
     assert ner(tmp_path, out_of_domain=[]).out_of_domain(["bc", "wb"]) == ()
+    with_others = ner(tmp_path, out_of_domain=["twitter", "nw"], include_other_members=True)
+    assert with_others.out_of_domain(["bc", "wb"]) == ("twitter", "nw", "mz", "tc", "bn")
 
 
 def test_out_of_domain_of_the_open_suite(tmp_path: Path) -> None:
@@ -157,6 +160,14 @@ def test_a_corpus_of_another_name_out_of_domain(data_dir: Path) -> None:
     assert wrong.endswith(f"court, and any other folder in {data_dir}/ner_open")
     (member,) = suite.member_problems(["nothing like it", "court"])
     assert f"there are wikigold, btc_a, btc_b, btc_g, wnut17, court, and any other folder in {data_dir}" in member
+
+
+def test_other_members_out_of_domain_are_a_setting_that_0_1_had_for_emotion_alone() -> None:
+    for settings, name, kept in ((NerSettings(), "ner", False), (EmotionSettings(), "emotion", True)):
+        hashed = without_later_settings({"suite": {"name": name, **asdict(settings)}})["suite"]
+        assert ("include_other_members" in hashed) is kept
+    chosen = {"suite": {"name": "ner", **asdict(NerSettings(include_other_members=True))}}
+    assert without_later_settings(chosen)["suite"]["include_other_members"] is True
 
 
 def test_the_default_corpora_out_of_domain_are_those_of_0_1() -> None:

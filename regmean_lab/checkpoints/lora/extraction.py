@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from regmean_lab.checkpoints.adapters import read_adapter_files
+from regmean_lab.checkpoints.card_metadata import TAGS, front_matter, pipeline_tag
 from regmean_lab.checkpoints.compatibility import Agreement
 from regmean_lab.checkpoints.lora.card import adapter_section
 from regmean_lab.checkpoints.lora.folder import WrittenAdapter, write_adapter
@@ -206,16 +207,11 @@ def _command(prepared: PreparedExtraction) -> str:
 
 def _card(prepared: PreparedExtraction, adapter: WrittenAdapter) -> str:
     request, member = prepared.request, prepared.member
-    base = f"base_model: {split_reference(request.base.reference)[0]}\n" if request.base.revision is not None else ""
-    relation = "base_model_relation: adapter\n" if base else ""
+    base = [split_reference(request.base.reference)[0]] if request.base.revision is not None else []
+    pipeline = pipeline_tag(member.architecture.name)
+    tags = ["lora", TAGS[-1]]
     return f"""\
----
-library_name: peft
-{base}{relation}tags:
-- lora
-- regmean_lab
----
-
+{front_matter(library="peft", tags=tags, base_models=base, relation="adapter", pipeline=pipeline)}
 # {member.name}, as an adapter of rank {request.rank}
 
 Extracted from the weights of `{member.source.public_reference}`: of each linear layer's change the best of that rank.

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from regmean_lab.checkpoints.card_metadata import STATISTICS_TAG, with_tag
 from regmean_lab.statistics import KINDS, StatisticsFile
 from regmean_lab.utils.files import CARD_FILE, STATISTICS_FOLDER, write_bytes
 
 BEGIN = "<!-- regmean_lab statistics: begin -->"
 END = "<!-- regmean_lab statistics: end -->"
 HEADING = "## Statistics for merging"
+
+UNKNOWN = "not recorded"
 
 FORMS = {
     "full": "whole",
@@ -66,16 +69,18 @@ def section(files: Sequence[Described], model: str) -> str:
         files: what there is, at least one file.
         model: name of the model's folder, for the command that merges it.
     """
+    measured = all(_imported(file) is None for file in files)
     lines = [
         HEADING,
         "",
-        "Measured with this model, so that others can merge it from its weights and these files, without its data.",
+        f"{'Measured' if measured else 'Made'} with this model, so that others can merge it from its weights and these "
+        "files, without its data.",
         "",
     ]
     lines += ["| file | what | form | examples | rows | bytes |", "|---|---|---|---:|---:|---:|"]
     lines += [
         f"| `statistics/{file.name}` | {KINDS[file.kind].title}; {file.contents} | {_form(file)} "
-        f"| {file.metadata['examples']} | {_rows(file)} | {file.size} |"
+        f"| {UNKNOWN if _imported(file) else file.metadata['examples']} | {_rows(file)} | {file.size} |"
         for file in files
     ]
     lines += ["", "How they were measured:", ""]
@@ -93,6 +98,11 @@ def section(files: Sequence[Described], model: str) -> str:
         lines += ["", f"Layers without statistics are averaged: method.exclude_layers=[{','.join(excluded)}]."]
     lines += ["", *_revealed(files)]
     return "\n".join(lines) + "\n"
+
+
+def page(text: str) -> str:
+    """The section as a page of its own, ``statistics/README.md``."""
+    return text.replace("## ", "# ", 1)
 
 
 def insert_section(card: str, text: str) -> str:
@@ -117,6 +127,21 @@ def insert_section(card: str, text: str) -> str:
     return f"{card[:start]}{block}{rest.removeprefix(chr(10))}"
 
 
+def tagged_card(card: str, text: str) -> str:
+    """A card with the section, and with the tag by which the hub finds published statistics; its line ends are kept.
+
+    Args:
+        card: the card's text, with its front matter; may be empty.
+        text: the section.
+
+    Raises:
+        ValueError: for a card whose markers are broken, or whose front matter cannot have another tag.
+    """
+    windows = "\r\n" in card
+    after = with_tag(insert_section(card.replace("\r\n", "\n"), text), STATISTICS_TAG)
+    return after.replace("\n", "\r\n") if windows else after
+
+
 def write_cards(folder: Path, name: str, *, both: bool = True) -> list[Path]:
     """Write ``statistics/README.md`` below a model's folder, and the same section into the folder's own card.
 
@@ -129,21 +154,19 @@ def write_cards(folder: Path, name: str, *, both: bool = True) -> list[Path]:
         The files written.
 
     Raises:
-        ValueError: for a card whose markers are broken; ``statistics/README.md`` is written all the same.
+        ValueError: as :func:`tagged_card` does; ``statistics/README.md`` is written all the same.
     """
     text = section(describe(folder / STATISTICS_FOLDER), name)
     own = folder / STATISTICS_FOLDER / CARD_FILE
-    write_bytes(own, text.replace("## ", "# ", 1).encode())
+    write_bytes(own, page(text).encode())
     if not both:
         return [own]
     card = folder / CARD_FILE
     before = card.read_bytes().decode("utf-8") if card.is_file() else f"# {name}\n"
-    windows = "\r\n" in before
     try:
-        after = insert_section(before.replace("\r\n", "\n"), text)
+        write_bytes(card, tagged_card(before, text).encode())
     except ValueError as error:
         raise ValueError(f"{card}: {error}") from None
-    write_bytes(card, (after.replace("\n", "\r\n") if windows else after).encode())
     return [own, card]
 
 
@@ -160,7 +183,16 @@ def _form(file: Described) -> str:
     return FORMS[file.metadata.get("form", "full")].format(rank=file.metadata.get("rank"))
 
 
+def _imported(file: Described) -> dict[str, Any] | None:
+    """What is known of a file whose matrices another program has measured; None of one that was measured by this."""
+    imported = file.metadata["settings"].get("imported")
+    return imported if isinstance(imported, dict) else None
+
+
 def _rows(file: Described) -> str:
+    imported = _imported(file)
+    if imported is not None and imported["rows"] is None:
+        return UNKNOWN
     rows = sorted(file.metadata["rows"].values())
     if not rows:
         return "–"
@@ -168,6 +200,11 @@ def _rows(file: Described) -> str:
 
 
 def _settings(file: Described) -> str:
+    if (imported := _imported(file)) is not None:
+        return (
+            f"matrices that another program has measured, from `{imported['file']}` (SHA-256 `{imported['sha256']}`), "
+            "which does not say how; checked to be symmetric, finite and of the layers' sizes"
+        )
     settings = {key: value for key, value in file.metadata["settings"].items() if key not in ("kind", "layers")}
     return ", ".join(f"{key} {_plain(value)}" for key, value in settings.items() if key != "data_fingerprint")
 

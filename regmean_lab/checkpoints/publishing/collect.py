@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,8 +14,14 @@ import pytorch_lightning as pl
 
 from regmean_lab.callbacks.requests import published_path
 from regmean_lab.callbacks.statistics import StatisticsRequest, measure
+from regmean_lab.checkpoints.publishing.blocks import (
+    BlockCollection,
+    input_widths,
+    wanted_layers,
+    write_by_blocks,
+)
 from regmean_lab.checkpoints.publishing.corpus import CORPUS
-from regmean_lab.checkpoints.publishing.guard import Shortage, most_rows, refuse, shortages
+from regmean_lab.checkpoints.publishing.guard import Shortage, guard_file, most_rows, refuse, shortages
 from regmean_lab.modules import TaskModule
 from regmean_lab.statistics import (
     KINDS,
@@ -25,9 +32,10 @@ from regmean_lab.statistics import (
     StatisticsFile,
     collect_gram,
     linear_layers,
+    matrix_writer,
 )
 from regmean_lab.statistics.settings import STORAGES
-from regmean_lab.suites.data_module import CorpusDataModule
+from regmean_lab.suites.data_module import Batches, CorpusDataModule
 from regmean_lab.tracking.environment import versions
 
 log = logging.getLogger(__name__)
@@ -49,6 +57,7 @@ class Publication:
         described: what else is known of how they were measured, for settings and card: plain values.
         command: the command, without folders of this machine.
         model: what identifies the weights.
+        pushed: whether the files will be pushed to the hub: then those that are found are guarded as well.
     """
 
     folder: Path
@@ -59,6 +68,7 @@ class Publication:
     described: dict[str, Any]
     command: str
     model: dict[str, Any]
+    pushed: bool = False
 
     def path(self, kind: str) -> Path:
         """The file of one kind of statistics."""
@@ -77,6 +87,7 @@ def collect(
     publication: Publication,
     *,
     force: bool = False,
+    blocks: BlockCollection | None = None,
 ) -> str:
     """Collect one kind of statistics and write them, unless they are there.
 
@@ -87,6 +98,7 @@ def collect(
         data: its examples, a :class:`~regmean_lab.checkpoints.publishing.corpus.OneCorpus`.
         publication: where, and how, they are published.
         force: collect them although they are there.
+        blocks: how Gram matrices are measured block by block, if they are; ``module`` has no weights then.
 
     Returns:
         ``found``, ``written again`` (in another form, from a file in which nothing was lost) or ``collected``.
@@ -98,8 +110,14 @@ def collect(
     path, (form, rank) = publication.path(request.kind), publication.form_of(request.kind)
     fingerprint = request.told_of(data.suite.fingerprint(CORPUS))
     settings = {**request.describe(fingerprint), **publication.described}
-    found = None if force else _found(path, kind, settings, publication.model)
+    found = None if force else found_file(path, kind, settings, publication.model)
     if found is not None and (found.form, found.metadata.get("rank")) == (form, rank):
+        if publication.pushed and publication.minimum is not None:  # it may have been made with allow_few_rows=true
+            if kind.forward_rows:
+                refuse(
+                    _foreseen(request, module, data, publication.minimum), publication.minimum, before=True, kind=kind
+                )
+            guard_file(path, publication.minimum)
         log.info("found %s", path)
         return "found"
     if not force:
@@ -109,8 +127,11 @@ def collect(
         done = "written again"
     else:
         if publication.minimum is not None and kind.forward_rows:
-            short = _foreseen(request, module, data, publication.minimum)
-            refuse(short, publication.minimum, before=True, kind=kind)
+            foresee = _foreseen if blocks is None else _foreseen_by_tokens
+            refuse(foresee(request, module, data, publication.minimum), publication.minimum, before=True, kind=kind)
+        if blocks is not None:
+            _collect_by_blocks(request, blocks, data, publication, fingerprint, settings)
+            return _done("collected", request, path)
         batches = partial(data.statistics_dataloader, CORPUS)
         statistics = measure(trainer, request, module, batches, f"{request.kind} of {publication.folder.name}")
         done = "collected"
@@ -118,22 +139,70 @@ def collect(
     if publication.minimum is not None:
         short = shortages(kind.rows_of(statistics), widths, publication.minimum)
         refuse(short, publication.minimum, before=False, kind=kind)
-    metadata: dict[str, Any] = {
-        "data_fingerprint": fingerprint,
-        "settings": settings,
-        "collected": {
-            "model": publication.model,
-            "versions": {name: versions()[name] for name in ("regmean_lab", "torch", "transformers", "tokenizers")},
-            "command": publication.command,
-            "exclude_layers": list(publication.excluded),
-            "widths": widths,
-        },
-    }
-    kind.save(path, statistics, metadata, form=form, rank=rank)
+    kind.save(path, statistics, _metadata(publication, fingerprint, settings, widths), form=form, rank=rank)
+    return _done(done, request, path)
+
+
+def _done(done: str, request: StatisticsRequest, path: Path) -> str:
     log.info("%s %s", done, path)
     if request.settings.is_private:
         log.warning("%s has spent its epsilon: each further file from the same texts spends as much again", path)
     return done
+
+
+def _metadata(
+    publication: Publication, fingerprint: str, settings: dict[str, Any], widths: dict[str, int]
+) -> dict[str, Any]:
+    """What a file tells besides its statistics."""
+    return {
+        "data_fingerprint": fingerprint,
+        "settings": settings,
+        "collected": provenance(publication, widths),
+    }
+
+
+def _collect_by_blocks(
+    request: StatisticsRequest,
+    blocks: BlockCollection,
+    data: CorpusDataModule,
+    publication: Publication,
+    fingerprint: str,
+    settings: dict[str, Any],
+) -> None:
+    """Measure Gram matrices block by block, and write each when its block is finished.
+
+    Raises:
+        StatisticsError: when a layer saw too few rows, as soon as its block is finished; as measuring does.
+    """
+
+    def check(rows: Mapping[str, int], widths: Mapping[str, int]) -> None:
+        if publication.minimum is not None:
+            short = shortages(rows, widths, publication.minimum)
+            refuse(short, publication.minimum, before=False, kind=request.about)
+
+    form, rank = publication.form_of(request.kind)
+    layers = wanted_layers(request, blocks.module.model)
+    known = _metadata(publication, fingerprint, settings, {})
+    with matrix_writer(publication.path(request.kind), layers, known, form=form, rank=rank) as writer:
+        written = write_by_blocks(request, blocks, data, writer, check)
+        widths = {layer: written.widths[layer] for layer in layers if layer in written.widths}
+        writer.finish(written.header(layers), _metadata(publication, fingerprint, settings, widths))
+
+
+def provenance(publication: Publication, widths: Mapping[str, int]) -> dict[str, Any]:
+    """What a file says of where it comes from.
+
+    Args:
+        publication: how it is published.
+        widths: by layer, the number of columns of its rows.
+    """
+    return {
+        "model": publication.model,
+        "versions": {name: versions()[name] for name in ("regmean_lab", "torch", "transformers", "tokenizers")},
+        "command": publication.command,
+        "exclude_layers": list(publication.excluded),
+        "widths": dict(widths),
+    }
 
 
 def _check_not_private(path: Path) -> None:
@@ -155,8 +224,15 @@ def _check_not_private(path: Path) -> None:
         )
 
 
-def _found(path: Path, kind: Kind, settings: dict[str, Any], model: dict[str, Any]) -> StatisticsFile | None:
-    """The file of statistics, if it was measured in the same way on the same examples with the same weights."""
+def found_file(path: Path, kind: Kind, settings: dict[str, Any], model: dict[str, Any]) -> StatisticsFile | None:
+    """The file of statistics, if it was measured in the same way on the same examples with the same weights.
+
+    Args:
+        path: where it would be.
+        kind: its kind.
+        settings: how it is measured, and on which examples.
+        model: what identifies the weights.
+    """
     if not path.exists():
         return None
     try:
@@ -165,11 +241,22 @@ def _found(path: Path, kind: Kind, settings: dict[str, Any], model: dict[str, An
         log.warning("%s", error)
         return None
     collected = file.metadata.get("collected")
-    same_model = isinstance(collected, dict) and collected.get("model") == model
-    if same_model and file.metadata["settings"] == json.loads(json.dumps(settings)):
+    if (
+        isinstance(collected, dict)
+        and same_weights(collected.get("model"), model)
+        and file.metadata["settings"] == json.loads(json.dumps(settings))
+    ):
         return file
     log.info("%s was collected with other settings, examples or weights, and is replaced", path)
     return None
+
+
+def same_weights(one: Any, other: Mapping[str, Any]) -> bool:
+    """Whether two accounts of what identifies weights are of the same: by their SHA-256 where both have it."""
+    if not isinstance(one, Mapping):
+        return False
+    key = next((key for key in ("weights_sha256", "hub") if key in one and key in other), None)
+    return one == other if key is None else one[key] == other[key]
 
 
 def _foreseen(request: StatisticsRequest, module: TaskModule, data: CorpusDataModule, minimum: float) -> list[Shortage]:
@@ -177,9 +264,7 @@ def _foreseen(request: StatisticsRequest, module: TaskModule, data: CorpusDataMo
     settings = request.settings if isinstance(request.settings, GramConfig) else GramConfig()
     if settings.count_padding:
         return []
-    loader = data.statistics_dataloader(
-        CORPUS, request.examples, request.batch_size, request.seed, tokens=settings.tokens
-    )
+    loader = _examples(request, settings, data)
     encoded: Any = loader.dataset
     lengths = [example.length for example in encoded]
     longest = sorted(encoded, key=lambda example: -example.length)[:PROBED]
@@ -195,3 +280,23 @@ def _foreseen(request: StatisticsRequest, module: TaskModule, data: CorpusDataMo
     tokens = sum(example.length for example in longest)
     widths = {layer: len(matrix) for layer, matrix in probe.matrices.items()}
     return shortages(most_rows(probe, tokens, lengths), widths, minimum)
+
+
+def _foreseen_by_tokens(
+    request: StatisticsRequest, module: TaskModule, data: CorpusDataModule, minimum: float
+) -> list[Shortage]:
+    """Layers that all tokens together could not bring rows enough, without a pass; none where more than they count."""
+    settings = request.settings
+    assert isinstance(settings, GramConfig)
+    if settings.count_padding or settings.extra_rows:
+        return []
+    encoded: Any = _examples(request, settings, data).dataset
+    tokens = sum(example.length for example in encoded)
+    widths = input_widths(module.model, wanted_layers(request, module.model))
+    return shortages(dict.fromkeys(widths, tokens), widths, minimum)
+
+
+def _examples(request: StatisticsRequest, settings: GramConfig, data: CorpusDataModule) -> Batches:
+    return data.statistics_dataloader(
+        CORPUS, request.examples, request.batch_size, request.seed, tokens=settings.tokens
+    )

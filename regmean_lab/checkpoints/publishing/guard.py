@@ -13,8 +13,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from regmean_lab.statistics import GramStatistics, Kind, StatisticsError
+from regmean_lab.statistics import KINDS, GramStatistics, Kind, StatisticsError, StatisticsFile
+from regmean_lab.statistics.errors import name_list
 
 SHOWN_LAYERS = 8
 
@@ -78,6 +80,30 @@ def refuse(found: Sequence[Shortage], minimum: float, *, before: bool, kind: Kin
         + f"\nUse more examples (data, statistics.{kind.name}.examples), {without}, or, where the data may be public, "
         "set allow_few_rows=true"
     )
+
+
+def guard_file(path: Path, minimum: float) -> None:
+    """Raise for a file of statistics of too few rows, by what it says of itself.
+
+    Args:
+        path: the file.
+        minimum: rows for each column that are required.
+
+    Raises:
+        StatisticsError: as :func:`refuse` does; for one that does not say of how many rows it is.
+    """
+    with StatisticsFile(path) as file:
+        kind, metadata = KINDS[file.metadata["kind"]], file.metadata
+    if not kind.by_layer:
+        return
+    widths = (metadata.get("collected") or {}).get("widths", {})
+    if unknown := [layer for layer in metadata["rows"] if layer not in widths]:
+        raise StatisticsError(
+            f"{path}: it does not say of how many rows {name_list(unknown, 3)} are means, so that nobody knows whether "
+            "they give away the inputs; nothing is pushed. Give rows=NUMBER if you know it, or, where the data may be "
+            "public, allow_few_rows=true"
+        )
+    refuse(shortages(metadata["rows"], widths, minimum), minimum, before=False, kind=kind)
 
 
 def most_rows(probe: GramStatistics, tokens: int, lengths: Sequence[int]) -> dict[str, int]:

@@ -31,7 +31,10 @@ from transformers.models.auto.modeling_auto import (
     MODEL_MAPPING_NAMES,
 )
 
+from regmean_lab.checkpoints.architecture import Architecture, lacking
 from regmean_lab.checkpoints.labels import label_problems
+from regmean_lab.checkpoints.members import read_stored
+from regmean_lab.models.empty import empty_of, fill_unstored_
 from regmean_lab.models.folders import stored_tensors
 from regmean_lab.models.headers import CheckpointError
 from regmean_lab.models.pretrained import Checkpoint, ModelError
@@ -42,6 +45,7 @@ from regmean_lab.modules.language_modeling import LanguageModule
 from regmean_lab.modules.reading import ReadingModule
 from regmean_lab.modules.sequence_classification import PROBLEM_TYPES, SequenceClassificationModule
 from regmean_lab.modules.token_classification import TokenClassificationModule
+from regmean_lab.statistics import ReadWeight
 from regmean_lab.suites.base import Task, TaskKind
 from regmean_lab.utils.names import abbreviated
 
@@ -153,16 +157,49 @@ def load_module(checkpoint: Checkpoint, name: str, task: Task, sentence: Sentenc
     Raises:
         ModelError: when it cannot be loaded, or its head is not among its weights.
     """
-    auto_class, _ = TASKS[name]
-    if name == "encoder":
-        auto_class = _encoder_class(checkpoint, sentence)
-    model, missing = checkpoint.load_with_missing(auto_class)
+    model, missing = checkpoint.load_with_missing(_model_class(checkpoint, name, sentence))
+    _check_complete(checkpoint, model, missing)
+    return _as_module(model, name, task, sentence)
+
+
+def empty_module(
+    checkpoint: Checkpoint, name: str, task: Task, sentence: SentenceFolder | None = None
+) -> tuple[TaskModule, ReadWeight]:
+    """The model that :func:`load_module` loads, with its weights on the device ``meta``, and what reads them.
+
+    Raises:
+        ModelError: as that does.
+    """
+    model = empty_of(_model_class(checkpoint, name, sentence), checkpoint.config())
+    architecture = Architecture(model, model.config, {})
+    try:
+        stored = read_stored(stored_tensors(checkpoint.weights_folder()), architecture)
+    except CheckpointError as error:
+        raise ModelError("; ".join(f"checkpoint: {problem}" for problem in error.problems)) from None
+    _check_complete(checkpoint, model, set(lacking(architecture, stored.origins)))
+    if found := stored.problems("checkpoint", architecture):
+        raise ModelError("; ".join(found))
+    leaders, origins = architecture.leaders, stored.origins
+    fill_unstored_(model, leaders, origins)
+    return _as_module(model, name, task, sentence), lambda part: stored.weights[origins[leaders[part]]]
+
+
+def _model_class(checkpoint: Checkpoint, name: str, sentence: SentenceFolder | None) -> Any:
+    """What loads the model of a task."""
+    return _encoder_class(checkpoint, sentence) if name == "encoder" else TASKS[name][0]
+
+
+def _check_complete(checkpoint: Checkpoint, model: PreTrainedModel, missing: set[str]) -> None:
     if missing:
         shown = ", ".join([*sorted(missing)[:4], *(["…"] if len(missing) > 4 else [])])
         raise ModelError(
             f"checkpoint: {checkpoint.source} lacks weights of {type(model).__name__} ({shown}): it "
             f"was not fine-tuned for this task{_other_names(checkpoint, model)}"
         )
+
+
+def _as_module(model: PreTrainedModel, name: str, task: Task, sentence: SentenceFolder | None) -> TaskModule:
+    """A model with its task, and with the modules of sentence-transformers."""
     if name in READS:
         on_top, problem = (None, None) if sentence is None else sentence_layers(sentence)
         if problem is not None:

@@ -16,7 +16,7 @@ from regmean_lab.suites.key_scores import KEY_SCORES, ROUGE_SCORES, key_score_pr
 from regmean_lab.suites.own_labels import label_name
 from regmean_lab.suites.reading import gathered
 from regmean_lab.suites.tables.columns import Columns, choose_columns, examples_of
-from regmean_lab.suites.tables.table import Table, missing_file, read_table
+from regmean_lab.suites.tables.table import Table, is_file_name, missing_file, read_table
 from regmean_lab.suites.tables.tagged_columns import TAGGED, read_tagged
 from regmean_lab.suites.text_generation import FORMS
 from regmean_lab.utils.files import sha256_of
@@ -226,6 +226,18 @@ def kind_problem(name: str, kind: TaskKind) -> str | None:
         f"{name}: {KIND_NAMES[kind]}, and files hold labels or texts to write; score it on a suite of such questions: "
         "suite=emotion_text"
     )
+
+
+def datasets_of_the_hub(corpora: Sequence[Corpus]) -> dict[str, dict[str, str]]:
+    """By corpus, of those that are data sets and no files: name, configuration, split and revision, as far as given."""
+    found = {}
+    for corpus in corpora:
+        if not isinstance(corpus, FileCorpus) or is_file_name(corpus.data) or Path(corpus.data).expanduser().exists():
+            continue
+        reading = corpus.reading
+        told = {"type": corpus.data, "config": reading.subset, "split": reading.split, "revision": reading.revision}
+        found[corpus.name] = {key: value for key, value in told.items() if value is not None}
+    return found
 
 
 def _default_score(task: Task, columns: Columns) -> str:

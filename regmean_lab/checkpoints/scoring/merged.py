@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from regmean_lab.checkpoints.card_metadata import write_scores
 from regmean_lab.checkpoints.merge import MergeRequest
+from regmean_lab.checkpoints.scoring.corpora import datasets_of_the_hub
 from regmean_lab.checkpoints.scoring.models import read_models
 from regmean_lab.checkpoints.scoring.request import read_corpora, scoring_config, settings_problems, suite_record
 from regmean_lab.checkpoints.scoring.score import ENSEMBLE, Scoring, Settings
@@ -37,6 +39,8 @@ def score_merge(
 ) -> Measured:
     """Score what is not scored yet; each ``result.json`` lies in a folder beside the merged model's.
 
+    The scores of the merged model go into its card as well.
+
     Args:
         plain: the configuration, whose ``evaluate`` names the data.
         request: the merge, of the checkpoints that the configuration or its recipe names.
@@ -58,6 +62,7 @@ def score_merge(
     except DataError as error:
         lines.append(str(error))
     results += [*ensemble, scoring.score(model, folder / model.name, method)]
+    write_scores(merged, results[-1], datasets_of_the_hub(scoring.corpora))
     return Measured(results, [*lines, *scoring.comparisons([model, *members])], folder)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 
+from regmean_lab.suites.conversations import MESSAGES
+
 PAIRS = (
     ("premise", "hypothesis"),
     ("sentence1", "sentence2"),
@@ -24,10 +26,12 @@ TEXTS = ("text", "sentence", "content", "review", "document", "tweet", "comment"
 WORDS = ("tokens", "words", "text", "sentence")
 SOURCES = ("text", "source", "input", "document", "article", "dialogue", "question")
 TARGETS = ("target", "summary", "highlights", "answer", "output", "labels", "label")
+CONVERSATIONS = (MESSAGES,)
+"""Of decoders, after texts: lists of messages, for the tokenizer's chat template."""
 LABELS = ("label", "labels", "ner_tags", "tags", "score", "class", "category", "sentiment", "emotion", "intent")
 
 _OF_PAIRS = tuple(name for pair in (*PAIRS, *MORE_PAIRS, *CHOICES) for name in pair)
-OBVIOUS = frozenset((*_OF_PAIRS, *TEXTS, *WORDS, *SOURCES, *TARGETS, *LABELS))
+OBVIOUS = frozenset((*_OF_PAIRS, *TEXTS, *WORDS, *SOURCES, *TARGETS, *CONVERSATIONS, *LABELS))
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,39}")
 _NUMBER = re.compile(r"[+-]?[\d.,]+%?")

@@ -11,9 +11,11 @@ from typing import Any
 
 from regmean_lab.suites.base import IGNORED, DataError, Example, Task
 from regmean_lab.suites.conll import TokenExample
+from regmean_lab.suites.conversations import contents, written_conversation
 from regmean_lab.suites.reading import gathered
 from regmean_lab.suites.tables.column_names import (
     CHOICES,
+    CONVERSATIONS,
     LABELS,
     MORE_PAIRS,
     PAIRS,
@@ -143,6 +145,8 @@ def _guess_text(table: Table, task: Task, has_encoder: bool) -> tuple[str, ...]:
             if first is not None and second is not None:
                 return (first, second)
     usual = WORDS if task.kind == "token_labels" else SOURCES if task.kind == "text" and has_encoder else TEXTS
+    if task.kind == "text" and not has_encoder:
+        usual = (*TEXTS, *CONVERSATIONS)
     if (found := _guess(table, usual)) is not None:
         return (found,)
     texts = [name for name in table.columns if isinstance(table.rows[0].get(name), str)]
@@ -173,7 +177,7 @@ def examples_of(table: Table, columns: Columns, task: Task) -> list[Any]:
         raise DataError(gathered(table.place, errors, what="rows"))
     empty, marked = [], []
     for number, row in enumerate(table.rows):
-        texts = [text.strip() for name in columns.text for text in _texts_of(row[name])]
+        texts = [text.strip() for name in columns.text for text in _texts_of(row[name], task)]
         if not any(texts):
             empty.append(number)
         elif len(texts) == 1 and is_missing(texts[0]):
@@ -193,9 +197,11 @@ def examples_of(table: Table, columns: Columns, task: Task) -> list[Any]:
     return examples
 
 
-def _texts_of(value: Any) -> Iterator[str]:
+def _texts_of(value: Any, task: Task) -> Iterator[str]:
     if isinstance(value, str):
         yield value
+    elif task.kind == "text":
+        yield from contents(value)
     else:
         yield from value
 
@@ -268,8 +274,16 @@ def _list(value: Any, name: str, what: str) -> list[Any] | None:
 
 def _written(row: Mapping[str, Any], columns: Columns, task: Task) -> Any:
     # Imports torch, which the command's help does without.
-    from regmean_lab.suites.text_encoding import PromptedText, TextExample
+    from regmean_lab.suites.text_encoding import Conversation, PromptedText, TextExample
 
+    name = columns.text[0]
+    if (conversation := written_conversation(row[name], name)) is not None:
+        if columns.target is not None:
+            raise ValueError(
+                f"{name}: messages hold what is read and what is written, and are read by decoders; with the target "
+                f"{columns.target} expected a text"
+            )
+        return Conversation(conversation)
     made = PromptedText if task.labels == ("causal",) and columns.target is not None else TextExample
     return made(_text(row, columns.text[0]), None if columns.target is None else _text(row, columns.target))
 

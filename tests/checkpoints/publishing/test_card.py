@@ -60,7 +60,7 @@ def test_the_card_tells_what_was_measured_and_how_to_merge(folder: Path) -> None
     own, card = write_cards(folder, "mine")
     assert (own, card) == (folder / "statistics" / "README.md", folder / "README.md")
     text = card.read_text(encoding="utf-8")
-    assert text.startswith(f"{FRONT}\n# Mine\n")
+    assert text.startswith("---\nlicense: mit\ntags: [x, regmean-statistics]\n---\n\n# Mine\n")
     size = (folder / "statistics" / "gram.safetensors").stat().st_size
     for part in (
         f"RegMean; 3 layers | exact diagonals, off-diagonal entries of rank 1 | 10 | 10 to 90 | {size} |",
@@ -83,7 +83,7 @@ def test_kinds_share_one_section(folder: Path) -> None:
     save_fisher(folder / "statistics" / "fisher.safetensors", fisher, {})
     _, card = write_cards(folder, "mine")
     text = card.read_text(encoding="utf-8")
-    assert text.startswith("# mine\n\n<!--")
+    assert text.startswith("---\ntags:\n- regmean-statistics\n---\n\n# mine\n\n<!--")
     assert text.count(BEGIN) == text.count("method=regmean") == text.count("method=fisher\n") == 1
     assert "vocabulary of the examples" in text
 
@@ -94,7 +94,7 @@ def test_line_ends_and_all_other_bytes_are_kept(folder: Path) -> None:
     for _ in range(2):
         write_cards(folder, "mine")
         after = (folder / "README.md").read_bytes()
-        assert after.startswith(before)
+        assert after.replace(b"tags:\r\n- regmean-statistics\r\n", b"", 1).startswith(before)
         assert b"\n" not in after.replace(b"\r\n", b"")
         assert after.count(BEGIN.encode()) == 1
 

@@ -1,0 +1,358 @@
+"""Every command, name and folder of docs/from_the_release.md, on pico models and data in the released layouts."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from forks import Forks
+from hydra import initialize_config_dir
+from omegaconf import OmegaConf
+
+from regmean_lab.__main__ import main
+from regmean_lab.checkpoints import released_zoo
+from regmean_lab.command.aliases import known_names
+from regmean_lab.command.members import quoted_members
+from regmean_lab.command.overrides import compose_first_job, override_problems
+from regmean_lab.config.grids import Composer, composing, grids_of, values_of
+from regmean_lab.config.locations import configuration_root
+from regmean_lab.config.members import named_members
+from regmean_lab.config.schema import ConfigurationError, settings_of
+from regmean_lab.experiment import run
+from regmean_lab.models.convert_pickled import convert, convert_file
+from regmean_lab.suites import suite_types
+from regmean_lab.suites.emotion import IN_DOMAIN, LABELS, OUT_OF_DOMAIN
+from regmean_lab.suites.ner import GENRES
+from regmean_lab.zoo import Zoo
+
+sys.path.insert(0, str(Path(__file__).parent / "suites"))
+sys.path.insert(0, str(Path(__file__).parent / "checkpoints"))
+from entity_files import write_entities
+from given_folders import save_classifier_of
+from glue_files import write_task
+from released_folders import released, save_statistics
+
+TESTS = Path(__file__).parent
+PAGE = (TESTS.parent / "docs" / "from_the_release.md").read_text(encoding="utf-8").replace(" \\\n        ", " ")
+SECTIONS = dict(re.findall(r"^## ([^\n]+)\n(.*?)(?=^## |\Z)", PAGE, re.M | re.S))
+COMMANDS = re.findall(r"(?:`|^    )python -m regmean_lab ([^`\n]+)", PAGE, re.M)
+VERBS = re.findall(r"^    regmean-lab (?:plan|run) (.+)$", PAGE, re.M)
+IMPORTS = re.findall(r"^    regmean-lab zoo (import .+)$", PAGE, re.M)
+EXAMPLES = re.findall(r"\| `([^`]+)` \|$", SECTIONS["Flags and settings"], re.M)
+TABLES = re.findall(r"`make reproduce-(\w+)(?: OVERRIDES=(\S+))?`", SECTIONS["Experiments"])
+
+PICO = {
+    "roberta_base": "pico_roberta",
+    "deberta_v3_large": "pico_deberta_v2",
+    "distilbert_base": "pico_distilbert",
+    "t5_v1_1_base": "pico_t5",
+    "gpt2": "pico_gpt2",
+    "layer.11": "layer.1",  # the last layer of a pico model
+}
+"""What stands in a command of the page, and what a test runs in its place."""
+
+
+def arguments(command: str) -> list[str]:
+    """The overrides of a command, as the program has them before it composes anything."""
+    return quoted_members(known_names([text for text in shlex.split(command) if text != "-m"]))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, write_emotions: Callable[[Path], Path], pico_cache: Path) -> Path:
+    """`resources`, as the released code has it, and two checkpoints."""
+    made = tmp_path_factory.mktemp("release")
+    resources = write_emotions(made / "resources")
+    emotions = resources / "emotion_splits"
+    for corpus in (*IN_DOMAIN, *OUT_OF_DOMAIN, "emobank"):
+        if not (emotions / corpus).is_dir():
+            shutil.copytree(emotions / ("tec" if corpus in IN_DOMAIN else "emoint"), emotions / corpus)
+        rows = [(emotions / corpus / f"{split}.jsonl").read_text() for split in ("train", "dev", "test")]
+        (emotions / corpus / "full.jsonl").write_text("".join(rows))
+    write_entities(resources, GENRES)
+    for task in ("cola", "sst2", "mrpc", "rte", "qnli"):
+        write_task(resources, task)
+    for seed, name in enumerate(("tec-model", "isear-model")):
+        model = save_classifier_of(made / name, pico_cache, seed, LABELS, "roberta")
+        model.config.problem_type = "multi_label_classification"
+        model.config.save_pretrained(made / name)
+    return made
+
+
+def on_pico_models(texts: list[str], folder: Path) -> list[str]:
+    """The overrides of a small job of the same kind, on the made-up data."""
+    joined = "\n".join(texts)
+    for real, small in PICO.items():
+        joined = joined.replace(real, small)
+    joined = re.sub(r"owner/([\w-]+)(@main)?", rf"{folder}/\1", joined)
+    joined = re.sub(r"paths\.(data|zoo)_dir=\S+\n?|suite\.examples=\d+\n?", "", joined)
+    small = [text for text in joined.splitlines() if text]
+    small += ["debug=fast", f"paths.data_dir={folder / 'resources'}", f"paths.zoo_dir={folder / 'zoo'}"]
+    small += ["trainer=cpu", "trainer.progress_bar=false", "logger=none", "measure_divergence=false"]
+    if "partition" in joined:
+        small.append("suite.examples=20")
+    return small
+
+
+def run_first_job(texts: list[str], folder: Path, job: Path) -> Any:
+    with initialize_config_dir(str(configuration_root() / "conf"), version_base="1.3"):
+        config = compose_first_job([*on_pico_models(texts, folder), f"paths.output_dir={job}"])
+    OmegaConf.set_struct(config, True)
+    result, computed = run(config, job, texts)
+    assert computed
+    scores = [score for domain in result.scores.values() for score in domain.values()]
+    assert len(result.scores["in_domain"]) == len(result.members) >= 2
+    assert all(math.isfinite(score) and -100 <= score <= 100 for score in scores)
+    return result
+
+
+def test_the_page_has_what_is_run_here() -> None:
+    rows = [line for line in SECTIONS["Experiments"].splitlines() if line.startswith("| ")][1:]
+    assert len(rows) == 24
+    assert all("`python -m regmean_lab " in row or "two_checkpoints.ipynb" in row for row in rows)
+    rows = [line for line in SECTIONS["Flags and settings"].splitlines() if line.startswith("| ")][1:]
+    assert len(rows) == len(EXAMPLES) >= 20
+    flags = ("--config_files", "--filter_model", "--templates", "zoo_filter", "local_zoo_dir")
+    assert all(any(f"`{flag}" in row for row in rows) for flag in flags)
+    assert (len(VERBS), len(IMPORTS)) == (2, 1)
+    assert len(re.findall(r"^\| `suite=", SECTIONS["Configurations"], re.M)) == 9
+    assert (TESTS.parent / "notebooks" / "two_checkpoints.ipynb").is_file()
+
+
+def check_jobs(texts: list[str], *, multirun: bool = True) -> None:
+    """That a command line is right, and the first and the last job of each of its grids; data and weights aside."""
+    with composing():
+        assert override_problems(texts, jobs_too=False, multirun=multirun) == []
+        composer = Composer()
+        for grid in grids_of(texts, multirun=multirun):
+            values = [values_of(parameter) for parameter in grid]
+            for job in ([texts[0] for texts in values], [texts[-1] for texts in values]):
+                assert len(settings_of(composer.compose(job)).members) >= 2
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, *VERBS, *EXAMPLES])
+def test_a_command_is_right_as_it_stands(command: str, compose_job: Callable[..., Any]) -> None:
+    compose_job()  # registers schemas and resolvers
+    check_jobs(arguments(command), multirun="-m" in shlex.split(command))
+
+
+@pytest.mark.parametrize("number", range(len(COMMANDS) + len(EXAMPLES)))
+def test_a_command_runs(number: int, folder: Path, tmp_path: Path, compose_job: Callable[..., Any]) -> None:
+    compose_job()
+    texts = arguments([*COMMANDS, *EXAMPLES][number])
+    result = run_first_job(texts, folder, tmp_path)
+    if "suite.include_other_members=true" in texts:
+        assert set(result.scores["out_of_domain"]) == {"conll2003", "twitter", "bc", "mz", "tc", "wb"}
+
+
+def test_the_example_is_one_command(forks: Forks, folder: Path, tmp_path: Path) -> None:
+    """As somebody types it beside the folder `resources`, with a pico model."""
+    example = COMMANDS[0].replace("roberta_base", PICO["roberta_base"])
+    small = ["debug=fast", "trainer=cpu", "suite.out_of_domain=[emoint]", f"paths.output_dir={tmp_path / 'outputs'}"]
+    status, printed = forks.run([*shlex.split(example), *small], tmp_path / "log.txt", folder)
+    assert status == 0, printed
+    assert "6 results, 6 computed now" in printed
+    assert len(list((tmp_path / "outputs").glob("emotion_pairwise/dailydialog+crowdflower/*/result.json"))) == 6
+
+
+@pytest.mark.parametrize("name, override", sorted(set(TABLES)))
+def test_a_table_begins(
+    name: str, override: str, folder: Path, tmp_path: Path, compose_job: Callable[..., Any]
+) -> None:
+    compose_job()
+    texts = [f"+multirun_sweeps={name}", *([override] if override else [])]
+    check_jobs(texts)
+    # Models of the sweep's grids are its own: of the first grid a pico one is run.
+    chosen = {"glue_tasks": "members=[mrpc,rte]", "glue_partitions": "suite.task=mrpc"}.get(name)
+    run_first_job([*texts, "model=roberta_base", *([chosen] if chosen else [])], folder, tmp_path)
+
+
+@pytest.mark.parametrize("row", re.findall(r"^\| (`.*) \|$", SECTIONS["Configurations"], re.M))
+def test_published_configurations(row: str, compose_job: Callable[..., Any]) -> None:
+    chosen, rate, length, schedule, kept, alpha = row.split(" | ")
+    texts = chosen.strip("`").split()
+    config = compose_job(*texts, "method=regmean")
+    joint = compose_job(*texts, "method=multitask").method
+    training = config.training
+    own, jointly = re.fullmatch(r"(\S+)(?: \((\S+)\))?", rate).groups()  # type: ignore[union-attr]
+    assert (training.learning_rate, joint.learning_rate) == (float(own), float(jointly) if jointly else None)
+    number, unit, more = re.fullmatch(r"([\d,]+) (\w+)(?: \(([\d,]+)\))?", length).groups()  # type: ignore[union-attr]
+    counted = {"epochs": (training.epochs, training.steps), "steps": (training.steps, joint.steps)}[unit]
+    assert counted == tuple(int(text.replace(",", "")) if text else None for text in (number, more))
+    assert (training.schedule, training.warmup) == (schedule.partition(",")[0], 0.06 if "6 %" in schedule else 0)
+    assert training.selection == kept.removesuffix(" on dev")
+    assert config.method.off_diagonal == float(alpha)
+    shared = (training.batch_size, training.weight_decay, training.gradient_clip, training.precision)
+    assert shared == (16, 0, 1, "32-true")
+    assert training.max_length == (512 if "suite=ner" in texts else 128)
+
+
+@pytest.mark.parametrize("row", re.findall(r"^\| (`.*) \|$", SECTIONS["Names of members"], re.M))
+def test_numbers_of_members(row: str, compose_job: Callable[..., Any]) -> None:
+    suites, members = (re.findall(r"`([^`]+)`", cell) for cell in row.split(" | "))
+    members = [member for member in members if "@" not in member]
+    for suite in suites:
+        assert suite_types()[suite].reference_order == tuple(members)
+        names = [f"model{number}" for number in (0, len(members) - 1)]
+        with pytest.raises(ConfigurationError) as raised:
+            settings_of(compose_job(f"suite={suite}", f"members=[{','.join(names)}]"))
+        (problem,) = raised.value.problems
+        assert f"stand for {members[0]}, {members[-1]}: members=[{members[0]},{members[-1]}]" in problem
+
+
+def test_the_answer_to_names_of_the_release_is_that_of_the_page(compose_job: Callable[..., Any]) -> None:
+    (shown,) = re.findall(r"^    (members: .*)$", PAGE, re.M)
+    with pytest.raises(ConfigurationError) as raised:
+        settings_of(compose_job("suite=emotion", "members=[model0,model1]"))
+    assert raised.value.problems == [f"{shown} (docs/from_the_release.md)"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (
+            ["suite=ner", "members=[ontonotes@nw,bc,model5]"],
+            "members: ontonotes@nw, model5 are names of the paper's released code; in suite ner they stand for nw, wb: "
+            "members=[nw,bc,wb]",
+        ),
+        (
+            ["suite=glue_partition", "members=[partition_1,model0]"],
+            "is a name of the paper's released code; in suite glue_partition it stands for partition_0: members=[",
+        ),
+        (["suite=emotion", "members=[tec,model0]"], "it stands for dailydialog: members=[tec,dailydialog] "),
+        (["suite=emotion", "members=[model5,tec]"], "members: suite emotion has no 'model5'; there are dailydialog, "),
+        (
+            ["suite=emotion", "members=['model1=owner/name',tec,isear]"],
+            "members: model1=owner/name: model1 of the paper's released code is crowdflower in suite emotion",
+        ),
+        (
+            ["suite=emotion", "checkpoints.model2=owner/name"],
+            "checkpoints.model2: model2 of the paper's released code is tec in suite emotion",
+        ),
+        (
+            ["suite=ner", "suite.out_of_domain=[ontonotes@wb]"],
+            "suite.out_of_domain: no corpus ontonotes@wb (did you mean wb?)",
+        ),
+    ],
+)
+def test_names_of_the_release_wherever_a_corpus_is_named(
+    overrides: list[str], expected: str, compose_job: Callable[..., Any]
+) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        settings_of(compose_job(*overrides))
+    (problem,) = raised.value.problems
+    assert expected in problem
+
+
+def test_a_folder_of_such_a_name_is_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compose_job: Callable[..., Any]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("model0", "model1"):
+        Path(name).mkdir()
+    suite = ("suite=text_classification", "suite.corpora.a=a.csv", "suite.corpora.b=b.csv")
+    assert named_members(["model0", "model1"], {}, settings_suite(compose_job(*suite))).checkpoints == {
+        "a": "model0",
+        "b": "model1",
+    }
+    emotion = settings_suite(compose_job("suite=emotion"))
+    assert named_members(["tec=model0", "isear=model1"], {}, emotion).corpora == ("tec", "isear")
+    assert named_members(["model0", "isear"], {}, emotion).corpora == ("isear",)  # whose corpus is to be said
+
+
+def settings_suite(config: Any) -> Any:
+    kind = suite_types()[config.suite.name]
+    values = {str(key): value for key, value in OmegaConf.to_container(config.suite).items() if key != "name"}
+    return kind(Path("data"), kind.settings_type(**values))
+
+
+def test_flags_of_the_release_are_answered(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    (example,) = re.findall(r"^    (--config_files .*)$", PAGE, re.M)
+    monkeypatch.setattr(sys, "argv", ["regmean-lab", *shlex.split(example)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    told = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert "3 things to correct" in told
+    for flag, instead in (("--config_files", "experiment="), ("--filter_model", "members=["), ("--templates", "seed=")):
+        assert re.search(rf"{flag}: .*{re.escape(instead)}", told)
+
+
+def braces(pattern: str) -> list[str]:
+    """What a pattern with braces stands for, as a shell has it."""
+    parts = re.split(r"\{([^}]*)\}", pattern)
+    choices = [part.split(",") if number % 2 else [part] for number, part in enumerate(parts)]
+    return ["".join(chosen) for chosen in itertools.product(*choices)]
+
+
+def test_folders_of_the_page_are_those_that_are_read(folder: Path) -> None:
+    """The made-up data lie where the page says, and the commands above have read them there."""
+    rows = re.findall(r"^\| `([^`]+)` \|", SECTIONS["Data"], re.M)
+    rows += re.findall(r"^\| GLUE \| `([^`]+)`", SECTIONS["Data"], re.M)
+    assert len(rows) == 8
+    places = [place for row in rows if row != "resources/" for place in braces(row)]
+    places = [place.replace("CORPUS", "tec").replace("TASK", "mrpc") for place in places]
+    assert [place for place in places if not (folder / "resources" / place).exists()] == []
+    emotion = suite_types()["emotion"]
+    suite = emotion(folder / "resources", emotion.settings_type())
+    parts = [len(suite.examples("emoint", split)) for split in ("train", "dev", "test")]
+    assert len(suite.out_of_domain_examples("emoint")) == sum(parts)
+    assert "emobank" not in suite.members and "emobank" in suite.candidates
+
+
+def test_an_old_zoo_is_imported(
+    folder: Path,
+    tmp_path: Path,
+    pico_cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    compose_job: Callable[..., Any],
+) -> None:
+    def convert_here(source: Path, target: Path) -> None:
+        (convert_file if source.is_file() else convert)(source, target)
+
+    monkeypatch.setattr(released_zoo, "convert_apart", convert_here)
+    for corpus in ("tec", "isear"):
+        state = released(tmp_path / "old_zoo", corpus, "1660000000", pico_cache, 1)
+        save_statistics(tmp_path / "old_zoo", corpus, "1660000000", state)
+    (command,) = IMPORTS
+    given = shlex.split(command.replace("roberta_base", "pico_bert").replace("roberta-base", "bert-base"))
+    paths = [f"paths.data_dir={folder / 'resources'}", f"paths.zoo_dir={tmp_path / 'zoo'}", "trainer=cpu"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["regmean-lab", "zoo", *given, *paths, "trainer.progress_bar=false"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    assert {entry.description["corpus"] for entry in Zoo(tmp_path / "zoo").entries()} == {"tec", "isear"}
+
+    def refuse(*arguments: object, **named: object) -> None:
+        raise AssertionError("trained although it is there")
+
+    monkeypatch.setattr("regmean_lab.training.train.train_model", refuse)
+    texts = [text.replace("roberta_base", "pico_bert") for text in arguments(VERBS[-1]) if "data_dir" not in text]
+    config = compose_job(
+        *(text for text in texts if not text.startswith("experiment=")),
+        *("suite=emotion", "suite.out_of_domain=[emoint]", "logger=none", "trainer.progress_bar=false", *paths),
+        f"paths.output_dir={tmp_path / 'outputs'}",
+    )
+    result, _ = run(config, tmp_path / "job", [])
+    assert set(result.scores["in_domain"]) == {"tec", "isear"}
+
+
+def test_the_paper_is_cited_alike_in_both_files() -> None:
+    root = TESTS.parent
+    (cited,) = OmegaConf.to_container(OmegaConf.load(root / "CITATION.cff"))["references"]  # type: ignore[index,call-overload]
+    (entry,) = re.findall(r"```bibtex\n(.*?)```", (root / "README.md").read_text(encoding="utf-8"), re.S)
+    fields = dict(re.findall(r"^ *(\w+) *= *\{(.*)\},?$", entry, re.M))
+    names = [f"{author['family-names']}, {author['given-names']}" for author in cited["authors"]]
+    assert fields["author"] == " and ".join(names)
+    assert fields["title"].replace("{", "").replace("}", "") == cited["title"]
+    assert (fields["year"], fields["url"]) == (str(cited["year"]), cited["url"])
+    assert fields["booktitle"] in cited["collection-title"]
+    assert f"arXiv:{fields['eprint']}" in [identifier["value"] for identifier in cited["identifiers"]]
