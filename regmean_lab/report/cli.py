@@ -9,6 +9,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from regmean_lab.config.locations import configuration_root
@@ -32,6 +33,7 @@ KEYS = {
     "title": "title of the page; default: the name of the table, or Results",
     "reference": f"the method that others are compared with; default: {DEFAULT_REFERENCE}",
     "figures": "true or false: whether figures are drawn; default: true",
+    "wandb": "project of W&B, or entity/project: tables, figures and page are logged there, as a run of type report",
 }
 
 
@@ -50,6 +52,7 @@ class Arguments:
     title: str | None = None
     reference: str = DEFAULT_REFERENCE
     figures: bool = True
+    wandb: str | None = None
 
 
 def main(arguments: Sequence[str] | None = None, program: str = PROGRAM) -> int:
@@ -130,6 +133,11 @@ def read_arguments(given: Sequence[str]) -> Arguments:
     folders = [part.strip() for part in values.get("results", DEFAULT_RESULTS).strip("[]").split(",") if part.strip()]
     if not folders:
         problems.append("results: expected at least one folder")
+    if "wandb" in values:
+        if not 1 <= len([part for part in values["wandb"].split("/") if part]) <= 2:
+            problems.append(f"wandb={values['wandb']}: expected PROJECT or ENTITY/PROJECT")
+        if find_spec("wandb") is None:
+            problems.append("wandb: the package wandb is not installed; get it with: pip install wandb")
     if problems:
         raise ArgumentsError("\n".join(problems))
     return Arguments(
@@ -140,6 +148,7 @@ def read_arguments(given: Sequence[str]) -> Arguments:
         title=values.get("title"),
         reference=values.get("reference", DEFAULT_REFERENCE),
         figures=values.get("figures", "true").lower() == "true",
+        wandb=values.get("wandb"),
     )
 
 
@@ -192,7 +201,15 @@ def _write(chosen: Arguments, found: Found, sections: list[Section], notices: li
         runs=runs,
         command=shlex.join([*PROGRAM.split(), *given]),
     )
-    return write_report(report, sections, chosen.output or chosen.results[0] / "report")
+    folder = chosen.output or chosen.results[0] / "report"
+    path = write_report(report, sections, folder)
+    if chosen.wandb is not None:
+        from regmean_lab.config.groups import LoggerConfig
+        from regmean_lab.report.wandb_run import log_report  # imports Lightning
+
+        entity, _, project = chosen.wandb.rpartition("/")
+        log_report(report, folder, LoggerConfig("wandb", project, entity or None), title)
+    return path
 
 
 def _runs_of(sections: Sequence[Section]) -> list[Run]:

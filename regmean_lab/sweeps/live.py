@@ -31,6 +31,9 @@ from regmean_lab.utils.quantities import duration
 
 log = logging.getLogger(__name__)
 
+IN_THIS_PROCESS = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+"""By its name: Hydra imports the modules of its plugins again when it looks for them, which makes other classes."""
+
 REFRESHES = 4
 """A second, of the line in a terminal."""
 
@@ -39,9 +42,7 @@ Clock = Callable[[], float]
 
 def watched(launcher: Launcher) -> Launch:
     """The launcher's ``launch``; where it runs jobs one after the other in this process, it shows how they proceed."""
-    from hydra._internal.core_plugins.basic_launcher import BasicLauncher
-
-    if not isinstance(launcher, BasicLauncher):
+    if f"{type(launcher).__module__}.{type(launcher).__qualname__}" != IN_THIS_PROCESS:
         return launcher.launch
 
     def launch(overrides: Sequence[Sequence[str]], number: int) -> Sequence[JobReturn]:
@@ -151,8 +152,14 @@ def shown(progress: SweepProgress, console: Console) -> Iterator[None]:
     if not console.is_terminal or console.is_dumb_terminal:
         yield
         return
-    redirected = {"redirect_stdout": False, "redirect_stderr": False}  # rich would break long lines
-    live = Live(progress, console=console, refresh_per_second=REFRESHES, transient=True, **redirected)
+    live = Live(
+        progress,
+        console=console,
+        refresh_per_second=REFRESHES,
+        transient=True,
+        redirect_stdout=False,  # rich would break long lines
+        redirect_stderr=False,
+    )
     progress.replaces_bars = True
     streams = sys.stdout, sys.stderr
     above = [_Above(stream, live) if stream.isatty() else stream for stream in streams]

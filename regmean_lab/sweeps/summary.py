@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from rich.console import Console
 
 from regmean_lab.config.checkpoint_commands import Measured
 from regmean_lab.results import MERGED_FOLDER, RESULT_FILE, Result, ResultError, read_result, unknown_text
-from regmean_lab.tracking.sweep_name import current_sweep
+from regmean_lab.tracking.sweep_name import COMMAND_VARIABLE, current_sweep
 from regmean_lab.utils.files import write_json, write_text
 from regmean_lab.utils.quantities import counted
 
@@ -81,6 +82,8 @@ def summarise(folder: Path) -> None:
             print(f"Result: {Path(records[0].folder) / RESULT_FILE}")
             if (merged := Path(records[0].folder) / MERGED_FOLDER).is_dir():
                 print(f"Merged model: {merged}")
+        else:
+            _report_to_wandb(folder, records)
     failed = [record for record in records if record.error is not None]
     for record in failed:
         print(f"\nFAILED: {' '.join(record.overrides)}\n  {record.error}\n  log: {record.folder}", file=sys.stderr)
@@ -99,6 +102,37 @@ def show_measured(measured: Measured) -> None:
     for line in measured.lines:
         print(line)
     print(f"Results and table: {measured.folder}")
+
+
+def _report_to_wandb(folder: Path, records: Sequence[JobRecord]) -> None:
+    """Write a report of a sweep whose jobs were logged to W&B, and log it there too, in the sweep's group."""
+    computed = _results([record for record in records if record.computed])
+    loggers = [result.configuration.get("logger") or {} for result in computed]
+    settings = next((own for own in loggers if own.get("kind") == "wandb"), None)
+    if settings is None:
+        return
+    # Lightning takes seconds to import.
+    from regmean_lab.config.groups import LoggerConfig
+    from regmean_lab.report.cli import DEFAULT_REFERENCE
+    from regmean_lab.report.content import Report, section_contents
+    from regmean_lab.report.entries import entries_of
+    from regmean_lab.report.grid import sections_of
+    from regmean_lab.report.read import find_runs
+    from regmean_lab.report.wandb_run import log_report
+    from regmean_lab.report.write import write_report
+
+    runs = find_runs([Path(record.folder) for record in records if record.error is None]).runs
+    sections = sections_of(entries_of(runs))
+    notices = [notice for section in sections for notice in section.notices]
+    facts = [("results", str(len(runs))), ("sweep", folder.name)]
+    command = os.environ.get(COMMAND_VARIABLE, "")
+    report = Report(folder.name, facts, notices, section_contents(sections, DEFAULT_REFERENCE, True), runs, command)
+    page = write_report(report, sections, folder / "report")
+    try:
+        log_report(report, folder / "report", LoggerConfig(**settings), folder.name)
+    except Exception as error:  # whatever W&B or the network answers: results and page are there
+        print(f"The report could not be logged to W&B: {type(error).__name__}: {error}", file=sys.stderr)
+    print(f"Report: {page}")
 
 
 def _unknown(results: Sequence[Result]) -> dict[str, list[str]]:

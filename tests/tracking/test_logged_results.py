@@ -5,17 +5,14 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
-import struct
 import subprocess
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import wandb
-from wandb.proto import wandb_internal_pb2
+from wandb_records import finished_run, recorded
 
 from regmean_lab.config.groups import LoggerConfig
 from regmean_lab.results import Result
@@ -202,24 +199,11 @@ class TestWandb:
         assert tables == {table.name: {"columns": table.columns, "data": table.rows} for table in expected}
 
     def test_the_run_says_what_it_is(self, run_folder: Path) -> None:
-        (path,) = run_folder.glob("*.wandb")
-        # W&B's own process writes the file, and may be a moment behind.
-        deadline = time.monotonic() + 60
-        records: list[Any] = []
-        while not any(record.WhichOneof("record_type") == "exit" for record in records):
-            assert time.monotonic() < deadline, "W&B has not ended its file"
-            time.sleep(0.1)
-            records = list(records_of(path))
+        records = finished_run(run_folder)
         run = next(record.run for record in records if record.WhichOneof("record_type") == "run")
         assert (run.project, run.run_group, run.job_type) == ("the project", "sweep 7", "merge")
         assert run.display_name == "tec+isear regmean seed 1"
-        configured: dict[str, Any] = {}
-        summary: dict[str, Any] = {}
-        for record in records:
-            if record.WhichOneof("record_type") == "config":
-                update(configured, record.config.update)
-            elif record.WhichOneof("record_type") == "summary":
-                update(summary, record.summary.update)
+        configured, summary = recorded(records, "config"), recorded(records, "summary")
         assert configured["method"] == CONFIGURATION["method"]
         assert configured["seed"] == 1
         assert (summary["mean_in_domain"], summary["mean_out_of_domain"]) == (55.0, 40.0)
@@ -229,28 +213,3 @@ class TestWandb:
     def test_a_run_is_closed(self, run_folder: Path) -> None:
         assert wandb.run is None
         assert run_folder.is_dir()
-
-
-def update(values: dict[str, Any], items: Any) -> None:
-    """Put the items of a record into what was recorded so far: top-level keys only."""
-    for item in items:
-        values[item.key or item.nested_key[0]] = json.loads(item.value_json)
-
-
-def records_of(path: Path) -> Iterator[Any]:
-    """The records of a run's file: a log of LevelDB's format, in blocks of 32,768 bytes, after seven bytes."""
-    data, position, parts = path.read_bytes(), 7, []
-    while position + 7 <= len(data):
-        if (left := 32768 - position % 32768) < 7:
-            position += left
-            continue
-        _, length, kind = struct.unpack("<IHB", data[position : position + 7])
-        if position + 7 + length > len(data):  # not written to its end yet
-            return
-        parts.append(data[position + 7 : position + 7 + length])
-        position += 7 + length
-        if kind in (1, 4):  # a whole record, or the last part of one
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(b"".join(parts))
-            parts = []
-            yield record
