@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from regmean_lab.merging import Layout, LinearLayer, MergeMember, MergeMethod, merge, merge_members
+from regmean_lab.merging import Layout, LinearLayer, MergeMember, MergeMethod, merge_members, pieces
 from regmean_lab.merging.simple import Simple
 from regmean_lab.merging.task_arithmetic import TaskArithmetic
 from regmean_lab.merging.ties import Ties
@@ -71,7 +71,7 @@ def merged(method: MergeMethod, members: list[Any], base: Any = None) -> dict[st
 def test_blocks_give_the_same_bits(monkeypatch: pytest.MonkeyPatch, method: MergeMethod) -> None:
     states, base = [drawn(seed) for seed in range(3)], drawn(9)
     whole = merged(method, states, base)
-    monkeypatch.setattr(merge, "BLOCK_ELEMENTS", 60)
+    monkeypatch.setattr(pieces, "BLOCK_ELEMENTS", 60)
     members, start = [Rows(state) for state in states], Rows(base)
     parts = merged(method, members, start)
     assert all(torch.equal(parts[name], whole[name]) for name in whole)
@@ -81,14 +81,14 @@ def test_blocks_give_the_same_bits(monkeypatch: pytest.MonkeyPatch, method: Merg
 def test_methods_that_need_whole_tensors_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
     states, base = [drawn(seed) for seed in range(2)], drawn(9)
     whole = merged(Ties(), states, base)
-    monkeypatch.setattr(merge, "BLOCK_ELEMENTS", 10)
+    monkeypatch.setattr(pieces, "BLOCK_ELEMENTS", 10)
     parts = merged(Ties(), [Rows(state) for state in states], Rows(base))
     assert all(torch.equal(parts[name], whole[name]) for name in whole)
 
 
 @pytest.mark.parametrize("block", [1 << 20, 30])
 def test_rows_are_merged_over_the_members_that_have_them(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
-    monkeypatch.setattr(merge, "BLOCK_ELEMENTS", block)
+    monkeypatch.setattr(pieces, "BLOCK_ELEMENTS", block)
     states, base = [{"table": drawn(seed)["table"]} for seed in range(3)], {"table": drawn(9)["table"]}
     generator = torch.Generator().manual_seed(0)
     masks = [torch.ones(37, dtype=torch.bool), *(torch.rand(37, generator=generator) < 0.5 for _ in range(2))]
@@ -127,7 +127,7 @@ def test_label_rows_in_blocks_are_those_of_their_labels(monkeypatch: pytest.Monk
         MergeMember(f"m{number}", Rows(state), annotated=labels)
         for number, (state, labels) in enumerate(zip(states, known, strict=True))
     ]
-    monkeypatch.setattr(merge, "BLOCK_ELEMENTS", 56)  # seven rows of both weights
+    monkeypatch.setattr(pieces, "BLOCK_ELEMENTS", 56)  # seven rows of both weights
     parts = merge_members(Simple(label_head=label_head), members, layout)
     value = {part.name: part.value for part in parts}
     for name in layout.label_outputs:
