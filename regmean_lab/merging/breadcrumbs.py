@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 from typing_extensions import override
 
@@ -97,4 +96,4 @@ def _between(vector: Tensor, bounds: Sequence[Cut], offset: int) -> Tensor:
         return vector
     magnitudes, (lower, upper) = vector.abs(), bounds
     kept = upper.before(magnitudes, offset).logical_and_(lower.before(magnitudes, offset).logical_not_())
-    return torch.where(kept, vector, 0.0)
+    return vector * kept

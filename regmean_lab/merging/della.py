@@ -142,6 +142,20 @@ def drop_rates(vector: Tensor, layer: LinearLayer | None, rate: float, width: fl
     highest = rows.shape[1] - 1
     ranks = torch.arange(rows.shape[1], device=rows.device).to(vector.dtype)
     by_rank = rate + width / 2 - width * (ranks / highest if highest else ranks + 0.5)
-    order = rows.argsort(dim=1, stable=True)
-    rates = torch.empty_like(rows).scatter_(1, order, by_rank.expand_as(rows)).reshape(turned.shape)
+    rates = torch.empty_like(rows).scatter_(1, _ascending(rows), by_rank.expand_as(rows)).reshape(turned.shape)
     return rates if layer is None else oriented(rates, layer)
+
+
+def _ascending(rows: Tensor) -> Tensor:
+    """The order of the elements of each row by magnitude, of equal ones by their place, int64 [rows, columns].
+
+    Args:
+        rows: at least 0, [rows, columns].
+    """
+    if rows.device.type != "cpu" or rows.dtype != torch.float32:
+        return rows.argsort(dim=1, stable=True)
+    # As whole numbers that hold the magnitude's bits and the place, which NumPy sorts many times faster.
+    keys = rows.contiguous().view(torch.int32).long().bitwise_left_shift_(32)
+    keys.bitwise_or_(torch.arange(rows.shape[1]))
+    keys.numpy().sort(axis=1)
+    return keys.bitwise_and_((1 << 32) - 1)

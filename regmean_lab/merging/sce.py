@@ -98,8 +98,8 @@ def _selected(parameter: Parameter, cut: Cut | None) -> list[Tensor]:
     vectors = task_vectors(parameter)
     if cut is None:
         return vectors
-    left_out = cut.before(variance_of(vectors), parameter.offset)
-    return [vector.masked_fill_(left_out, 0.0) for vector in vectors]
+    kept = cut.before(variance_of(vectors), parameter.offset).logical_not_()
+    return [vector.mul_(kept) for vector in vectors]
 
 
 def _square(vector: Tensor) -> float:
@@ -114,10 +114,15 @@ def average_with_elected_signs(vectors: Sequence[Tensor], weights: Sequence[floa
         weights: one a member, at least 0.
     """
     elected = torch.stack(list(vectors)).sum(dim=0).sign_()
-    agreeing = [torch.where(vector * elected > 0, vector, torch.zeros_like(vector)) for vector in vectors]
+    agreeing = [vector * (vector * elected > 0) for vector in vectors]
     return elect_and_average(agreeing, weights)  # all have one sign: it elects what was elected
 
 
 def variance_of(vectors: Sequence[Tensor]) -> Tensor:
-    """The variance of each element over tensors of equal shape."""
-    return torch.stack(list(vectors)).var(dim=0, correction=0)
+    """The variance of each element over tensors of equal shape, rounded once where the device has float64."""
+    wide = vectors if vectors[0].device.type == "mps" else [vector.double() for vector in vectors]
+    mean = torch.stack(list(wide)).mean(dim=0)
+    total = torch.zeros_like(mean)
+    for vector in wide:
+        total.add_((vector - mean).square_())
+    return total.div_(len(vectors)).to(vectors[0])
