@@ -20,9 +20,26 @@ from regmean_lab.checkpoints.recipe.request import request_of_recipe
 
 def test_without_mergekit_nothing_is_measured_and_the_note_says_how(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(peers.ENVIRONMENT, raising=False)
-    (figure,) = peers.mergekit_figures(Setting(torch.device("cpu"), pico=True))
+    (figure,) = peers.figures(Setting(torch.device("cpu"), pico=True))
     assert math.isnan(figure.value)
     assert "pip install torch==2.13.0 mergekit==0.1.5" in figure.note
+
+
+def test_a_method_that_fails_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(peers.ENVIRONMENT, "/nowhere")
+    run = {"start": 1.0, "processor": 1.0, "seconds": 1.0, "peak": 1, "own": 1, "versions": {}}
+
+    def fail(self: peers.Peers, recipe: Path, *_: object) -> peers.Run:
+        if "merge_method: sce" in recipe.read_text(encoding="utf-8"):
+            raise RuntimeError("Traceback\n  of many lines\nKeyError: 'sce'")
+        return run
+
+    monkeypatch.setattr(peers.Peers, "run", fail)
+    monkeypatch.setattr(peers.Peers, "_equality", lambda self, name: peers.unmeasured(name, 1.0, "not run"))
+    figures = peers.figures(Setting(torch.device("cpu"), repeats=1, pico=True))
+    (failed,) = [figure for figure in figures if math.isnan(figure.value) and "sce" in figure.name]
+    assert failed.note == "not measured: KeyError: 'sce'"
+    assert len([figure for figure in figures if figure.value == 1]) == 4 * (len(peers.RECIPES) - 1)
 
 
 @pytest.mark.parametrize("name", peers.RECIPES)
