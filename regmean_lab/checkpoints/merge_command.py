@@ -18,7 +18,14 @@ from regmean_lab.checkpoints.compatibility import HEADS
 from regmean_lab.checkpoints.lora.request import SPACES, AdapterRequest
 from regmean_lab.checkpoints.merge import MergeRequest, PreparedMerge, prepare_merge, statistics_problems
 from regmean_lab.checkpoints.merge_pushing import merge_destination, push_merge
-from regmean_lab.checkpoints.output import checksums, find_merged, fingerprint, output_problem, write_output
+from regmean_lab.checkpoints.output import (
+    checksums,
+    find_merged,
+    fingerprint,
+    has_record,
+    output_problem,
+    write_output,
+)
 from regmean_lab.checkpoints.recipe.reading import read_recipe
 from regmean_lab.checkpoints.recipe.request import lost_models, request_of_recipe
 from regmean_lab.checkpoints.scoring.merged import score_merge, scoring_problems
@@ -77,15 +84,18 @@ def run(config: DictConfig, folder: Path) -> Measured | None:
         log.info("when it is finished, all files of the merged model are pushed to %s", destination.told)
     for note in prepared.agreement.notes:
         log.info("%s", note)
-    sums = checksums(prepared)
-    if found := statistics_problems(prepared, sums):
-        raise ConfigurationError(found)
     settings = {"name": request.method.name, **_settings(request.method)}
-    wanted, device = fingerprint(prepared, settings, sums), first_device(config.trainer.accelerator)
-    zoo = Zoo(Path(config.paths.zoo_dir))
+    device, zoo = first_device(config.trainer.accelerator), Zoo(Path(config.paths.zoo_dir))
     trains = isinstance(request.method, Distill)
+    sums, wanted = None, None
+    # Where nothing is compared with the checksums beforehand, they are computed while weights are merged.
+    if trains or has_record(output) or any(part.files for part in prepared.statistics):
+        sums = checksums(prepared)
+        if found := statistics_problems(prepared, sums):
+            raise ConfigurationError(found)
+        wanted = fingerprint(prepared, settings, sums)
     with zoo.work({"merge": wanted}, f"merging {output}") if trains else nullcontext() as snapshots:
-        if not config.force and find_merged(output, wanted):
+        if wanted is not None and not config.force and find_merged(output, wanted):
             log.info("found the finished merge %s", output)
         else:
             prepared.snapshots = snapshots

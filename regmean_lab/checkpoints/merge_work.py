@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,7 +15,7 @@ from regmean_lab.checkpoints.teaching import Readers, chosen_of_checkpoints, dis
 from regmean_lab.merging.auto import Auto
 from regmean_lab.merging.base import Layout, MergeMember, MergeMethod
 from regmean_lab.merging.distill import Distill
-from regmean_lab.merging.merge import MergedParameter, merge_members, part_settings
+from regmean_lab.merging.merge import MergedParameter, merge_in_pieces, merge_members, part_settings
 from regmean_lab.merging.refining import RefiningMethod
 from regmean_lab.merging.starting_merge import permuted
 
@@ -32,6 +33,8 @@ class MergeWork:
         base: those of the model that they were trained from.
         device: where to compute.
         order: numbers of the members, in the order in which they are merged; None is their own.
+        finished: what is done at last to each merged parameter, of which large ones then come in pieces; None: nothing,
+            and all are whole.
     """
 
     prepared: PreparedMerge
@@ -39,6 +42,7 @@ class MergeWork:
     base: Mapping[str, Tensor] | None
     device: torch.device
     order: Sequence[int] | None = None
+    finished: Callable[[MergedParameter], MergedParameter] | None = None
 
     @property
     def layout(self) -> Layout:
@@ -57,15 +61,14 @@ class MergeWork:
         return Readers(plan, [members[number] for number in order], [orders[number] for number in order], prepared.lead)
 
     def merged(self, method: MergeMethod) -> Iterator[tuple[str, Tensor]]:
-        """Merge parameter by parameter; where layers are refitted afterwards, all are in memory."""
+        """Merge parameter by parameter or in pieces; where layers are refitted afterwards, all are in memory."""
         prepared, settings = self.prepared, self.prepared.settings
         if prepared.modules is not None:
             method = prepared.modules.of_transformer(method, self.layout)
         if self.order is not None and method.parts:  # they have one number a member, too
             settings = part_settings(method, [*self.members[0].weights])
-        parameters = merge_members(
-            method, self.members, self.layout, device=self.device, base=self.base, settings=settings
-        )
+        merge = merge_members if self.finished is None else partial(merge_in_pieces, finished=self.finished)
+        parameters = merge(method, self.members, self.layout, device=self.device, base=self.base, settings=settings)
         if isinstance(method, RefiningMethod):
             yield from self._refined(method, parameters)
         for parameter in parameters:
@@ -93,7 +96,7 @@ class MergeWork:
         """Merge, and distil the members into the merge, in an order that does not depend on how they are listed."""
         prepared = self.prepared
         order = sorted(range(len(self.members)), key=lambda number: self.members[number].name)
-        work = replace(self, members=[self.members[number] for number in order], order=order)
+        work = replace(self, members=[self.members[number] for number in order], order=order, finished=None)
         own, readers = permuted(method, order), work.readers
         assert readers is not None
         start = dict(work.merged(own.beginning))
@@ -103,11 +106,11 @@ class MergeWork:
 
     def chosen(self, auto: Auto) -> Iterator[tuple[str, Tensor]]:
         """The best of several merges."""
-        prepared = self.prepared
+        prepared, whole = self.prepared, replace(self, finished=None)
 
         def merge(method: MergeMethod) -> dict[str, Tensor]:
             prepared.diagnostics.clear()  # those of the last one remain
-            return dict(self.merged(method))
+            return dict(whole.merged(method))
 
         merged, choice = chosen_of_checkpoints(auto, merge, self.members, self.layout, self.readers, self.device)
         prepared.choice = choice
