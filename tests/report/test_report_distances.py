@@ -70,8 +70,23 @@ def test_the_gap_is_drawn_against_what_members_publish() -> None:
     labels = {text.get_text(): text.get_position()[0] for text in axes.get_xticklabels()}
     assert labels["none"] == points["simple"][0]
     assert "simple 0.0 with none" in chart.description
+    assert [text.get_text() for text in axes.texts] == ["simple", "regmean"]  # of fisher, simple closes more with less
     assert "individual" not in points
     assert "individual" in [row.label for row in column.rows]
+
+
+def test_of_many_methods_those_that_close_more_with_less_are_named() -> None:
+    every = []
+    for number in range(14):
+        result = make_result(f"m{number:02d}")
+        result.divergence = {"gap_closed": 10.0 + number % 7, "agreement": 90.0}
+        result.statistics_bytes = {"gram": 1000 * (number + 1)}
+        every.append(result)
+    (chart,) = size_charts(section_of(every), FileNames())
+    figure = Figure(figsize=chart.size)
+    chart.draw(figure)
+    labels = [str(text.get_text()) for text in figure.legends[0].get_texts()]
+    assert labels == [f"m{number:02d}" for number in range(7)] + ["7 others"]
 
 
 def test_without_sizes_the_gap_is_not_drawn_against_them() -> None:

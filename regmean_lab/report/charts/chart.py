@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -148,6 +148,22 @@ def legend_below(figure: Figure, axes: Iterable[Axes]) -> None:
         ncols=max(1, min(int(room), len(found))),
         handlelength=3.2,
     )
+
+
+MOST_NAMED = 12
+"""Of more rows in a scatter chart, only some have marks and names of their own."""
+
+OTHERS = "#8a8a8a"
+"""Colour of all others."""
+
+
+def not_dominated(points: Mapping[str, tuple[float, float]]) -> list[str]:
+    """Labels of the points that no other one is at least as high as in both coordinates and higher than in one."""
+    return [
+        label
+        for label, (x, y) in points.items()
+        if not any((a, b) != (x, y) and a >= x and b >= y for a, b in points.values())
+    ]
 
 
 def shortened(text: str) -> str:

@@ -9,16 +9,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from regmean_lab.config.baselines import comparator_types
-from regmean_lab.report.charts.chart import INK, Chart, legend_below, shortened, styles_of
+from regmean_lab.report.charts.chart import (
+    INK,
+    MOST_NAMED,
+    OTHERS,
+    Chart,
+    legend_below,
+    not_dominated,
+    shortened,
+    styles_of,
+)
 from regmean_lab.report.charts.scores import MOST_ROWS
 from regmean_lab.report.files import FileNames
 from regmean_lab.report.grid import Column, Row, Section
 from regmean_lab.report.tables import IN_DOMAIN, OUT_OF_DOMAIN, by_key, domains_of
-
-MOST_NAMED = 12
-"""Of more rows, only comparators and those that are not dominated have marks and names of their own."""
-
-OTHERS = "#8a8a8a"
 
 Point = tuple[float, float]
 
@@ -45,7 +49,7 @@ def member_points(row: Row) -> list[Point]:
     return [_mean(points) for points in sets.values()]
 
 
-def not_dominated(column: Column) -> list[str]:
+def best_in_both(column: Column) -> list[str]:
     """Labels of the rows that no other row is at least as good as in both domains and better than in one.
 
     Compared are means over members and seeds, of merges of which no result is missing: comparators are no merges, and
@@ -56,11 +60,7 @@ def not_dominated(column: Column) -> list[str]:
         inside, outside = by_key(row, IN_DOMAIN), by_key(row, OUT_OF_DOMAIN)
         if row.method not in comparator_types() and inside.keys() & outside.keys() == keys:
             points[row.label] = _mean(member_points(row))
-    return [label for label, own in points.items() if not any(_dominates(other, own) for other in points.values())]
-
-
-def _dominates(one: Point, other: Point) -> bool:
-    return one != other and one[0] >= other[0] and one[1] >= other[1]
+    return not_dominated(points)
 
 
 def _mean(points: Sequence[Point]) -> Point:
@@ -69,7 +69,7 @@ def _mean(points: Sequence[Point]) -> Point:
 
 def _chart(section: Section, column: Column, points: Mapping[str, list[Point]], names: FileNames) -> Chart:
     means = {label: _mean(own) for label, own in points.items()}
-    front = sorted(not_dominated(column), key=lambda label: means[label])
+    front = sorted(best_in_both(column), key=lambda label: means[label])
     several = any(len(own) > 1 for own in points.values())
     named = set(points)
     if len(points) > MOST_NAMED:

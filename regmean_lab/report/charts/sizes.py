@@ -9,7 +9,16 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from regmean_lab.report.charts.chart import INK, Chart, legend_below, styles_of
+from regmean_lab.report.charts.chart import (
+    INK,
+    MOST_NAMED,
+    OTHERS,
+    Chart,
+    legend_below,
+    not_dominated,
+    shortened,
+    styles_of,
+)
 from regmean_lab.report.charts.scores import MOST_ROWS
 from regmean_lab.report.distance_table import GAP, by_key_of_measure
 from regmean_lab.report.files import FileNames
@@ -63,29 +72,41 @@ def sizes_of(row: Row) -> dict[Key, int]:
 
 
 def _chart(section: Section, column: Column, points: Mapping[str, Point], names: FileNames) -> Chart:
+    front = not_dominated({label: (-point.size, point.gap) for label, point in points.items()})
     told = [f"{label} {point.gap:.1f} with {_size(point.size)}" for label, point in points.items()]
     description = (
         "Scatter chart of gap closed, in percent, against the bytes of statistics that a member publishes, on a "
-        f"logarithmic axis. {'; '.join(told)}."
+        f"logarithmic axis. {'; '.join(told)}. No other one closes more with as little: {', '.join(front)}."
     )
     smallest = min(point.size for point in points.values() if point.size)
     largest = max(point.size for point in points.values())
     nothing = smallest / NOTHING_BELOW
+    named = front if len(points) > MOST_NAMED else list(points)
 
     def draw(figure: Figure) -> None:
-        axes, styles = figure.subplots(), styles_of(list(points))
+        axes, styles = figure.subplots(), styles_of(named)
         axes.set_xscale("log")
         axes.axhline(0, color=INK, linewidth=0.9)
         for label, point in points.items():
+            place = (point.size or nothing, point.gap)
+            if label not in named:
+                axes.plot(*place, ".", color=OTHERS, markersize=8)
+                continue
             style = styles[label]
-            axes.plot([point.size or nothing], [point.gap], style.marker, color=style.colour, markersize=9, label=label)
+            axes.plot(*place, style.marker, color=style.colour, markersize=9, label=label)
+            if label in front:
+                axes.annotate(
+                    shortened(label), place, (7, 5), textcoords="offset points", fontsize=8.5, fontweight="bold"
+                )
+        if len(named) < len(points):
+            axes.plot([], [], ".", color=OTHERS, markersize=8, label=f"{len(points) - len(named)} others")
         ticks = [] if all(point.size for point in points.values()) else [nothing]
         if ticks:
             axes.axvline(smallest / NOTHING_BELOW**0.5, color=INK, linewidth=0.9, linestyle=(0, (1, 2)))
         axes.set_xticks([*ticks, *_ticks(smallest, largest)])
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: "none" if value == nothing else _size(value)))
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xlim((ticks[0] if ticks else smallest) / 1.7, largest * 1.7)
+        axes.set_xlim((ticks[0] if ticks else smallest) / 1.7, largest * 2.5)
         axes.margins(y=0.12)
         axes.set_xlabel("statistics that a member publishes")
         axes.set_ylabel("gap closed in percent")
