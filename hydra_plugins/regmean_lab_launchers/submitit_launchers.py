@@ -65,7 +65,7 @@ class SubmititLauncher(Launcher):
     cluster = ""
 
     def __init__(self, **params: Any) -> None:
-        self.params = {
+        self.params: dict[str, Any] = {
             name: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
             for name, value in params.items()
         }
@@ -123,12 +123,12 @@ class SubmititLauncher(Launcher):
 
         try:
             return job.results()[0]
-        except UncompletedJobError:
-            return lost_job(overrides, f"its process was killed; what it wrote: {job.paths.stderr}")
         except FailedJobError as error:  # it could not begin, or its end could not be sent
             lines = [line for line in str(error).splitlines() if line.strip(" -")]
             traceback_end = next((line for line in reversed(lines[:-3]) if not line.startswith(" ")), lines[0])
             return lost_job(overrides, f"{traceback_end}; what it wrote: {job.paths.stderr}")
+        except UncompletedJobError:
+            return lost_job(overrides, f"its process was killed; what it wrote: {job.paths.stderr}")
 
 
 class SubmititLocalLauncher(SubmititLauncher):

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from forks import Forks
-from launched_sweeps import LaunchedSweep, sweep_arguments
+from launched_sweeps import METHODS, LaunchedSweep, sweep_arguments
 
 VARIABLE = "REGMEAN_LAB_TEST_CLUSTERS"
 """Says that these tests are wanted, and where SLURM and munge are: ``/``, or a folder with the unpacked packages."""
 
-METHODS = ("simple", "regmean")
-LONG_TRAINING = "training.epochs=40"
-"""Long enough to do something meanwhile."""
+LONG_TRAINING = "training.epochs=16"
+"""A second or more, so that it can be stopped in the middle."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -25,6 +25,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.parent == Path(__file__).parent:
             item.add_marker(pytest.mark.skip(reason="real schedulers: make test-slurm"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def end_in_order() -> Iterator[None]:
+    """A signal to end the tests stops what they have started, too, as Ctrl-C does."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture(scope="session")

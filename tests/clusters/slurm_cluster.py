@@ -14,16 +14,15 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from processes import WAIT_SECONDS, processes_with, until
+
 DAEMONS = ("munged", "slurmctld", "slurmd", "slurmstepd")
 COMMANDS = ("sbatch", "srun", "scancel", "scontrol", "squeue", "sinfo")
-WAIT_SECONDS = 120
-"""How long to wait for something to happen before the test fails; it takes a fraction of it."""
-
 CONFIGURATION = """\
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -54,8 +53,8 @@ ReturnToService=2
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SchedulerParameters=batch_sched_delay=0,sched_min_interval=0,sched_interval=1,bf_interval=1
-# Seconds from SIGTERM to SIGKILL.
-KillWait=2
+# Seconds from SIGTERM to SIGKILL, but five at least.
+KillWait=1
 NodeName={host} NodeAddr=127.0.0.1 CPUs=2 RealMemory=1000 State=UNKNOWN
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
@@ -82,6 +81,7 @@ def find_programs(root: Path) -> Programs | str:
     Args:
         root: ``/``, or the folder.
     """
+    root = root.resolve()
     folders = [root / "usr" / name for name in ("bin", "sbin")]
     paths = {}
     for name in (*DAEMONS, *COMMANDS):
@@ -90,7 +90,8 @@ def find_programs(root: Path) -> Programs | str:
         if not found:
             return f"there is no {name} in {', '.join(map(str, folders))}"
         paths[name] = found[0]
-    plugins = [path.parent for path in (root / "usr").glob("lib*/**/auth_munge.so")]
+    usual = ("lib/*/slurm-wlm", "lib/*/slurm", "lib64/slurm", "lib/slurm")
+    plugins = [path.parent for part in usual for path in (root / "usr").glob(f"{part}/auth_munge.so")]
     if not plugins:
         return f"SLURM's plugin auth_munge is not below {root / 'usr'}"
     libraries = () if root == Path("/") else (plugins[0].parent, plugins[0])
@@ -169,11 +170,11 @@ def slurm_cluster(programs: Programs) -> Iterator[SlurmCluster]:
         }
         options = [f"--{option}={folder / 'munge' / name}" for option, name in munge.items()]
         start(stack, cluster, "munged", "--foreground", *options)
-        until((folder / "munge" / "socket").exists, cluster)
+        until((folder / "munge" / "socket").exists, cluster.logs)
         start(stack, cluster, "slurmctld", "-D", "-c")
         start(stack, cluster, "slurmd", "-D", "-N", host, "-d", str(programs.paths["slurmstepd"]))
         stack.callback(end_jobs, cluster)
-        until(lambda: idle(cluster), cluster)
+        until(lambda: idle(cluster), cluster.logs)
         yield cluster
 
 
@@ -212,24 +213,8 @@ def end_jobs(cluster: SlurmCluster) -> None:
 
 def end_what_is_left(folder: Path) -> None:
     """Kill every process of the cluster that goes on, whoever started it."""
-    for process in processes_of(folder):
-        try:
-            os.kill(process, signal.SIGKILL)
-        except ProcessLookupError:  # it has ended
-            continue
-
-
-def processes_of(folder: Path) -> list[int]:
-    """Numbers of the processes in whose environment or command line the cluster's folder is."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            texts = [(path / name).read_bytes() for name in ("environ", "cmdline")]
-        except OSError:  # it has ended, or is not ours
-            continue
-        if int(path.name) != os.getpid() and any(f"{folder}/".encode() in text for text in texts):
-            found.append(int(path.name))
-    return found
+    for process in processes_with(f"{folder}/"):
+        process.send(signal.SIGKILL)
 
 
 def idle(cluster: SlurmCluster) -> bool:
@@ -237,14 +222,6 @@ def idle(cluster: SlurmCluster) -> bool:
         ["sinfo", "--noheader", "--format=%T"], env=cluster.environment, capture_output=True, text=True, timeout=60
     )
     return done.returncode == 0 and done.stdout.strip() == "idle"
-
-
-def until(happened: Callable[[], bool], cluster: SlurmCluster) -> None:
-    """Wait for something; fail with the daemons' logs."""
-    end = time.monotonic() + WAIT_SECONDS
-    while not happened():
-        assert time.monotonic() < end, f"it did not happen\n{cluster.logs()}"
-        time.sleep(0.05)
 
 
 def free_ports(count: int) -> list[int]:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import shutil
+import signal
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from forks import Forks
 from launched_sweeps import LaunchedSweep, assert_same_results
+from processes import Process, processes, processes_with, until
 
 from regmean_lab.sweeps.launchers import launcher_problems
 
-WAIT_SECONDS = 240
 NODE = {"num_cpus": 1, "node_ip_address": "127.0.0.1", "object_store_memory": 80 * 2**20, "include_dashboard": False}
 """Room for one job. Everything of a node whose address is 127.0.0.1 listens there."""
 
@@ -34,11 +34,19 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def until(happened: Callable[[], bool], log: Path) -> None:
-    end = time.monotonic() + WAIT_SECONDS
-    while not happened():
-        assert time.monotonic() < end, log.read_text()
-        time.sleep(0.05)
+def jobs_of(node: Any) -> list[Process]:
+    """Processes of a node that run a job."""
+    (raylet,) = (each.process.pid for each in node.all_processes["raylet"])
+    return [each for each in processes() if each.parent == raylet and "run_in_worker" in each.arguments[0]]
+
+
+def switch_off(cluster: Any, node: Any) -> None:
+    """End a node as if its machine had been switched off: all processes at once."""
+    running = jobs_of(node)
+    assert running
+    cluster.remove_node(node, allow_graceful=False)
+    for process in running:
+        process.send(signal.SIGKILL)
 
 
 def test_a_node_that_is_stopped(
@@ -65,8 +73,8 @@ def test_a_node_that_is_stopped(
         assert cluster.address.startswith("127.0.0.1:")
         node = cluster.add_node(**NODE)
         process = start("hydra.launcher.ray.remote.max_retries=0")
-        until(lambda: len(list(tmp_path.glob("zoo/.tmp-*"))) == 2, log)
-        cluster.remove_node(node, allow_graceful=False)
+        until(lambda: jobs_of(node) and any(tmp_path.glob("zoo/.tmp-*")), log.read_text)
+        switch_off(cluster, node)
         sweep = end(process)
         assert sweep.status == 1, sweep.output
         lost, *others = (str(record["error"]) for record in sweep.records())
@@ -77,12 +85,10 @@ def test_a_node_that_is_stopped(
         (trained,) = (path.name.split("-")[1] for path in tmp_path.glob("zoo/emotion-*"))
         assert {member, trained} == {"tec", "isear"}
 
-        # The head trains the one that is missing, and a new node joins for the two merges.
-        process = start()
-        until(lambda: len(list(tmp_path.glob("zoo/emotion-*"))) == 2, log)
         node = cluster.add_node(**NODE)
-        until(lambda: len(list(tmp_path.glob("out/*/*/*-seed1-*/regmean_lab.log"))) == 2, log)
-        cluster.remove_node(node, allow_graceful=False)
+        process = start()
+        until(lambda: "Launching 2 jobs on Ray" in log.read_text() and jobs_of(node), log.read_text)
+        switch_off(cluster, node)
         sweep = end(process)
         assert sweep.status == 0, sweep.output
         assert "the node it was running on is dead" in sweep.output  # and its job is tried again
@@ -91,21 +97,4 @@ def test_a_node_that_is_stopped(
         assert_same_results(sweep, basic, "ray")
     finally:
         cluster.shutdown()
-    assert not processes_with(environment["RAY_TMPDIR"])
-
-
-def processes_with(text: str) -> list[str]:
-    """Command lines in which a text is, after some seconds for their ends."""
-    deadline = time.monotonic() + 30
-    while True:
-        found = []
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                line = path.read_bytes().decode(errors="replace")
-            except OSError:  # it has ended
-                continue
-            if text in line and path.parent.name != str(os.getpid()):
-                found.append(line)
-        if not found or time.monotonic() > deadline:
-            return found
-        time.sleep(0.2)
+    until(lambda: not processes_with(environment["RAY_TMPDIR"]), lambda: "Ray goes on after the cluster's end", 30)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import signal
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +15,8 @@ import pytest
 from conftest import VARIABLE
 from forks import Forks
 from launched_sweeps import LaunchedSweep, assert_same_results
-from slurm_cluster import SlurmCluster, find_programs, slurm_cluster, until
+from processes import processes, until
+from slurm_cluster import SlurmCluster, find_programs, slurm_cluster
 
 LAUNCHER = ["hydra/launcher=submitit_slurm", "hydra.launcher.gpus_per_node=null", "hydra.launcher.cpus_per_task=1"]
 
@@ -41,7 +45,7 @@ class Command:
 
     def array(self, number: int) -> str:
         """The array of the command's n-th stage, once it has been submitted."""
-        until(lambda: len(self.arrays()) > number, self.cluster)
+        until(lambda: len(self.arrays()) > number, lambda: self.log + self.cluster.logs())
         return self.arrays()[number]
 
     def arrays(self) -> list[str]:
@@ -60,21 +64,31 @@ def start(forks: Forks, cluster: SlurmCluster, arguments: list[str], folder: Pat
     return Command(forks, cluster, folder, process)
 
 
-def trainings(folder: Path) -> int:
-    """How many members are being trained."""
-    return len(list(folder.glob("zoo/.tmp-*")))
+def in_the_middle(cluster: SlurmCluster, folder: Path, address: str, job: str, *command: str) -> None:
+    """Have SLURM end a job while it trains a member, which does not go on in the seconds that SLURM leaves it."""
+    until(lambda: any(folder.glob(f"zoo/.tmp-{address}-*")), cluster.logs)
+    array, _, task = job.partition("_")
+    wanted = {f"SLURM_ARRAY_JOB_ID={array}", f"SLURM_ARRAY_TASK_ID={task}"}
+    (process,) = (each for each in processes() if each.arguments[0] == sys.executable and wanted <= each.environment)
+    assert process.send(signal.SIGSTOP)
+    cluster.call(*command, job)
+    until(lambda: not process.send(signal.SIGSTOP), cluster.logs)  # SLURM lets it go on, again and again
 
 
 def test_jobs_that_are_cancelled_or_requeued(
     forks: Forks, cluster: SlurmCluster, arguments: list[str], basic: LaunchedSweep, tmp_path: Path
 ) -> None:
     """The same command three times: what was cancelled is told, and only that is done again."""
-    # Two members are being trained. The first is put into the queue again, and the second is cancelled.
+    # Two members are trained. In the middle, the first is put into the queue again, and the second is cancelled.
+    addresses = basic.results()["simple", 1].zoo
     command = start(forks, cluster, arguments, tmp_path)
     members = command.array(0)
-    until(lambda: trainings(tmp_path) == 2, cluster)
-    cluster.call("scontrol", "requeue", f"{members}_0")
-    cluster.call("scancel", f"{members}_1")
+    with ThreadPoolExecutor() as threads:
+        requeued = threads.submit(
+            in_the_middle, cluster, tmp_path, addresses["tec"], f"{members}_0", "scontrol", "requeue"
+        )
+        in_the_middle(cluster, tmp_path, addresses["isear"], f"{members}_1", "scancel")
+        requeued.result()
     sweep = command.end()
     assert sweep.status == 1, sweep.output
     lost = f"train isear: SLURM job {members}_1 ended as CANCELLED; what it wrote: "
@@ -90,7 +104,7 @@ def test_jobs_that_are_cancelled_or_requeued(
     # is cancelled before it has begun.
     command = start(forks, cluster, arguments, tmp_path, "hydra.launcher.array_parallelism=1")
     statistics = command.array(1)
-    until(lambda: any(tmp_path.glob("out/*/steps/**/gram-isear/regmean_lab.log")), cluster)
+    until(lambda: any(tmp_path.glob("out/*/steps/**/gram-isear/regmean_lab.log")), cluster.logs)
     cluster.call("scancel", "--signal=USR2", statistics)
     merges = command.array(2)
     cluster.call("scancel", f"{merges}_1")
