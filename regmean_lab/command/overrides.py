@@ -98,7 +98,9 @@ def override_problems(
         groups, values = _split(loader, parsed)
         launchers = [override for override in values if override.key_or_group == LAUNCHER_GROUP]
         sweepers = [override for override in values if override.key_or_group == SWEEPER_GROUP]
-        problems = [problem for override in launchers for problem in launcher_problems(str(override.value()))]
+        problems = [
+            problem for override in launchers for problem in launcher_problems(str(override.value()), runs=jobs_too)
+        ]
         if problems:
             return problems
         chosen = [*groups, *launchers, *sweepers]

@@ -56,12 +56,15 @@ class Step:
             job: overrides of a job that needs it.
             job_folder: that job's folder below the output folder; the step writes its logs elsewhere.
         """
-        experiment, _, rest = job_folder.partition("/")
-        folder = f"{experiment}/steps/{rest}/{self.statistics or 'train'}-{self.member}"
         content = f"member: {quoted(self.member)}"
         if self.statistics is not None:
             content += f", statistics: {quoted(self.statistics)}"
-        return [*job, f"+{STEP_KEY}={{{content}}}", f"hydra.sweep.subdir={quoted(folder)}"]
+        return [*job, f"+{STEP_KEY}={{{content}}}", f"hydra.sweep.subdir={quoted(self.folder(job_folder))}"]
+
+    def folder(self, job_folder: str) -> str:
+        """Where the step writes its logs, below the output folder; ``job_folder`` is that of a job that needs it."""
+        experiment, _, rest = job_folder.partition("/")
+        return f"{experiment}/steps/{rest}/{self.statistics or 'train'}-{self.member}"
 
 
 def step_of(sweeper: Mapping[str, Any]) -> Step | None:
