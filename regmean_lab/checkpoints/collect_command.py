@@ -18,7 +18,7 @@ from regmean_lab.callbacks.requests import published_path
 from regmean_lab.callbacks.statistics import StatisticsRequest
 from regmean_lab.checkpoints.empty_models import Like, empty_model
 from regmean_lab.checkpoints.publishing.blocks import KIND as BLOCK_KIND
-from regmean_lab.checkpoints.publishing.blocks import BlockCollection, choice_problem, is_by_blocks
+from regmean_lab.checkpoints.publishing.blocks import BlockCollection, choice_problem, file_states, is_by_blocks
 from regmean_lab.checkpoints.publishing.card import write_cards
 from regmean_lab.checkpoints.publishing.collect import Publication, collect
 from regmean_lab.checkpoints.publishing.corpus import OneCorpus
@@ -284,8 +284,9 @@ def _module(
     tensors = stored_tensors(checkpoint.weights_folder())
     if _not_by_blocks(plain) or not is_by_blocks(plain.blocks, tensors, plain.trainer):
         return load_module(checkpoint, name, task, sentence), None
+    files = file_states(tensor.path for tensor in tensors.values())
     module, read = empty_module(checkpoint, name, task, sentence)
-    return module, BlockCollection(module, read, plain.trainer, parse_size(plain.held_activations), folder)
+    return module, BlockCollection(module, read, plain.trainer, parse_size(plain.held_activations), folder, files)
 
 
 def _not_by_blocks(plain: CollectConfig) -> list[str]:

@@ -28,6 +28,7 @@ from regmean_lab.statistics import (
     KINDS,
     Form,
     GramConfig,
+    GramFile,
     Kind,
     StatisticsError,
     StatisticsFile,
@@ -43,6 +44,9 @@ from regmean_lab.training.processes import run_together
 from regmean_lab.training.trainers import test_trainer
 
 log = logging.getLogger(__name__)
+
+GRAM_HEADER = ("kind", "rows", "shared", "examples", "batches", "unseen")
+"""What a file of Gram matrices tells of them, whatever their form."""
 
 PROBED = 2
 """Examples in the batch from which it is learned which layers get one row an example."""
@@ -130,7 +134,10 @@ def collect(
     if not force:
         _check_not_private(path)
     if found is not None and found.is_of_matrices and found.form in STORAGES:
-        _save(kind.load(found), request, publication, fingerprint, settings)
+        if isinstance(found, GramFile):
+            _save_again(found, request, publication, fingerprint, settings)
+        else:
+            _save(kind.load(found), request, publication, fingerprint, settings)
         return _done("written again", request, path)
     if publication.minimum is not None and kind.forward_rows:
         refuse(foresee(request, module, data, publication.minimum), publication.minimum, before=True, kind=kind)
@@ -180,11 +187,43 @@ def _save(
     """
     kind, (form, number) = request.about, publication.form_of(request.kind)
     widths = kind.widths_of(statistics)
-    if publication.minimum is not None:
-        short = shortages(kind.rows_of(statistics), widths, publication.minimum)
-        refuse(short, publication.minimum, before=False, kind=kind)
+    _check_rows(kind.rows_of(statistics), widths, request, publication)
     metadata = _metadata(publication, fingerprint, settings, widths)
     kind.save(publication.path(request.kind), statistics, metadata, form=form, rank=number)
+
+
+def _save_again(
+    found: GramFile,
+    request: StatisticsRequest,
+    publication: Publication,
+    fingerprint: str,
+    settings: dict[str, Any],
+) -> None:
+    """Write the matrices of a file in another form, one after the other, unless a layer saw too few rows."""
+    widths = {layer: found.width(layer) for layer in found.rows}
+    _check_rows(found.rows, widths, request, publication)
+    form, number = publication.form_of(request.kind)
+    metadata = _metadata(publication, fingerprint, settings, widths)
+    if (change := found.metadata.get("relative_change")) is not None:
+        metadata["relative_change"] = change
+    header = {name: found.metadata[name] for name in GRAM_HEADER if name in found.metadata}
+    with matrix_writer(found.path, found.layers, metadata, form=form, rank=number) as writer:
+        for layer in found.rows:
+            writer.add(layer, found.matrix(layer))
+        writer.finish(header, metadata)
+
+
+def _check_rows(
+    rows: Mapping[str, int], widths: Mapping[str, int], request: StatisticsRequest, publication: Publication
+) -> None:
+    """Raise for layers that saw too few rows; nothing is written then.
+
+    Raises:
+        StatisticsError: naming them.
+    """
+    if publication.minimum is not None:
+        short = shortages(rows, widths, publication.minimum)
+        refuse(short, publication.minimum, before=False, kind=request.about)
 
 
 def _done(done: str, request: StatisticsRequest, path: Path) -> str:
@@ -218,17 +257,13 @@ def _collect_by_blocks(
     Raises:
         StatisticsError: when a layer saw too few rows, as soon as its block is finished; as measuring does.
     """
-
-    def check(rows: Mapping[str, int], widths: Mapping[str, int]) -> None:
-        if publication.minimum is not None:
-            short = shortages(rows, widths, publication.minimum)
-            refuse(short, publication.minimum, before=False, kind=request.about)
-
+    check = partial(_check_rows, request=request, publication=publication)
     form, number = publication.form_of(request.kind)
     layers = wanted_layers(request, blocks.module.model)
     known = _metadata(publication, fingerprint, settings, {})
     with matrix_writer(publication.path(request.kind), layers, known, form=form, rank=number) as writer:
         written = write_by_blocks(request, blocks, data, writer, check)
+        blocks.check_unchanged()
         widths = {layer: written.widths[layer] for layer in layers if layer in written.widths}
         writer.finish(written.header(layers), _metadata(publication, fingerprint, settings, widths))
 
