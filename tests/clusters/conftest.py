@@ -10,9 +10,7 @@ from pathlib import Path
 import pytest
 from forks import Forks
 from launched_sweeps import METHODS, LaunchedSweep, sweep_arguments
-
-VARIABLE = "REGMEAN_LAB_TEST_CLUSTERS"
-"""Says that these tests are wanted, and where SLURM and munge are: ``/``, or a folder with the unpacked packages."""
+from slurm_cluster import VARIABLE
 
 LONG_TRAINING = "training.epochs=16"
 """A second or more, so that it can be stopped in the middle."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-WAIT_SECONDS = 240
+WAIT_SECONDS = 600
 """How long to wait for something to happen before the test fails; it takes a fraction of it."""
 
 

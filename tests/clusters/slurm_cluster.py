@@ -21,6 +21,9 @@ from pathlib import Path
 
 from processes import WAIT_SECONDS, processes_with, until
 
+VARIABLE = "REGMEAN_LAB_TEST_CLUSTERS"
+"""Says that tests with clusters are wanted, and where SLURM and munge are: ``/``, or a folder of unpacked packages."""
+
 DAEMONS = ("munged", "slurmctld", "slurmd", "slurmstepd")
 COMMANDS = ("sbatch", "srun", "scancel", "scontrol", "squeue", "sinfo")
 CONFIGURATION = """\

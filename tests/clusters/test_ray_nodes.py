@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import pytest
 from forks import Forks
 from launched_sweeps import LaunchedSweep, assert_same_results
@@ -26,6 +27,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
     # Ray's sockets have names that must be short.
     folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")
     variables = {"RAY_TMPDIR": folder, "HOME": folder, "RAY_USAGE_STATS_ENABLED": "0"}
+    variables["MPLCONFIGDIR"] = matplotlib.get_cachedir()  # otherwise every process looks for all fonts in its new home
     # Otherwise Ray takes 127.0.0.1 for the machine's address in its network.
     variables |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
     for name, value in variables.items():

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import VARIABLE
 from forks import Forks
 from launched_sweeps import LaunchedSweep, assert_same_results
 from processes import processes, until
-from slurm_cluster import SlurmCluster, find_programs, slurm_cluster
+from slurm_cluster import VARIABLE, SlurmCluster, find_programs, slurm_cluster
 
 LAUNCHER = ["hydra/launcher=submitit_slurm", "hydra.launcher.gpus_per_node=null", "hydra.launcher.cpus_per_task=1"]
 
