@@ -14,7 +14,7 @@ from typing import Any
 
 from regmean_lab.config.groups import LoggerConfig
 from regmean_lab.modules.base import DEV_SCORE
-from regmean_lab.tracking.logged_results import DIAGNOSTICS_TABLE, SCORES_TABLE
+from regmean_lab.tracking.logged_results import DIAGNOSTICS_TABLE, REPORT_PAGE, SCORES_TABLE
 
 PROGRAM = "python -m regmean_lab.dashboard"
 EXIT_FAILED, EXIT_WRONG = 1, 2
@@ -53,7 +53,7 @@ def workspace(entity: str, project: str, name: str) -> Any:
     """The view, not saved yet: a ``wandb_workspaces.workspaces.Workspace``.
 
     Runs are grouped by sweep and by job type. Sections show mean scores by method, in domain against out of domain,
-    the tables of each run, and how training went.
+    the tables of each run, how training went, and the pages of sweeps' reports.
     """
     import wandb_workspaces.reports.v2 as panels
     import wandb_workspaces.workspaces as workspaces
@@ -84,6 +84,7 @@ def workspace(entity: str, project: str, name: str) -> Any:
             workspaces.Section(name="Scores", panels=[*scores, against], is_open=True),
             workspaces.Section(name="Tables of a run", panels=[*tables], is_open=True),
             workspaces.Section(name="Training of members", panels=[*training]),
+            workspaces.Section(name="Reports of sweeps", panels=[panels.MediaBrowser(media_keys=[REPORT_PAGE])]),
         ],
         runset_settings=workspaces.RunsetSettings(
             groupby=[workspaces.Metric("Group"), workspaces.Metric("JobType")],

@@ -53,6 +53,7 @@ def test_it_shows_what_is_logged(sent: list[dict[str, Any]]) -> None:
     text = text_of(view)
     for key in ("mean_in_domain", "mean_out_of_domain", "table/scores", "table/merge_diagnostics"):
         assert key in text
+    assert '"mediaKeys": ["report"]' in text
     for key in ("train/loss", "dev/score"):
         assert f'"metrics": ["{key}"]' in text
 

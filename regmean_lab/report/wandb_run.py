@@ -8,6 +8,7 @@ from regmean_lab.config.groups import LoggerConfig
 from regmean_lab.report.content import Report
 from regmean_lab.report.tables import Table
 from regmean_lab.report.write import FIGURES, PAGE
+from regmean_lab.tracking.logged_results import REPORT_PAGE
 from regmean_lab.tracking.loggers import open_loggers
 
 JOB_TYPE = "report"
@@ -35,7 +36,7 @@ def log_report(report: Report, folder: Path, config: LoggerConfig, group: str) -
                 for drawn in section.charts:
                     path, title = folder / FIGURES / f"{drawn.chart.name}.png", drawn.chart.title
                     logger.log_image(f"figure/{drawn.chart.name}", images=[str(path)], caption=[title])  # type: ignore[attr-defined]
-            logger.experiment.log({"report": wandb.Html(str(folder / PAGE))})  # type: ignore[attr-defined]
+            logger.experiment.log({REPORT_PAGE: wandb.Html(str(folder / PAGE))})  # type: ignore[attr-defined]
 
 
 def logged_table(table: Table) -> tuple[list[str], list[list[str | float | None]]]:

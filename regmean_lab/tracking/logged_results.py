@@ -16,6 +16,8 @@ from regmean_lab.statistics import StatisticsFile
 from regmean_lab.utils.files import write_text
 
 SCORES_TABLE, DIAGNOSTICS_TABLE = "scores", "merge_diagnostics"
+REPORT_PAGE = "report"
+"""What W&B calls the page of a report."""
 
 
 @dataclass(frozen=True)

@@ -286,6 +286,24 @@ def test_of_what_is_chosen_the_best_complete_score_is_bold(opened: Chromium) -> 
 
 
 @needs_chromium
+def test_methods_are_chosen_where_they_are_columns_and_in_the_tests_too(opened: Chromium) -> None:
+    opened.evaluate("location.hash = '#methods=simple,fisher'")
+    opened.wait(lambda: opened.evaluate("document.getElementById('picked').textContent") == "2 of 4 methods", "choice")
+    by_members = (
+        "[...document.querySelectorAll('#section-emotion_pairwise ~ details table')]"
+        ".find(t => t.tHead.textContent.includes('members'))"
+    )
+    shown = opened.evaluate(
+        f"[...{by_members}.rows].map(r => [...r.cells].filter(c => !c.hidden).map(c => c.textContent.trim()))"
+    )
+    assert shown[0] == ["members", "simple", "fisher"]
+    for row, one, other in shown[1:]:  # fisher is better for each pair; one of its results of one pair is missing
+        assert ("best" in one, "best" in other) == (False, "of" not in other), row
+    tested = "[...document.querySelectorAll('tr[data-method]')].filter(r => !r.hidden).map(r => r.dataset.method)"
+    assert set(opened.evaluate(tested)) <= {"simple", "fisher", "all rows"}
+
+
+@needs_chromium
 def test_an_address_shows_its_section_and_its_choice_and_links_keep_it(opened: Chromium, page: Path) -> None:
     opened.evaluate("location.hash = '#section-emotion_incremental&methods=regmean,unheard'")
     opened.wait(lambda: opened.evaluate("window.scrollY > 0"), "scrolled page")
