@@ -1,4 +1,4 @@
-"""Merging members parameter by parameter: one parameter of every member in memory at a time."""
+"""Merging members parameter by parameter, or in pieces of a parameter where a method merges rows without the others."""
 
 from __future__ import annotations
 
