@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -182,7 +182,7 @@ class _Work:
 
     def merged(
         self, names: Sequence[str], done: Callable[[MergedParameter], MergedParameter]
-    ) -> Iterator[MergedParameter]:
+    ) -> Generator[MergedParameter]:
         """All parameters, those that are merged in pieces piece by piece."""
         if not self.method.elementwise or not read_by_rows(self.members):
             for name in names:
