@@ -159,7 +159,8 @@ class Peers:
             differing += int((ours != theirs).sum())
             total += ours.numel()
             largest = float((ours.float() - theirs.float()).abs().max())
-            digits = max(digits, largest / (float(theirs.float().abs().max()) * torch.finfo(theirs.dtype).eps))
+            scale = float(theirs.float().abs().max()) or 1.0
+            digits = max(digits, largest / (scale * torch.finfo(theirs.dtype).eps))
         note = f"of {total} elements {differing} differ; mergekit computes in float32, too, and rounds to bfloat16"
         title = f"{name} of 2: largest difference, in units of the last digit of a tensor's largest weight"
         return Figure(title, digits, digits, digits, 1.0, note=note)
@@ -200,7 +201,7 @@ def _memory(name: str, ours: Sequence[Run], theirs: Sequence[Run]) -> Figure:
 
 
 def write_models(folder: Path, parameters: int) -> list[Path]:
-    """A decoder with random weights in bfloat16, and two others near it."""
+    """A decoder with random weights in bfloat16, and two others near it, half of whose changes is common to them."""
     config = decoder_config(parameters)
     base = write_decoder(folder / "base", config, 0)
     listed = [base]
@@ -211,26 +212,29 @@ def write_models(folder: Path, parameters: int) -> list[Path]:
         planned = [PlannedTensor(name, torch.bfloat16, shape) for name, shape in _shapes(base).items()]
         shards = plan_shards(planned, 5 * 10**9)
         names = [tensor.name for shard in shards for tensor in shard.tensors]
-        write_shards(member, shards, _changed(base, names, torch.Generator().manual_seed(number)))
+        generators = [torch.Generator().manual_seed(seed) for seed in (0, number)]
+        write_shards(member, shards, _changed(base, names, generators))
         listed.append(member)
     return listed
 
 
 def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    found = {}
+    found: dict[str, tuple[int, ...]] = {}
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
             found |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     return found
 
 
-def _changed(folder: Path, names: Sequence[str], generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
+def _changed(folder: Path, names: Sequence[str], generators: Sequence[torch.Generator]) -> Iterator[tuple[str, Tensor]]:
     files = {name: path for path in sorted(folder.glob("*.safetensors")) for name in _names(path)}
     for name in names:
         with safe_open(files[name], framework="pt") as file:
             tensor = file.get_tensor(name).float()
-        change = torch.randn(tensor.shape, generator=generator)
-        yield name, tensor.add_(change, alpha=CHANGE * float(tensor.std())).bfloat16()
+        scale = CHANGE * float(tensor.std()) / len(generators) ** 0.5
+        for generator in generators:
+            tensor.add_(torch.randn(tensor.shape, generator=generator), alpha=scale)
+        yield name, tensor.bfloat16()
 
 
 def _names(path: Path) -> list[str]:

@@ -24,7 +24,8 @@ from regmean_lab.checkpoints.publishing.collect import Publication, collect
 from regmean_lab.checkpoints.publishing.corpus import OneCorpus
 from regmean_lab.checkpoints.publishing.guard import guard_file
 from regmean_lab.checkpoints.publishing.imported import KIND as GRAM
-from regmean_lab.checkpoints.publishing.imported import import_gram, input_widths
+from regmean_lab.checkpoints.publishing.imported import import_gram
+from regmean_lab.checkpoints.publishing.layers import input_widths
 from regmean_lab.checkpoints.publishing.models import (
     TASKS,
     empty_module,

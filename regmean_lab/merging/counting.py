@@ -8,6 +8,7 @@ on: two passes over the values for float32, four for float64. The value found is
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -79,17 +80,23 @@ class _Search:
         self.prefix = self.prefix << DIGIT | digit
 
 
-@dataclass(frozen=True)
-class _First:
-    """What the first pass finds in a piece: counts of upper bits [sets, bins], of values other than zero, and bits."""
+class _Counts:
+    """Counts of values by their bits, which several threads add to: in whatever order, the sums are the same."""
 
-    counts: Tensor
-    nonzero: Tensor
-    bits: int
+    def __init__(self) -> None:
+        self.of: dict[int, Tensor] = {}
+        self._lock = threading.Lock()
 
-    def and_of(self, other: _First) -> _First:
-        """What it finds in two."""
-        return _First(self.counts + other.counts, self.nonzero + other.nonzero, self.bits)
+    def add(self, key: int, digits: Tensor) -> None:
+        """Count values.
+
+        Args:
+            key: what they are counted for.
+            digits: sixteen bits of each value.
+        """
+        counts = torch.bincount(digits, minlength=BINS).cpu()
+        with self._lock:
+            self.of[key] = self.of[key].add_(counts) if key in self.of else counts
 
 
 def cuts(
@@ -111,15 +118,25 @@ def cuts(
     Returns:
         For each set, the cut at each of its places.
     """
-    first: _First | None = None
-    for found in each(lambda piece: _first_pass([_bits(part) for part in values(piece)])):
-        first = found if first is None else first.and_of(found)
-    if first is None:
+    counted, nonzero, sizes = _Counts(), list[Tensor](), set[int]()
+
+    def look(piece: Any) -> tuple[Tensor, int]:
+        sets = [_bits(part) for part in values(piece)]
+        size = sets[0].element_size() * 8
+        for number, bits in enumerate(sets):
+            counted.add(number, bits >> (size - DIGIT))
+        return torch.stack([torch.count_nonzero(bits).cpu() for bits in sets]), size
+
+    for found, size in each(look):
+        nonzero.append(found)
+        sizes.add(size)
+    if not sizes:
         return []
-    totals = first.counts.sum(1).tolist()
+    (size,) = sizes
+    totals = [int(counted.of[number].sum()) for number in range(len(counted.of))]
     wanted = [
-        places(number, total, int(nonzero))
-        for number, (total, nonzero) in enumerate(zip(totals, first.nonzero.tolist(), strict=True))
+        places(number, total, int(varied))
+        for number, (total, varied) in enumerate(zip(totals, torch.stack(nonzero).sum(0), strict=True))
     ]
     searches = {
         (number, place): _Search(number, place)
@@ -129,14 +146,14 @@ def cuts(
     }
     active = list(searches.values())
     for search in active:
-        search.go_on(first.counts[search.number])
-    for shift in range(first.bits - 2 * DIGIT, -1, -DIGIT):
+        search.go_on(counted.of[search.number])
+    for shift in range(size - 2 * DIGIT, -1, -DIGIT):
         _next_pass(each, values, active, shift)
-    indices = {} if start is None else _indices(each, values, start, active, first.bits)
+    indices = {} if start is None else _indices(each, values, start, active)
 
     def cut(number: int, place: int) -> Cut:
         if (search := searches.get((number, place))) is not None:
-            return Cut(_number(search.prefix, first.bits), indices.get(id(search), 0))
+            return Cut(_number(search.prefix, size), indices.get(id(search), 0))
         return Cut(math.inf if place else -1.0)
 
     return [[cut(number, place) for place in own] for number, own in enumerate(wanted)]
@@ -169,32 +186,23 @@ def _bits(values: Tensor) -> Tensor:
     return values.detach().flatten().view(torch.int32 if values.dtype == torch.float32 else torch.int64)
 
 
-def _first_pass(sets: Sequence[Tensor]) -> _First:
-    size = sets[0].element_size() * 8
-    counts = [torch.bincount(bits >> (size - DIGIT), minlength=BINS).cpu() for bits in sets]
-    nonzero = [torch.count_nonzero(bits).cpu() for bits in sets]
-    return _First(torch.stack(counts), torch.stack(nonzero), size)
-
-
 def _next_pass(each: Each, values: Callable[[Any], Sequence[Tensor]], searches: Sequence[_Search], shift: int) -> None:
     """Decide the bits from ``shift`` on of all searches."""
     if not searches:
         return
 
-    def look(piece: Any) -> Tensor:
-        sets = [_bits(part) for part in values(piece)]
-        counts = []
-        for search in searches:
-            bits = sets[search.number]
-            chosen = bits[bits >> (shift + DIGIT) == search.prefix]
-            counts.append(torch.bincount((chosen >> shift) & (BINS - 1), minlength=BINS).cpu())
-        return torch.stack(counts)
+    counted = _Counts()
 
-    total = torch.zeros(len(searches), BINS, dtype=torch.int64)
-    for found in each(look):
-        total += found
-    for search, counts in zip(searches, total, strict=True):
-        search.go_on(counts)
+    def look(piece: Any) -> None:
+        sets = [_bits(part) for part in values(piece)]
+        for key, search in enumerate(searches):
+            bits = sets[search.number]
+            counted.add(key, (bits[bits >> (shift + DIGIT) == search.prefix] >> shift) & (BINS - 1))
+
+    for _ in each(look):
+        pass
+    for key, search in enumerate(searches):
+        search.go_on(counted.of[key])
 
 
 def _indices(
@@ -202,7 +210,6 @@ def _indices(
     values: Callable[[Any], Sequence[Tensor]],
     start: Callable[[Any], int],
     searches: Sequence[_Search],
-    bits: int,
 ) -> dict[int, int]:
     """By the identity of a search, the index of the value at its place, where equal ones come before it."""
     open_ones = [search for search in searches if search.left]

@@ -1,8 +1,8 @@
-"""Merging members parameter by parameter: one parameter of every member in memory at a time."""
+"""Merging members parameter by parameter, or in pieces of a parameter where a method merges rows without the others."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -183,7 +183,7 @@ class _Work:
 
     def merged(
         self, names: Sequence[str], done: Callable[[MergedParameter], MergedParameter]
-    ) -> Iterator[MergedParameter]:
+    ) -> Generator[MergedParameter]:
         """All parameters, those that are merged in pieces piece by piece."""
         if not self.method.elementwise or not read_by_rows(self.members):
             for name in names:

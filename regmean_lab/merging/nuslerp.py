@@ -80,7 +80,7 @@ class NuSlerp(FreeWeights):
             begin, end = surveyed(self, parameter).known
             merged = begin * vectors[0] + end * vectors[1]
         else:
-            merged = arc(*vectors, self._share(parameter), dimension)
+            merged = arc(vectors[0], vectors[1], self._share(parameter), dimension)
         return parameter.base + merged if self.from_base and parameter.base is not None else merged, None
 
     def _vectors(self, parameter: Parameter) -> list[Tensor]:

@@ -63,10 +63,10 @@ class ElementwiseMethod(FreeWeights, TaskVectorMethod):
 
     def merge(self, parameter: Parameter) -> tuple[Tensor, LayerDiagnostics | None]:
         """The base plus the scaled merged task vector; the mean of a parameter without a base."""
-        if parameter.base is None:
+        base = parameter.base
+        if base is None:
             return parameter.mean(), None
-        parameter = surveyed(self, parameter)
-        return parameter.base + self.scaling * self.merge_vectors(parameter, task_vectors(parameter)), None
+        return base + self.scaling * self.merge_vectors(surveyed(self, parameter), task_vectors(parameter)), None
 
     def survey(self, pieces: Pieces) -> Any:
         """What merging pieces takes of the whole parameter; nothing of one without a base."""

@@ -124,7 +124,7 @@ def _parts(
         weights = members[0].weights
         if not is_floating(weights, name):
             continue
-        blocks = blocks_of(tensor_shape(weights, name), len(members)) if by_rows else []
+        blocks: list[slice | None] = [*blocks_of(tensor_shape(weights, name), len(members))] if by_rows else []
         found += [
             partial(read_parameter, name, members, shares, layout, torch.device("cpu"), base, block)
             for block in blocks or [None]

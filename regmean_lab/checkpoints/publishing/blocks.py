@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from regmean_lab.callbacks.statistics import StatisticsRequest, batches_of
 from regmean_lab.checkpoints.publishing.corpus import CORPUS
+from regmean_lab.checkpoints.publishing.layers import wanted_layers
 from regmean_lab.config.groups import TrainerConfig
 from regmean_lab.models.headers import StoredTensor
 from regmean_lab.modules import TaskModule
@@ -28,9 +29,7 @@ from regmean_lab.statistics import (
     MatrixWriter,
     ReadWeight,
     StatisticsError,
-    expert_layers,
     gram_by_blocks,
-    linear_layers,
 )
 from regmean_lab.statistics.block_passes import find_blocks
 from regmean_lab.statistics.kinds.gram import own_precision
@@ -198,19 +197,6 @@ def is_by_blocks(value: Any, tensors: Mapping[str, StoredTensor], trainer: Train
             )
             return True
     return False
-
-
-def input_widths(model: nn.Module, layers: Sequence[str]) -> dict[str, int]:
-    """The number of inputs of linear layers, without any pass; experts are left out."""
-    linear = linear_layers(model)
-    shapes = {layer: linear[layer].get_parameter("weight").shape for layer in layers if layer in linear}
-    return {layer: shape[1 if isinstance(linear[layer], nn.Linear) else 0] for layer, shape in shapes.items()}
-
-
-def wanted_layers(request: StatisticsRequest, model: nn.Module) -> list[str]:
-    """The layers that a request is of, in the order of the model."""
-    layers = [*linear_layers(model), *(expert_layers(model) if request.experts else [])]
-    return [layer for layer in layers if request.layers is None or layer in request.layers]
 
 
 def write_by_blocks(

@@ -14,14 +14,10 @@ import pytorch_lightning as pl
 
 from regmean_lab.callbacks.requests import published_path
 from regmean_lab.callbacks.statistics import StatisticsRequest, measure
-from regmean_lab.checkpoints.publishing.blocks import (
-    BlockCollection,
-    input_widths,
-    wanted_layers,
-    write_by_blocks,
-)
+from regmean_lab.checkpoints.publishing.blocks import BlockCollection, write_by_blocks
 from regmean_lab.checkpoints.publishing.corpus import CORPUS
 from regmean_lab.checkpoints.publishing.guard import Shortage, guard_file, most_rows, refuse, shortages
+from regmean_lab.checkpoints.publishing.layers import input_widths, wanted_layers
 from regmean_lab.config.groups import TrainerConfig
 from regmean_lab.modules import TaskModule
 from regmean_lab.statistics import (
@@ -377,7 +373,9 @@ def _foreseen_by_tokens(
         return []
     encoded: Any = _examples(request, settings, data).dataset
     tokens = sum(example.length for example in encoded)
-    widths = input_widths(module.model, wanted_layers(request, module.model))
+    # Experts are left out: how many rows each sees is only known afterwards.
+    wanted = set(wanted_layers(request, module.model)) & set(linear_layers(module.model))
+    widths = {layer: width for layer, width in input_widths(module.model).items() if layer in wanted}
     return shortages(dict.fromkeys(widths, tokens), widths, minimum)
 
 

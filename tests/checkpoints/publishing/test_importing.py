@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from regmean_lab.callbacks.requests import StatisticsRequest
 from regmean_lab.checkpoints.collect_command import check, run
 from regmean_lab.checkpoints.publishing import imported
-from regmean_lab.checkpoints.publishing.imported import input_widths
+from regmean_lab.checkpoints.publishing.layers import input_widths
 from regmean_lab.config.schema import ConfigurationError
 from regmean_lab.merging.regmean import RegMean
 from regmean_lab.models.convert_pickled import ConversionError, convert_each
