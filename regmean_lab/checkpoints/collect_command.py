@@ -15,16 +15,9 @@ from regmean_lab.callbacks.statistics import StatisticsRequest
 from regmean_lab.checkpoints.publishing.card import write_cards
 from regmean_lab.checkpoints.publishing.collect import Publication, collect
 from regmean_lab.checkpoints.publishing.corpus import OneCorpus
-from regmean_lab.checkpoints.publishing.models import (
-    TASKS,
-    is_local,
-    load_module,
-    longest_text,
-    read_checkpoint,
-    task_name,
-    task_of,
-)
+from regmean_lab.checkpoints.publishing.models import is_local, load_module, read_checkpoint
 from regmean_lab.checkpoints.table_settings import HEADERS, table_problems, texts_of
+from regmean_lab.checkpoints.tasks import TASKS, longest_text, task_name, task_of
 from regmean_lab.config.checkpoint_commands import CollectConfig
 from regmean_lab.config.groups import (
     ModelConfig,

@@ -20,7 +20,6 @@ from regmean_lab.checkpoints.merge import MergeRequest, PreparedMerge, prepare_m
 from regmean_lab.checkpoints.output import checksums, find_merged, fingerprint, output_problem, write_output
 from regmean_lab.checkpoints.recipe.reading import read_recipe
 from regmean_lab.checkpoints.recipe.request import lost_models, request_of_recipe
-from regmean_lab.checkpoints.scoring.merged import score_merge, scoring_problems
 from regmean_lab.checkpoints.sources import find_sources
 from regmean_lab.checkpoints.writing import parse_size
 from regmean_lab.config.checkpoint_commands import AdapterConfig, Measured, MergeCheckpointsConfig, written_output
@@ -51,8 +50,7 @@ def check(config: DictConfig) -> None:
     """
     request = request_of(config)
     _prepared(request)
-    if config.evaluate is not None and (found := scoring_problems(_plain(config), request)):
-        raise ConfigurationError(found)
+    _check_scoring(config, request)
 
 
 def run(config: DictConfig, folder: Path) -> Measured | None:
@@ -72,8 +70,7 @@ def run(config: DictConfig, folder: Path) -> Measured | None:
     request = request_of(config)
     output = Path(config.output).expanduser() if config.output is not None else folder / MERGED_FOLDER
     prepared = _prepared(request)
-    if config.evaluate is not None and (found := scoring_problems(_plain(config), request)):
-        raise ConfigurationError(found)
+    _check_scoring(config, request)
     for note in prepared.agreement.notes:
         log.info("%s", note)
     sums = checksums(prepared)
@@ -92,8 +89,19 @@ def run(config: DictConfig, folder: Path) -> Measured | None:
             log.info("written to %s", output)
     if config.evaluate is None:
         return None
+    from regmean_lab.checkpoints.scoring.merged import score_merge
+
     overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
     return score_merge(_plain(config), request, output, settings, ["experiment=merge_checkpoints", *overrides])
+
+
+def _check_scoring(config: DictConfig, request: MergeRequest) -> None:
+    if config.evaluate is None:
+        return
+    from regmean_lab.checkpoints.scoring.merged import scoring_problems  # Lightning, which merging does without
+
+    if found := scoring_problems(_plain(config), request):
+        raise ConfigurationError(found)
 
 
 def _plain(config: DictConfig) -> MergeCheckpointsConfig:

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from regmean_lab.config.schema import ConfigurationError, Settings
+from regmean_lab.evaluation.finished import data_fingerprint, model_fingerprint
 from regmean_lab.evaluation.label_spaces import label_differences
 from regmean_lab.models.pretrained import Checkpoint, shared_tokenizer
 from regmean_lab.modules import TaskModule
-from regmean_lab.results import combine_fingerprints
-from regmean_lab.suites.data_module import CorpusDataModule, Evaluation, evaluations_for
-from regmean_lab.utils.files import file_sha256
+from regmean_lab.suites.data_module import CorpusDataModule
+from regmean_lab.suites.evaluations import Evaluation, evaluations_for
 from regmean_lab.zoo import ZooEntry
 
 
@@ -34,22 +34,6 @@ class Outcome:
     notes: list[str] = field(default_factory=list)
     divergence: dict[str, Any] | None = None
     choice: dict[str, Any] | None = None
-
-
-def model_fingerprint(checkpoint: Checkpoint, checkpoints: Mapping[str, Mapping[str, Any]]) -> str:
-    """What identifies the weights that a job starts from: the pretrained model's, and given members with statistics.
-
-    Args:
-        checkpoint: the pretrained model.
-        checkpoints: of members that are checkpoints, by corpus, where they are from.
-    """
-    if not checkpoints:
-        return checkpoint.fingerprint
-    own = (
-        f"{corpus} {record['fingerprint']} {sorted(record['published_statistics'].items())}"
-        for corpus, record in sorted(checkpoints.items())
-    )
-    return combine_fingerprints([checkpoint.fingerprint, *own])
 
 
 @dataclass
@@ -96,12 +80,9 @@ class Job:
         suite.prepare(settings.corpora)
         if different := label_differences(settings, checkpoint):
             raise ConfigurationError(different)
-        fingerprints = [suite.fingerprint(corpus) for corpus in settings.corpora]
-        if (texts := getattr(settings.method, "text_file", None)) is not None:
-            fingerprints.append(file_sha256(texts))
-        data_fingerprint = combine_fingerprints(fingerprints)
+        data = data_fingerprint(settings, suite.fingerprint)
         evaluations = evaluations_for(suite, settings.members, settings.evaluated_split)
-        return cls(settings, checkpoint, evaluations, data_fingerprint, folder, checkpoints=checkpoints or {})
+        return cls(settings, checkpoint, evaluations, data, folder, checkpoints=checkpoints or {})
 
     @property
     def model_fingerprint(self) -> str:

@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from regmean_lab.config.checkpoint_commands import root_module
 from regmean_lab.config.resolvers import register_resolvers
 from regmean_lab.sweeps.summary import JobRecord, record_job, show_measured
+from regmean_lab.utils.garbage import collect_again
 from regmean_lab.utils.quiet import quiet_libraries
 from regmean_lab.utils.threads import limit_threads
 
@@ -34,9 +35,10 @@ def job(config: DictConfig) -> float | None:
     import torch  # this and the others take seconds
 
     from regmean_lab.experiment import run
-    from regmean_lab.sweeps.steps import run_step, step_of
+    from regmean_lab.sweeps.steps import step_of
     from regmean_lab.utils.errors import UserError
 
+    collect_again()
     register_resolvers()
     quiet_libraries()
     hydra_config = HydraConfig.get()
@@ -52,6 +54,8 @@ def job(config: DictConfig) -> float | None:
 
     try:
         if step is not None:
+            from regmean_lab.sweeps.step_work import run_step  # imports Lightning, which finding results does not need
+
             run_step(step, config, folder)
             return None
         record(NOT_ENDED)  # a process that is killed leaves this record as the last one
@@ -76,6 +80,7 @@ def root_job(config: DictConfig) -> None:
     """One job of an experiment with a root configuration of its own."""
     from regmean_lab.utils.errors import UserError
 
+    collect_again()
     register_resolvers()
     quiet_libraries()
     hydra_config = HydraConfig.get()
