@@ -83,6 +83,7 @@ LONGEST = (
     "training/test_training.py",
     "command/test_plugin_commands.py",
     "command/test_verbs.py",
+    "test_starts.py",
     "command/test_roots.py",
     "checkpoints/test_collect_statistics.py",
     "checkpoints/test_evaluate.py",

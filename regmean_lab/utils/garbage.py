@@ -27,6 +27,10 @@ def collecting_later() -> Iterator[None]:
 
 
 def collect_again() -> None:
-    """Look for garbage from now on, but not among what is there already: before work that makes some."""
-    gc.freeze()
-    gc.enable()
+    """Look for garbage from now on, before work that makes some; not among what the command has imported so far.
+
+    Does nothing after the first time: what an earlier job of the process has left is garbage.
+    """
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
