@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from benchmarks import fisher, gram, jobs, merge, merge_memory, scores, training
+from benchmarks import fisher, gram, jobs, merge, merge_memory, scores, start, training
 from benchmarks.figure import Figure, Setting
 
 FAMILIES: dict[str, Callable[[Setting], list[Figure]]] = {
@@ -15,5 +15,6 @@ FAMILIES: dict[str, Callable[[Setting], list[Figure]]] = {
     "scores": scores.figures,
     "training": training.figures,
     "jobs": jobs.figures,
+    "start": start.figures,
 }
 """What measures each family."""

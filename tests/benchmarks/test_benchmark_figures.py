@@ -18,7 +18,7 @@ from benchmarks.report import table
 SETTING = Setting(torch.device("cpu"), repeats=2, sentences=24, pico=True)
 
 
-WHOLE_PROCESSES = ("jobs", "merge-memory", "scores")
+WHOLE_PROCESSES = ("jobs", "merge-memory", "scores", "start")
 """Families that start processes: too long for a test."""
 
 
