@@ -18,7 +18,8 @@ from benchmarks.figure import Figure, Setting
 from benchmarks.merge_memory import MEMORY_ROUNDS, PICO_PARAMETERS, decoder_config, write_decoder
 from regmean_lab.checkpoints.publishing.blocks import whole_model_bytes
 from regmean_lab.models.folders import stored_tensors
-from regmean_lab.models.pico import TEXT, pico_folder
+from regmean_lab.models.pico import pico_folder
+from regmean_lab.models.pico_models import TEXT
 
 EXAMPLES, TOKENS = 16, 128
 """How many texts are read, and how many tokens of each."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from benchmarks import blocks, fisher, gram, jobs, merge, merge_memory, peers, scores, training
+from benchmarks import blocks, fisher, gram, jobs, merge, merge_memory, peers, scores, start, training
 from benchmarks.figure import Figure, Setting
 
 FAMILIES: dict[str, Callable[[Setting], list[Figure]]] = {
@@ -17,6 +17,7 @@ FAMILIES: dict[str, Callable[[Setting], list[Figure]]] = {
     "training": training.figures,
     "jobs": jobs.figures,
     "peers": peers.figures,
+    "start": start.figures,
 }
 """What measures each family."""
 

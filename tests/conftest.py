@@ -88,6 +88,7 @@ LONGEST = (
     "training/test_training.py",
     "command/test_plugin_commands.py",
     "command/test_verbs.py",
+    "test_starts.py",
     "command/test_roots.py",
     "checkpoints/test_collect_statistics.py",
     "checkpoints/test_collect_by_blocks.py",

@@ -26,16 +26,7 @@ from regmean_lab.checkpoints.publishing.guard import guard_file
 from regmean_lab.checkpoints.publishing.imported import KIND as GRAM
 from regmean_lab.checkpoints.publishing.imported import import_gram
 from regmean_lab.checkpoints.publishing.layers import input_widths
-from regmean_lab.checkpoints.publishing.models import (
-    TASKS,
-    empty_module,
-    is_local,
-    load_module,
-    longest_text,
-    read_checkpoint,
-    task_name,
-    task_of,
-)
+from regmean_lab.checkpoints.publishing.models import empty_module, is_local, load_module, read_checkpoint
 from regmean_lab.checkpoints.publishing.pushing import (
     StatisticsPush,
     push_statistics,
@@ -43,6 +34,7 @@ from regmean_lab.checkpoints.publishing.pushing import (
     weights_problem,
 )
 from regmean_lab.checkpoints.table_settings import HEADERS, table_problems, texts_of
+from regmean_lab.checkpoints.tasks import TASKS, longest_text, task_name, task_of
 from regmean_lab.checkpoints.writing import parse_size
 from regmean_lab.config.checkpoint_commands import CollectConfig, pushed_to
 from regmean_lab.config.groups import (

@@ -16,19 +16,19 @@ from torch import Tensor
 
 from regmean_lab.checkpoints.alignment import AlignedWeights
 from regmean_lab.checkpoints.bases import find_bases
+from regmean_lab.checkpoints.choices import choice_problems, with_what_is_published
 from regmean_lab.checkpoints.compatibility import Agreement, agree, base_orders
 from regmean_lab.checkpoints.lora.placement import Placement
 from regmean_lab.checkpoints.lora.request import AdapterRequest, adapter_problems, core_problems
 from regmean_lab.checkpoints.members import Member, equal_tensors, read_member
 from regmean_lab.checkpoints.merge_base import read_base
 from regmean_lab.checkpoints.merge_work import MergeWork
-from regmean_lab.checkpoints.merged_text import TextPlan, plan_text, request_problems
 from regmean_lab.checkpoints.names import read_names
 from regmean_lab.checkpoints.published_statistics import MemberStatistics, open_statistics, other_weights
 from regmean_lab.checkpoints.recipe.reading import UNION, Recipe
 from regmean_lab.checkpoints.sentence_modules import MergedModules, agree_on_modules
 from regmean_lab.checkpoints.sources import Source, find_sources
-from regmean_lab.checkpoints.teaching import choice_problems, with_what_is_published
+from regmean_lab.checkpoints.text_plan import TextPlan, plan_text, request_problems
 from regmean_lab.checkpoints.unchanged import ReadFiles
 from regmean_lab.checkpoints.union_tokenizer import union_lead
 from regmean_lab.checkpoints.writing import PlannedTensor, Shard, as_planned, plan_shards, write_shards
@@ -42,6 +42,7 @@ from regmean_lab.merging.member_text import ReadsText
 from regmean_lab.merging.merge import MergedParameter, part_settings
 from regmean_lab.merging.partial import covered
 from regmean_lab.merging.parts import name_problems
+from regmean_lab.merging.refining import RefiningMethod
 from regmean_lab.models.converted_weights import DEFAULT_MODELS_FOLDER
 from regmean_lab.models.headers import CheckpointError, StoredTensor
 from regmean_lab.utils.files import STATISTICS_FOLDER
@@ -332,12 +333,11 @@ def merged_tensors(
     prepared.diagnostics.clear()
     started = time.perf_counter()
     work = MergeWork(prepared, members, base, torch.device(device), finished=finished)
-    if isinstance(method, Distill):
-        yield from work.distilled(method)
-    elif isinstance(method, Auto):
-        yield from work.chosen(method)
-    else:
-        yield from work.merged(method)
+    if isinstance(method, RefiningMethod | Distill | Auto):
+        from regmean_lab.checkpoints.reading_work import ReadingWork  # imports Lightning, by which text is read
+
+        work = ReadingWork(prepared, members, base, torch.device(device))  # needs all parameters whole
+    yield from work.tensors(method)
     log.info("merged %d tensors in %.1f s", len(names), time.perf_counter() - started)
 
 

@@ -28,7 +28,6 @@ from regmean_lab.checkpoints.output import (
 )
 from regmean_lab.checkpoints.recipe.reading import read_recipe
 from regmean_lab.checkpoints.recipe.request import lost_models, request_of_recipe
-from regmean_lab.checkpoints.scoring.merged import score_merge, scoring_problems
 from regmean_lab.checkpoints.sources import find_sources
 from regmean_lab.checkpoints.writing import parse_size
 from regmean_lab.config.checkpoint_commands import AdapterConfig, Measured, MergeCheckpointsConfig, written_output
@@ -103,6 +102,8 @@ def run(config: DictConfig, folder: Path) -> Measured | None:
             log.info("written to %s", output)
     measured = None
     if plain.evaluate is not None:
+        from regmean_lab.checkpoints.scoring.merged import score_merge  # Lightning, which merging does without
+
         overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
         measured = score_merge(plain, request, output, settings, ["experiment=merge_checkpoints", *overrides])
     if destination is not None:
@@ -128,6 +129,8 @@ def _checked(config: DictConfig, output: Path | None) -> tuple[MergeRequest, Pre
         request = request_of(config)
         prepared = _prepared(request)
         if plain.evaluate is not None:
+            from regmean_lab.checkpoints.scoring.merged import scoring_problems  # Lightning, as above
+
             found += scoring_problems(plain, request)
     except ConfigurationError as error:
         found += error.problems

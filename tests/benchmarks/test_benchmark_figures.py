@@ -18,7 +18,7 @@ from benchmarks.report import read_sections, table
 SETTING = Setting(torch.device("cpu"), repeats=2, sentences=24, pico=True)
 
 
-WHOLE_PROCESSES = ("blocks", "jobs", "merge-memory", "scores", "peers")
+WHOLE_PROCESSES = ("blocks", "jobs", "merge-memory", "scores", "peers", "start")
 """Families that start processes: too long for a test."""
 
 
