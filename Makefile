@@ -26,7 +26,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet 
 CHECK_PYTHON := import sys; v = sys.version_info[:2]; \
 	sys.exit(0 if (3, 10) <= v <= (3, 13) else f"Python 3.10 to 3.13 is needed, but {sys.executable} is Python {v[0]}.{v[1]}.")
 
-.PHONY: help setup development demo test test-fast test-real test-lm-eval bench bench-gpu lint format tables docs zoo build clean
+.PHONY: help setup development demo test test-fast test-real test-lm-eval test-slurm bench bench-gpu lint format tables docs zoo build clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -106,6 +106,11 @@ test-lm-eval: development ## tests with the lm-evaluation-harness, which is inst
 	@$(PIP) --editable '.[lm-eval]'
 	$(BIN)/python -m pytest tests/checkpoints/test_harness.py
 
+test-slurm: export PYTHONDONTWRITEBYTECODE :=
+test-slurm: export OMP_NUM_THREADS := $(OMP_NUM_THREADS)
+test-slurm: development ## sweeps on a SLURM cluster and on two Ray nodes of this machine (SLURM is fetched for it)
+	REGMEAN_LAB_TEST_CLUSTERS="$$(tests/clusters/unpack_slurm build/slurm)" $(BIN)/python -m pytest tests/clusters
+
 bench: setup ## measure speed and memory against plain baselines, on the processor: benchmarks/RESULTS.md
 	@$(PIP) accelerate # what the Trainer of transformers needs, which training is compared with
 	$(BIN)/python -m benchmarks
@@ -135,8 +140,10 @@ docs: development ## write the documentation as a site: build/site
 zoo: setup ## list the trained members
 	@$(BIN)/python -m regmean_lab.zoo list
 
-build: development ## build the wheel and the source distribution into dist/
+build: development ## build the wheel and the source distribution into dist/, and check what PyPI shows of them
+	@$(PIP) twine
 	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
 
 clean: ## delete what builds and checks left behind (not .venv, data, outputs or the zoo)
 	rm -rf build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage

@@ -18,7 +18,8 @@ from benchmarks.figure import Figure, Setting
 from benchmarks.merge_memory import MEMORY_ROUNDS, PICO_PARAMETERS, decoder_config, write_decoder
 from regmean_lab.checkpoints.publishing.blocks import whole_model_bytes
 from regmean_lab.models.folders import stored_tensors
-from regmean_lab.models.pico import TEXT, pico_folder
+from regmean_lab.models.pico import pico_folder
+from regmean_lab.models.pico_models import TEXT
 
 EXAMPLES, TOKENS = 16, 128
 """How many texts are read, and how many tokens of each."""
@@ -55,13 +56,16 @@ def figures(setting: Setting) -> list[Figure]:
     ]
     if "false" in runs:
         pairs = list(zip(runs["true"], runs["false"], strict=True))
-        for what, name in (("peak", "peak memory"), ("processor", "time of the processor")):
-            behind = " / ".join(f"{median(run[what] for run in runs[choice]):.4g}" for choice in compared)
+        for what, name, unit, size in (
+            ("peak", "peak memory", "MB", 1e6),
+            ("processor", "time of the processor", "s", 1),
+        ):
+            behind = " / ".join(f"{median(run[what] for run in runs[choice]) / size:.0f} {unit}" for choice in compared)
             found.append(
                 Figure(
                     f"block by block, {title}: {name} / that of the whole model at once",
                     *_spread([one[what] / other[what] for one, other in pairs]),
-                    note=f"{behind} {'bytes' if what == 'peak' else 's'}",
+                    note=behind,
                 )
             )
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from benchmarks import blocks, fisher, gram, jobs, merge, merge_memory, scores, training
+from benchmarks import blocks, fisher, gram, jobs, merge, merge_memory, peers, scores, start, training
 from benchmarks.figure import Figure, Setting
 
 FAMILIES: dict[str, Callable[[Setting], list[Figure]]] = {
@@ -16,5 +16,10 @@ FAMILIES: dict[str, Callable[[Setting], list[Figure]]] = {
     "scores": scores.figures,
     "training": training.figures,
     "jobs": jobs.figures,
+    "peers": peers.figures,
+    "start": start.figures,
 }
 """What measures each family."""
+
+BY_NAME = ("peers",)
+"""Families that are measured only where they are named: they take long, or another program."""

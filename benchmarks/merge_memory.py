@@ -23,7 +23,10 @@ from regmean_lab.checkpoints.writing import PlannedTensor, plan_shards, write_sh
 from regmean_lab.statistics import GramStatistics, save_gram
 
 METHODS = ("simple", "task_arithmetic")
-MANY_METHODS = (*METHODS, "regmean")
+MANY_METHODS = (
+    *(*METHODS, "ties", "dare", "della", "breadcrumbs", "sce", "karcher", "multislerp", "model_stock"),
+    "regmean",
+)
 LAYERS = 22
 FULL_WIDTH, FULL_VOCABULARY, FULL_PARAMETERS = 2048, 32000, 1.1e9
 FEW, MANY = 2, 16

@@ -6,28 +6,14 @@
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
 from pathlib import Path
 
+from benchmarks.memory import peak_bytes
 from regmean_lab.checkpoints.merge import MergeRequest, prepare_merge
 from regmean_lab.checkpoints.output import write_output
 from regmean_lab.merging import method_types
-
-
-def peak_bytes() -> int:
-    """Most resident memory of this process so far: its own and that of mapped files; the system's cache is not.
-
-    From ``VmHWM`` where there is one: what ``getrusage`` tells begins with the memory of the process that started this
-    one.
-    """
-    try:
-        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
 def main() -> None:

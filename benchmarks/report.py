@@ -17,20 +17,22 @@ from regmean_lab.utils.files import write_text
 
 PACKAGES = ("python", "torch", "pytorch-lightning", "transformers")
 
+SHARED = "Machine"
+
 EXPLANATION = """\
 Every figure is a ratio of times that were measured in turns in the same run: the median over the rounds, and the least
 and the greatest. *textbook* is the plain version in `benchmarks/baseline.py` (a hook on every linear layer, `XᵀX` of
 all rows with padding, a running mean, batches of 32 in random order; an explicit inverse; squared gradients of batches'
 mean losses). *floor* is the bare forward pass over our length-sorted batches plus the time in which this machine, at
 the speed of a large matrix product measured in the same round, does half the products of the real tokens of every
-distinct input.
+distinct input. Below each table is what it was measured with.
 """
 
 
 def write_report(
     path: Path, families: Mapping[str, Sequence[Figure]], failures: Mapping[str, str], setting: Setting, seconds: float
 ) -> None:
-    """Write the page.
+    """Write the page; sections of families that it has and that were not measured now stay as they are.
 
     Args:
         path: the file.
@@ -39,13 +41,44 @@ def write_report(
         setting: how they were measured.
         seconds: how long all took.
     """
+    below = ["", *(f"- {line}" for line in machine(setting, seconds))]
+    sections = {
+        **read_sections(path),
+        **{family: [*table(figures), *below] for family, figures in families.items()},
+        **{family: [f"Failed: {message}", *below] for family, message in failures.items()},
+    }
     lines = ["# Benchmarks", "", EXPLANATION]
-    for family, figures in families.items():
-        lines += [f"## {family}", "", *table(figures), ""]
-    for family, message in failures.items():
-        lines += [f"## {family}", "", f"Failed: {message}", ""]
-    lines += ["## Machine", "", *(f"- {line}" for line in machine(setting, seconds)), ""]
+    for family, content in sections.items():
+        lines += [f"## {family}", "", *content, ""]
     write_text(path, "\n".join(lines))
+
+
+def read_sections(path: Path) -> dict[str, list[str]]:
+    """The sections of a page that was written before, by family.
+
+    On pages of earlier versions one section at the end told the machine of all: it is put below each.
+    """
+    sections: dict[str, list[str]] = {}
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    content: list[str] = []
+    for line in lines:
+        if line.startswith("## "):
+            content = sections.setdefault(line.removeprefix("## "), [])
+        else:
+            content.append(line)
+    shared = _trimmed(sections.pop(SHARED, []))
+    return {
+        family: _trimmed(own) + (["", *shared] if shared and not any(_tells_machine(line) for line in own) else [])
+        for family, own in sections.items()
+    }
+
+
+def _tells_machine(line: str) -> bool:
+    return line.startswith("- commit ")
+
+
+def _trimmed(lines: Sequence[str]) -> list[str]:
+    return "\n".join(lines).strip("\n").split("\n") if any(lines) else []
 
 
 def table(figures: Sequence[Figure]) -> list[str]:

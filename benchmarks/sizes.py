@@ -86,8 +86,8 @@ DECODERS: dict[str, PreTrainedConfig] = {
 }
 """What is collected block by block, with output layers."""
 
-NARROW_BYTES = 2
-"""Of a number in bfloat16."""
+NUMBER_BYTES = {"bf16-true": 2, "32-true": 4}
+"""Bytes of a parameter, by the precision in which a model is run."""
 
 WAITING_ROWS = 2048
 """Rows of each input that wait for a product on a GPU, at most (wide ones; fewer of narrow ones)."""
@@ -117,6 +117,7 @@ class BlockSizes:
         vocabulary: number of outputs of the output layer.
         largest: number of elements of the largest parameter.
         file_entries: number of entries of all matrices.
+        multiplied: number of parameters in linear layers.
     """
 
     outside: int
@@ -127,9 +128,14 @@ class BlockSizes:
     vocabulary: int
     largest: int
     file_entries: int
+    multiplied: int
 
-    def taken(self, tokens: int, batch_tokens: int) -> dict[str, float]:
-        """Bytes that it takes, by `COLUMNS`: parameters and activations in bfloat16, rows and matrices in float32.
+    def operations(self, tokens: int) -> int:
+        """Floating-point operations of the forward pass and of the upper triangles of products."""
+        return tokens * (2 * self.multiplied + self.file_entries)
+
+    def taken(self, tokens: int, batch_tokens: int, number: int) -> dict[str, float]:
+        """Bytes that it takes, by `COLUMNS`, with parameters and activations of ``number`` bytes; matrices are float32.
 
         A batch is all that a block's linear layers give, at once, and the rows of its widest input, and those that wait
         for a product; or the logits, whichever is more. In main memory are what all blocks give, the matrices of a
@@ -137,17 +143,15 @@ class BlockSizes:
         """
         entries = sum(width * width for width in self.widths)
         rows = batch_tokens * max(self.widths) + WAITING_ROWS * sum(self.widths)
-        in_block = NARROW_BYTES * batch_tokens * (self.outputs + 2 * self.hidden) + FLOAT_BYTES * rows
-        at_end = (
-            NARROW_BYTES * batch_tokens * (self.vocabulary + 2 * self.hidden) + FLOAT_BYTES * batch_tokens * self.hidden
-        )
+        in_block = number * batch_tokens * (self.outputs + 2 * self.hidden) + FLOAT_BYTES * rows
+        at_end = number * batch_tokens * (self.vocabulary + 2 * self.hidden) + FLOAT_BYTES * batch_tokens * self.hidden
         matrices, batch = FLOAT_BYTES * entries, max(in_block, at_end)
-        outside, block = NARROW_BYTES * self.outside, NARROW_BYTES * self.block
-        held = NARROW_BYTES * tokens * self.hidden
+        outside, block = number * self.outside, number * self.block
+        held = number * tokens * self.hidden
         triangle = FLOAT_BYTES * max(self.widths) ** 2 / 2
         sizes = (
             *(outside, block, matrices, batch, outside + block + matrices + batch),
-            *(held, held + matrices + triangle + NARROW_BYTES * self.largest, FLOAT_BYTES * self.file_entries / 2),
+            *(held, held + matrices + triangle + number * self.largest, FLOAT_BYTES * self.file_entries / 2),
         )
         return dict(zip(COLUMNS, sizes, strict=True))
 
@@ -238,6 +242,7 @@ def block_sizes_of(config: PreTrainedConfig) -> BlockSizes:
         vocabulary=model.get_output_embeddings().out_features,
         largest=max(part.numel() for part in model.parameters()),
         file_entries=sum(width * width for width in inputs.values()),
+        multiplied=sum(layer.get_parameter("weight").numel() for layer in linear_layers(model).values()),
     )
 
 
@@ -266,6 +271,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--batch-tokens", type=int, default=16384, help="tokens of a batch where blocks are on the device one by one"
     )
+    parser.add_argument("--precision", choices=sorted(NUMBER_BYTES), default="bf16-true", help="of those models")
     options = parser.parse_args(arguments)
     speed = options.speed * 1e9
     print("| model | parameters | distinct inputs | Gram, full | packed | gradient Gram | Fisher | widest matrix |")
@@ -304,15 +310,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parts = (weights + sizes.gram_bytes, 2 * weights, weights + sizes.merge_bytes, 3 * weights / 2)
         print(f"| {name} | {' | '.join(_gigabytes(part) for part in parts)} |")
     print(
-        f"\nGram matrices block by block, in bfloat16: {EXAMPLES} examples of {LENGTH} tokens, batches of "
+        f"\nGram matrices block by block, in {options.precision}: {EXAMPLES} examples of {LENGTH} tokens, batches of "
         f"{options.batch_tokens}:\n"
     )
-    print(f"| model | {' | '.join(COLUMNS)} |")
-    print(f"|---|{'---:|' * len(COLUMNS)}")
+    print(f"| model | {' | '.join(COLUMNS)} | operations |")
+    print(f"|---|{'---:|' * (len(COLUMNS) + 1)}")
     for name, config in DECODERS.items():
         blocks = block_sizes_of(config)
-        taken = blocks.taken(EXAMPLES * LENGTH, options.batch_tokens)
-        print(f"| {name} | {' | '.join(map(_gigabytes, taken.values()))} |")
+        taken = blocks.taken(EXAMPLES * LENGTH, options.batch_tokens, NUMBER_BYTES[options.precision])
+        work = _work(blocks.operations(EXAMPLES * LENGTH), speed)
+        print(f"| {name} | {' | '.join(map(_gigabytes, taken.values()))} | {work} |")
     return 0
 
 

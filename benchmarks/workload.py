@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
+    DebertaV2Config,
     PreTrainedConfig,
     PreTrainedModel,
     RobertaConfig,
@@ -96,6 +97,8 @@ class Workload:
         made = {"input_ids": ids, "attention_mask": mask}
         if self.module.task.kind == "answers":
             made["target"] = torch.tensor([[5, 6, 1]] * len(sentences))[:, :ANSWER_TOKENS]
+            made["answer_prefix"] = made["target"][:, :1]
+            made["answers"] = torch.tensor([[[7], [6]]] * len(sentences))  # no and yes, a token each
         else:
             made["labels"] = torch.tensor([len(sentence) % 2 for sentence in sentences])
         return {name: value.to(self.device) for name, value in made.items()}
@@ -119,7 +122,7 @@ def shaped(architecture: str, setting: Setting, sentences: list[list[int]]) -> W
     """A model with the shapes of a published one and random weights, on random words.
 
     Args:
-        architecture: ``minilm``, ``roberta_base`` or ``t5_base``.
+        architecture: ``minilm``, ``roberta_base``, ``deberta_v3_small`` or ``t5_base``.
         setting: where, and whether only a pico model is wanted.
         sentences: whose lengths are taken.
     """
@@ -190,6 +193,29 @@ def _roberta_config(pico: bool) -> PreTrainedConfig:
     return RobertaConfig(vocab_size=50265, max_position_embeddings=514, type_vocab_size=1)
 
 
+def _deberta_config(pico: bool) -> PreTrainedConfig:
+    relative: dict[str, Any] = {
+        "relative_attention": True,
+        "norm_rel_ebd": "layer_norm",
+        "share_att_key": True,
+        "pos_att_type": ["p2c", "c2p"],
+        "position_biased_input": False,
+        "type_vocab_size": 0,
+        "pad_token_id": 0,
+    }
+    sizes: dict[str, Any] = {
+        "vocab_size": 128100,
+        "hidden_size": 768,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 12,
+    }
+    sizes |= {"intermediate_size": 3072, "position_buckets": 256}
+    if pico:
+        sizes = {"vocab_size": 40, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2}
+        sizes |= {"intermediate_size": 12, "position_buckets": 4}
+    return DebertaV2Config(**sizes, **relative)
+
+
 def _t5_config(pico: bool) -> T5Config:
     common: dict[str, Any] = {
         "feed_forward_proj": "gated-gelu",
@@ -204,5 +230,6 @@ def _t5_config(pico: bool) -> T5Config:
 _CONFIGS: dict[str, Callable[[bool], PreTrainedConfig]] = {
     "minilm": _minilm_config,
     "roberta_base": _roberta_config,
+    "deberta_v3_small": _deberta_config,
     "t5_base": _t5_config,
 }

@@ -29,7 +29,8 @@ from regmean_lab.merging.simple import Simple
 from regmean_lab.merging.weights import SafetensorsWeights
 from regmean_lab.models.pretrained import load_tokenizer
 from regmean_lab.statistics import Form, GramFile, GramStatistics, save_gram
-from regmean_lab.suites.data_module import CorpusDataModule, evaluations_for
+from regmean_lab.suites.data_module import CorpusDataModule
+from regmean_lab.suites.evaluations import evaluations_for
 from regmean_lab.suites.sentiment import SentimentSettings, SentimentSuite
 from regmean_lab.training.trainers import test_trainer
 

@@ -21,7 +21,7 @@ from regmean_lab.command.recipes import recipe_arguments
 from regmean_lab.command.released_flags import released_flag_problems
 from regmean_lab.command.verbs import VERBS, VerbError, run_program, split_verb
 from regmean_lab.config.checkpoint_commands import RootError, split_root
-from regmean_lab.config.grids import CONFIG_NAME, composing
+from regmean_lab.config.grids import CONFIG_NAME, composing, composing_once
 from regmean_lab.config.locations import configuration_root, use_own_folders
 from regmean_lab.config.resolvers import register_resolvers
 from regmean_lab.config.schema import register_schemas
@@ -31,6 +31,7 @@ from regmean_lab.sweeps.summary import SWEEPS_FOLDER, summarise
 from regmean_lab.sweeps.task_function import job, root_job
 from regmean_lab.tracking.sweep_name import begin_sweep
 from regmean_lab.utils.errors import together
+from regmean_lab.utils.garbage import collecting_later
 from regmean_lab.utils.plugins import PluginError
 from regmean_lab.utils.quantities import counted
 
@@ -42,7 +43,11 @@ HELP_FLAGS = ("-h", "--help")
 
 def main() -> None:
     """Entry point of ``python -m regmean_lab`` and of the script ``regmean-lab``."""
-    given = sys.argv[1:]
+    with collecting_later(), composing_once():
+        _main(sys.argv[1:])
+
+
+def _main(given: list[str]) -> None:
     if is_completion(given):
         if (config := complete_verbs(given)) is not None:
             _register()

@@ -25,10 +25,11 @@ from regmean_lab.__main__ import main
 LATER = (
     "pytorch_lightning",
     "transformers.models.bert.modeling_bert",
-    "regmean_lab.experiment",
+    "regmean_lab.experiment.computing",
     "regmean_lab.evaluation.evaluators",
     "regmean_lab.report.summary",
     "regmean_lab.sweeps.stages",
+    "regmean_lab.sweeps.step_work",
 )
 
 

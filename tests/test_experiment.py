@@ -35,7 +35,8 @@ from regmean_lab.merging import method_types
 from regmean_lab.results import Result, read_result
 from regmean_lab.suites.base import IGNORED, DataError
 from regmean_lab.suites.emotion import EmotionSettings, EmotionSuite
-from regmean_lab.sweeps.steps import Step, run_step
+from regmean_lab.sweeps.step_work import run_step
+from regmean_lab.sweeps.steps import Step
 from regmean_lab.zoo import Zoo
 
 ARCHITECTURES = ("bert", "roberta", "distilbert", "deberta_v2")

@@ -322,8 +322,9 @@ def test_an_old_zoo_is_imported(
         state = released(tmp_path / "old_zoo", corpus, "1660000000", pico_cache, 1)
         save_statistics(tmp_path / "old_zoo", corpus, "1660000000", state)
     (command,) = IMPORTS
-    given = shlex.split(command.replace("roberta_base", "pico_bert").replace("roberta-base", "bert-base"))
-    paths = [f"paths.data_dir={folder / 'resources'}", f"paths.zoo_dir={tmp_path / 'zoo'}", "trainer=cpu"]
+    command = command.replace("roberta_base", "pico_bert").replace("roberta-base", "bert-base")
+    given = shlex.split(command.replace("=resources", f"={folder / 'resources'}"))
+    paths = [f"paths.zoo_dir={tmp_path / 'zoo'}", "trainer=cpu"]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["regmean-lab", "zoo", *given, *paths, "trainer.progress_bar=false"])
     with pytest.raises(SystemExit) as ended:
@@ -335,10 +336,10 @@ def test_an_old_zoo_is_imported(
         raise AssertionError("trained although it is there")
 
     monkeypatch.setattr("regmean_lab.training.train.train_model", refuse)
-    texts = [text.replace("roberta_base", "pico_bert") for text in arguments(VERBS[-1]) if "data_dir" not in text]
+    then = VERBS[-1].replace("roberta_base", "pico_bert").replace("=resources", f"={folder / 'resources'}")
     config = compose_job(
-        *(text for text in texts if not text.startswith("experiment=")),
-        *("suite=emotion", "suite.out_of_domain=[emoint]", "logger=none", "trainer.progress_bar=false", *paths),
+        *arguments(then),
+        *("suite.out_of_domain=[emoint]", "logger=none", "trainer.progress_bar=false", *paths),
         f"paths.output_dir={tmp_path / 'outputs'}",
     )
     result, _ = run(config, tmp_path / "job", [])

@@ -8,25 +8,22 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.core.singleton import Singleton
-from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrides, run_job, setup_globals
+from hydra.core.utils import JobReturn, configure_log, filter_overrides
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
+
+from regmean_lab.sweeps.launched_jobs import LaunchedJob, launched_jobs
 
 LOCAL_CLUSTER_ONLY = ("num_cpus", "num_gpus", "include_dashboard")
 """Arguments of ``ray.init`` that describe a cluster which it starts, and that it refuses for one that is there."""
 
 LOCAL_CLUSTER_ENVIRONMENT = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """Read when ``ray`` is imported: a cluster that it starts then listens on 127.0.0.1 only, as on Windows and macOS."""
-
-INHERITED = "REGMEAN_LAB_"
-"""Jobs get the environment variables with this prefix, on whatever machine they run."""
 
 log = logging.getLogger(__name__)
 
@@ -58,36 +55,26 @@ class RayLauncher(Launcher):
         import ray
         from ray.exceptions import RayError
 
+        from regmean_lab.sweeps.lost_jobs import lost_job
+
         assert self.config is not None
-        assert self.hydra_context is not None
-        assert self.task_function is not None
-        setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
+        jobs = launched_jobs(self.hydra_context, self.config, self.task_function, job_overrides, initial_job_idx)
         if not ray.is_initialized():
             ray.init(**self.init)
         log.info("Launching %d jobs on Ray", len(job_overrides))
-        run = ray.remote(**self.remote)(run_in_worker)
-        environment = {name: value for name, value in os.environ.items() if name.startswith(INHERITED)}
+        remote = ray.remote(**self.remote)(run_in_worker)
         references = []
-        for number, overrides in enumerate(job_overrides, start=initial_job_idx):
-            log.info("\t#%d : %s", number, " ".join(filter_overrides(overrides)))
-            config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
-            with open_dict(config):
-                config.hydra.job.id = f"{config.hydra.job.name}_{number}"
-                config.hydra.job.num = number
-            references.append(
-                run.remote(self.hydra_context, config, self.task_function, Singleton.get_state(), environment)
-            )
+        for job in jobs:
+            log.info("\t#%d : %s", job.number, " ".join(filter_overrides(job.overrides)))
+            references.append(remote.remote(job))
         returned = []
         for reference, overrides in zip(references, job_overrides, strict=True):
             try:
                 returned.append(ray.get(reference))
             except RayError as error:  # the process was killed, or what it returned could not be sent
-                log.error("lost the job %s: %s", " ".join(filter_overrides(overrides)), error)
-                lost = JobReturn(overrides=list(overrides), status=JobStatus.FAILED)
-                lost.return_value = error
-                returned.append(lost)
+                returned.append(lost_job(overrides, str(error).strip().partition("\n")[0]))
         return returned
 
 
@@ -99,26 +86,9 @@ def init_arguments(configured: DictConfig) -> dict[str, Any]:
     return {name: value for name, value in given.items() if name not in LOCAL_CLUSTER_ONLY}
 
 
-def run_in_worker(
-    hydra_context: HydraContext,
-    config: DictConfig,
-    task_function: TaskFunction,
-    singletons: Any,
-    environment: Mapping[str, str],
-) -> JobReturn:
-    """Run one job in a Ray worker, in the folder where the command was started."""
-    os.environ.update(environment)
-    os.chdir(config.hydra.runtime.cwd)
-    setup_globals()
-    Singleton.set_state(singletons)
-    HydraConfig.instance().set_config(config)
-    return run_job(
-        hydra_context=hydra_context,
-        task_function=task_function,
-        config=config,
-        job_dir_key="hydra.sweep.dir",
-        job_subdir_key="hydra.sweep.subdir",
-    )
+def run_in_worker(job: LaunchedJob) -> JobReturn:
+    """Run one job in a Ray worker."""
+    return job.run()
 
 
 def _given(configured: DictConfig) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from regmean_lab.callbacks.choose import chosen_merge
 from regmean_lab.callbacks.distill import Distillation, Start, distilled, in_fixed_order, taught
-from regmean_lab.callbacks.refine import TextReading, few_tokens, member_texts
+from regmean_lab.callbacks.refine import TextReading, member_texts
 from regmean_lab.callbacks.requests import published_path
 from regmean_lab.callbacks.statistics import MakeBatches, StatisticsRequest, collect_for_entry, open_statistics
 from regmean_lab.callbacks.text_streams import text_streams
@@ -29,6 +29,7 @@ from regmean_lab.merging.weights import SafetensorsWeights
 from regmean_lab.models.pretrained import head_parameters
 from regmean_lab.modules import TaskModule
 from regmean_lab.statistics import expert_layers, linear_layers
+from regmean_lab.statistics.pseudo_text import few_tokens
 from regmean_lab.statistics.token_counts import TokenCounts
 from regmean_lab.training.distillation import TextStream
 from regmean_lab.utils.files import file_sha256

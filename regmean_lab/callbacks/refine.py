@@ -36,20 +36,6 @@ class TextReading:
     max_length: int | None = None
 
 
-FEW_TOKENS = 100
-"""Fewer tokens than this make poor pseudo-text, see docs/methods_with_text.md."""
-
-
-def few_tokens(name: str, counts: TokenCounts | None) -> str | None:
-    """A warning where a member's counts tell too few tokens for pseudo-text; None where there are enough."""
-    if counts is None or len(counts.tokens) >= FEW_TOKENS:
-        return None
-    return (
-        f"{name}: counts of {len(counts.tokens)} tokens; pseudo-text of so few can bring a merge further from its "
-        "members than their mean is"
-    )
-
-
 class TextSource(Protocol):
     """A member that can be loaded, and whose training examples can be read."""
 

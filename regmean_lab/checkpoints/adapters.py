@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
 
 from regmean_lab.checkpoints.adapter_tensors import ADVICE, FACTOR, PREFIX, Adapter, SortedTensors, listed
@@ -29,8 +30,7 @@ from regmean_lab.models.folders import (
     read_json_file,
 )
 from regmean_lab.models.headers import CheckpointError, StoredTensor, read_header
-from regmean_lab.models.pretrained import ADAPTER_TASKS
-from regmean_lab.modules.sequence_classification import PROBLEM_TYPES
+from regmean_lab.models.pretrained import ADAPTER_TASKS, PROBLEM_TYPES
 
 UNDERSTOOD = (
     "peft_type",
@@ -124,7 +124,8 @@ def read_adapter_files(folder: Path) -> tuple[dict[str, Any], dict[str, StoredTe
 
 def adapted_like(settings: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -> Like:
     """What an adapter makes of its base: a model for the adapter's task, with as many labels and tokens as it has."""
-    auto_class = ADAPTER_TASKS.get(str(settings.get("task_type")))
+    name = ADAPTER_TASKS.get(str(settings.get("task_type")))
+    auto_class = None if name is None else getattr(transformers, name)
     labels = tokens = None
     for stored, tensor in tensors.items():
         if FACTOR.fullmatch(stored.removeprefix(PREFIX)) or len(tensor.shape) != 2:

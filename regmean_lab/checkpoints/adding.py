@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import safe_open
@@ -19,22 +19,22 @@ from regmean_lab.checkpoints.members import read_member
 from regmean_lab.checkpoints.published_statistics import Published, published_beside
 from regmean_lab.checkpoints.scoring.corpora import SuiteCorpus
 from regmean_lab.checkpoints.scoring.models import ScoredModel, read_models
-from regmean_lab.checkpoints.scoring.predictions import predict_all
 from regmean_lab.checkpoints.settings import settings_problem
 from regmean_lab.checkpoints.sources import Source
 from regmean_lab.config.schema import ConfigurationError, Settings
-from regmean_lab.metrics.metrics import score
 from regmean_lab.models.converted_weights import MODELS_FOLDER
 from regmean_lab.models.headers import CheckpointError
 from regmean_lab.models.pretrained import Checkpoint, label_names, quiet_transformers
-from regmean_lab.modules import TaskModule
 from regmean_lab.statistics import KINDS
 from regmean_lab.suites.base import DataError, Task
 from regmean_lab.tracking.environment import versions
-from regmean_lab.training.train import describe, name_of, trainings_of
+from regmean_lab.training.descriptions import describe, name_of, trainings_of
 from regmean_lab.utils.files import TRAINING_FILE, new_file, share
 from regmean_lab.utils.names import abbreviated
 from regmean_lab.zoo import Zoo, ZooEntry
+
+if TYPE_CHECKING:
+    from regmean_lab.modules import TaskModule
 
 log = logging.getLogger(__name__)
 
@@ -274,6 +274,10 @@ def _reorder(module: TaskModule, model: ScoredModel, task: Task, numbers: Sequen
 
 
 def _dev_scores(settings: Settings, model: ScoredModel, corpus: str) -> dict[str, float]:
+    # With Lightning, which a checkpoint is checked without: a job whose result is there looks at its members, too.
+    from regmean_lab.checkpoints.scoring.predictions import predict_all
+    from regmean_lab.metrics.metrics import score
+
     config = settings.config
     evaluation = SuiteCorpus(corpus, settings.suite, "dev").evaluation(model.task)
     predicted = predict_all(

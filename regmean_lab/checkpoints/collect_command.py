@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import logging
+import re
 import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +18,15 @@ from regmean_lab.callbacks.requests import published_path
 from regmean_lab.callbacks.statistics import StatisticsRequest
 from regmean_lab.checkpoints.empty_models import Like, empty_model
 from regmean_lab.checkpoints.publishing.blocks import KIND as BLOCK_KIND
-from regmean_lab.checkpoints.publishing.blocks import BlockCollection, choice_problem, is_by_blocks
+from regmean_lab.checkpoints.publishing.blocks import BlockCollection, choice_problem, file_states, is_by_blocks
 from regmean_lab.checkpoints.publishing.card import write_cards
 from regmean_lab.checkpoints.publishing.collect import Publication, collect
 from regmean_lab.checkpoints.publishing.corpus import OneCorpus
 from regmean_lab.checkpoints.publishing.guard import guard_file
 from regmean_lab.checkpoints.publishing.imported import KIND as GRAM
-from regmean_lab.checkpoints.publishing.imported import import_gram, input_widths
-from regmean_lab.checkpoints.publishing.models import (
-    TASKS,
-    empty_module,
-    is_local,
-    load_module,
-    longest_text,
-    read_checkpoint,
-    task_name,
-    task_of,
-)
+from regmean_lab.checkpoints.publishing.imported import import_gram
+from regmean_lab.checkpoints.publishing.layers import input_widths
+from regmean_lab.checkpoints.publishing.models import empty_module, is_local, load_module, read_checkpoint
 from regmean_lab.checkpoints.publishing.pushing import (
     StatisticsPush,
     push_statistics,
@@ -40,6 +34,7 @@ from regmean_lab.checkpoints.publishing.pushing import (
     weights_problem,
 )
 from regmean_lab.checkpoints.table_settings import HEADERS, table_problems, texts_of
+from regmean_lab.checkpoints.tasks import TASKS, longest_text, task_name, task_of
 from regmean_lab.checkpoints.writing import parse_size
 from regmean_lab.config.checkpoint_commands import CollectConfig, pushed_to
 from regmean_lab.config.groups import (
@@ -62,8 +57,9 @@ from regmean_lab.suites.data_module import CorpusDataModule
 from regmean_lab.suites.tables.columns import choose_columns, examples_of, public_names
 from regmean_lab.suites.tables.table import missing_file, read_table
 from regmean_lab.suites.text_encoding import template_problem
+from regmean_lab.training.processes import device_problems
 from regmean_lab.training.trainers import test_trainer
-from regmean_lab.utils.files import STATISTICS_FOLDER, file_sha256, write_json
+from regmean_lab.utils.files import STATISTICS_FOLDER, WEIGHTS_FILE, file_sha256, write_json
 
 RECORD_FILE = "collection.json"
 log = logging.getLogger(__name__)
@@ -173,7 +169,9 @@ def _converted(plain: CollectConfig, checkpoint: Checkpoint, output: Path, model
     widths = input_widths(empty)
     _check_excluded(plain, widths)
     kept = {layer: width for layer, width in widths.items() if not matches(layer, plain.exclude_layers)}
-    publication = _publication(plain, output, model, {}, _public_command(plain, {}))
+    # Nothing in the file tells these; what the command says of them decides which jobs the matrices serve.
+    told = {key: getattr(plain.statistics.gram, key) for key in ("count_padding", "extra_rows")}
+    publication = _publication(plain, output, model, told, _public_command(plain, {}))
     source = Path(plain.matrices).expanduser()
     done = import_gram(source, kept, publication, plain.rows, force=plain.force)
     if publication.pushed and publication.minimum is not None:
@@ -229,6 +227,7 @@ def _measured(
         seed=plain.statistics.seed,
         num_workers=plain.trainer.workers,
     )
+    load = partial(load_module, checkpoint, name, task, sentence)
     module, blocks = _module(plain, checkpoint, name, task, sentence, folder)
     trainer = test_trainer(plain.trainer)
     described = {
@@ -241,7 +240,9 @@ def _measured(
     done = {}
     for request in _requests(plain, module):
         try:
-            done[request.kind] = collect(trainer, request, module, data, publication, force=plain.force, blocks=blocks)
+            done[request.kind] = collect(
+                trainer, request, module, data, publication, force=plain.force, blocks=blocks, load=load
+            )
         except StatisticsError as error:
             remedy = "leave it out with exclude_layers=[name]"
             raise StatisticsError(str(error).replace("leave it out of `layers`", remedy)) from None
@@ -276,8 +277,9 @@ def _module(
     tensors = stored_tensors(checkpoint.weights_folder())
     if _not_by_blocks(plain) or not is_by_blocks(plain.blocks, tensors, plain.trainer):
         return load_module(checkpoint, name, task, sentence), None
+    files = file_states(tensor.path for tensor in tensors.values())
     module, read = empty_module(checkpoint, name, task, sentence)
-    return module, BlockCollection(module, read, plain.trainer, parse_size(plain.held_activations), folder)
+    return module, BlockCollection(module, read, plain.trainer, parse_size(plain.held_activations), folder, files)
 
 
 def _not_by_blocks(plain: CollectConfig) -> list[str]:
@@ -287,6 +289,10 @@ def _not_by_blocks(plain: CollectConfig) -> list[str]:
         found.append(
             f"blocks: {', '.join(others)} cannot be collected block by block, as gradients go through all of them; "
             f"expected kinds=[{BLOCK_KIND}], or blocks=false"
+        )
+    if plain.trainer.devices > 1:
+        found.append(
+            "blocks: one block after the other runs on one device; expected trainer.devices=1, or blocks=false"
         )
     if plain.statistics.gram.stops_early:
         found.append(
@@ -316,10 +322,7 @@ def _problems(plain: CollectConfig) -> list[str]:
             found.append(f"{name}: expected at least 1, got {number}")
     if not plain.minimum_rows_per_column >= 0:
         found.append(f"minimum_rows_per_column: expected at least 0, got {plain.minimum_rows_per_column}")
-    if plain.trainer.devices != 1:
-        found.append(
-            f"trainer.devices: statistics of one model are collected on one device, got {plain.trainer.devices}"
-        )
+    found += device_problems(plain.trainer)
     if (problem := choice_problem(plain.blocks)) is not None:
         found.append(problem)
     elif str(plain.blocks).lower() == "true":
@@ -447,7 +450,8 @@ def _sums_on_hub(checkpoint: Checkpoint) -> dict[str, str]:
     commit = checkpoint.weights_revision or checkpoint.revision
     assert commit is not None
     listed = find_on_hub(checkpoint.source, commit).files or ()
-    weights = [name for name in listed if name.endswith(".safetensors") and "/" not in name]
+    weights = [name for name in listed if name == WEIGHTS_FILE]
+    weights = weights or [name for name in listed if re.fullmatch(r"model-\d+-of-\d+\.safetensors", name)]
     try:
         return digests(checkpoint.source, commit, weights)
     except Exception as error:  # the hub's library raises those of whatever HTTP library it uses
@@ -480,6 +484,7 @@ def _requests(plain: CollectConfig, module: TaskModule) -> list[StatisticsReques
             plain.statistics.batch_tokens,
             layers=_chosen(kind, kept, experts) if plain.exclude_layers else None,
             experts=KINDS[kind].of == "inputs" and not set(experts).isdisjoint(kept),
+            devices=plain.trainer if plain.trainer.devices > 1 else None,
         )
         for kind in dict.fromkeys(plain.kinds)
     ]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,18 +9,13 @@ from typing import Any
 from regmean_lab.callbacks.requests import StatisticsRequest
 from regmean_lab.checkpoints.adding import CheckedModel, add_checked, checked_model
 from regmean_lab.checkpoints.scoring.models import read_models
-from regmean_lab.config.baselines import Multitask
-from regmean_lab.config.schema import ConfigurationError, Settings, settings_of
-from regmean_lab.evaluation.checks import check_files, checkpoint_if_any
+from regmean_lab.config.schema import ConfigurationError, Settings
 from regmean_lab.models.converted_weights import MODELS_FOLDER
 from regmean_lab.models.headers import CheckpointError
 from regmean_lab.models.pretrained import Checkpoint
 from regmean_lab.suites.base import DataError
-from regmean_lab.training.train import MemberTraining, find_or_train_for
 from regmean_lab.utils.later_settings import without_later_settings
 from regmean_lab.zoo import Zoo, ZooEntry, member_address
-
-log = logging.getLogger(__name__)
 
 DESCRIPTION_FORMAT = 1
 """Changes when the same description would be of other weights."""
@@ -100,39 +93,6 @@ class GivenMember:
         return add_checked(settings, checkpoint, self.checked, self.describe(settings, checkpoint), prefix)
 
 
-def check(settings: Settings) -> tuple[Checkpoint, dict[str, GivenMember]]:
-    """Check that all that a job needs is there, the checkpoints among its members included.
-
-    Args:
-        settings: its configuration, whose values were checked.
-
-    Returns:
-        The pretrained model, and by corpus the members that are checkpoints.
-
-    Raises:
-        ConfigurationError: with everything that is missing or does not go together.
-    """
-    found: list[str] = []
-    try:
-        checkpoint: Checkpoint | None = check_files(settings)
-    except ConfigurationError as error:
-        found, checkpoint = error.problems, checkpoint_if_any(settings)
-    given, problems = read_given(settings, checkpoint)
-    if (found := found + problems) or checkpoint is None:
-        raise ConfigurationError(found)
-    return checkpoint, given
-
-
-def check_configuration(config: Any) -> tuple[Settings, Checkpoint, dict[str, GivenMember]]:
-    """Check a composed configuration, and that what it needs is there.
-
-    Raises:
-        ConfigurationError: with everything that is wrong with the values, or else everything that is missing.
-    """
-    settings = settings_of(config)
-    return settings, *check(settings)
-
-
 def read_given(settings: Settings, checkpoint: Checkpoint | None) -> tuple[dict[str, GivenMember], list[str]]:
     """The members of a job that are checkpoints, by corpus; and everything that stands against any of them.
 
@@ -140,8 +100,6 @@ def read_given(settings: Settings, checkpoint: Checkpoint | None) -> tuple[dict[
         settings: the job's configuration.
         checkpoint: the pretrained model; None where there is none, which is told elsewhere.
     """
-    if isinstance(settings.method, Multitask):
-        return {}, []  # one model is trained on all data, whoever the members are
     models_folder = Path(settings.config.paths.zoo_dir) / MODELS_FOLDER
     given: dict[str, GivenMember] = {}
     found: list[str] = []
@@ -172,29 +130,6 @@ def _by_adapter(problem: str) -> str:
     return problem.replace("(set base=FOLDER_OR_NAME)", f"(it is named by {where})").replace(
         "give it: base=FOLDER_OR_NAME", f"name it in {where}"
     )
-
-
-def find_or_make(
-    settings: Settings,
-    needed: MemberTraining,
-    checkpoint: Checkpoint,
-    folder: Path,
-    given: Mapping[str, GivenMember],
-) -> ZooEntry:
-    """A member of a job from the zoo: trained now, or put there if it is a checkpoint, where it is not there yet.
-
-    Args:
-        settings: the job's configuration.
-        needed: the member.
-        checkpoint: the pretrained model.
-        folder: the job's, for the logs of a training.
-        given: the members that are checkpoints, by corpus.
-    """
-    if (own := given.get(needed.name)) is not None:
-        entry = own.find_or_add(settings, checkpoint)
-        log.info("%s is the checkpoint %s: %s", own.corpus, own.reference, entry.path)
-        return entry
-    return find_or_train_for(settings, needed, checkpoint, folder)
 
 
 def entry_of(settings: Settings, checkpoint: Checkpoint, own: GivenMember) -> ZooEntry | None:

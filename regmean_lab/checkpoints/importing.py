@@ -15,7 +15,7 @@ from regmean_lab.models.headers import CheckpointError
 from regmean_lab.models.pretrained import Checkpoint
 from regmean_lab.prepare.base import PrepareError
 from regmean_lab.suites.base import DataError
-from regmean_lab.training.train import describe, name_of
+from regmean_lab.training.descriptions import describe, name_of
 from regmean_lab.zoo import ZooEntry
 
 log = logging.getLogger(__name__)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -15,21 +16,22 @@ from torch import Tensor
 
 from regmean_lab.checkpoints.alignment import AlignedWeights
 from regmean_lab.checkpoints.bases import find_bases
+from regmean_lab.checkpoints.choices import choice_problems, with_what_is_published
 from regmean_lab.checkpoints.compatibility import Agreement, agree, base_orders
 from regmean_lab.checkpoints.lora.placement import Placement
 from regmean_lab.checkpoints.lora.request import AdapterRequest, adapter_problems, core_problems
 from regmean_lab.checkpoints.members import Member, equal_tensors, read_member
 from regmean_lab.checkpoints.merge_base import read_base
 from regmean_lab.checkpoints.merge_work import MergeWork
-from regmean_lab.checkpoints.merged_text import TextPlan, plan_text, request_problems
 from regmean_lab.checkpoints.names import read_names
 from regmean_lab.checkpoints.published_statistics import MemberStatistics, open_statistics, other_weights
 from regmean_lab.checkpoints.recipe.reading import UNION, Recipe
 from regmean_lab.checkpoints.sentence_modules import MergedModules, agree_on_modules
 from regmean_lab.checkpoints.sources import Source, find_sources
-from regmean_lab.checkpoints.teaching import choice_problems, with_what_is_published
+from regmean_lab.checkpoints.text_plan import TextPlan, plan_text, request_problems
+from regmean_lab.checkpoints.unchanged import ReadFiles
 from regmean_lab.checkpoints.union_tokenizer import union_lead
-from regmean_lab.checkpoints.writing import PlannedTensor, Shard, plan_shards, write_shards
+from regmean_lab.checkpoints.writing import PlannedTensor, Shard, as_planned, plan_shards, write_shards
 from regmean_lab.config.groups import TrainerConfig
 from regmean_lab.merging.auto import Auto
 from regmean_lab.merging.base import LayerDiagnostics, MergeError, MergeMember, MergeMethod, TensorSettings
@@ -37,11 +39,13 @@ from regmean_lab.merging.choice import Choice
 from regmean_lab.merging.distill import Distill
 from regmean_lab.merging.layout import averaged_line
 from regmean_lab.merging.member_text import ReadsText
-from regmean_lab.merging.merge import part_settings
+from regmean_lab.merging.merge import MergedParameter, part_settings
 from regmean_lab.merging.partial import covered
 from regmean_lab.merging.parts import name_problems
+from regmean_lab.merging.refining import RefiningMethod
 from regmean_lab.models.converted_weights import DEFAULT_MODELS_FOLDER
 from regmean_lab.models.headers import CheckpointError, StoredTensor
+from regmean_lab.utils.files import STATISTICS_FOLDER
 from regmean_lab.utils.names import abbreviated
 
 log = logging.getLogger(__name__)
@@ -121,6 +125,7 @@ class PreparedMerge:
         text: how text is read, where the method reads some.
         choice: what was chosen, by a method that chooses; filled by the merge.
         snapshots: where a merge that trains keeps its state; None: nowhere.
+        read: what the files were when they were first looked at.
     """
 
     request: MergeRequest
@@ -135,6 +140,7 @@ class PreparedMerge:
     text: TextPlan | None = None
     choice: Choice | None = None
     snapshots: Path | None = None
+    read: ReadFiles = field(default_factory=ReadFiles)
 
     @property
     def lead(self) -> Member:
@@ -169,6 +175,10 @@ def prepare_merge(request: MergeRequest) -> PreparedMerge:
     """
     sources = find_sources(request.checkpoints, request.models_folder)
     base_source, bases, found = _find_bases(request, sources)
+    located = [*sources, *bases.values(), *([base_source] if base_source is not None else [])]
+    read = ReadFiles()
+    for source in located:  # before anything of them is read
+        read.add(path for pattern in ("*", f"{STATISTICS_FOLDER}/*") for path in source.folder.glob(pattern))
     found += request_problems(
         request.method, by_tensor=request.settings is not None, adapter=request.adapter is not None
     )
@@ -257,7 +267,7 @@ def prepare_merge(request: MergeRequest) -> PreparedMerge:
     if modules is not None and base_source is not None and request.method.reads_base:
         modules.find_base(base_source)
     return PreparedMerge(
-        request, members, agreement, statistics, base, shards, settings=by_name, modules=modules, text=text
+        request, members, agreement, statistics, base, shards, settings=by_name, modules=modules, text=text, read=read
     )
 
 
@@ -283,20 +293,30 @@ def write_merged_weights(prepared: PreparedMerge, folder: Path, device: torch.de
     """
     for member in prepared.members:
         check_doubles(member)
-    write_shards(folder, prepared.shards, merged_tensors(prepared, device))
+    planned = {tensor.name: tensor for shard in prepared.shards for tensor in shard.tensors}
+
+    def finished(parameter: MergedParameter) -> MergedParameter:
+        return replace(parameter, value=as_planned(parameter.value, planned[parameter.name]))
+
+    with closing(merged_tensors(prepared, device, finished=finished)) as tensors:
+        write_shards(folder, prepared.shards, tensors)
     if prepared.modules is not None:
         prepared.modules.write(folder, prepared.request.dtype, prepared.settings, device, prepared.diagnostics)
 
 
 def merged_tensors(
-    prepared: PreparedMerge, device: torch.device | str = "cpu", left_out: Collection[str] = ()
-) -> Iterator[tuple[str, Tensor]]:
+    prepared: PreparedMerge,
+    device: torch.device | str = "cpu",
+    left_out: Collection[str] = (),
+    finished: Callable[[MergedParameter], MergedParameter] | None = None,
+) -> Generator[tuple[str, Tensor]]:
     """Names and values of the merged tensors in the order of the files, each merged when it is asked for.
 
     Args:
         prepared: the merge.
         device: where to compute.
         left_out: names of tensors that are not merged.
+        finished: what is done to each at last; then large tensors come in pieces, one after the other under one name.
     """
     agreement, lead = prepared.agreement, prepared.lead
     names = [tensor.name for shard in prepared.shards for tensor in shard.tensors if tensor.name not in left_out]
@@ -312,13 +332,12 @@ def merged_tensors(
     method = replace(prepared.request.method, keep_layers=[], merge_layers=None, keep_top=0)
     prepared.diagnostics.clear()
     started = time.perf_counter()
-    work = MergeWork(prepared, members, base, torch.device(device))
-    if isinstance(method, Distill):
-        yield from work.distilled(method)
-    elif isinstance(method, Auto):
-        yield from work.chosen(method)
-    else:
-        yield from work.merged(method)
+    work = MergeWork(prepared, members, base, torch.device(device), finished=finished)
+    if isinstance(method, RefiningMethod | Distill | Auto):
+        from regmean_lab.checkpoints.reading_work import ReadingWork  # imports Lightning, by which text is read
+
+        work = ReadingWork(prepared, members, base, torch.device(device))  # needs all parameters whole
+    yield from work.tensors(method)
     log.info("merged %d tensors in %.1f s", len(names), time.perf_counter() - started)
 
 

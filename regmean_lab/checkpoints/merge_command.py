@@ -18,10 +18,16 @@ from regmean_lab.checkpoints.compatibility import HEADS
 from regmean_lab.checkpoints.lora.request import SPACES, AdapterRequest
 from regmean_lab.checkpoints.merge import MergeRequest, PreparedMerge, prepare_merge, statistics_problems
 from regmean_lab.checkpoints.merge_pushing import merge_destination, push_merge
-from regmean_lab.checkpoints.output import checksums, find_merged, fingerprint, output_problem, write_output
+from regmean_lab.checkpoints.output import (
+    checksums,
+    find_merged,
+    fingerprint,
+    has_record,
+    output_problem,
+    write_output,
+)
 from regmean_lab.checkpoints.recipe.reading import read_recipe
 from regmean_lab.checkpoints.recipe.request import lost_models, request_of_recipe
-from regmean_lab.checkpoints.scoring.merged import score_merge, scoring_problems
 from regmean_lab.checkpoints.sources import find_sources
 from regmean_lab.checkpoints.writing import parse_size
 from regmean_lab.config.checkpoint_commands import AdapterConfig, Measured, MergeCheckpointsConfig, written_output
@@ -51,14 +57,8 @@ def check(config: DictConfig) -> None:
     Raises:
         ConfigurationError: with everything that stands against the merge.
     """
-    request = request_of(config)
-    _prepared(request)
-    plain = _plain(config)
-    _, found = _destination(plain)
-    if plain.evaluate is not None:
-        found = [*scoring_problems(plain, request), *found]
-    if found:
-        raise ConfigurationError(found)
+    output = OmegaConf.select(config, "output")
+    _checked(config, None if output is None else Path(str(output)).expanduser())
 
 
 def run(config: DictConfig, folder: Path) -> Measured | None:
@@ -76,27 +76,25 @@ def run(config: DictConfig, folder: Path) -> Measured | None:
         MergeError: for weights that cannot be merged.
         PushError: when the finished merge could not be pushed.
     """
-    request, plain = request_of(config), _plain(config)
-    output = Path(config.output).expanduser() if config.output is not None else folder / MERGED_FOLDER
-    prepared = _prepared(request)
-    destination, found = _destination(plain)
-    if plain.evaluate is not None:
-        found = [*scoring_problems(plain, request), *found]
-    if found:
-        raise ConfigurationError(found)
+    plain = _plain(config)
+    output = Path(plain.output).expanduser() if plain.output is not None else folder / MERGED_FOLDER
+    request, prepared, destination = _checked(config, output)
     if destination is not None:
         log.info("when it is finished, all files of the merged model are pushed to %s", destination.told)
     for note in prepared.agreement.notes:
         log.info("%s", note)
-    sums = checksums(prepared)
-    if found := statistics_problems(prepared, sums):
-        raise ConfigurationError(found)
     settings = {"name": request.method.name, **_settings(request.method)}
-    wanted, device = fingerprint(prepared, settings, sums), first_device(config.trainer.accelerator)
-    zoo = Zoo(Path(config.paths.zoo_dir))
+    device, zoo = first_device(config.trainer.accelerator), Zoo(Path(config.paths.zoo_dir))
     trains = isinstance(request.method, Distill)
+    sums, wanted = None, None
+    # Where nothing is compared with the checksums beforehand, they are computed while weights are merged.
+    if trains or has_record(output) or any(part.files for part in prepared.statistics):
+        sums = checksums(prepared)
+        if found := statistics_problems(prepared, sums):
+            raise ConfigurationError(found)
+        wanted = fingerprint(prepared, settings, sums)
     with zoo.work({"merge": wanted}, f"merging {output}") if trains else nullcontext() as snapshots:
-        if not config.force and find_merged(output, wanted):
+        if wanted is not None and not config.force and find_merged(output, wanted):
             log.info("found the finished merge %s", output)
         else:
             prepared.snapshots = snapshots
@@ -104,6 +102,8 @@ def run(config: DictConfig, folder: Path) -> Measured | None:
             log.info("written to %s", output)
     measured = None
     if plain.evaluate is not None:
+        from regmean_lab.checkpoints.scoring.merged import score_merge  # Lightning, which merging does without
+
         overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
         measured = score_merge(plain, request, output, settings, ["experiment=merge_checkpoints", *overrides])
     if destination is not None:
@@ -113,9 +113,33 @@ def run(config: DictConfig, folder: Path) -> Measured | None:
     return measured
 
 
-def _destination(plain: MergeCheckpointsConfig) -> tuple[Destination | None, list[str]]:
-    """The repository that the merge is pushed to, if one is asked for, and everything that stands against it."""
-    return (None, []) if plain.push is None else merge_destination(plain.push, private=plain.private)
+def _checked(config: DictConfig, output: Path | None) -> tuple[MergeRequest, PreparedMerge, Destination | None]:
+    """The merge as it was asked for and as it is done, and the repository that it is pushed to, if it is.
+
+    Args:
+        config: a composed configuration.
+        output: folder of the merged model; None where it is not known yet.
+
+    Raises:
+        ConfigurationError: with everything that stands against merge, scores and push.
+    """
+    plain = _plain(config)
+    request, prepared, destination, found = None, None, None, list[str]()
+    try:
+        request = request_of(config)
+        prepared = _prepared(request)
+        if plain.evaluate is not None:
+            from regmean_lab.checkpoints.scoring.merged import scoring_problems  # Lightning, as above
+
+            found += scoring_problems(plain, request)
+    except ConfigurationError as error:
+        found += error.problems
+    if plain.push is not None:
+        destination, problems = merge_destination(plain.push, private=plain.private, folder=output)
+        found += problems
+    if found or request is None or prepared is None:
+        raise ConfigurationError(found)
+    return request, prepared, destination
 
 
 def _plain(config: DictConfig) -> MergeCheckpointsConfig:

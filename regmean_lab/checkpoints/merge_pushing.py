@@ -10,7 +10,7 @@ from regmean_lab.checkpoints.recipe.record import RECIPE_FILE
 from regmean_lab.checkpoints.sources import FILES
 from regmean_lab.models.converted_weights import matching
 from regmean_lab.models.hub_uploads import Destination, find_destination, push, pushed_lines
-from regmean_lab.utils.files import CARD_FILE
+from regmean_lab.utils.files import CARD_FILE, STATISTICS_FOLDER, file_sha256
 from regmean_lab.utils.names import abbreviated
 
 OF_MODELS = (*FILES, f"{HEADS_FOLDER}/*/*", RECIPE_FILE)
@@ -20,14 +20,16 @@ NEUTRAL = (".gitattributes", ".gitignore", CARD_FILE, "LICENSE", "LICENSE.txt", 
 """What a repository may have that is still to be filled."""
 
 
-def merge_destination(name: str, *, private: bool) -> tuple[Destination | None, list[str]]:
+def merge_destination(name: str, *, private: bool, folder: Path | None) -> tuple[Destination | None, list[str]]:
     """The repository that a merge is pushed to, and everything that stands against it.
 
-    One that holds something else than a merge is not touched.
+    One that holds something else than a merge is not touched. Statistics that were measured of the merged model are
+    pushed by the command that guards them, and not with it.
 
     Args:
         name: ``owner/name``.
         private: whether only its owner is to see it.
+        folder: where the merged model is, or will be; None where that is not known yet.
     """
     destination, found = find_destination(name, private=private)
     if destination is not None and RECORD_FILE not in destination.files:
@@ -36,6 +38,13 @@ def merge_destination(name: str, *, private: bool) -> tuple[Destination | None, 
             found.append(
                 f"push: {name} is there and no merge has written it (it has {abbreviated(others)}); choose another name"
             )
+    if destination is not None and folder is not None:
+        found += [
+            f"push: {path} is there and not in {name}, and is not pushed with a merge; move it elsewhere, and push it "
+            f"afterwards: regmean-lab collect checkpoint={folder} data=FILE push={name}"
+            for path in sorted((folder / STATISTICS_FOLDER).glob("*.safetensors"))
+            if destination.files.get(f"{STATISTICS_FOLDER}/{path.name}") != file_sha256(path)
+        ]
     return (None if found else destination), found
 
 

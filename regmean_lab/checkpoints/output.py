@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import json
 import logging
 import shutil
@@ -15,6 +16,7 @@ import torch
 
 from regmean_lab.checkpoints.adapters import read_adapter_files
 from regmean_lab.checkpoints.card_metadata import TAGS, front_matter, pipeline_tag
+from regmean_lab.checkpoints.hashing import hashed
 from regmean_lab.checkpoints.heads import HEADS_FOLDER
 from regmean_lab.checkpoints.lora.card import adapter_section
 from regmean_lab.checkpoints.lora.changes import write_merged_adapter
@@ -26,31 +28,40 @@ from regmean_lab.checkpoints.recipe.chat_templates import TEMPLATE_FILE, TOKENIZ
 from regmean_lab.checkpoints.recipe.record import RECIPE_FILE, public_name, recipe_text
 from regmean_lab.checkpoints.recipe.translation import method_settings
 from regmean_lab.checkpoints.writing import PlannedTensor, plan_shards, write_shards
+from regmean_lab.merging.base import MergeError
 from regmean_lab.models.folders import ADAPTER_WEIGHTS_FILE, check_tokenizer_files, read_json_file, stored_tensors
 from regmean_lab.models.headers import CheckpointError
 from regmean_lab.models.hub import split_reference
 from regmean_lab.tracking.environment import command_line, versions
-from regmean_lab.utils.files import CARD_FILE, STATISTICS_FOLDER, file_sha256, new_folder, sha256, write_json
+from regmean_lab.utils.files import CARD_FILE, STATISTICS_FOLDER, new_folder, sha256, write_json
 from regmean_lab.utils.later_settings import without_later_settings
+from regmean_lab.utils.names import abbreviated
+from regmean_lab.utils.quantities import byte_size
 
 log = logging.getLogger(__name__)
 
 RECORD_FILE = "merge.json"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system calls it when there is no room for a file."""
 TEMPLATES_FOLDER = "additional_chat_templates"
 SCHEMA = 1
 
 
 def checksums(prepared: PreparedMerge) -> dict[str, dict[str, str]]:
     """SHA-256 of every file that a merge reads, by source and file name."""
-    sums = {
-        name: {file_label(path): file_sha256(path) for path in sorted(set(paths))}
-        for name, paths in prepared.source_files().items()
+    with hashed(_named_files(prepared), torch.get_num_threads()) as sums:
+        return sums.result()
+
+
+def _named_files(prepared: PreparedMerge) -> dict[str, dict[str, Path]]:
+    """Every file that a merge reads, by source and by the name that it has in the record."""
+    files = {
+        name: {file_label(path): path for path in sorted(set(paths))} for name, paths in prepared.source_files().items()
     }
     if prepared.modules is not None:
         for member in prepared.members:
-            files = prepared.modules.files(member.name)
-            sums[member.name] |= {name: file_sha256(path) for name, path in files.items()}
-    return sums
+            files[member.name] |= prepared.modules.files(member.name)
+    return files
 
 
 def fingerprint(prepared: PreparedMerge, settings: Mapping[str, Any], sums: Mapping[str, Mapping[str, str]]) -> str:
@@ -85,6 +96,11 @@ def fingerprint(prepared: PreparedMerge, settings: Mapping[str, Any], sums: Mapp
     return sha256(json.dumps(content, sort_keys=True, default=str))
 
 
+def has_record(folder: Path) -> bool:
+    """Whether a folder holds what a merge has written."""
+    return (folder / RECORD_FILE).is_file()
+
+
 def find_merged(folder: Path, wanted: str) -> bool:
     """Whether a folder holds a finished merge with this fingerprint."""
     try:
@@ -100,7 +116,7 @@ def find_merged(folder: Path, wanted: str) -> bool:
 
 def output_problem(folder: Path) -> str | None:
     """Why nothing can be written to a folder: it holds something that no merge has made."""
-    if not folder.exists() or (folder.is_dir() and (not any(folder.iterdir()) or (folder / RECORD_FILE).is_file())):
+    if not folder.exists() or (folder.is_dir() and (not any(folder.iterdir()) or has_record(folder))):
         return None
     return f"output: {folder} is there and was not written by a merge; choose another folder, or remove it"
 
@@ -119,28 +135,67 @@ def write_output(
         folder: where the merged model lies afterwards.
         settings: the method with its settings, for the record.
         device: where to compute.
-        sums: checksums of the sources, if they are known.
+        sums: checksums of the sources, if they are known; otherwise they are computed while weights are merged.
+
+    Raises:
+        MergeError: for weights that cannot be merged, too little room, and files that change while they are read.
     """
-    sums = checksums(prepared) if sums is None else sums
-    with new_folder(folder) as temporary:
-        adapter = None
-        if prepared.request.adapter is None:
-            write_merged_weights(prepared, temporary, device)
-        else:
-            adapter = write_merged_adapter(prepared, temporary, device)
-            for line in adapter.lines():
-                log.info("%s", line)
-        _write_configuration(prepared, temporary)
-        copy_tokenizer(prepared.lead, temporary)
-        _set_template(prepared, temporary)
-        if prepared.request.heads != "drop" and prepared.agreement.apart:
-            for member in prepared.members:
-                _write_head(prepared, member, temporary / HEADS_FOLDER / member.name)
-        record = _record(prepared, settings, sums, adapter)
-        if prepared.request.recipe is not None:
-            (temporary / RECIPE_FILE).write_text(recipe_text(prepared.request.recipe), encoding="utf-8")
-        (temporary / CARD_FILE).write_text(_card(prepared, record, adapter), encoding="utf-8")
-        write_json(temporary / RECORD_FILE, record)
+    if problem := _space_problem(prepared, folder):
+        raise MergeError(problem)
+    files = _named_files(prepared)
+    prepared.read.add(path for own in files.values() for path in own.values())
+    try:
+        with hashed(files if sums is None else {}) as computed, new_folder(folder) as temporary:
+            adapter = None
+            if prepared.request.adapter is None:
+                write_merged_weights(prepared, temporary, device)
+            else:
+                adapter = write_merged_adapter(prepared, temporary, device)
+                for line in adapter.lines():
+                    log.info("%s", line)
+            _write_configuration(prepared, temporary)
+            copy_tokenizer(prepared.lead, temporary)
+            _set_template(prepared, temporary)
+            if prepared.request.heads != "drop" and prepared.agreement.apart:
+                for member in prepared.members:
+                    _write_head(prepared, member, temporary / HEADS_FOLDER / member.name)
+            record = _record(prepared, settings, computed.result() if sums is None else sums, adapter)
+            if prepared.request.recipe is not None:
+                (temporary / RECIPE_FILE).write_text(recipe_text(prepared.request.recipe), encoding="utf-8")
+            (temporary / CARD_FILE).write_text(_card(prepared, record, adapter), encoding="utf-8")
+            write_json(temporary / RECORD_FILE, record)
+            if changed := prepared.read.changed(path for own in files.values() for path in own.values()):
+                raise MergeError(
+                    f"{abbreviated(list(map(str, changed)))}: changed while it was read, so that the merge may be of "
+                    "neither state; nothing was written. Merge again when nothing else writes there"
+                )
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise MergeError(f"{folder}: {_full_text(error)}") from None
+
+
+def _space_problem(prepared: PreparedMerge, folder: Path) -> str | None:
+    """Why the merged weights do not fit where they are to be written."""
+    if prepared.request.adapter is not None:  # how large it is shows when it is there
+        return None
+    needed = sum(tensor.size for shard in prepared.shards for tensor in shard.tensors)
+    there = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+    free = shutil.disk_usage(there).free
+    if free >= needed:
+        return None
+    return (
+        f"output: {folder}: the merged weights take {byte_size(needed)}, and {byte_size(free)} are free there; make "
+        "room, or choose a folder on another disk"
+    )
+
+
+def _full_text(error: OSError) -> str:
+    """What to tell when a file could not be written for want of room."""
+    return (
+        f"{error.strerror} while it was written: nothing was, and what was there before is there still; make room, or "
+        "choose a folder on another disk"
+    )
 
 
 def _write_configuration(prepared: PreparedMerge, folder: Path) -> None:

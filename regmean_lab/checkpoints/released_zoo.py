@@ -22,11 +22,10 @@ from typing import Any
 from safetensors.torch import load_file
 
 from regmean_lab.callbacks.requests import published_path
-from regmean_lab.checkpoints.publishing.models import TASKS
+from regmean_lab.checkpoints.tasks import TASKS
 from regmean_lab.models.converted_weights import copy_small, has_safetensors, pickled_files, small_files
 from regmean_lab.models.folders import CONFIG_FILE
-from regmean_lab.models.pretrained import TOKENIZER_FILES, Checkpoint, label_names
-from regmean_lab.modules.sequence_classification import PROBLEM_TYPES
+from regmean_lab.models.pretrained import PROBLEM_TYPES, TOKENIZER_FILES, Checkpoint, label_names
 from regmean_lab.prepare.base import PrepareError
 from regmean_lab.prepare.model import convert_apart
 from regmean_lab.statistics.settings import BATCH_LABEL_SOURCES

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -13,17 +13,16 @@ from torch import Tensor
 from regmean_lab.callbacks.choose import chosen_merge
 from regmean_lab.callbacks.distill import distillation_note
 from regmean_lab.callbacks.refine import TextReading
-from regmean_lab.callbacks.requests import published_path
 from regmean_lab.callbacks.text_streams import text_streams
 from regmean_lab.checkpoints.alignment import AlignedWeights, RowOrder
 from regmean_lab.checkpoints.members import Member
-from regmean_lab.checkpoints.merged_text import TextPlan, read_module, whole_models
+from regmean_lab.checkpoints.merged_text import read_module
+from regmean_lab.checkpoints.text_plan import TextPlan
 from regmean_lab.config.groups import TrainerConfig
-from regmean_lab.merging import Layout, MergeMember, MergeMethod, method_types
-from regmean_lab.merging.auto import CANDIDATES, SIMPLE, Auto
+from regmean_lab.merging import Layout, MergeMember, MergeMethod
+from regmean_lab.merging.auto import Auto
 from regmean_lab.merging.choice import Choice
 from regmean_lab.merging.distill import Distill, mixed
-from regmean_lab.statistics import KINDS
 from regmean_lab.training.distillation import Taught, distil
 from regmean_lab.training.trainers import test_trainer
 
@@ -112,46 +111,3 @@ def chosen_of_checkpoints(
         readers=[] if readers is None else readers.taught(auto, None),
         evidence=(members, layout),
     )
-
-
-def choice_problems(auto: Auto, members: Sequence[Member], *, adapter: bool) -> list[str]:
-    """Why nothing can be chosen by Gram matrices; where it is chosen by text, that is told of the text.
-
-    Args:
-        auto: what was asked for.
-        members: the checkpoints.
-        adapter: whether a LoRA adapter is written.
-    """
-    if auto.needs_text:
-        return []
-    found = [whole_models(auto)] if adapter else []
-    if any(member.sentence is not None for member in members):
-        found.append("method: auto does not choose for modules of sentence-transformers; name a method")
-    return found
-
-
-def with_what_is_published(auto: Auto, members: Sequence[Member]) -> tuple[Auto, list[str]]:
-    """What can be tried and judged with the statistics that all checkpoints have, and what a user should know of it.
-
-    Args:
-        auto: what was asked for; what it says stays.
-        members: the checkpoints.
-    """
-    there = [
-        kind
-        for kind in KINDS
-        if all(
-            member.source.folder is not None and published_path(member.source.folder, kind).is_file()
-            for member in members
-        )
-    ]
-    notes = []
-    if auto.candidates is None:
-        able = [name for name in CANDIDATES if set(method_types()[name]().statistics) <= set(there)]
-        if lost := [name for name in CANDIDATES if name not in able]:
-            notes.append(f"not tried, as not all checkpoints have statistics for it: {', '.join(lost)}")
-        auto = replace(auto, candidates=able or [SIMPLE])
-    if auto.criterion is None and set(auto.text_statistics) - set(there) and "gram" in there:
-        auto = replace(auto, criterion="quadratic")
-        notes.append("chosen by Gram matrices, as not all checkpoints have counts of tokens")
-    return auto, notes

@@ -1,4 +1,4 @@
-"""Writing weights as they are merged: one tensor in memory at a time, whatever the size of the files.
+"""Writing weights as they are merged: a tensor or a piece of it in memory at a time, whatever the size of the files.
 
 huggingface_hub says which tensor goes to which file. It saves whole dictionaries only, as safetensors does: so
 the files are written here.
@@ -9,8 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -22,6 +21,7 @@ from torch import Tensor
 from regmean_lab.checkpoints.weights import DTYPE_NAMES
 from regmean_lab.merging.base import MergeError
 from regmean_lab.models.headers import DTYPE_BYTES, LENGTH_BYTES
+from regmean_lab.statistics import all_finite
 from regmean_lab.utils.files import INDEX_FILE, WEIGHTS_FILE, share, write_json
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
@@ -87,7 +87,8 @@ def write_shards(folder: Path, shards: Sequence[Shard], tensors: Iterable[tuple[
     Args:
         folder: where they are written.
         shards: what is written.
-        tensors: name and value of each tensor, in the order of the shards; converted to the planned dtype.
+        tensors: name and value of each tensor, in the order of the shards: whole, or in consecutive pieces of its rows;
+            converted to the planned dtype.
 
     Raises:
         MergeError: for a value beyond the range of the planned dtype, which would become infinity.
@@ -97,12 +98,8 @@ def write_shards(folder: Path, shards: Sequence[Shard], tensors: Iterable[tuple[
     for shard in shards:
         with _ShardWriter(folder / shard.file, shard) as writer:
             for planned in shard.tensors:
-                name, value = next(values, ("", torch.empty(0)))
-                if (name, tuple(value.shape)) != (planned.name, planned.shape):
-                    raise ValueError(f"expected {planned.name} {planned.shape}, got {name} {tuple(value.shape)}")
-                _check_range(value, planned)
-                writer.write(value.detach().to("cpu", planned.dtype).contiguous())
-                del value
+                for piece in _pieces(planned, values):
+                    writer.write(as_planned(piece, planned))
     if next(values, None) is not None:
         raise ValueError("more tensors came than were planned")
     if len(shards) > 1:
@@ -111,19 +108,44 @@ def write_shards(folder: Path, shards: Sequence[Shard], tensors: Iterable[tuple[
         write_json(folder / INDEX_FILE, {"metadata": {"total_size": total}, "weight_map": dict(sorted(names.items()))})
 
 
-def _check_range(value: Tensor, planned: PlannedTensor) -> None:
-    if not (value.numel() and value.is_floating_point() and planned.dtype.is_floating_point):
-        return
-    # Without a copy of the tensor; conversion keeps the order of values, so the least and the greatest tell.
-    extremes = torch.stack(value.detach().aminmax())
-    if extremes.isfinite().all() and not extremes.to(planned.dtype).isfinite().all():
-        largest = max(extremes.tolist(), key=abs)
-        name, limit = str(planned.dtype).removeprefix("torch."), torch.finfo(planned.dtype).max
-        raise MergeError(
-            f"{planned.name}: its largest value is {largest:.6g}, beyond the range of {name} (±{limit:.6g}); nothing "
-            "was written. Choose a wider one with dtype=bfloat16 or dtype=float32 (where none is chosen, the first "
-            "checkpoint's counts)"
-        )
+def _pieces(planned: PlannedTensor, values: Iterator[tuple[str, Tensor]]) -> Iterator[Tensor]:
+    """The values of one tensor: one, or pieces of its rows."""
+    rows = 0
+    while True:
+        name, value = next(values, ("", torch.empty(0)))
+        shape = tuple(value.shape)
+        if name == planned.name and shape == planned.shape and rows == 0:
+            yield value
+            return
+        count = shape[0] if shape and planned.shape and shape[1:] == planned.shape[1:] else 0
+        if name != planned.name or not 0 < count <= planned.shape[0] - rows:
+            raise ValueError(f"expected {planned.name} {planned.shape}, got {name} {shape}")
+        yield value
+        rows += count
+        if rows == planned.shape[0]:
+            return
+
+
+def as_planned(value: Tensor, planned: PlannedTensor) -> Tensor:
+    """A tensor, or some rows of it, as it is written: on the CPU, in the planned dtype.
+
+    Raises:
+        MergeError: for a value beyond the range of that dtype.
+    """
+    if value.dtype == planned.dtype:
+        return value.detach().cpu()
+    converted = value.detach().to(planned.dtype)
+    if not all_finite(converted) and value.is_floating_point():
+        extremes = torch.stack(value.detach().aminmax())
+        if extremes.isfinite().all():
+            largest = max(extremes.tolist(), key=abs)
+            name, limit = str(planned.dtype).removeprefix("torch."), torch.finfo(planned.dtype).max
+            raise MergeError(
+                f"{planned.name}: its largest value is {largest:.6g}, beyond the range of {name} (±{limit:.6g}); "
+                "nothing was written. Choose a wider one with dtype=bfloat16 or dtype=float32 (where none is chosen, "
+                "the first checkpoint's counts)"
+            )
+    return converted.cpu()
 
 
 class _ShardWriter:
@@ -140,18 +162,18 @@ class _ShardWriter:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        self._file.close()
-        if kind is None:
-            share(self._temporary)
-            self._temporary.replace(self.path)
-        else:
-            with suppress(FileNotFoundError):
-                self._temporary.unlink()
+        try:
+            self._file.close()
+            if kind is None:
+                share(self._temporary)
+                self._temporary.replace(self.path)
+        finally:
+            self._temporary.unlink(missing_ok=True)
 
     def write(self, tensor: Tensor) -> None:
-        """Append the next tensor."""
+        """Append the next tensor, or the next rows of it."""
         if tensor.numel():
-            self._file.write(tensor.flatten().view(torch.uint8).numpy().data)
+            self._file.write(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
 
 
 def _header(tensors: Sequence[PlannedTensor]) -> bytes:

@@ -98,7 +98,9 @@ def override_problems(
         groups, values = _split(loader, parsed)
         launchers = [override for override in values if override.key_or_group == LAUNCHER_GROUP]
         sweepers = [override for override in values if override.key_or_group == SWEEPER_GROUP]
-        problems = [problem for override in launchers for problem in launcher_problems(str(override.value()))]
+        problems = [
+            problem for override in launchers for problem in launcher_problems(str(override.value()), runs=jobs_too)
+        ]
         if problems:
             return problems
         chosen = [*groups, *launchers, *sweepers]
@@ -142,7 +144,7 @@ def override_problems(
 def output_folder(arguments: Sequence[str]) -> Path:
     """``paths.output_dir`` of a command line that has no problems."""
     with composing():
-        return Path(compose_first_job(arguments).paths.output_dir)
+        return Path(Composer().compose(_first_job(arguments, CONFIG_NAME)).paths.output_dir)
 
 
 def _parses(text: str) -> bool:
@@ -298,7 +300,7 @@ def _shared_paths(jobs: Sequence[Sequence[str]], composer: Composer, root: str) 
 
 
 def _check_suite_job(config: DictConfig) -> None:
-    from regmean_lab.checkpoints.given_members import check_configuration
+    from regmean_lab.checkpoints.checks import check_configuration
 
     check_configuration(config)
 
@@ -329,9 +331,14 @@ def _with_all_keys(groups: Sequence[str], config_name: str) -> DictConfig:
 
 def compose_first_job(arguments: Sequence[str], config_name: str = CONFIG_NAME) -> DictConfig:
     """Configuration of the first of a command line's jobs."""
+    return composition(config_name, _first_job(arguments, config_name))
+
+
+def _first_job(arguments: Sequence[str], config_name: str) -> list[str]:
+    """The overrides of the first of a command line's jobs."""
     search = search_of_command(arguments, config_name)
     first = grids_of(arguments, config_name)[0]
-    return composition(config_name, [texts[0] for texts in tried(first, search)])
+    return [texts[0] for texts in tried(first, search)]
 
 
 def _first(override: Override) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from regmean_lab.command.plan import PLAN_OVERRIDE
 from regmean_lab.config.grids import CONFIG_NAME
+from regmean_lab.utils.garbage import collect_again
 
 SCRIPT = "regmean-lab"
 
@@ -74,4 +75,6 @@ def split_verb(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
 
 def run_program(name: str, arguments: Sequence[str]) -> int:
     """Run a verb that is a separate program; returns its exit code."""
-    return int(importlib.import_module(VERBS[name].module).main(arguments, program=f"{SCRIPT} {name}"))
+    module = importlib.import_module(VERBS[name].module)
+    collect_again()
+    return int(module.main(arguments, program=f"{SCRIPT} {name}"))

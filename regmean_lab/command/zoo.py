@@ -13,7 +13,7 @@ from regmean_lab.command.overrides import override_problems
 from regmean_lab.config.grids import CONFIG_NAME, composing, composition
 from regmean_lab.config.resolvers import register_resolvers
 from regmean_lab.config.schema import register_schemas
-from regmean_lab.utils.errors import UserError
+from regmean_lab.utils.errors import UserError, together
 from regmean_lab.zoo import cli
 
 ADD, IMPORT = "add", "import"
@@ -162,6 +162,6 @@ def _with_settings(overrides: list[str], problems: list[str], work: Callable[[An
             problems = work(settings, model)
         except UserError as error:
             problems = str(error).splitlines()
-    for problem in problems:
+    for problem in together(problems):
         print(f"error: {problem}", file=sys.stderr)
     return 2 if problems else 0

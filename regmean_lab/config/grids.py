@@ -38,6 +38,20 @@ Grid = list[Override]
 
 _COMPOSED: WeakKeyDictionary[ConfigLoaderImpl, dict[tuple[str, ...], DictConfig]] = WeakKeyDictionary()
 _entered: list[ConfigLoaderImpl] = []
+_commands: list[dict[str, dict[tuple[str, ...], DictConfig]]] = []
+
+
+@contextmanager
+def composing_once() -> Iterator[None]:
+    """One command: what has been composed to check it is not composed again by Hydra's main function, to plan it.
+
+    No file of a configuration may change before the command has planned its jobs.
+    """
+    _commands.append({})
+    try:
+        yield
+    finally:
+        _commands.pop()
 
 
 @contextmanager
@@ -78,7 +92,11 @@ def composition(config_name: str, overrides: Iterable[str], *, with_hydra: bool 
     Raises:
         HydraException: for what cannot be composed.
     """
-    known = _COMPOSED.setdefault(config_loader(), {})
+    loader = config_loader()
+    if _commands:
+        known = _commands[-1].setdefault(str(loader.get_search_path()), {})
+    else:
+        known = _COMPOSED.setdefault(loader, {})
     if (key := (config_name, *overrides)) not in known:
         known[key] = compose(config_name, list(key[1:]), return_hydra_config=True)
     config = copy.deepcopy(known[key])

@@ -7,15 +7,11 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from regmean_lab.config.schema import ConfigurationError, Settings, settings_of
-from regmean_lab.merging.parts import missing_blocks
 from regmean_lab.models.converted_weights import MODELS_FOLDER
 from regmean_lab.models.find import find_checkpoint
 from regmean_lab.models.pretrained import Checkpoint, ModelError
-from regmean_lab.modules import module_type
 from regmean_lab.tracking.loggers import logger_problems
-from regmean_lab.training.lora import lora_problems
 from regmean_lab.training.processes import device_problems
-from regmean_lab.training.starting_heads import head_problems
 
 
 def check(config: DictConfig) -> tuple[Settings, Checkpoint]:
@@ -28,36 +24,29 @@ def check(config: DictConfig) -> tuple[Settings, Checkpoint]:
     return settings, check_files(settings)
 
 
-def checkpoint_if_any(settings: Settings) -> Checkpoint | None:
-    """The pretrained model of a configuration; None if it is not there."""
+def find_files(settings: Settings) -> tuple[Checkpoint | None, list[str]]:
+    """The pretrained model, if it is there; and what is missing of data, model, packages and device."""
+    config, found = settings.config, logger_problems(settings.config.logger)
+    found += settings.suite.missing(settings.corpora)
+    found += device_problems(config.trainer)
     try:
-        return find_checkpoint(settings.config.model, Path(settings.config.paths.zoo_dir) / MODELS_FOLDER)
-    except ModelError:
-        return None
+        return find_checkpoint(config.model, Path(config.paths.zoo_dir) / MODELS_FOLDER), found
+    except ModelError as error:
+        return None, [*found, str(error)]
 
 
 def check_files(settings: Settings) -> Checkpoint:
-    """Check that data, model, packages and device are there.
+    """Check that data, model, packages and device are there, and that the model does for the job.
 
     Raises:
         ConfigurationError: with everything that is missing, and how to get it.
     """
-    config, found = settings.config, logger_problems(settings.config.logger)
-    found += settings.suite.missing(settings.corpora)
-    found += device_problems(config.trainer)
-    checkpoint = None
-    try:
-        checkpoint = find_checkpoint(config.model, Path(config.paths.zoo_dir) / MODELS_FOLDER)
-    except ModelError as error:
-        found.append(str(error))
-    else:
-        tasks = {member: settings.suite.task(member) for member in settings.members}
-        found += module_type(tasks[settings.members[0]]).model_problems(checkpoint, tasks[settings.members[0]])
-        trained = {member: task for member, task in tasks.items() if member not in settings.checkpoints}
-        found += head_problems(checkpoint, trained)
-        found += lora_problems(config.training.lora, checkpoint, list(trained.values()))
-        if parts := getattr(settings.method, "parts", None):
-            found += [f"method.{problem}" for problem in missing_blocks(parts, checkpoint.parameter_names())]
+    checkpoint, found = find_files(settings)
+    if checkpoint is not None:
+        # Imports transformers, which a result that is there already is found without.
+        from regmean_lab.evaluation.model_checks import model_problems
+
+        found += model_problems(settings, checkpoint)
     if found or checkpoint is None:
         raise ConfigurationError(found)
     return checkpoint

@@ -21,7 +21,8 @@ from regmean_lab.metrics.divergence import Pair, agreement, best_temperature, di
 from regmean_lab.metrics.ensemble import ensemble_logits
 from regmean_lab.modules import Predictions
 from regmean_lab.results import mean
-from regmean_lab.suites.data_module import Batches, CorpusDataModule, Evaluation, evaluations_for
+from regmean_lab.suites.data_module import Batches, CorpusDataModule
+from regmean_lab.suites.evaluations import Evaluation, evaluations_for
 from regmean_lab.training.trainers import test_trainer
 from regmean_lab.utils.files import sha256_of, write_json
 

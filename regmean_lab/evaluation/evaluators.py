@@ -20,7 +20,7 @@ from regmean_lab.metrics.metrics import score_predictions, without_unknown
 from regmean_lab.modules import Predictions
 from regmean_lab.modules.multi_task import load_part
 from regmean_lab.results import mean
-from regmean_lab.training.train import JOINT, multi_task
+from regmean_lab.training.descriptions import JOINT, multi_task
 from regmean_lab.training.trainers import test_trainer
 
 log = logging.getLogger(__name__)

@@ -3,22 +3,54 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from regmean_lab.config.baselines import Individual
 from regmean_lab.config.schema import Settings
 from regmean_lab.evaluation.label_spaces import unknown_labels
-from regmean_lab.results import RESULT_FILE, Result, find_result
-from regmean_lab.suites.data_module import Evaluation
+from regmean_lab.models.pretrained import Checkpoint
+from regmean_lab.results import RESULT_FILE, Result, combine_fingerprints, find_result
+from regmean_lab.suites.evaluations import Evaluation
+from regmean_lab.utils.files import file_sha256
 
 log = logging.getLogger(__name__)
 
 
+def model_fingerprint(checkpoint: Checkpoint, checkpoints: Mapping[str, Mapping[str, Any]]) -> str:
+    """What identifies the weights that a job starts from: the pretrained model's, and given members with statistics.
+
+    Args:
+        checkpoint: the pretrained model.
+        checkpoints: of members that are checkpoints, by corpus, where they are from.
+    """
+    if not checkpoints:
+        return checkpoint.fingerprint
+    own = (
+        f"{corpus} {record['fingerprint']} {sorted(record['published_statistics'].items())}"
+        for corpus, record in sorted(checkpoints.items())
+    )
+    return combine_fingerprints([checkpoint.fingerprint, *own])
+
+
+def data_fingerprint(settings: Settings, fingerprint: Callable[[str], str]) -> str:
+    """Hash of all data that a job reads.
+
+    Args:
+        settings: the checked configuration.
+        fingerprint: the hash of a corpus.
+    """
+    fingerprints = [fingerprint(corpus) for corpus in settings.corpora]
+    if (texts := getattr(settings.method, "text_file", None)) is not None:
+        fingerprints.append(file_sha256(texts))
+    return combine_fingerprints(fingerprints)
+
+
 def finished_result(
     settings: Settings,
-    model_fingerprint: str,
-    data_fingerprint: str,
+    model: str,
+    data: str,
     folder: Path,
     evaluations: Callable[[], Sequence[Evaluation]],
 ) -> Result | None:
@@ -26,15 +58,15 @@ def finished_result(
 
     Args:
         settings: the checked configuration.
-        model_fingerprint: identifies the pretrained model, and the members that are checkpoints.
-        data_fingerprint: hash of all data that the job reads.
+        model: identifies the weights that the job starts from, see :func:`model_fingerprint`.
+        data: hash of all data that the job reads, see :func:`data_fingerprint`.
         folder: where the job writes.
         evaluations: reads what is evaluated; called for results of version 0.1 only.
     """
     config = settings.config
     if config.force:
         return None
-    wanted = (settings.resolved, data_fingerprint, model_fingerprint)
+    wanted = (settings.resolved, data, model)
     found = find_result(folder, *wanted, merged_too=config.save_merged)
     if found is not None and found.unknown_labels is None and _counts_unknown(settings, evaluations()):
         log.info("%s counts labels as predicted that were not trained, and is computed again", folder / RESULT_FILE)

@@ -15,7 +15,8 @@ from regmean_lab.evaluation.scores import key_scores, metrics_of, predict
 from regmean_lab.merging.simple import Simple
 from regmean_lab.modules import Predictions, TaskModule
 from regmean_lab.results import mean
-from regmean_lab.suites.data_module import CorpusDataModule, evaluations_for
+from regmean_lab.suites.data_module import CorpusDataModule
+from regmean_lab.suites.evaluations import evaluations_for
 from regmean_lab.training.trainers import test_trainer
 
 log = logging.getLogger(__name__)

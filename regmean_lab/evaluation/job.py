@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from regmean_lab.config.schema import ConfigurationError, Settings
+from regmean_lab.evaluation.finished import data_fingerprint, model_fingerprint
 from regmean_lab.evaluation.label_spaces import label_differences
 from regmean_lab.models.pretrained import Checkpoint, shared_tokenizer
 from regmean_lab.modules import TaskModule
-from regmean_lab.results import combine_fingerprints
 from regmean_lab.suites.base import DataError
-from regmean_lab.suites.data_module import CorpusDataModule, Evaluation, evaluations_for
+from regmean_lab.suites.data_module import CorpusDataModule
+from regmean_lab.suites.evaluations import Evaluation, evaluations_for
 from regmean_lab.suites.text_encoding import template_problem
-from regmean_lab.utils.files import file_sha256
 from regmean_lab.zoo import ZooEntry
 
 
@@ -40,22 +40,6 @@ class Outcome:
     divergence: dict[str, Any] | None = None
     choice: dict[str, Any] | None = None
     statistics_bytes: dict[str, int] | None = None
-
-
-def model_fingerprint(checkpoint: Checkpoint, checkpoints: Mapping[str, Mapping[str, Any]]) -> str:
-    """What identifies the weights that a job starts from: the pretrained model's, and given members with statistics.
-
-    Args:
-        checkpoint: the pretrained model.
-        checkpoints: of members that are checkpoints, by corpus, where they are from.
-    """
-    if not checkpoints:
-        return checkpoint.fingerprint
-    own = (
-        f"{corpus} {record['fingerprint']} {sorted(record['published_statistics'].items())}"
-        for corpus, record in sorted(checkpoints.items())
-    )
-    return combine_fingerprints([checkpoint.fingerprint, *own])
 
 
 @dataclass
@@ -102,15 +86,12 @@ class Job:
         suite.prepare(settings.corpora)
         if different := label_differences(settings, checkpoint):
             raise ConfigurationError(different)
-        fingerprints = [suite.fingerprint(corpus) for corpus in settings.corpora]
-        if (texts := getattr(settings.method, "text_file", None)) is not None:
-            fingerprints.append(file_sha256(texts))
-        data_fingerprint = combine_fingerprints(fingerprints)
+        data = data_fingerprint(settings, suite.fingerprint)
         evaluations = evaluations_for(suite, settings.members, settings.evaluated_split)
         texts = chain.from_iterable(evaluation.examples for evaluation in evaluations)
         if (problem := template_problem(texts, partial(shared_tokenizer, checkpoint))) is not None:
             raise DataError(problem)
-        return cls(settings, checkpoint, evaluations, data_fingerprint, folder, checkpoints=checkpoints or {})
+        return cls(settings, checkpoint, evaluations, data, folder, checkpoints=checkpoints or {})
 
     @property
     def model_fingerprint(self) -> str:

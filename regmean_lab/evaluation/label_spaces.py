@@ -9,9 +9,8 @@ from regmean_lab.config.baselines import Individual
 from regmean_lab.config.schema import Settings
 from regmean_lab.merging import MergeMethod
 from regmean_lab.models.pretrained import Checkpoint, head_parameters
-from regmean_lab.modules import module_type
 from regmean_lab.suites.base import IGNORED, Suite, Task
-from regmean_lab.suites.data_module import Evaluation
+from regmean_lab.suites.evaluations import Evaluation
 
 
 def same_labels(one: Task, other: Task) -> bool:
@@ -110,7 +109,9 @@ def label_differences(settings: Settings, checkpoint: Checkpoint) -> list[str]:
 
 def _merged_head(checkpoint: Checkpoint, task: Task, method: MergeMethod) -> list[str]:
     """Parameters of a task's head that a method would merge."""
-    model = module_type(task).new_model(checkpoint, task)
+    from regmean_lab.models.task_models import task_model  # transformers; with the same labels, no head is looked at
+
+    model = task_model(task).new_model(checkpoint, task)
     kept = method.kept(model.state_dict())
     return [] if method.keep_top else [name for name in head_parameters(model) if name not in kept]
 

@@ -10,7 +10,8 @@ from regmean_lab.evaluation.prediction_files import ALONE, read_predictions, wri
 from regmean_lab.evaluation.scores import load_module, predict
 from regmean_lab.modules import Predictions
 from regmean_lab.suites.base import Task
-from regmean_lab.suites.data_module import Batches, Evaluation
+from regmean_lab.suites.data_module import Batches
+from regmean_lab.suites.evaluations import Evaluation
 from regmean_lab.training.trainers import test_trainer
 from regmean_lab.utils.files import sha256_of
 from regmean_lab.zoo import ZooEntry

@@ -10,7 +10,8 @@ import pytorch_lightning as pl
 from regmean_lab.metrics.metrics import score
 from regmean_lab.modules import Predictions, TaskModule, module_type
 from regmean_lab.suites.base import Task
-from regmean_lab.suites.data_module import Batches, Evaluation
+from regmean_lab.suites.data_module import Batches
+from regmean_lab.suites.evaluations import Evaluation
 
 Metrics = dict[str, dict[str, float]]
 """Metrics (times 100) by name, by corpus."""

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
-from typing import Any, ClassVar, Protocol, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, get_type_hints
 
 import torch
 from torch import Tensor
@@ -28,6 +28,9 @@ from regmean_lab.utils.checks import one_of
 from regmean_lab.utils.checks import positive as positive
 from regmean_lab.utils.errors import UserError
 from regmean_lab.utils.registry import Registry
+
+if TYPE_CHECKING:
+    from regmean_lab.merging.pieces import Pieces
 
 LABEL_HEADS = ("merged", "row_mean")
 MethodInstance = TypeVar("MethodInstance", bound="MergeMethod")
@@ -175,6 +178,9 @@ class Parameter:
             where that model has no such parameter (a new head), and for methods that do not ask for it.
         factors: one weight a member, of any sign and sum, in place of the coefficients; None where those count.
         own: settings of each member by name, where they are not the method's; empty where all are.
+        start: where these rows begin in the whole parameter, if they are a piece of it that follows others.
+        known: what the method found out about the whole parameter, see ``MergeMethod.survey``; None: nothing yet.
+        dtype: the one that the merged value is given, if it is not the tensors'.
     """
 
     name: str
@@ -186,6 +192,14 @@ class Parameter:
     base: Tensor | None = None
     factors: Sequence[float] | None = None
     own: Sequence[Mapping[str, float]] = ()
+    start: int = 0
+    known: Any = None
+    dtype: torch.dtype | None = None
+
+    @property
+    def offset(self) -> int:
+        """Where these rows begin in the whole parameter, counted in elements."""
+        return self.start * math.prod(self.tensors[0].shape[1:])
 
     @property
     def weights(self) -> list[float]:
@@ -299,7 +313,8 @@ class MergeMethod(ABC):
 
     name: ClassVar[str]
     elementwise: ClassVar[bool] = False
-    """Whether each element of a parameter is merged by itself: large parameters then go through in parts."""
+    """Whether each element of a parameter is merged by itself, once what `survey` finds out is known: large parameters
+    then go through in pieces, several of them side by side."""
 
     one_at_a_time: ClassVar[bool] = False
     """Whether it goes over the members' tensors and keeps none: then they are read when it comes to them, again each
@@ -361,6 +376,28 @@ class MergeMethod(ABC):
     @property
     def free_weights(self) -> list[float] | None:
         """One weight a member, of any sign and sum, in place of the coefficients; None where those count."""
+        return None
+
+    @property
+    def surveys(self) -> bool:
+        """Whether it must have seen a whole parameter before it merges a piece of it."""
+        return False
+
+    def divisible(self, shape: Sequence[int], layer: LinearLayer | None) -> bool:
+        """Whether rows of a parameter can be merged without the others.
+
+        Args:
+            shape: the parameter's.
+            layer: the linear layer whose weight it is, or None.
+        """
+        return self.elementwise
+
+    def survey(self, pieces: Pieces) -> Any:
+        """What merging pieces of a parameter takes of the whole of it (``surveys``): ``Parameter.known`` is that.
+
+        Args:
+            pieces: the parameter, whole or in pieces.
+        """
         return None
 
     @property

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import torch
 from torch import Tensor
 from typing_extensions import override
 
 from regmean_lab.merging.base import Parameter, register_method
-from regmean_lab.merging.task_vectors import ElementwiseMethod
+from regmean_lab.merging.counting import Cut, cuts
+from regmean_lab.merging.pieces import Pieces
+from regmean_lab.merging.task_vectors import ElementwiseMethod, task_vectors
 from regmean_lab.utils.checks import fraction
 
 
@@ -49,24 +51,49 @@ class Breadcrumbs(ElementwiseMethod):
             found.append(f"large: expected less than 1 - small, got small={self.small} and large={self.large}")
         return found
 
+    @property
+    @override
+    def surveys(self) -> bool:
+        return True
+
+    @override
+    def survey_vectors(self, pieces: Pieces) -> Any:
+        """Of each member the cuts between which elements are kept; none where all are."""
+        whole = pieces.whole
+        every = [self._density(whole, number) == 1 for number in range(len(whole.members))]
+        if all(every):
+            return [[] for _ in every]
+        return cuts(
+            pieces.each,
+            lambda piece: [vector.abs() for vector in task_vectors(piece)],
+            lambda number, total, _: [] if every[number] else self._places(whole, number, total),
+            lambda piece: piece.offset,
+        )
+
     def merge_vectors(self, parameter: Parameter, vectors: Sequence[Tensor]) -> Tensor:
         """The sum of the masked task vectors."""
-        masked = [self._masked(parameter, number, vector) for number, vector in enumerate(vectors)]
+        masked = [_between(vector, cut, parameter.offset) for vector, cut in zip(vectors, parameter.known, strict=True)]
         return self.combined(masked, parameter, elect=self.elect_signs, mean=False)
 
-    def _masked(self, parameter: Parameter, member: int, vector: Tensor) -> Tensor:
+    def _density(self, parameter: Parameter, member: int) -> float:
+        return parameter.setting(member, "density", -1 if self.density is None else self.density)
+
+    def _places(self, parameter: Parameter, member: int, total: int) -> tuple[int, int]:
+        """Where, in the ascending order of magnitudes, what is kept begins, and where it has ended."""
         large = parameter.setting(member, "large", self.large)
-        density = parameter.setting(member, "density", -1 if self.density is None else self.density)
-        if density == 1:
-            return vector
-        order = vector.abs().flatten().argsort(stable=True)
-        count = len(order)
+        density = self._density(parameter, member)
         if density < 0:
-            kept = order[int(self.small * count) : count - int(large * count)]
-        else:  # where both cannot be had, outliers stay
-            wanted = int(density * count)
-            start = max(0, count - wanted - int(large * count))
-            kept = order[start : start + wanted]
-        masked = torch.zeros_like(vector).flatten()
-        masked[kept] = vector.flatten()[kept]
-        return masked.reshape(vector.shape)
+            return int(self.small * total), total - int(large * total)
+        # Where both cannot be had, outliers stay.
+        wanted = int(density * total)
+        start = max(0, total - wanted - int(large * total))
+        return start, min(total, start + wanted)
+
+
+def _between(vector: Tensor, bounds: Sequence[Cut], offset: int) -> Tensor:
+    """A task vector with all elements set to zero that do not lie between two cuts of its magnitudes."""
+    if not bounds:
+        return vector
+    magnitudes, (lower, upper) = vector.abs(), bounds
+    kept = upper.before(magnitudes, offset).logical_and_(lower.before(magnitudes, offset).logical_not_())
+    return vector * kept

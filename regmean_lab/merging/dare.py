@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
 from regmean_lab.merging.base import Parameter, register_method
-from regmean_lab.merging.task_vectors import (
-    ElementwiseMethod,
-    combination_problems,
-    drop_and_rescale,
-    uniform_numbers,
-)
+from regmean_lab.merging.pieces import Pieces
+from regmean_lab.merging.random_numbers import UniformNumbers
+from regmean_lab.merging.task_vectors import ElementwiseMethod, combination_problems, drop_and_rescale
 from regmean_lab.utils.checks import fraction
 
 
@@ -53,10 +51,20 @@ class Dare(ElementwiseMethod):
         combination_problems(self.then, found)
         return found
 
+    @property
+    @override
+    def surveys(self) -> bool:
+        return True
+
+    @override
+    def survey_vectors(self, pieces: Pieces) -> Any:
+        """The random numbers, which all pieces draw from."""
+        return UniformNumbers(self.seed)
+
     def merge_vectors(self, parameter: Parameter, vectors: Sequence[Tensor]) -> Tensor:
         """The merged sparse task vectors."""
         sparse = [
-            self._thinned(vector, uniform_numbers(self.seed, parameter, number), self._rate(parameter, number))
+            self._thinned(vector, parameter.known.of(parameter, number), self._rate(parameter, number))
             for number, vector in enumerate(vectors)
         ]
         return self.combined(sparse, parameter, elect=self.then == "ties")

@@ -16,17 +16,19 @@ from regmean_lab.statistics import all_finite
 
 @dataclass(frozen=True)
 class MergedParameter:
-    """One merged parameter.
+    """One merged parameter, or some rows of it.
 
     Attributes:
         name: the parameter's name.
         value: its merged value, in the dtype of the first member, on the device that merged.
         diagnostics: of the system of equations that its layer was solved from, for methods that solve one.
+        rows: how many the whole parameter has, if this is a piece of it; None: it is whole.
     """
 
     name: str
     value: Tensor
     diagnostics: LayerDiagnostics | None = None
+    rows: int | None = None
 
 
 def follow(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
 from regmean_lab.merging.base import LayerDiagnostics, MergeMethod, Parameter, register_method
-from regmean_lab.merging.linear_algebra import inner_products
+from regmean_lab.merging.pieces import Pieces, inner_products_of, surveyed
 from regmean_lab.merging.task_vectors import weighted_sum
 from regmean_lab.utils.checks import at_least_one, positive
 
@@ -29,6 +30,8 @@ class Karcher(MergeMethod):
         tolerance: stop when a step is at most so long (an angle in radians).
     """
 
+    elementwise: ClassVar[bool] = True
+
     iterations: int = 100
     tolerance: float = 1e-7
 
@@ -39,21 +42,33 @@ class Karcher(MergeMethod):
         positive("tolerance", self.tolerance, found)
         return found
 
-    def merge(self, parameter: Parameter) -> tuple[Tensor, LayerDiagnostics | None]:
-        """The Karcher mean of the members' directions, as long as they are on average."""
-        products = inner_products(parameter.tensors)
+    @property
+    @override
+    def surveys(self) -> bool:
+        return True
+
+    @override
+    def survey(self, pieces: Pieces) -> list[float]:
+        """The members' factors; none where directions cancel each other, or all are zero."""
+        products = inner_products_of(pieces, lambda piece: piece.tensors)
         norms = products.diagonal().sqrt()
-        shares = torch.tensor(parameter.coefficients, dtype=torch.float64)
+        shares = torch.tensor(pieces.whole.coefficients, dtype=torch.float64)
         directed = (norms > 0) & (shares > 0)
         if not directed.any():
-            return parameter.mean(), None
+            return []
         cosines = products[directed][:, directed] / norms[directed].outer(norms[directed])
         direction = self._direction(cosines, shares[directed] / shares[directed].sum())
         if direction is None:
-            return parameter.mean(), None
+            return []
         weights = torch.zeros_like(norms)
         weights[directed] = direction / norms[directed] * torch.dot(shares, norms)
-        return weighted_sum(parameter.tensors, weights.tolist()), None
+        factors: list[float] = weights.tolist()
+        return factors
+
+    def merge(self, parameter: Parameter) -> tuple[Tensor, LayerDiagnostics | None]:
+        """The Karcher mean of the members' directions, as long as they are on average."""
+        factors = surveyed(self, parameter).known
+        return weighted_sum(parameter.tensors, factors) if factors else parameter.mean(), None
 
     def _direction(self, cosines: Tensor, shares: Tensor) -> Tensor | None:
         """The Karcher mean of unit vectors as a combination of them, from their inner products; None if they cancel.

@@ -33,6 +33,9 @@ _RESIDUAL = 1e-14
 _SOLVED_ROWS = 1024
 """Right-hand sides that are solved for at a time: what a solution takes beside its system must not double it."""
 
+_SUMMED_ELEMENTS, _SUMMED_ON_DEVICE = 1 << 15, 1 << 24
+"""Elements of each tensor whose products are added up at a time, on a processor and on an accelerator."""
+
 _ITERATIONS = 10
 _STEADY = 1.02
 """Growth between iterations below which an eigenvalue is taken for found."""
@@ -335,14 +338,19 @@ def conjugate_gradient(
 
 def inner_products(tensors: Sequence[Tensor]) -> Tensor:
     """Inner products of tensors of one shape, shape [tensors, tensors], float64 on the CPU."""
-    count = len(tensors)
+    count, device = len(tensors), tensors[0].device
     # Sums of float32 products in float64, where the device has it.
-    dtype = torch.float32 if tensors[0].device.type == "mps" else torch.float64
+    dtype = torch.float32 if device.type == "mps" else torch.float64
     products = torch.zeros(count, count, dtype=torch.float64)
-    for row, one in enumerate(tensors):
-        for column, other in enumerate(tensors[: row + 1]):
-            products[row, column] = products[column, row] = _inner(one.to(dtype), other.to(dtype))
-    return products
+    flat = [tensor.flatten() for tensor in tensors]
+    # On a processor, some elements at a time: their float64 values then stay in its cache.
+    size = _SUMMED_ELEMENTS if device.type == "cpu" else _SUMMED_ON_DEVICE
+    for start in range(0, len(flat[0]), size):
+        wide = [vector[start : start + size].to(dtype) for vector in flat]
+        for row, one in enumerate(wide):
+            for column, other in enumerate(wide[: row + 1]):
+                products[row, column] += _inner(one, other)
+    return products + products.tril(-1).T
 
 
 def _inner(one: Tensor, other: Tensor) -> float:

@@ -1,9 +1,12 @@
-"""Merging members parameter by parameter: one parameter of every member in memory at a time."""
+"""Merging members parameter by parameter, or in pieces of a parameter where a method merges rows without the others."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,22 +16,19 @@ from regmean_lab.merging.base import (
     MergeError,
     MergeMember,
     MergeMethod,
-    Parameter,
     TensorSettings,
 )
 from regmean_lab.merging.depth import depths
-from regmean_lab.merging.finishing import MergedParameter, base_tensor, follow, working_tensor
+from regmean_lab.merging.finishing import MergedParameter, follow
 from regmean_lab.merging.followed_by import steps_of
-from regmean_lab.merging.member_tensors import MemberTensors
 from regmean_lab.merging.movement import with_movement
 from regmean_lab.merging.partial import covered
 from regmean_lab.merging.parts import PER_MEMBER, name_problems, values_by_name
-from regmean_lab.merging.row_groups import average_rows, groups_of_rows, has_averaged_rows, merge_groups
-from regmean_lab.merging.weights import StoredWeights, tensor_rows, tensor_shape
+from regmean_lab.merging.pieces import Pieces, blocks_of, is_floating, read_by_rows, read_parameter, whole_parameters
+from regmean_lab.merging.row_groups import average_rows, groups_of_rows, has_averaged_rows, has_groups, merge_groups
+from regmean_lab.merging.side_by_side import Run, side_by_side
+from regmean_lab.merging.weights import tensor_shape
 from regmean_lab.statistics import all_finite
-
-BLOCK_ELEMENTS = 1 << 22
-"""Most elements, of all members together, that a method which merges each element by itself is given at a time."""
 
 
 def differences(method: MergeMethod, members: Sequence[MergeMember]) -> list[str]:
@@ -84,7 +84,68 @@ def merge_members(
         MergeError: when members differ, a coefficient or the base is missing, a tensor has a NaN or infinity, or a
             layer cannot be solved. Names the tensor.
     """
+    yield from whole_parameters(merge_in_pieces(method, members, layout, device=device, base=base, settings=settings))
+
+
+def merge_in_pieces(
+    method: MergeMethod,
+    members: Sequence[MergeMember],
+    layout: Layout,
+    *,
+    device: torch.device | str = "cpu",
+    base: Mapping[str, Tensor] | None = None,
+    settings: Callable[[str], TensorSettings] | None = None,
+    finished: Callable[[MergedParameter], MergedParameter] | None = None,
+) -> Iterator[MergedParameter]:
+    """As :func:`merge_members`, but large parameters come in pieces, if their rows are merged without each other.
+
+    Then there is never more than some pieces in memory. Where members' tensors are read when they are asked for, pieces
+    are read and merged by as many threads as PyTorch computes with, while those before them are used.
+
+    Args:
+        method: how to merge.
+        members: the members.
+        layout: what is known of the architecture.
+        device: where to compute.
+        base: weights of the model that the members were trained from.
+        settings: by a parameter's name, how it is merged.
+        finished: what is done to each piece at last, by the same thread.
+
+    Yields:
+        As :func:`merge_members`; of a parameter in pieces, all of them one after the other, each with the parameter's
+        name.
+    """
     method = method.beginning
+    coefficients = _checked(method, members, base)
+    kept = method.kept(members[0].weights)
+    names = [name for name in members[0].weights if name not in kept]
+    given = base if method.needs_base else None
+    if settings is None and method.parts:
+        if found := name_problems(method.parts, names):
+            raise MergeError("\n".join(f"method.{problem}" for problem in found))
+        settings = part_settings(method, names)
+    method.prepare(members, names, layout, given)
+    # Of methods that refit layers afterwards, `refine_` does it at the end.
+    steps = [] if method.refits else steps_of(method.followed_by)
+    deep = depths([*layout.linear, *layout.stacked, *names])
+    work = _Work(method, members, coefficients, layout, torch.device(device), given, settings)
+    done = finished or _as_it_is
+    if not steps:
+        yield from work.merged(names, done)
+        return
+    with closing(work.merged(names, _as_it_is)) as pieces:
+        for parameter in whole_parameters(pieces):
+            name = parameter.name
+            shares = work.settings_of(name).coefficients or coefficients
+            yield done(follow(steps, parameter, members, shares, layout, work.device, base, deep[name]))
+
+
+def _checked(method: MergeMethod, members: Sequence[MergeMember], base: Mapping[str, Tensor] | None) -> list[float]:
+    """The members' coefficients, once everything goes together.
+
+    Raises:
+        MergeError: when it does not.
+    """
     if found := differences(method, members):
         raise MergeError("the members cannot be merged:\n" + "\n".join(f"  - {line}" for line in found))
     if found := method.count_problems(len(members)):
@@ -97,43 +158,85 @@ def merge_members(
     for setting, patterns in (("keep_layers", method.keep_layers), ("merge_layers", method.merge_layers or [])):
         if unmatched := [text for text in patterns if not any(covered(name, [text]) for name in everything)]:
             raise MergeError(f"method.{setting}: no module or parameter matches {', '.join(unmatched)}")
-    kept = method.kept(members[0].weights)
-    names = [name for name in members[0].weights if name not in kept]
-    given = base if method.needs_base else None
-    if settings is None and method.parts:
-        if found := name_problems(method.parts, names):
-            raise MergeError("\n".join(f"method.{problem}" for problem in found))
-        settings = part_settings(method, names)
-    method.prepare(members, names, layout, given)
-    # Of methods that refit layers afterwards, `refine_` does it at the end.
-    steps = [] if method.refits else steps_of(method.followed_by)
-    deep = depths([*layout.linear, *layout.stacked, *names])
-    for name in names:
-        own = TensorSettings() if settings is None else settings(name)
+    return coefficients
 
-        def finished(
-            parameter: MergedParameter, shares: Sequence[float] = own.coefficients or coefficients
-        ) -> MergedParameter:
-            return follow(steps, parameter, members, shares, layout, torch.device(device), base, deep[parameter.name])
 
-        here, shares = own.applied(method), own.coefficients or coefficients
-        if here.reads_experts and name in layout.stacked:
-            yield finished(_merge_experts(here, name, members, shares, layout, torch.device(device), given, own))
-            continue
-        blocks = _blocks(name, members) if here.elementwise else []
-        if len(blocks) <= 1:
-            yield finished(merge_parameter(here, name, members, shares, layout, torch.device(device), given, own=own))
-            continue
-        whole = None
-        for block in blocks:
-            part = merge_parameter(
-                here, name, members, shares, layout, torch.device(device), given, block, own=own
-            ).value
-            if whole is None:
-                whole = part.new_empty(tensor_shape(members[0].weights, name))
-            whole[block] = part
-        assert whole is not None
-        yield finished(MergedParameter(name, whole))
+def _as_it_is(parameter: MergedParameter) -> MergedParameter:
+    return parameter
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A merge that is under way: what is the same for all parameters."""
+
+    method: MergeMethod
+    members: Sequence[MergeMember]
+    coefficients: Sequence[float]
+    layout: Layout
+    device: torch.device
+    base: Mapping[str, Tensor] | None
+    settings: Callable[[str], TensorSettings] | None
+
+    def settings_of(self, name: str) -> TensorSettings:
+        """How one parameter is merged, where that is not as the method says."""
+        return TensorSettings() if self.settings is None else self.settings(name)
+
+    def merged(
+        self, names: Sequence[str], done: Callable[[MergedParameter], MergedParameter]
+    ) -> Generator[MergedParameter]:
+        """All parameters, those that are merged in pieces piece by piece."""
+        if not self.method.elementwise or not read_by_rows(self.members):
+            for name in names:
+                yield done(self._whole(name))
+            return
+        with side_by_side(threads_for(self.device)) as run:
+            yield from run(self._tasks(names, run, done))
+
+    def _whole(self, name: str) -> MergedParameter:
+        own = self.settings_of(name)
+        method, shares = own.applied(self.method), own.coefficients or self.coefficients
+        if method.reads_experts and name in self.layout.stacked:
+            return _merge_experts(method, name, self.members, shares, self.layout, self.device, self.base, own)
+        return merge_parameter(method, name, self.members, shares, self.layout, self.device, self.base, own=own)
+
+    def _tasks(
+        self, names: Sequence[str], run: Run, done: Callable[[MergedParameter], MergedParameter]
+    ) -> Iterator[Callable[[], MergedParameter]]:
+        """What merges each piece, in order; a parameter's pieces are looked at before, where the method must."""
+        for name in names:
+            own = self.settings_of(name)
+            method, shares = own.applied(self.method), own.coefficients or self.coefficients
+            layer, shape = self.layout.linear.get(name), tensor_shape(self.members[0].weights, name)
+            blocks = blocks_of(shape, len(self.members)) if method.divisible(shape, layer) else []
+            if method.surveys and has_groups(name, self.members, self.layout, self.base):
+                blocks = []  # each group of rows is looked at by itself
+            if len(blocks) <= 1:
+                yield partial(_done, done, partial(self._whole, name))
+                continue
+            arguments = (self.members, shares, self.layout, self.device, self.base)
+            known = None
+            if method.surveys and is_floating(self.members[0].weights, name):
+                factors = _factors(method, own)
+                parts = [partial(read_parameter, name, *arguments, block, own=own, factors=factors) for block in blocks]
+                known = method.survey(Pieces(parts[0](), parts, run))
+            for block in blocks:
+                merge = partial(merge_parameter, method, name, *arguments, block, own=own, known=known)
+                yield partial(_done, done, merge, shape[0])
+
+
+def _done(
+    done: Callable[[MergedParameter], MergedParameter], merge: Callable[[], MergedParameter], rows: int | None = None
+) -> MergedParameter:
+    return done(replace(merge(), rows=rows))
+
+
+def threads_for(device: torch.device) -> int:
+    """Threads that read and merge pieces: as many as PyTorch computes with, or one that feeds an accelerator."""
+    return torch.get_num_threads() if device.type == "cpu" else 1
+
+
+def _factors(method: MergeMethod, own: TensorSettings) -> Sequence[float] | None:
+    return method.free_weights if own.weights is None else own.weights
 
 
 def _merge_experts(
@@ -191,20 +294,6 @@ def part_settings(method: MergeMethod, names: Sequence[str]) -> Callable[[str], 
     return at
 
 
-def _blocks(name: str, members: Sequence[MergeMember]) -> list[slice]:
-    """Parts of a parameter's rows of which all members' values together have at most ``BLOCK_ELEMENTS`` elements.
-
-    None where it would have to be read whole anyway.
-    """
-    if not all(isinstance(member.weights, StoredWeights) for member in members):
-        return []
-    shape = tensor_shape(members[0].weights, name)
-    if not shape or math.prod(shape) == 0:
-        return []
-    rows = max(1, BLOCK_ELEMENTS // (len(members) * math.prod(shape[1:])))
-    return [slice(start, min(start + rows, shape[0])) for start in range(0, shape[0], rows)]
-
-
 def merge_parameter(
     method: MergeMethod,
     name: str,
@@ -216,35 +305,35 @@ def merge_parameter(
     block: slice | None = None,
     expert: int | None = None,
     own: TensorSettings | None = None,
+    known: Any = None,
 ) -> MergedParameter:
-    """Merge one parameter, a block of its rows, or the layer of one of the experts that it holds."""
-    if expert is not None:
-        block = slice(expert, expert + 1)
+    """Merge one parameter, a block of its rows, or the layer of one of the experts that it holds.
 
-    def rows(weights: Mapping[str, Tensor]) -> Tensor:
-        chosen = tensor_rows(weights, name, block)
-        return chosen if expert is None else chosen[0]
-
-    def read(number: int) -> Tensor:
-        return working_tensor(members[number], rows(members[number].weights), name, device)
-
-    stored = rows(members[0].weights)
-    dtype, first = stored.dtype, working_tensor(members[0], stored, name, device)
-    del stored
-    tensors: Sequence[Tensor] = MemberTensors(first, read, len(members))
-    if not dtype.is_floating_point:
-        if any(not torch.equal(first, tensor) for tensor in tensors):
+    Args:
+        method: how.
+        name: the parameter's name.
+        members: the members.
+        coefficients: one a member.
+        layout: what is known of the architecture.
+        device: where to compute.
+        base: weights of the model that the members were trained from, or None.
+        block: the rows; None for all of them.
+        expert: the number of the expert.
+        own: how this parameter is merged.
+        known: what the method found out about the whole parameter.
+    """
+    own = own or TensorSettings()
+    parameter = read_parameter(
+        name, members, coefficients, layout, device, base, block, expert, own, _factors(method, own)
+    )
+    first, dtype = parameter.tensors[0], parameter.dtype
+    if not first.is_floating_point():
+        if any(not torch.equal(first, tensor) for tensor in parameter.tensors):
             raise MergeError(f"{name}: members have different values of dtype {dtype}, which cannot be averaged")
         return MergedParameter(name, first)
     if not method.one_at_a_time:
-        tensors = list(tensors)
-    start = base_tensor(base, name, first if expert is None else first[None], block)
-    if expert is not None:
-        start = None if start is None else start[0]
-    layer = layout.linear.get(name) if expert is None else layout.stacked[name].layer(expert)
-    own = own or TensorSettings()
-    factors = method.free_weights if own.weights is None else own.weights
-    parameter = Parameter(name, tensors, members, coefficients, layer, None, start, factors, own.members)
+        parameter = replace(parameter, tensors=list(parameter.tensors))
+    parameter = replace(parameter, known=known)
     diagnostics, groups = None, None
     if expert is None:
         groups = groups_of_rows(name, members, layout, base, len(first) if first.dim() else 0, block)
@@ -257,4 +346,4 @@ def merge_parameter(
         value, diagnostics = merge_groups(method, parameter, groups)
     if not all_finite(value):
         raise MergeError(f"{name}: the merged tensor has a NaN or infinity")
-    return MergedParameter(name, value.to(dtype), diagnostics)
+    return MergedParameter(name, value.to(dtype or value.dtype), diagnostics)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
 from regmean_lab.merging.base import LayerDiagnostics, MergeMethod, Parameter, register_method
-from regmean_lab.merging.linear_algebra import inner_products
+from regmean_lab.merging.pieces import Pieces, inner_products_of, surveyed
 from regmean_lab.merging.task_vectors import task_vectors
 
 
@@ -30,6 +31,8 @@ class ModelStock(MergeMethod):
         by_row: φ is found of each row of a parameter.
     """
 
+    elementwise: ClassVar[bool] = True
+
     by_row: bool = False
 
     @property
@@ -44,26 +47,52 @@ class ModelStock(MergeMethod):
             found.append("coefficients: model_stock finds the weights itself; expected null")
         return found
 
+    @property
+    @override
+    def surveys(self) -> bool:
+        return True
+
+    @override
+    def survey(self, pieces: Pieces) -> float | None:
+        """T of the whole parameter; None where it is found of each row, or there is no base."""
+        whole = pieces.whole
+        if whole.base is None or self._of_rows(whole):
+            return None
+        return _share(len(whole.members), max(0.0, mean_cosine(inner_products_of(pieces, task_vectors))))
+
     def merge(self, parameter: Parameter) -> tuple[Tensor, LayerDiagnostics | None]:
         """A point between the base and the mean, nearer to the mean where the members moved alike."""
         mean, base, count = parameter.mean(), parameter.base, len(parameter.tensors)
         if base is None or count == 1:  # one: the row of a label that only its data annotates
             return mean, None
-        if self.by_row and base.dim() > 1:
+        if self._of_rows(parameter):
             cosines = mean_cosines(task_vectors(parameter)).clamp(min=0)
-            share = (count * cosines / (1 + (count - 1) * cosines)).to(mean.dtype).to(mean.device)
+            share = _share(count, cosines).to(mean.dtype).to(mean.device)
             return base + (mean - base) * share.reshape(-1, *[1] * (base.dim() - 1)), None
-        cosine = max(0.0, mean_cosine(task_vectors(parameter)))
-        return base + (mean - base) * (count * cosine / (1 + (count - 1) * cosine)), None
+        return base + (mean - base) * surveyed(self, parameter).known, None
+
+    def _of_rows(self, parameter: Parameter) -> bool:
+        return self.by_row and parameter.base is not None and parameter.base.dim() > 1
 
 
-def mean_cosine(vectors: Sequence[Tensor]) -> float:
-    """Mean of the cosines of the angles between all pairs of two or more tensors; that with a zero tensor is 0."""
-    products = inner_products(vectors)
+Number = TypeVar("Number", float, Tensor)
+
+
+def _share(count: int, cosine: Number) -> Number:
+    """t, by how many members and what cosine there are."""
+    return count * cosine / (1 + (count - 1) * cosine)
+
+
+def mean_cosine(products: Tensor) -> float:
+    """Mean of the cosines of the angles between all pairs of two or more vectors; that with a zero vector is 0.
+
+    Args:
+        products: their inner products, float64 [vectors, vectors].
+    """
     norms = products.diagonal().sqrt()
     norms[norms == 0] = 1
     cosines = (products / norms.outer(norms)).triu(1)
-    return float(cosines.sum()) / math.comb(len(vectors), 2)
+    return float(cosines.sum()) / math.comb(len(products), 2)
 
 
 def mean_cosines(vectors: Sequence[Tensor]) -> Tensor:

@@ -12,8 +12,8 @@ from typing_extensions import override
 
 from regmean_lab.merging.base import LayerDiagnostics, Parameter, register_method
 from regmean_lab.merging.free_weights import FreeWeights, shares
-from regmean_lab.merging.linear_algebra import inner_products
-from regmean_lab.merging.task_vectors import weighted_sum
+from regmean_lab.merging.pieces import Pieces, inner_products_of, surveyed
+from regmean_lab.merging.task_vectors import task_vectors, weighted_sum
 
 
 @register_method("multislerp")
@@ -33,6 +33,7 @@ class MultiSlerp(FreeWeights):
         normalize: with weights, whether they are divided by their sum; null is true.
     """
 
+    elementwise: ClassVar[bool] = True
     divides: ClassVar[bool] = True
 
     from_base: bool = False
@@ -42,17 +43,29 @@ class MultiSlerp(FreeWeights):
     def needs_base(self) -> bool:
         return self.from_base
 
+    @property
+    @override
+    def surveys(self) -> bool:
+        return True
+
+    @override
+    def survey(self, pieces: Pieces) -> list[float]:
+        """The members' factors."""
+        whole = pieces.whole
+        weights = list(whole.coefficients)
+        if whole.factors is not None:
+            weights = list(whole.factors) if self.normalize is False else shares(whole.factors)
+        return _on_the_sphere(inner_products_of(pieces, self._vectors), weights) or weights
+
     def merge(self, parameter: Parameter) -> tuple[Tensor, LayerDiagnostics | None]:
         """The members' mean direction, as long as they are on average."""
         if len(parameter.tensors) == 1:
             return parameter.tensors[0].clone(), None
-        base = parameter.base if self.from_base else None
-        vectors = list(parameter.tensors) if base is None else [tensor - base for tensor in parameter.tensors]
-        weights = list(parameter.coefficients)
-        if parameter.factors is not None:
-            weights = list(parameter.factors) if self.normalize is False else shares(parameter.factors)
-        merged = weighted_sum(vectors, _on_the_sphere(inner_products(vectors), weights) or weights)
-        return merged if base is None else base + merged, None
+        merged = weighted_sum(self._vectors(parameter), surveyed(self, parameter).known)
+        return parameter.base + merged if self.from_base and parameter.base is not None else merged, None
+
+    def _vectors(self, parameter: Parameter) -> list[Tensor]:
+        return task_vectors(parameter) if self.from_base and parameter.base is not None else list(parameter.tensors)
 
 
 def _on_the_sphere(products: Tensor, weights: list[float]) -> list[float] | None:

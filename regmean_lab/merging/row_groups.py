@@ -57,6 +57,12 @@ def groups_of_rows(
     return None
 
 
+def has_groups(name: str, members: Sequence[MergeMember], layout: Layout, base: Mapping[str, Tensor] | None) -> bool:
+    """Whether rows of a parameter are merged over some members only, or some of them are not in the base."""
+    weights = [*(member.weights for member in members), *([] if base is None else [base])]
+    return is_label_output(name, members, layout) or any(present_rows(own, name) is not None for own in weights)
+
+
 def merge_groups(
     method: MergeMethod, parameter: Parameter, groups: Sequence[Rows]
 ) -> tuple[Tensor, LayerDiagnostics | None]:

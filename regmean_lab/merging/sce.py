@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
 from regmean_lab.merging.base import LayerDiagnostics, Parameter, register_method
+from regmean_lab.merging.counting import Cut, cuts
 from regmean_lab.merging.linear_algebra import inner_products
+from regmean_lab.merging.pieces import Pieces, surveyed
 from regmean_lab.merging.task_vectors import TaskVectorMethod, elect_and_average, task_vectors
 from regmean_lab.utils.checks import fraction
 
@@ -31,6 +35,8 @@ class Sce(TaskVectorMethod):
         scaling: λ.
     """
 
+    elementwise: ClassVar[bool] = True
+
     scaling: float = 1.0
     density: float = 0.1
 
@@ -42,18 +48,62 @@ class Sce(TaskVectorMethod):
             found.append("coefficients: sce finds the weights itself; expected null")
         return found
 
+    @property
+    @override
+    def surveys(self) -> bool:
+        return True
+
+    @override
+    def survey(self, pieces: Pieces) -> _Selection | None:
+        """Which elements are kept, and the members' weights; nothing of a parameter without a base."""
+        if pieces.whole.base is None or len(pieces.whole.tensors) == 1:
+            return None
+        cut = None
+        if self.density < 1:
+            ((cut,),) = cuts(
+                pieces.each,
+                lambda piece: [variance_of(task_vectors(piece))],
+                lambda _, total, varied: [total - int(self.density * varied)],
+                lambda piece: piece.offset,
+            )
+        found = pieces.each(lambda piece: [_square(vector) for vector in _selected(piece, cut)])
+        squares = [math.fsum(column) for column in zip(*found, strict=True)]
+        total, count = math.fsum(squares), len(squares)
+        return _Selection(cut, [square / total for square in squares] if total > 0 else [1 / count] * count)
+
     def merge(self, parameter: Parameter) -> tuple[Tensor, LayerDiagnostics | None]:
         """The base plus the scaled merged task vector; the mean of a parameter without a base."""
         if parameter.base is None or len(parameter.tensors) == 1:
             return parameter.mean(), None
-        vectors = task_vectors(parameter)
-        if self.density < 1:
-            chosen = most_varied(vectors, self.density)
-            vectors = [vector * chosen for vector in vectors]
-        squares = [float(inner_products([vector])) / max(1, vector.numel()) for vector in vectors]
-        total = sum(squares)
-        weights = [square / total for square in squares] if total > 0 else [1 / len(vectors)] * len(vectors)
-        return parameter.base + self.scaling * average_with_elected_signs(vectors, weights), None
+        selection = surveyed(self, parameter).known
+        vectors = _selected(parameter, selection.cut)
+        return parameter.base + self.scaling * average_with_elected_signs(vectors, selection.weights), None
+
+
+@dataclass(frozen=True)
+class _Selection:
+    """What is kept of a parameter's task vectors.
+
+    Attributes:
+        cut: elements whose variance comes before it are left out; None keeps all.
+        weights: one a member.
+    """
+
+    cut: Cut | None
+    weights: list[float]
+
+
+def _selected(parameter: Parameter, cut: Cut | None) -> list[Tensor]:
+    """The task vectors with all elements set to zero that are left out."""
+    vectors = task_vectors(parameter)
+    if cut is None:
+        return vectors
+    kept = cut.before(variance_of(vectors), parameter.offset).logical_not_()
+    return [vector.mul_(kept) for vector in vectors]
+
+
+def _square(vector: Tensor) -> float:
+    return float(inner_products([vector]))
 
 
 def average_with_elected_signs(vectors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
@@ -64,19 +114,15 @@ def average_with_elected_signs(vectors: Sequence[Tensor], weights: Sequence[floa
         weights: one a member, at least 0.
     """
     elected = torch.stack(list(vectors)).sum(dim=0).sign_()
-    agreeing = [torch.where(vector * elected > 0, vector, torch.zeros_like(vector)) for vector in vectors]
+    agreeing = [vector * (vector * elected > 0) for vector in vectors]
     return elect_and_average(agreeing, weights)  # all have one sign: it elects what was elected
 
 
-def most_varied(vectors: Sequence[Tensor], density: float) -> Tensor:
-    """The elements in which tensors differ most: 1 there and 0 elsewhere, of one tensor's shape.
-
-    Args:
-        vectors: one a member, equal shapes.
-        density: share of the elements whose variance is not zero.
-    """
-    variance = torch.stack(list(vectors)).var(dim=0, correction=0)
-    count = int(density * int(torch.count_nonzero(variance)))
-    chosen = torch.zeros(variance.numel(), dtype=variance.dtype, device=variance.device)
-    chosen[variance.flatten().topk(count).indices] = 1
-    return chosen.reshape(variance.shape)
+def variance_of(vectors: Sequence[Tensor]) -> Tensor:
+    """The variance of each element over tensors of equal shape, rounded once where the device has float64."""
+    wide = vectors if vectors[0].device.type == "mps" else [vector.double() for vector in vectors]
+    mean = torch.stack(list(wide)).mean(dim=0)
+    total = torch.zeros_like(mean)
+    for vector in wide:
+        total.add_((vector - mean).square_())
+    return total.div_(len(vectors)).to(vectors[0])

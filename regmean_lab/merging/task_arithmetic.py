@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -24,8 +23,6 @@ class TaskArithmetic(ElementwiseMethod):
     Attributes:
         scaling: λ; the published experiments choose it on held-out data.
     """
-
-    elementwise: ClassVar[bool] = True
 
     scaling: float = 0.4
 

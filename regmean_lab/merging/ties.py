@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
 from regmean_lab.merging.base import Layout, MergeMember, Parameter, register_method
-from regmean_lab.merging.finishing import base_tensor
-from regmean_lab.merging.task_vectors import ElementwiseMethod, keep_above, magnitude_threshold
+from regmean_lab.merging.counting import cuts, threshold_place
+from regmean_lab.merging.pieces import Pieces, blocks_of, is_floating, read_by_rows, read_parameter
+from regmean_lab.merging.side_by_side import side_by_side
+from regmean_lab.merging.task_vectors import ElementwiseMethod, keep_above, task_vectors
+from regmean_lab.merging.weights import tensor_shape
 from regmean_lab.utils.checks import fraction, one_of
 
 SCOPES = ("model", "parameter")
@@ -57,10 +61,25 @@ class Ties(ElementwiseMethod):
         self._thresholds = {}
         if self.scope == "parameter" or self.density == 1 or base is None:
             return
-        known = [name for name in names if name in base]
-        for member in members if known else ():
-            vector = partial(_whole_vector, member, known, base)
-            self._thresholds[id(member)] = magnitude_threshold(vector, self.density)
+        parts = _parts(members, [name for name in names if name in base], layout, base)
+        if not parts:
+            return
+        with side_by_side(torch.get_num_threads()) as run:
+            found = _thresholds(Pieces(parts[0](), parts, run), [self.density] * len(members))
+        self._thresholds = {
+            id(member): value for member, value in zip(members, found, strict=True) if value is not None
+        }
+
+    @property
+    @override
+    def surveys(self) -> bool:
+        return self.scope == "parameter"
+
+    @override
+    def survey_vectors(self, pieces: Pieces) -> Any:
+        """The smallest magnitude that is kept of each member's task vector."""
+        members = range(len(pieces.whole.members))
+        return _thresholds(pieces, [pieces.whole.setting(number, "density", self.density) for number in members])
 
     def merge_vectors(self, parameter: Parameter, vectors: Sequence[Tensor]) -> Tensor:
         """The mean of the trimmed values that have the elected sign."""
@@ -74,16 +93,40 @@ class Ties(ElementwiseMethod):
         if density == 0:
             return torch.zeros_like(vector)
         if self.scope == "parameter":
-            return keep_above(vector, magnitude_threshold(lambda: [vector], density))
+            return keep_above(vector, parameter.known[member])
         return keep_above(vector, self._thresholds[id(parameter.members[member])])
 
 
-def _whole_vector(member: MergeMember, names: Sequence[str], base: Mapping[str, Tensor]) -> Iterator[Tensor]:
-    """A member's task vector, parameter by parameter."""
+def _thresholds(pieces: Pieces, densities: Sequence[float]) -> list[float | None]:
+    """The smallest magnitude, rounded to float32, that is kept of each task vector; None where that is not the matter.
+
+    Args:
+        pieces: all pieces of the task vectors.
+        densities: share that is kept, one a member.
+    """
+    if not any(0 < density < 1 for density in densities):
+        return [None] * len(densities)
+    found = cuts(
+        pieces.each,
+        lambda piece: [vector.abs().float() for vector in task_vectors(piece)],
+        lambda number, total, _: [threshold_place(total, densities[number])] if 0 < densities[number] < 1 else [],
+    )
+    return [own[0].value if own else None for own in found]
+
+
+def _parts(
+    members: Sequence[MergeMember], names: Sequence[str], layout: Layout, base: Mapping[str, Tensor]
+) -> list[Callable[[], Parameter]]:
+    """What reads each piece of the members' parameters with their base, but those of whole numbers."""
+    by_rows, found = read_by_rows(members), list[Callable[[], Parameter]]()
+    shares = [1 / len(members)] * len(members)
     for name in names:
-        tensor = member.weights[name].detach()
-        if tensor.dtype.is_floating_point:
-            tensor = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-            start = base_tensor(base, name, tensor)
-            assert start is not None
-            yield tensor - start
+        weights = members[0].weights
+        if not is_floating(weights, name):
+            continue
+        blocks: list[slice | None] = [*blocks_of(tensor_shape(weights, name), len(members))] if by_rows else []
+        found += [
+            partial(read_parameter, name, members, shares, layout, torch.device("cpu"), base, block)
+            for block in blocks or [None]
+        ]
+    return found

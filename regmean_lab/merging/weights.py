@@ -6,6 +6,7 @@ import json
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import ClassVar
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -16,6 +17,9 @@ from regmean_lab.utils.files import INDEX_FILE, WEIGHTS_FILE
 
 class StoredWeights(Mapping[str, Tensor]):
     """Weights that are read when they are asked for: whole tensors, or only some of their rows."""
+
+    concurrent: ClassVar[bool] = True
+    """Whether several threads may read at once."""
 
     @abstractmethod
     def shape(self, name: str) -> tuple[int, ...]:

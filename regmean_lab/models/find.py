@@ -18,7 +18,7 @@ from regmean_lab.models.converted_weights import (
 )
 from regmean_lab.models.folders import two_readings
 from regmean_lab.models.hub import find_on_hub, split_reference
-from regmean_lab.models.pico import ARCHITECTURES, pico_folder
+from regmean_lab.models.pico import pico_folder
 from regmean_lab.models.pretrained import (
     PACKAGE_PREFIX,
     PICO_PREFIX,
@@ -26,7 +26,6 @@ from regmean_lab.models.pretrained import (
     Checkpoint,
     ModelError,
     check_headers,
-    quiet_transformers,
 )
 from regmean_lab.utils.files import contents_sha256
 
@@ -43,11 +42,7 @@ def find_checkpoint(config: ModelConfig, cache_dir: Path) -> Checkpoint:
     """
     reference = config.checkpoint
     if reference.startswith(PICO_PREFIX):
-        architecture = reference.removeprefix(PICO_PREFIX)
-        if architecture not in ARCHITECTURES:
-            raise ModelError(f"model.checkpoint: no pico model {architecture!r}; there are {', '.join(ARCHITECTURES)}")
-        with quiet_transformers():
-            folder = pico_folder(architecture, cache_dir)
+        folder = pico_folder(reference.removeprefix(PICO_PREFIX), cache_dir)
     elif reference.startswith(PACKAGE_PREFIX):
         folder = _package_folder(reference.removeprefix(PACKAGE_PREFIX))
     elif Path(reference).expanduser().is_dir():

@@ -1,4 +1,7 @@
-"""Pretrained models: where a checkpoint lies, what identifies its weights, and how it is loaded."""
+"""Pretrained models: where a checkpoint lies, what identifies its weights, and how it is loaded.
+
+What is looked up of a model needs torch only; transformers comes with :func:`quiet_transformers`, when one is loaded.
+"""
 
 from __future__ import annotations
 
@@ -7,24 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-import transformers
 from safetensors.torch import load_file
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoModelForQuestionAnswering,
-    AutoModelForSeq2SeqLM,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
 
 from regmean_lab.models.converted_weights import (
     matching,
@@ -32,9 +21,12 @@ from regmean_lab.models.converted_weights import (
 from regmean_lab.models.folders import check_weights, stored_tensors
 from regmean_lab.models.headers import CheckpointError, StoredTensor
 from regmean_lab.models.hub import fetch, find_on_hub
-from regmean_lab.suites.base import Task
+from regmean_lab.suites.base import Task, TaskKind
 from regmean_lab.utils.errors import UserError
 from regmean_lab.utils.names import abbreviated, unwrapped
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 PACKAGE_PREFIX = "package:"
 PICO_PREFIX = "pico:"
@@ -60,14 +52,21 @@ DROPOUT_NAMES = (
 )
 """What the architectures call their dropout probabilities."""
 
-ADAPTER_TASKS: dict[str, Any] = {
-    "SEQ_CLS": AutoModelForSequenceClassification,
-    "TOKEN_CLS": AutoModelForTokenClassification,
-    "CAUSAL_LM": AutoModelForCausalLM,
-    "SEQ_2_SEQ_LM": AutoModelForSeq2SeqLM,
-    "QUESTION_ANS": AutoModelForQuestionAnswering,
+ADAPTER_TASKS = {
+    "SEQ_CLS": "AutoModelForSequenceClassification",
+    "TOKEN_CLS": "AutoModelForTokenClassification",
+    "CAUSAL_LM": "AutoModelForCausalLM",
+    "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
+    "QUESTION_ANS": "AutoModelForQuestionAnswering",
 }
-"""By PEFT's name of a kind of task, the classes of models that it is for."""
+"""By PEFT's name of a kind of task, what transformers calls the models that it is for."""
+
+PROBLEM_TYPES: dict[TaskKind, str] = {
+    "multi_label": "multi_label_classification",
+    "single_label": "single_label_classification",
+    "regression": "regression",
+}
+"""What transformers calls the kinds of task whose labels are of a whole text."""
 
 
 class ModelError(UserError):
@@ -110,8 +109,8 @@ class Checkpoint:
         One that has no padding token, as GPT-2's, pads with its end-of-sequence token. What is saved with a member says
         so too.
         """
-        with quiet_transformers():
-            tokenizer = AutoTokenizer.from_pretrained(
+        with quiet_transformers() as transformers:
+            tokenizer: PreTrainedTokenizerBase = transformers.AutoTokenizer.from_pretrained(
                 self.location, revision=self.revision or "main", trust_remote_code=False
             )
         if tokenizer.pad_token is None:
@@ -120,8 +119,8 @@ class Checkpoint:
 
     def config(self, **settings: Any) -> PreTrainedConfig:
         """The model's configuration, with what ``settings`` changes in it, and the tokenizer's padding token."""
-        with quiet_transformers():
-            config: PreTrainedConfig = AutoConfig.from_pretrained(
+        with quiet_transformers() as transformers:
+            config: PreTrainedConfig = transformers.AutoConfig.from_pretrained(
                 self.location, revision=self.revision or "main", trust_remote_code=False, **settings
             )
         if getattr(config, "pad_token_id", None) is None:
@@ -134,8 +133,8 @@ class Checkpoint:
 
     def parameter_names(self) -> list[str]:
         """The names of the model's parameters without a head, from its configuration alone."""
-        with quiet_transformers(), torch.device("meta"), torch.random.fork_rng(devices=[]):
-            return [name for name, _ in AutoModel.from_config(self.config()).named_parameters()]
+        with quiet_transformers() as transformers, torch.device("meta"), torch.random.fork_rng(devices=[]):
+            return [name for name, _ in transformers.AutoModel.from_config(self.config()).named_parameters()]
 
     def load(self, auto_class: Any, **settings: Any) -> PreTrainedModel:
         """The pretrained model; layers that the checkpoint lacks are drawn from torch's global random state.
@@ -285,7 +284,8 @@ def head_parameters(model: PreTrainedModel) -> list[str]:
 
 def adapter_task(model: PreTrainedModel) -> str | None:
     """PEFT's name of the kind of task that a model is for; None where it has none."""
-    mappings: dict[str, Any] = {task: auto._model_mapping for task, auto in ADAPTER_TASKS.items()}
+    with quiet_transformers() as transformers:
+        mappings = {task: getattr(transformers, name)._model_mapping for task, name in ADAPTER_TASKS.items()}
     return next((task for task, mapping in mappings.items() if type(model) in mapping.values()), None)
 
 
@@ -296,8 +296,9 @@ def head_modules(model: PreTrainedModel) -> list[str]:
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a model folder."""
-    with quiet_transformers():
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    with quiet_transformers() as transformers:
+        tokenizer: PreTrainedTokenizerBase = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    return tokenizer
 
 
 def check_headers(folder: Path, key: str = "") -> None:
@@ -309,14 +310,19 @@ def check_headers(folder: Path, key: str = "") -> None:
 
 
 @contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Without transformers' reports of newly initialised heads and its progress bars for local files."""
+def quiet_transformers() -> Iterator[Any]:
+    """The library transformers, without its reports of newly initialised heads and its progress bars for local files.
+
+    It is imported here, as that takes seconds: a model is found, and so are results of it, without it.
+    """
+    import transformers
+
     logging = transformers.utils.logging
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        yield
+        yield transformers
     finally:
         logging.set_verbosity(verbosity)
         if bars:

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import pytorch_lightning as pl
 import torch
@@ -16,7 +16,8 @@ from torchmetrics import MetricCollection
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from regmean_lab.metrics.metrics import build_metrics, percentages, predictions
-from regmean_lab.models.pretrained import Checkpoint, quiet_transformers
+from regmean_lab.models.pretrained import quiet_transformers
+from regmean_lab.models.task_models import TaskModel
 from regmean_lab.modules.optimization import Optimization
 from regmean_lab.statistics import Collection, FisherLabels, Likelihood, Mask, Scores, StatisticsError
 from regmean_lab.statistics.settings import WrittenAnswers as WrittenAnswers
@@ -138,11 +139,8 @@ class TrainableModule(pl.LightningModule):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
 
-class TaskModule(TrainableModule):
+class TaskModule(TrainableModule, TaskModel):
     """Trains and tests one Hugging Face model on one task.
-
-    ``head_class`` is the one of transformers' ``AutoModelFor…`` that puts a head for the task's labels on an encoder;
-    None where the pretrained model's own output layer answers.
 
     Batches are dicts of tensors: the model's inputs, and ``labels``.
 
@@ -155,8 +153,6 @@ class TaskModule(TrainableModule):
         collection: while statistics are collected, what a test run does with its batches in place of predicting.
     """
 
-    head_class: ClassVar[Any] = None
-
     def __init__(self, model: PreTrainedModel, task: Task, optimization: Optimization | None = None) -> None:
         super().__init__(optimization)
         self.model = model
@@ -164,16 +160,6 @@ class TaskModule(TrainableModule):
         self._dev_metrics: list[MetricCollection] = []
         self._collected: list[list[tuple[Tensor, Tensor]]] = []
         self.collection: Collection | None = None
-
-    @classmethod
-    @abstractmethod
-    def new_model(cls, checkpoint: Checkpoint, task: Task) -> PreTrainedModel:
-        """The pretrained model with what the task needs on top, from torch's global random state."""
-
-    @classmethod
-    @abstractmethod
-    def load_model(cls, folder: Path) -> PreTrainedModel:
-        """A fine-tuned model from a folder, float32, in evaluation mode."""
 
     @property
     def key_score(self) -> str:
@@ -190,11 +176,6 @@ class TaskModule(TrainableModule):
     @abstractmethod
     def likelihood(self) -> Likelihood:
         """Distribution of the labels, which Fisher information is of."""
-
-    @classmethod
-    def model_problems(cls, checkpoint: Checkpoint, task: Task) -> list[str]:
-        """Why a pretrained model does not do for a task: one message each, beginning with the setting's name."""
-        return []
 
     def with_answers(self, batch: Batch) -> Batch:
         """A batch of texts alone, with what a model that writes needs besides: what it writes itself."""

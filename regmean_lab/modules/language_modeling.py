@@ -12,13 +12,12 @@ from torch.nn import functional
 from torchmetrics.functional.text.rouge import rouge_score
 from transformers import GenerationConfig
 
-from regmean_lab.models.pretrained import Checkpoint
+from regmean_lab.models.task_models import LanguageModel
 from regmean_lab.modules.base import Batch, FisherObjective, TaskModule, register_module
 from regmean_lab.modules.text_generation import TextGenerationModule
 from regmean_lab.statistics import Mask
-from regmean_lab.suites.base import IGNORED, Task
+from regmean_lab.suites.base import IGNORED
 from regmean_lab.suites.key_scores import ROUGE_SCORES
-from regmean_lab.suites.text_generation import FORMS
 
 MOST_WRITTEN = 64
 """Most tokens that are written for a text that comes without a target."""
@@ -28,25 +27,12 @@ MORE_TOKENS = 8
 
 
 @register_module("text")
-class LanguageModule(TextGenerationModule):
+class LanguageModule(LanguageModel, TextGenerationModule):
     """Predicts each token of a text from those before it (and from what an encoder reads).
 
     Batches are those of :class:`~regmean_lab.suites.text_encoding.TextCollator`; logits have the shape [batch, written,
     vocabulary].
     """
-
-    @classmethod
-    def model_problems(cls, checkpoint: Checkpoint, task: Task) -> list[str]:
-        """A message for a model that cannot write, or is not of the task's form."""
-        if found := super().model_problems(checkpoint, task):
-            return found
-        form = FORMS[0] if checkpoint.config().is_encoder_decoder else FORMS[1]
-        if task.labels not in ((), (form,)):
-            return [
-                f"model: {checkpoint.name} is {'an encoder-decoder' if form == FORMS[0] else 'a decoder'}; expected "
-                f"suite.form={form}"
-            ]
-        return []
 
     def batch_loss(self, batch: Batch) -> Tensor:
         """Mean cross-entropy of the tokens that are written, each given those before it."""

@@ -5,15 +5,14 @@ They are run for what goes into their linear layers, and are neither trained nor
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModel, PreTrainedModel
+from transformers import PreTrainedModel
 
-from regmean_lab.models.pretrained import Checkpoint, load_model
 from regmean_lab.models.sentence_layers import SentenceLayers
+from regmean_lab.models.task_models import BareModel
 from regmean_lab.modules.base import Batch, TaskModule, register_module
 from regmean_lab.statistics import Likelihood, Scores, StatisticsError
 from regmean_lab.suites.base import Task
@@ -22,7 +21,7 @@ _NO_LABELS = "a model that only reads texts has no labels: neither a loss nor Fi
 
 
 @register_module("unlabelled")
-class ReadingModule(TaskModule):
+class ReadingModule(BareModel, TaskModule):
     """Runs a model on texts, pairs of texts, or a context with each of several choices.
 
     Args:
@@ -37,16 +36,6 @@ class ReadingModule(TaskModule):
         for path, module in on_top.named_children() if on_top is not None else ():
             # Under the name of its folder, as it is called when checkpoints are merged.
             model.add_module(path, module)
-
-    @classmethod
-    def new_model(cls, checkpoint: Checkpoint, task: Task) -> PreTrainedModel:
-        """The model as it is."""
-        return checkpoint.load(AutoModel)
-
-    @classmethod
-    def load_model(cls, folder: Path) -> PreTrainedModel:
-        """An encoder from a folder."""
-        return load_model(AutoModel, folder)
 
     @property
     def likelihood(self) -> Likelihood:

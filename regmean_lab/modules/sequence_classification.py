@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from torch import Tensor
 from torch.nn import functional
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import PreTrainedModel
 
-from regmean_lab.models.pretrained import Checkpoint, label_names, load_model
+from regmean_lab.models.task_models import SequenceClassifier
 from regmean_lab.modules.base import Batch, FisherObjective, TaskModule, register_module
 from regmean_lab.modules.optimization import Optimization
 from regmean_lab.statistics import Likelihood
 from regmean_lab.suites.base import IGNORED, Task, TaskKind
-
-PROBLEM_TYPES: dict[TaskKind, str] = {
-    "multi_label": "multi_label_classification",
-    "single_label": "single_label_classification",
-    "regression": "regression",
-}
-"""What transformers calls the kinds of task."""
 
 LIKELIHOODS: dict[TaskKind, Likelihood] = {
     "multi_label": "bernoulli",
@@ -29,7 +20,7 @@ LIKELIHOODS: dict[TaskKind, Likelihood] = {
 
 
 @register_module("multi_label", "single_label", "regression")
-class SequenceClassificationModule(TaskModule):
+class SequenceClassificationModule(SequenceClassifier, TaskModule):
     """Multi-label classification with ignored labels, single-label classification, or regression of a text.
 
     The model is one of ``AutoModelForSequenceClassification``. Labels are int64 of shape [batch] (``single_label``),
@@ -41,25 +32,11 @@ class SequenceClassificationModule(TaskModule):
             [2, labels]; None weights all alike. Not part of the model.
     """
 
-    head_class = AutoModelForSequenceClassification
-
     label_weights: Tensor | None
 
     def __init__(self, model: PreTrainedModel, task: Task, optimization: Optimization | None = None) -> None:
         super().__init__(model, task, optimization)
         self.register_buffer("label_weights", None, persistent=False)
-
-    @classmethod
-    def new_model(cls, checkpoint: Checkpoint, task: Task) -> PreTrainedModel:
-        """The pretrained encoder with a newly initialised head."""
-        return checkpoint.load(
-            AutoModelForSequenceClassification, **label_names(task), problem_type=PROBLEM_TYPES[task.kind]
-        )
-
-    @classmethod
-    def load_model(cls, folder: Path) -> PreTrainedModel:
-        """A fine-tuned classifier from a folder."""
-        return load_model(AutoModelForSequenceClassification, folder)
 
     @property
     def likelihood(self) -> Likelihood:

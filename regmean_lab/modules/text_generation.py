@@ -3,64 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    MODEL_FOR_MASKED_LM_MAPPING,
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
 
-from regmean_lab.models.pretrained import Checkpoint, load_model
+from regmean_lab.models.task_models import AnsweringModel
 from regmean_lab.modules.base import Batch, FisherObjective, TaskModule, WrittenAnswers, register_module
 from regmean_lab.statistics import Likelihood, Mask
-from regmean_lab.suites.base import IGNORED, Task
+from regmean_lab.suites.base import IGNORED
 
 WRITTEN_TOKENS = 4
 """Most tokens that are written as an answer."""
 
 
 @register_module("answers")
-class TextGenerationModule(TaskModule):
+class TextGenerationModule(AnsweringModel, TaskModule):
     """Answers yes or no in words.
 
     The model is one of ``AutoModelForSeq2SeqLM`` or ``AutoModelForCausalLM``, by its configuration. Batches are those
     of :class:`~regmean_lab.suites.answer_encoding.AnswerCollator`: ``target`` holds the tokens that training teaches,
     ``labels`` the answers as numbers, for metrics. Logits, shape [batch, 2], belong to the answers no and yes.
     """
-
-    @classmethod
-    def new_model(cls, checkpoint: Checkpoint, task: Task) -> PreTrainedModel:
-        """The pretrained model as it is: its output layer writes the answers."""
-        return checkpoint.load(generation_class(checkpoint.config()))
-
-    @classmethod
-    def load_model(cls, folder: Path) -> PreTrainedModel:
-        """A fine-tuned model from a folder."""
-        return load_model(generation_class(AutoConfig.from_pretrained(folder)), folder)
-
-    @classmethod
-    def model_problems(cls, checkpoint: Checkpoint, task: Task) -> list[str]:
-        """A message for a model that cannot write."""
-        config = checkpoint.config()
-        if generation_class(config) is None:
-            return [
-                f"model: {checkpoint.name} ({config.model_type}) reads texts but does not write; answers in words need "
-                "an encoder-decoder or a decoder, for example model=t5_v1_1_base or model=gpt2"
-            ]
-        if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
-            return [
-                f"model: the config.json of {checkpoint.name} lacks decoder_start_token_id, its decoder's first token"
-            ]
-        return []
 
     @property
     def likelihood(self) -> Likelihood:
@@ -248,11 +213,3 @@ class TextGenerationModule(TaskModule):
         """Ids of the tokens that end a sequence; a model may have several, or none."""
         ids = self.model.config.eos_token_id
         return torch.tensor([] if ids is None else ids, dtype=torch.long, device=device).reshape(-1)
-
-
-def generation_class(config: PreTrainedConfig) -> Any:
-    """What loads a model that writes; None for a model that only reads (masked language models such as BERT)."""
-    if config.is_encoder_decoder:
-        return AutoModelForSeq2SeqLM
-    writes = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) not in MODEL_FOR_MASKED_LM_MAPPING
-    return AutoModelForCausalLM if writes else None

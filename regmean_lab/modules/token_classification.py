@@ -3,37 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from torch import Tensor, cat
 from torch.nn import functional
-from transformers import AutoModelForTokenClassification, PreTrainedModel
 
-from regmean_lab.models.pretrained import Checkpoint, label_names, load_model
+from regmean_lab.models.task_models import TokenClassifier
 from regmean_lab.modules.base import Batch, TaskModule, register_module
 from regmean_lab.statistics import Likelihood
-from regmean_lab.suites.base import IGNORED, Task
+from regmean_lab.suites.base import IGNORED
 
 
 @register_module("token_labels")
-class TokenClassificationModule(TaskModule):
+class TokenClassificationModule(TokenClassifier, TaskModule):
     """One label of several for each word of a sentence.
 
     The model is one of ``AutoModelForTokenClassification``. Labels are int64 of shape [batch, tokens], ``IGNORED``
     where a token is not labelled: what is not the first of a word's tokens, and padding.
     """
-
-    head_class = AutoModelForTokenClassification
-
-    @classmethod
-    def new_model(cls, checkpoint: Checkpoint, task: Task) -> PreTrainedModel:
-        """The pretrained encoder with a newly initialised head."""
-        return checkpoint.load(AutoModelForTokenClassification, **label_names(task))
-
-    @classmethod
-    def load_model(cls, folder: Path) -> PreTrainedModel:
-        """A fine-tuned token classifier from a folder."""
-        return load_model(AutoModelForTokenClassification, folder)
 
     @property
     def likelihood(self) -> Likelihood:

@@ -92,7 +92,7 @@ class BlockPasses:
         device: where the model runs.
 
     Raises:
-        StatisticsError: for a model without blocks, or whose blocks share modules.
+        StatisticsError: for a model without blocks, or whose blocks share modules with parameters.
     """
 
     def __init__(
@@ -112,6 +112,8 @@ class BlockPasses:
         owners: dict[int, str] = {}
         for name, block in self.blocks.items():
             for part in block.modules():
+                if next(part.parameters(recurse=False), None) is None:
+                    continue  # an activation, which measures nothing
                 if (other := owners.setdefault(id(part), name)) != name:
                     raise StatisticsError(
                         f"the blocks '{other}' and '{name}' of {type(model).__name__} share a {type(part).__name__}, "

@@ -20,6 +20,7 @@ from .distributed import add_up_
 from .errors import StatisticsError, name_list
 from .likelihood import Likelihood, count_terms, output_factors
 from .per_example import Part, add_squares_
+from .relative_positions import OwnRelativePositions
 from .settings import LabelSource
 
 FisherLabels: TypeAlias = Literal["expectation", "true", "pseudo", "batch_mean"]
@@ -123,9 +124,10 @@ class FisherAccumulator(Accumulator[FisherStatistics]):
         statistics = accumulator.compute()
 
     The examples of a batch must not influence each other. Gradients of single examples are found from a pass over the
-    whole batch where the modules allow it. Where they do not (a parameter used outside of known modules, an input
-    without the examples in its first dimension: both in DeBERTa), each example is passed alone, which is as exact and
-    slower; `mode` and `reasons` tell. The first batch decides.
+    whole batch where the modules allow it; relative positions like those of T5, MPNet and DeBERTa 2 and 3, which all
+    examples share, are copied for each. Where modules do not allow it (a parameter used outside of known modules, an
+    input without the examples in its first dimension), each example is passed alone, which is as exact and slower;
+    `mode` and `reasons` tell. The first batch decides.
 
     `add` may be called under ``torch.no_grad`` and ``torch.inference_mode``, but the model itself must have been made
     or loaded outside of inference mode: autograd cannot use inference tensors as parameters. Parameters' ``grad`` are
@@ -189,6 +191,7 @@ class FisherAccumulator(Accumulator[FisherStatistics]):
             }
         self._sum_by_id = {id(parameter): self._sums[name] for name, parameter in self._parameters.items()}
         self._known = known_modules(model)
+        self._positions = OwnRelativePositions(model)
         self._shapes_checked = False
         self._reasons: tuple[str, ...] = ()
 
@@ -331,11 +334,11 @@ class FisherAccumulator(Accumulator[FisherStatistics]):
 
     def _add_products(self, batch: Batch, labels: Tensor | None, examples: int) -> bool:
         """Add the batch by passes over all of it, if that is exact; otherwise note why not and add nothing."""
-        with CallRecorder(self._known, examples) as recorder:
+        with self._positions, CallRecorder(self._known, examples) as recorder:
             logits = self._logits(batch, examples)
         reasons = obstacles(self._model, logits, recorder.calls, examples)
         if not reasons and examples > 1 and not self._shapes_checked:
-            with CallRecorder(self._known, 1) as single:
+            with self._positions, CallRecorder(self._known, 1) as single:
                 self._logits(select_example(batch, 0, examples), 1)
             reasons = shape_obstacles(recorder.calls, single.calls)
             self._shapes_checked = True

@@ -39,10 +39,15 @@ class Part(ABC):
 
 @dataclass(frozen=True)
 class Products(Part):
-    """The part ``leftᵀ right`` of a matrix: ``left`` is ``[batch, rows, m]``, ``right`` is ``[batch, rows, n]``."""
+    """The part ``leftᵀ right`` of a matrix: ``left`` is ``[batch, rows, m]``, ``right`` is ``[batch, rows, n]``.
+
+    ``spans`` tells for each example its first row that may differ from zero in both, and the one after the last; None
+    if that is not known.
+    """
 
     left: Tensor
     right: Tensor
+    spans: Sequence[tuple[int, int]] | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -51,13 +56,34 @@ class Products(Part):
 
     def add_to_(self, gradients: Tensor, start: int) -> None:
         """See `Part`."""
-        chosen = slice(start, start + len(gradients))
-        gradients.baddbmm_(self.left[chosen].transpose(1, 2), self.right[chosen])
+        left, right = self._rows(start, len(gradients))
+        gradients.baddbmm_(left.transpose(1, 2), right)
 
     def write_to(self, gradients: Tensor, start: int) -> None:
         """See `Part`."""
-        chosen = slice(start, start + len(gradients))
-        torch.bmm(self.left[chosen].transpose(1, 2), self.right[chosen], out=gradients)
+        left, right = self._rows(start, len(gradients))
+        torch.bmm(left.transpose(1, 2), right, out=gradients)
+
+    def single_rows(self) -> tuple[Tensor, Tensor] | None:
+        """Both factors ``[batch, m]`` and ``[batch, n]`` where no example has more than one row; None otherwise."""
+        rows = self.left.shape[1]
+        if rows == 1:
+            return self.left[:, 0], self.right[:, 0]
+        if self.spans is None or any(stop - start > 1 for start, stop in self.spans):
+            return None
+        # An example without a row has zeros everywhere.
+        places = torch.tensor([min(start, rows - 1) for start, _ in self.spans], device=self.left.device)
+        every = torch.arange(len(places), device=self.left.device)
+        return self.left[every, places], self.right[every, places]
+
+    def _rows(self, start: int, count: int) -> tuple[Tensor, Tensor]:
+        """Both factors for ``count`` examples from ``start`` on."""
+        chosen = slice(start, start + count)
+        if self.spans is None:
+            return self.left[chosen], self.right[chosen]
+        spans = self.spans[chosen]
+        rows = slice(min(first for first, _ in spans), max(stop for _, stop in spans))
+        return self.left[chosen, rows], self.right[chosen, rows]
 
 
 @dataclass(frozen=True)
@@ -105,9 +131,11 @@ def add_squares_(total: Tensor, parts: Sequence[Part], examples: int, chunk_byte
         chunk_bytes: the most memory that gradients of single examples may take at a time; one example always may.
     """
     first = parts[0]
-    if len(parts) == 1 and isinstance(first, Products) and first.left.shape[1] == 1:
+    single = first.single_rows() if len(parts) == 1 and isinstance(first, Products) else None
+    if single is not None:
         # With one row an example, Σ (l rᵀ)² = Σ l² (r²)ᵀ is a single product.
-        total.add_(first.left[:, 0].square().T @ first.right[:, 0].square())
+        left, right = single
+        total.add_(left.square().T @ right.square())
         return
     lookups = [part for part in parts if isinstance(part, Lookups)]
     if len(lookups) == len(parts):
@@ -133,6 +161,14 @@ def add_squares_(total: Tensor, parts: Sequence[Part], examples: int, chunk_byte
 def _add_lookup_squares_(total: Tensor, parts: Sequence[Lookups]) -> None:
     """`add_squares_` of an embedding table, without a table for each example."""
     table_size = total.shape[0]
+    examples = len(parts[0].indices)
+    if sum(part.indices.numel() for part in parts) >= examples * table_size:
+        # More lookups than entries (relative positions): a table for each example is the smaller one.
+        tables = torch.zeros(examples, *total.shape, dtype=parts[0].dtype, device=total.device)
+        for part in parts:
+            part.add_to_(tables, 0)
+        total.add_(tables.square_().sum(0))
+        return
     keys = []
     for part in parts:
         example = torch.arange(len(part.indices), device=part.indices.device).unsqueeze(1)
@@ -195,15 +231,32 @@ def _rows(tensor: Tensor) -> Tensor:
     return tensor.reshape(tensor.shape[0], -1, tensor.shape[-1])
 
 
+def _spans(rows: Tensor) -> list[tuple[int, int]] | None:
+    """Of gradients ``[batch, rows, width]`` each example's first row that is not zero, and the one after the last.
+
+    Padding has no gradient, and in the last layers of a classifier all tokens but one have none. None on a device for
+    which the processor would have to wait.
+    """
+    if rows.device.type != "cpu" or rows.shape[1] == 1:
+        return None
+    spans = []
+    for nonzero in (rows.abs().amax(-1) != 0).numpy():
+        places = nonzero.nonzero()[0]
+        spans.append((int(places[0]), int(places[-1]) + 1) if len(places) else (0, 0))
+    return spans
+
+
 def _linear_parts(module: nn.Linear, inputs: Tensor, gradient: Tensor) -> Parts:
-    yield module.weight, Products(_rows(gradient), _rows(inputs))
+    rows = _rows(gradient)
+    yield module.weight, Products(rows, _rows(inputs), _spans(rows))
     if module.bias is not None:
-        yield module.bias, Whole(_rows(gradient).sum(1))
+        yield module.bias, Whole(rows.sum(1))
 
 
 def _conv1d_parts(module: Any, inputs: Tensor, gradient: Tensor) -> Parts:
-    yield module.weight, Products(_rows(inputs), _rows(gradient))
-    yield module.bias, Whole(_rows(gradient).sum(1))
+    rows = _rows(gradient)
+    yield module.weight, Products(_rows(inputs), rows, _spans(rows))
+    yield module.bias, Whole(rows.sum(1))
 
 
 def _embedding_parts(module: nn.Embedding, inputs: Tensor, gradient: Tensor) -> Parts:

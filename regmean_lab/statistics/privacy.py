@@ -17,8 +17,6 @@ from fractions import Fraction
 from typing import Any
 
 import torch
-from scipy.optimize import minimize_scalar
-from scipy.stats import norm
 from torch import Tensor
 
 LENGTHS_SHARE = 0.1
@@ -79,6 +77,8 @@ class Noise:
         share = min(false_share, 0.5)
         scale = float(self.scale)
         if self.delta is not None:
+            from scipy.stats import norm  # takes a second to import, and most statistics are without noise
+
             return max(1, math.ceil(float(norm.isf(share)) * math.sqrt(scale)))
         # P(x ≥ t) = qᵗ / (1 + q) with q = exp(−1/b).
         return max(1, math.ceil(-math.log(share * (1 + math.exp(-1 / scale))) * scale))
@@ -149,6 +149,7 @@ def _accepts(numerator: int, denominator: int, source: random.Random) -> bool:
 
 def _log_delta(rho: float, epsilon: float) -> float:
     """Logarithm of the δ that ρ-zCDP implies for ε."""
+    from scipy.optimize import minimize_scalar  # as above
 
     def bound(log_above_one: float) -> float:
         above = math.exp(log_above_one)

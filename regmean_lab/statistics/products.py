@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .rank_k import has_rank_k_update, rank_k_update_
+from .rank_k import can_update, has_rank_k_update, rank_k_update_
 
 # Widest block that is multiplied whole, unless an eighth of the matrix is wider. Small blocks save more of the lower
 # triangle; a GPU wants larger products, and narrow types take so little time that calls count.
@@ -17,6 +17,8 @@ _BLOCK_WIDTH_DEVICE = 1024
 # time. A GPU wants larger products.
 _PACKED_ROWS_CPU = 512
 _PACKED_ROWS_DEVICE = 2048
+# BLAS's update reads and writes the sum while it computes: from so many rows on, more together are no faster.
+_PACKED_ROWS_UPDATE = 128
 _PACKED_BYTES = 2**21
 
 _MIRROR_WIDTH = 256
@@ -27,6 +29,8 @@ _HAS_WIDE_PRODUCT = "dtype" in torch.ops.aten.mm.overloads()
 
 def packed_rows(rows: Tensor) -> int:
     """How many rows like ``rows`` ``[any, in]`` are worth a product of their own."""
+    if can_update(rows):
+        return _PACKED_ROWS_UPDATE
     row_bytes = rows.shape[1] * rows.dtype.itemsize
     # Narrow types are multiplied faster, but what is read and written of a sum stays the same.
     least = _PACKED_ROWS_DEVICE if rows.device.type != "cpu" else _PACKED_ROWS_CPU * 4 // min(4, rows.dtype.itemsize)

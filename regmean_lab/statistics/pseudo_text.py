@@ -15,7 +15,10 @@ from itertools import accumulate
 import torch
 
 from .errors import StatisticsError
-from .token_counts import MappedCounts
+from .token_counts import MappedCounts, TokenCounts
+
+FEW_TOKENS = 100
+"""Fewer tokens than this make poor pseudo-text, see docs/methods_with_text.md."""
 
 
 class PseudoText:
@@ -92,3 +95,13 @@ def _following(counts: MappedCounts) -> dict[int, tuple[list[int], _Choice]]:
         first: ([second for second, _ in pairs], _Choice([times for _, times in pairs]))
         for first, pairs in by_first.items()
     }
+
+
+def few_tokens(name: str, counts: TokenCounts | None) -> str | None:
+    """A warning where a member's counts tell too few tokens for pseudo-text; None where there are enough."""
+    if counts is None or len(counts.tokens) >= FEW_TOKENS:
+        return None
+    return (
+        f"{name}: counts of {len(counts.tokens)} tokens; pseudo-text of so few can bring a merge further from its "
+        "members than their mean is"
+    )

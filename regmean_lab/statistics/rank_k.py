@@ -18,13 +18,16 @@ from torch import Tensor
 _ROUTINES = {torch.float32: "ssyrk", torch.float64: "dsyrk"}
 
 
+def can_update(rows: Tensor) -> bool:
+    """Whether `rank_k_update_` should be used for rows like these, given a sum of their dtype."""
+    return rows.device.type == "cpu" and torch.get_num_threads() == 1 and rows.dtype in _ROUTINES
+
+
 def has_rank_k_update(total: Tensor, rows: Tensor) -> bool:
     """Whether `rank_k_update_` can and should be used for this sum ``[in, in]`` and these rows ``[rows, in]``."""
     return (
-        rows.device.type == "cpu"
-        and torch.get_num_threads() == 1
+        can_update(rows)
         and rows.dtype == total.dtype
-        and rows.dtype in _ROUTINES
         and rows.is_contiguous()
         and total.is_contiguous()
         and len(rows) > 0

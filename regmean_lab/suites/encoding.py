@@ -11,13 +11,15 @@ import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from regmean_lab.suites.base import Example, Task, TaskKind
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class Encoded(Protocol):
@@ -28,10 +30,12 @@ class Encoded(Protocol):
         """Number of tokens."""
 
 
-Encode = Callable[[Sequence[Any], PreTrainedTokenizerBase, int | None], Sequence[Encoded]]
+Encode: TypeAlias = "Callable[[Sequence[Any], PreTrainedTokenizerBase, int | None], Sequence[Encoded]]"
 """Tokenises examples in order, cut to a number of tokens (None cuts nothing); see :func:`encode`."""
 
-MakeCollator = Callable[[PreTrainedTokenizerBase, Task, int | None], Callable[[Sequence[Any]], dict[str, Tensor]]]
+MakeCollator: TypeAlias = (
+    "Callable[[PreTrainedTokenizerBase, Task, int | None], Callable[[Sequence[Any]], dict[str, Tensor]]]"
+)
 """Makes what joins encoded examples into a batch; see :class:`Collator`."""
 
 _ENCODINGS: dict[TaskKind, tuple[Encode, MakeCollator]] = {}

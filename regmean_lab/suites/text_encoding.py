@@ -107,7 +107,8 @@ def _conversations(
         raise DataError(problem)
     read = []
     for number, example in enumerate(examples, 1):
-        text, special = example.text, True
+        text: Any = example.text
+        special = True
         if isinstance(example, Conversation):
             try:
                 text, special = tokenizer.apply_chat_template(json.loads(text), tokenize=False), False

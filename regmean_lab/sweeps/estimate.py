@@ -10,9 +10,9 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from transformers import AutoModel, PreTrainedTokenizerBase
 
 from regmean_lab.config.baselines import Comparator
 from regmean_lab.config.groups import TrainingConfig
@@ -26,6 +26,9 @@ from regmean_lab.suites.base import DataError
 from regmean_lab.suites.encoding import encoding_of
 from regmean_lab.sweeps.plan import Plan, PlannedJob, PlannedMember, PlannedStatistics
 from regmean_lab.zoo import Zoo
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 DEFAULT_EFFICIENCY = 0.4
 """Share of the matrix speed that training reaches, where nothing was measured yet."""
@@ -115,8 +118,8 @@ def total_cost(costs: Iterable[Cost]) -> Cost:
 
 def size_of(checkpoint: Checkpoint) -> Size:
     """Size of a model, from its configuration alone."""
-    with quiet_transformers(), torch.device("meta"):
-        model = AutoModel.from_config(checkpoint.config())
+    with quiet_transformers() as transformers, torch.device("meta"):
+        model = transformers.AutoModel.from_config(checkpoint.config())
     weights = dict(model.named_parameters())
     layers = linear_layers(model)
     shapes = [weights[f"{name}.weight"].shape[:: -1 if is_conv1d(layer) else 1] for name, layer in layers.items()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from shutil import which
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
@@ -19,6 +20,9 @@ PACKAGES = {
 }
 """What each extra brings."""
 
+COMMANDS = {"submitit_slurm": ("sbatch", "srun", "squeue")}
+"""Programs that a launcher calls."""
+
 
 def register_launchers() -> None:
     """Make what installed launchers declare the schemas of our files in ``conf/hydra/launcher`` (idempotent).
@@ -34,9 +38,20 @@ def register_launchers() -> None:
             store.store(group="schema/launcher", name=name, node=node.node, provider=node.provider)
 
 
-def launcher_problems(launcher: str) -> list[str]:
-    """What stands in the way of a launcher: an extra that is not installed."""
+def launcher_problems(launcher: str, *, runs: bool = False) -> list[str]:
+    """What stands in the way of a launcher: an extra that is not installed, or a machine that cannot submit jobs.
+
+    Args:
+        launcher: its name.
+        runs: whether jobs are launched; otherwise its settings are only looked at.
+    """
     extra = EXTRAS.get(launcher)
-    if extra is None or find_spec(PACKAGES[extra]) is not None:
-        return []
-    return [f'{LAUNCHER_GROUP}={launcher}: it is not installed; get it with: pip install "regmean-lab[{extra}]"']
+    if extra is not None and find_spec(PACKAGES[extra]) is None:
+        return [f'{LAUNCHER_GROUP}={launcher}: it is not installed; get it with: pip install "regmean-lab[{extra}]"']
+    missing = [name for name in COMMANDS.get(launcher, ()) if runs and which(name) is None]
+    if missing:
+        return [
+            f"{LAUNCHER_GROUP}={launcher}: there is no {' and no '.join(missing)} on the path; start the command where "
+            "SLURM takes jobs, as on a login node of the cluster"
+        ]
+    return []

@@ -4,28 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from regmean_lab.callbacks.statistics import StatisticsRequest
-from regmean_lab.checkpoints.given_members import GivenMember, check
+from regmean_lab.callbacks.requests import StatisticsRequest
+from regmean_lab.checkpoints.checks import find_given
 from regmean_lab.config.baselines import Multitask
 from regmean_lab.config.resolvers import job_folder
 from regmean_lab.config.schema import ConfigurationError, Settings, settings_of
-from regmean_lab.evaluation.checks import checkpoint_if_any
-from regmean_lab.evaluation.finished import finished_result
-from regmean_lab.evaluation.job import model_fingerprint
+from regmean_lab.evaluation.checks import find_files
+from regmean_lab.evaluation.finished import data_fingerprint, finished_result, model_fingerprint
 from regmean_lab.merging import Layout, MergeMethod
 from regmean_lab.merging.layout import averaged_line
 from regmean_lab.models.pretrained import Checkpoint
-from regmean_lab.results import combine_fingerprints
 from regmean_lab.suites import Suite
 from regmean_lab.suites.base import DataError
-from regmean_lab.suites.data_module import Evaluation, evaluations_for
+from regmean_lab.suites.evaluations import evaluations_for
 from regmean_lab.sweeps.steps import Step, empty_layout, requests_for
-from regmean_lab.training.train import MemberTraining, describe, trainings_of
+from regmean_lab.training.descriptions import MemberTraining, describe, trainings_of
 from regmean_lab.zoo import Zoo, ZooEntry, member_address
+
+if TYPE_CHECKING:
+    from regmean_lab.checkpoints.given_members import GivenMember
 
 
 @dataclass(eq=False)
@@ -168,7 +171,8 @@ class Planner:
     def __init__(self) -> None:
         self._suites: dict[str, Suite] = {}
         self._fingerprints: dict[tuple[int, str], str] = {}
-        self._checked: dict[str, tuple[Checkpoint | None, dict[str, GivenMember], list[str]]] = {}
+        self._found: dict[str, tuple[Checkpoint | None, dict[str, GivenMember], list[str]]] = {}
+        self._models: dict[str, list[str]] = {}
         self._layouts: dict[str, Layout] = {}
         self._begin()
 
@@ -194,12 +198,14 @@ class Planner:
             self._report(error.problems)
             self._plan.refused.append((overrides, str(error)))
             return
-        checkpoint, given = self._checkpoint(settings)
+        checkpoint, given = self._files(settings)
         folder = Path(settings.config.paths.output_dir) / job_folder(config)
         job = PlannedJob(overrides, folder, settings, self._is_finished(settings, checkpoint, folder, given))
         self._plan.jobs.append(job)
         if job.finished:
             return
+        if checkpoint is not None:
+            self._report(self._model_problems(settings, checkpoint))
         job.members = [
             self._member(job, checkpoint, training, given.get(training.name)) for training in trainings_of(settings)
         ]
@@ -238,22 +244,32 @@ class Planner:
         key = repr((settings.suite.name, settings.suite.data_dir, settings.suite.settings))
         return replace(settings, suite=self._suites.setdefault(key, settings.suite))
 
-    def _checkpoint(self, settings: Settings) -> tuple[Checkpoint | None, dict[str, GivenMember]]:
+    def _files(self, settings: Settings) -> tuple[Checkpoint | None, dict[str, GivenMember]]:
         """The pretrained model, and the members that are checkpoints."""
         config = settings.config
         joint = isinstance(settings.method, Multitask)
         given = sorted(settings.checkpoints.items())
-        own = (config.model, config.training.lora, config.paths, config.logger, config.trainer)
+        own = (config.model, config.paths, config.logger, config.trainer)
         key = repr((*own, id(settings.suite), settings.members, given, joint))
-        if key not in self._checked:
-            try:
-                self._checked[key] = (*check(settings), [])
-            except ConfigurationError as error:
-                # Without data there may still be a model, whose size tells what its members will take.
-                self._checked[key] = checkpoint_if_any(settings), {}, error.problems
-        checkpoint, members, problems = self._checked[key]
+        if key not in self._found:
+            checkpoint, problems = find_files(settings)
+            members, others = find_given(settings, checkpoint)
+            # Without data there may still be a model, whose size tells what its members will take.
+            self._found[key] = checkpoint, members, [*problems, *others]
+        checkpoint, members, problems = self._found[key]
         self._report(problems)
         return checkpoint, members
+
+    def _model_problems(self, settings: Settings, checkpoint: Checkpoint) -> list[str]:
+        """Why the pretrained model does not do for a job that is to be run."""
+        from regmean_lab.evaluation.model_checks import model_problems  # transformers; a finished job needs none
+
+        parts = getattr(settings.method, "parts", None)
+        own = (checkpoint, settings.config.training.lora, parts, sorted(settings.checkpoints))
+        key = repr((*own, id(settings.suite), settings.members))
+        if key not in self._models:
+            self._models[key] = model_problems(settings, checkpoint)
+        return self._models[key]
 
     def _fingerprint(self, suite: Suite, corpus: str) -> str | None:
         """Hash of a corpus's data; None if it is not there yet."""
@@ -272,18 +288,16 @@ class Planner:
             return False
         if settings.config.order == "greedy":
             return False  # which data the job reads is known when its members are there
-        data = [self._fingerprint(settings.suite, corpus) for corpus in settings.corpora]
-        if None in data:
+        corpora = {corpus: self._fingerprint(settings.suite, corpus) for corpus in settings.corpora}
+        known = {corpus: found for corpus, found in corpora.items() if found is not None}
+        if len(known) < len(corpora):
             return False
-        combined = combine_fingerprints(part for part in data if part is not None)
-
-        def evaluations() -> list[Evaluation]:
-            return evaluations_for(settings.suite, settings.members, settings.evaluated_split)
-
+        models = model_fingerprint(checkpoint, {name: member.record for name, member in given.items()})
+        evaluations = partial(evaluations_for, settings.suite, settings.members, settings.evaluated_split)
         try:
-            models = model_fingerprint(checkpoint, {name: member.record for name, member in given.items()})
-            return finished_result(settings, models, combined, folder, evaluations) is not None
-        except DataError:
+            data = data_fingerprint(settings, known.__getitem__)
+            return finished_result(settings, models, data, folder, evaluations) is not None
+        except (DataError, OSError):
             return False
 
     def _member(

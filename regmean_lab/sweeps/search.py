@@ -22,7 +22,7 @@ from regmean_lab.config.search import Search, search_problems
 from regmean_lab.config.search_space import Space, space_of
 from regmean_lab.results import RESULT_FILE, ResultError, read_result
 from regmean_lab.suites.base import DataError
-from regmean_lab.suites.data_module import evaluations_for
+from regmean_lab.suites.evaluations import evaluations_for
 from regmean_lab.sweeps.plan import Plan, PlannedJob
 from regmean_lab.sweeps.samplers import Proposals, proposals
 from regmean_lab.sweeps.selection import Group, on_dev

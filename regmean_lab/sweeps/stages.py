@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from regmean_lab.config.grids import SELECTS, Composer, SweepError, config_loader, grids, jobs_of
 from regmean_lab.config.search import SELECTION_KEY, SPLIT_KEY
 from regmean_lab.results import RESULT_FILE, ResultError
+from regmean_lab.sweeps.lost_jobs import reason_of_loss
 from regmean_lab.sweeps.plan import Plan, PlannedJob, PlannedMember, PlannedStatistics, Planner
 from regmean_lab.sweeps.selection import Group, best_of, groups_of, on_dev
 from regmean_lab.sweeps.summary import JobRecord, record_job
@@ -209,21 +210,23 @@ def run_stages(
     stages = STAGES[: STAGES.index(last) + 1]
     failed = bool(refused)
     members = plan.to_train
-    for member in _failed_steps(launch, members, number):
+    for member in _failed_steps(launch, members, output_dir, number):
         member.problem = f"{'+'.join(member.training.corpora)}, seed {member.training.seed}, could not be trained"
         failed = True
     number += len(members)
     to_collect = plan.to_collect if "statistics" in stages else []
     statistics = [part for part in to_collect if part.member.problem is None]
-    for part in _failed_steps(launch, statistics, number):
+    for part in _failed_steps(launch, statistics, output_dir, number):
         name = f"{part.member.training.name}, seed {part.member.training.seed}"
         part.problem = f"{part.kind} statistics of {name} could not be collected"
         failed = True
     number += len(statistics)
     ready = [job for job in plan.unfinished if not problems_of(job)] if "jobs" in stages else []
     returned = list(launch([list(job.overrides) for job in ready], number)) if ready else []
-    for job, job_return in zip(ready, returned, strict=True):
+    for place, (job, job_return) in enumerate(zip(ready, returned, strict=True), start=number):
         job.failed = job_return.status != JobStatus.COMPLETED
+        if reason := reason_of_loss(job_return):
+            _record(output_dir, job, place, reason)
     failed |= any(job.failed for job in ready)
     number += len(ready)
     for job in plan.jobs:
@@ -240,11 +243,17 @@ def run_stages(
     return returned, failed
 
 
-def _failed_steps(launch: Launch, parts: Sequence[Part], number: int) -> list[Part]:
+def _failed_steps(launch: Launch, parts: Sequence[Part], output_dir: Path, number: int) -> list[Part]:
     """Train members or collect statistics; return the failed steps."""
     if not parts:
         return []
-    returned = launch([part.step.overrides(part.job.overrides, part.job.folder_name) for part in parts], number)
+    launched = [part.step.overrides(part.job.overrides, part.job.folder_name) for part in parts]
+    returned = launch(launched, number)
+    for place, (part, job_return) in enumerate(zip(parts, returned, strict=True), start=number):
+        if reason := reason_of_loss(job_return):  # others have left their records themselves
+            folder = output_dir / part.step.folder(part.job.folder_name)
+            error = f"{part.step.name}: {reason}"
+            record_job(output_dir, place, JobRecord(list(part.job.overrides), str(folder), error))
     return [part for part, job_return in zip(parts, returned, strict=True) if job_return.status != JobStatus.COMPLETED]
 
 

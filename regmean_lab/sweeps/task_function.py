@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from regmean_lab.config.checkpoint_commands import root_module
 from regmean_lab.config.resolvers import register_resolvers
 from regmean_lab.sweeps.summary import JobRecord, record_job, show_measured
+from regmean_lab.utils.garbage import collect_again
 from regmean_lab.utils.progress import is_listened, job_begins, job_ended
 from regmean_lab.utils.quiet import quiet_libraries
 from regmean_lab.utils.threads import limit_threads
@@ -37,9 +38,10 @@ def job(config: DictConfig) -> float | None:
     import torch  # this and the others take seconds
 
     from regmean_lab.experiment import run
-    from regmean_lab.sweeps.steps import run_step, step_of
+    from regmean_lab.sweeps.steps import step_of
     from regmean_lab.utils.errors import UserError
 
+    collect_again()
     register_resolvers()
     quiet_libraries()
     hydra_config = HydraConfig.get()
@@ -57,6 +59,8 @@ def job(config: DictConfig) -> float | None:
     try:
         with _told(name, several=hydra_config.mode == RunMode.MULTIRUN) as scores:
             if step is not None:
+                from regmean_lab.sweeps.step_work import run_step  # imports Lightning; finding results does without
+
                 run_step(step, config, folder)
                 return None
             record(NOT_ENDED)  # a process that is killed leaves this record as the last one
@@ -119,6 +123,7 @@ def root_job(config: DictConfig) -> None:
     """One job of an experiment with a root configuration of its own."""
     from regmean_lab.utils.errors import UserError
 
+    collect_again()
     register_resolvers()
     quiet_libraries()
     hydra_config = HydraConfig.get()

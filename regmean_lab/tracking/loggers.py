@@ -8,12 +8,13 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from typing import TYPE_CHECKING, Any
 
 from regmean_lab.config.groups import LoggerConfig
 from regmean_lab.tracking.sweep_name import current_sweep
+
+if TYPE_CHECKING:
+    from pytorch_lightning.loggers import Logger
 
 _PACKAGES = {"wandb": "wandb", "tensorboard": "tensorboard"}
 _WANDB_HOST = "api.wandb.ai"
@@ -46,6 +47,9 @@ def open_loggers(
         group: W&B group, unless the configuration names one.
         configuration: what is logged as the run's hyperparameters.
     """
+    # Not above: Lightning takes seconds to import, and what is checked and found needs no logger.
+    from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger, WandbLogger
+
     loggers: list[Logger] = []
     status = "failed"
     try:

@@ -18,8 +18,7 @@ from transformers import PreTrainedModel
 from regmean_lab.config.groups import LoraConfig
 from regmean_lab.merging.layout import layout_of
 from regmean_lab.models.pretrained import Checkpoint, adapter_task, head_modules, label_names
-from regmean_lab.modules import module_type
-from regmean_lab.modules.text_generation import generation_class
+from regmean_lab.models.task_models import generation_class, task_model
 from regmean_lab.suites.base import Task
 from regmean_lab.utils.files import CARD_FILE
 from regmean_lab.utils.names import did_you_mean
@@ -161,7 +160,7 @@ def _is_called(layer: str, name: str) -> bool:
 @lru_cache(maxsize=16)
 def _empty_model(checkpoint: Checkpoint, task: Task) -> PreTrainedModel | None:
     """The model that is trained, without weights; None for a checkpoint that does not do for the task."""
-    head_class = module_type(task).head_class
+    head_class = task_model(task).head_class
     try:
         config = checkpoint.config() if head_class is None else checkpoint.config(**label_names(task))
         auto_class = generation_class(config) if head_class is None else head_class

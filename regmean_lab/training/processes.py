@@ -23,7 +23,6 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed
-from pytorch_lightning.plugins.environments import LightningEnvironment
 
 from regmean_lab.config.groups import TrainerConfig
 from regmean_lab.statistics import world_size
@@ -74,6 +73,8 @@ def trainer_devices(
         unused_parameters: whether a step leaves parameters of the model out, as those of another task's head.
     """
     if together and world_size() > 1:
+        from pytorch_lightning.plugins.environments import LightningEnvironment  # devices are checked without Lightning
+
         fitting = "ddp_find_unused_parameters_true" if unused_parameters else "ddp"
         return {
             "devices": world_size(),

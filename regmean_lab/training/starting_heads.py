@@ -14,7 +14,7 @@ from regmean_lab.models.folders import stored_tensors
 from regmean_lab.models.headers import CheckpointError
 from regmean_lab.models.hub import cached_folder
 from regmean_lab.models.pretrained import NEW_HEAD_ADVICE, Checkpoint, head_parameters, label_names
-from regmean_lab.modules import module_type
+from regmean_lab.models.task_models import task_model
 from regmean_lab.suites.base import Task
 from regmean_lab.utils.names import unwrapped
 
@@ -80,7 +80,7 @@ def head_note(checkpoint: Checkpoint, task: Task) -> str | None:
 @lru_cache(maxsize=64)
 def _starting_head(checkpoint: Checkpoint, task: Task) -> StartingHead | None:
     """None where the task has no head of its own, or the checkpoint none."""
-    auto_class = module_type(task).head_class
+    auto_class = task_model(task).head_class
     if auto_class is None:
         return None
     config = checkpoint.config(**label_names(task))

@@ -18,9 +18,10 @@ NOT_SHOWN = (
 
 
 def quiet_libraries() -> None:
-    """Turn off what Lightning says about every run and what no user can change."""
+    """Turn off what Lightning and HTTP libraries say about every run and what no user can change."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    for name in ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accelerators.cuda"):
+    # Those of HTTP write a line for each request to the hub.
+    for name in ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accelerators.cuda", "httpx", "httpx2"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in NOT_SHOWN:
         warnings.filterwarnings("ignore", message)

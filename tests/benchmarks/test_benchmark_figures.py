@@ -13,12 +13,12 @@ import torch
 from benchmarks import command, families, gram
 from benchmarks.figure import Figure, Setting
 from benchmarks.measure import interleaved, ratio
-from benchmarks.report import table
+from benchmarks.report import read_sections, table
 
 SETTING = Setting(torch.device("cpu"), repeats=2, sentences=24, pico=True)
 
 
-WHOLE_PROCESSES = ("blocks", "jobs", "merge-memory", "scores")
+WHOLE_PROCESSES = ("blocks", "jobs", "merge-memory", "scores", "peers", "start")
 """Families that start processes: too long for a test."""
 
 
@@ -79,6 +79,32 @@ def test_the_command_writes_a_page(tmp_path: Path, capsys: pytest.CaptureFixture
     assert f"torch {torch.__version__.partition('+')[0]}" in text
     assert f"written to {page}" in capsys.readouterr().out
     assert [path.name for path in page.parent.iterdir()] == ["page.md"]
+
+
+def test_sections_of_families_that_are_not_measured_again_stay(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# Benchmarks\n\nWords.\n\n## gram\n\n| old |\n\n## merge\n\n| old |\n\n"
+        "## Machine\n\n- one thread\n- commit abc\n"
+    )
+    for family in ("fisher", "merge"):
+        assert command.main([family, "--pico", "--sentences", "16", "--repeats", "1", "--output", str(page)]) == 0
+    sections = read_sections(page)
+    assert list(sections) == ["gram", "merge", "fisher"]
+    assert sections["gram"] == ["| old |", "", "- one thread", "- commit abc"]
+    for family in ("merge", "fisher"):
+        assert "| old |" not in sections[family]
+        assert sum(line.startswith("- commit ") for line in sections[family]) == 1
+
+
+def test_long_families_are_measured_by_name_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[str] = []
+    for name in families.FAMILIES:
+        monkeypatch.setitem(families.FAMILIES, name, lambda _, name=name: measured.append(name) or [])
+    assert command.main(["--output", str(tmp_path / "page.md")]) == 0
+    assert measured == [name for name in families.FAMILIES if name != "peers"]
+    assert command.main(["peers", "--output", str(tmp_path / "page.md")]) == 0
+    assert measured[-1] == "peers"
 
 
 def test_a_family_that_fails_leaves_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

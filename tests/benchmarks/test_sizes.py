@@ -73,13 +73,15 @@ def test_sizes_of_blocks_are_those_of_what_is_collected(tmp_path: Path) -> None:
     block = sum(parameter.numel() for parameter in model.model.layers[0].parameters())
     assert sizes.block == block
     assert sizes.outside == sum(parameter.numel() for parameter in model.parameters()) - 2 * block
-    taken = sizes.taken(tokens=6, batch_tokens=6)
-    assert taken["activations held"] == held.memory_bytes / 2  # here they are float32
+    taken = sizes.taken(tokens=6, batch_tokens=6, number=2)
+    assert sizes.taken(tokens=6, batch_tokens=6, number=4)["activations held"] == held.memory_bytes
+    assert taken["activations held"] == held.memory_bytes / 2
     assert taken["its matrices"] == FLOAT_BYTES * (3 * 64 + 144)
     assert taken["a block"] == 2 * block
     outputs = 8 + 4 + 4 + 8 + 12 + 12 + 8
     rows = 6 * 12 + WAITING_ROWS * (3 * 8 + 12)
     assert taken["a batch"] == 2 * 6 * (outputs + 2 * 8) + FLOAT_BYTES * rows
+    assert sizes.operations(1) == 2 * (2 * 8 * (8 + 4 + 4 + 8 + 12 + 12) + 2 * 12 * 8 + 8 * 20) + sizes.file_entries
     assert taken["device"] == sum(taken[column] for column in COLUMNS[:4])
 
 

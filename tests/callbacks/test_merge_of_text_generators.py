@@ -27,8 +27,9 @@ from regmean_lab.models.base_weights import base_weights
 from regmean_lab.models.find import find_checkpoint
 from regmean_lab.models.merged_model import write_merged_model
 from regmean_lab.models.pretrained import Checkpoint, head_parameters
+from regmean_lab.models.task_models import generation_class
 from regmean_lab.modules import TaskModule
-from regmean_lab.modules.text_generation import TextGenerationModule, generation_class
+from regmean_lab.modules.text_generation import TextGenerationModule
 from regmean_lab.suites.data_module import CorpusDataModule
 from regmean_lab.suites.emotion_text import EmotionTextSettings, EmotionTextSuite
 from regmean_lab.training.trainers import test_trainer as make_trainer

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ from regmean_lab.models.folders import stored_tensors
 from regmean_lab.models.pico import pico_folder
 from regmean_lab.models.pretrained import ModelError, quiet_transformers
 from regmean_lab.statistics import GramFile, StatisticsError
+from regmean_lab.tracking import environment
 
 WORDS = ["the", "river", "film", "was", "happy", "angry", "people", "and", "music", "village", "sun", "rain"]
 KINDS = ("bert", "gpt2", "llama", "mixtral", "t5")
@@ -219,6 +222,43 @@ def test_what_cannot_be_collected_so_is_refused_before_any_work(
         check(compose(*shared, "blocks=some", "held_activations=much"))
     assert "blocks: expected one of auto, true, false, got 'some'" in str(error.value)
     assert "held_activations: expected a size such as 5GB" in str(error.value)
+
+
+def test_weights_that_change_while_they_are_read_are_noticed(
+    folders: dict[str, Path], collect: Collect, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(folders["bert"], folder)
+    measure = module.write_by_blocks
+
+    def changing(*arguments: Any) -> module.WrittenMatrices:
+        written = measure(*arguments)
+        weights = folder / "model.safetensors"
+        weights.write_bytes(weights.read_bytes())
+        os.utime(weights, ns=(1, 1))
+        return written
+
+    monkeypatch.setattr("regmean_lab.checkpoints.publishing.collect.write_by_blocks", changing)
+    with pytest.raises(StatisticsError, match=r"model\.safetensors: changed while the model was read block by block"):
+        collect(folder, "changed", "blocks=true")
+    assert not list((tmp_path / "changed").rglob("*.safetensors"))
+
+
+def test_free_memory_is_that_of_the_machine_within_the_groups_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = environment.available_memory_bytes(torch.device("cpu"))
+    if not Path("/proc/meminfo").exists():
+        assert free is None
+        return
+    assert free is not None and 0 < free < 2**50
+    (tmp_path / "max").write_text("3000\n")
+    (tmp_path / "used").write_text("1000\n")
+    group = (str(tmp_path / "max"), str(tmp_path / "used"))
+    monkeypatch.setattr(environment, "CGROUP_MEMORY", (("/none", "/none"), group))
+    assert environment.available_memory_bytes(torch.device("cpu")) == 2000
+    (tmp_path / "max").write_text("max\n")
+    assert environment.available_memory_bytes(torch.device("cpu")) != 2000
 
 
 def test_a_checkpoint_that_lacks_weights_is_refused(folders: dict[str, Path], collect: Collect) -> None:

@@ -337,11 +337,11 @@ def test_everything_wrong_with_a_configuration_is_told_at_once(
     make: Make, compose: Callable[..., DictConfig], tmp_path: Path
 ) -> None:
     wrong = ["form=zip", "kinds=[grams]", "batch_size=0", "text=[a,b,c]", "statistics.gram.generation=true"]
-    wrong += ["trainer.devices=2"]
+    wrong += ["trainer.devices=2", "blocks=true"]
     with pytest.raises(ConfigurationError) as raised:
         check(compose(f"checkpoint={tmp_path / 'none'}", f"data={tmp_path}/x.csv", *wrong, "statistics.storage=packed"))
     keys = [problem.partition(":")[0] for problem in raised.value.problems]
-    expected = ["form", "kinds", "text", "batch_size", "trainer.devices", "statistics.gram.generation"]
+    expected = ["form", "kinds", "text", "batch_size", "blocks", "blocks", "statistics.gram.generation"]
     assert keys == [*expected, "statistics.storage", "data", "checkpoint"]
     with pytest.raises(ConfigurationError, match="rank: required with form=low_rank"):
         check(compose("checkpoint=pico:gpt2", "data=glue", "form=low_rank"))

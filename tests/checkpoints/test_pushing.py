@@ -17,6 +17,7 @@ from checkpoint_folders import save_classifier, tensors_of
 from huggingface_hub import HfApi, ModelCard
 from omegaconf import DictConfig
 from stand_in_hub import Account, StandInHub, files_of, stand_in_hub
+from transformers import AutoModelForSequenceClassification
 
 from regmean_lab.checkpoints import collect_command, evaluate_command, merge_command
 from regmean_lab.checkpoints.publishing.card import BEGIN
@@ -24,7 +25,7 @@ from regmean_lab.checkpoints.sources import find_sources
 from regmean_lab.config.schema import ConfigurationError
 from regmean_lab.models import hub, hub_uploads
 from regmean_lab.models.hub_uploads import PushError
-from regmean_lab.statistics import StatisticsError
+from regmean_lab.statistics import GramFile, StatisticsError
 
 TEXTS = [
     f"the {one} was {two}" for one in ("film", "river", "sun", "music") for two in ("happy", "angry", "good", "bad")
@@ -152,13 +153,32 @@ class TestMerge:
         told = "no merge has written it (it has config.json, model.safetensors); choose another name"
         assert found == f"push: me/other is there and {told}"
         found = problems(merge_command, run("push=you/new", "heads=both", f"output={tmp_path / 'one'}"))
-        assert len(found) >= 2 and any(one.startswith("heads: ") for one in found)
+        assert [one.partition(":")[0] for one in found] == ["heads", "output", "push"]
         assert "push: there is no you/new, and you cannot make one" in problems(merge_command, run("push=you/new"))[0]
         with pytest.raises(ConfigurationError, match="no merge has written it"):
             merge_command.run(run("push=me/other", f"output={tmp_path}/out"), tmp_path / "job")
         assert not (tmp_path / "out").exists()
         server.add("me/empty", {".gitattributes": b"", "README.md": b"soon"}, private=True)
         merge_command.check(run("push=me/empty"))
+
+    def test_statistics_are_not_pushed_with_a_merge(
+        self, server: StandInHub, compose: Callable[..., DictConfig], members: list[str], texts: Path, tmp_path: Path
+    ) -> None:
+        out = tmp_path / "out"
+        merge = compose(*members, "push=me/merged", f"output={out}", root="merge_checkpoints")
+        merge_command.run(merge, tmp_path / "job")
+        collect = partial(compose, f"checkpoint={out}", f"data={texts}", root="collect_statistics")
+        collect_command.run(collect("allow_few_rows=true"), tmp_path / "job")
+        hub_uploads._asked.cache_clear()
+        with pytest.raises(
+            ConfigurationError, match=r"gram\.safetensors is there and not in me/merged, and is not pushed"
+        ):
+            merge_command.run(merge, tmp_path / "job")
+        assert "gram.safetensors is there" in problems(merge_command, merge)[0]
+        collect_command.run(collect("push=me/merged", "exclude_layers=[classifier,*.pooler.*]"), tmp_path / "job")
+        merge_command.run(merge, tmp_path / "job")  # they are there already
+        pushed = there(server, "me/merged")
+        assert pushed["statistics/gram.safetensors"] == (out / "statistics" / "gram.safetensors").read_bytes()
 
     def test_a_merge_that_fails_pushes_nothing(
         self,
@@ -270,12 +290,16 @@ class TestStatistics:
     ) -> None:
         """The push makes a new commit of the model, at which they are to be used; weights are told by their hashes."""
         for name in ("one", "two"):
-            server.add(f"me/{name}", tmp_path / name, private=True)
-            config = compose(
-                *(f"checkpoint=me/{name}", f"data={texts}", f"push=me/{name}", "allow_few_rows=true"),
-                root="collect_statistics",
+            # Beside the weights, others in another format and for another program.
+            others = {"model.fp16.safetensors": b"x", "onnx/model.safetensors": b"y"}
+            server.add(f"me/{name}", {**files_of(tmp_path / name), **others}, private=True)
+            collect = partial(
+                compose, f"checkpoint=me/{name}", f"data={texts}", "allow_few_rows=true", root="collect_statistics"
             )
-            collect_command.run(config, tmp_path / f"job-{name}")
+            collect_command.run(collect(), tmp_path / f"job-{name}")  # for oneself, without hashes
+            collect_command.run(collect(f"push=me/{name}"), tmp_path / f"job-{name}")
+            record = json.loads((tmp_path / f"job-{name}" / collect_command.RECORD_FILE).read_text())
+            assert record["done"] == {"gram": "written again"}
             shutil.rmtree(tmp_path / name)
         hub._find.cache_clear()
         merge = compose("checkpoints=[me/one,me/two]", f"output={tmp_path}/out", root="merge_checkpoints")
@@ -315,6 +339,29 @@ class TestStatistics:
         collect_command.check(run("allow_few_rows=true"))
         collect_command.check(run("rows=100000"))
         assert server.repositories == {}
+
+    def test_matrices_of_a_model_of_the_hub_need_none_of_its_weights(
+        self,
+        server: StandInHub,
+        compose: Callable[..., DictConfig],
+        members: list[str],
+        tmp_path: Path,
+    ) -> None:
+        server.add("me/one", tmp_path / "one", private=True)
+        model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "one")
+        layers = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+        torch.save({name: torch.eye(module.in_features) for name, module in layers.items()}, tmp_path / "gram.pkl")
+        config = compose(
+            *("checkpoint=me/one", f"matrices={tmp_path / 'gram.pkl'}", "rows=100000", "push=me/one"),
+            root="collect_statistics",
+        )
+        collect_command.run(config, tmp_path / "job")
+        assert not [entry for entry in server.asked if "resolve" in entry and "safetensors" in entry]
+        sums = {"model.safetensors": hashlib.sha256((tmp_path / "one" / "model.safetensors").read_bytes()).hexdigest()}
+        with GramFile(tmp_path / "job" / "statistics" / "gram.safetensors") as file:
+            assert file.metadata["collected"]["model"]["weights_sha256"] == sums
+            assert file.layers == list(layers)
+        assert "statistics/gram.safetensors" in there(server, "me/one")
 
     def test_what_stands_against_it_is_told_before_the_work(
         self, server: StandInHub, compose: Callable[..., DictConfig], members: list[str], texts: Path, tmp_path: Path

@@ -11,28 +11,29 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 from forks import Forks
+from hydra._internal.callbacks import Callbacks
 from hydra.errors import HydraException
+from hydra.types import HydraContext
 from hydra.utils import instantiate
+from launched_sweeps import METHODS, LaunchedSweep, assert_same_results, copy_zoo, sweep_arguments
 from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.regmean_lab_launchers.ray_launcher import init_arguments
 from regmean_lab.command.overrides import override_problems
+from regmean_lab.config.grids import composing, config_loader
 from regmean_lab.config.locations import configuration_root
 from regmean_lab.config.schema import register_schemas
-from regmean_lab.results import Result, read_result
 from regmean_lab.sweeps import launchers
 from regmean_lab.sweeps.launchers import EXTRAS, PACKAGES, launcher_problems, register_launchers
 from regmean_lab.sweeps.summary import SWEEPS_FOLDER
 from regmean_lab.utils.threads import limit_threads
-from regmean_lab.zoo import Zoo
 
-METHODS, SEEDS, MEMBERS = ("simple", "regmean"), (1, 2), ("tec", "isear")
+SEEDS = (1, 2)
 WAIT_SECONDS = 300
 """How long a sweep may take before the test fails; it takes a tenth of it."""
 
@@ -43,33 +44,10 @@ def needs(launcher: str) -> None:
         pytest.skip(problem)
 
 
-@dataclass(frozen=True)
-class Sweep:
-    """What a sweep left behind."""
-
-    folder: Path
-    status: int
-    output: str
-    errors: str
-
-    def results(self) -> dict[tuple[str, int], Result]:
-        found = [read_result(path) for path in self.folder.glob("out/*/*/*/result.json") if path.is_file()]
-        return {(result.method, result.seed): result for result in found}
-
-    def weights(self, address: str) -> bytes:
-        entry = Zoo(self.folder / "zoo").find(address)
-        assert entry is not None
-        return entry.weights_path.read_bytes()
-
-    def records(self) -> list[dict[str, object]]:
-        (sweep,) = (self.folder / "out" / SWEEPS_FOLDER).iterdir()
-        return [json.loads(path.read_text()) for path in sorted((sweep / "jobs").iterdir())]
-
-
 @pytest.fixture(scope="module")
 def run_sweep(
     forks: Forks, tmp_path_factory: pytest.TempPathFactory, write_emotions: Callable[[Path], Path]
-) -> Iterator[Callable[..., Sweep]]:
+) -> Iterator[Callable[..., LaunchedSweep]]:
     """Runs a sweep over methods and seeds as a command, in a folder of its own; in a fork, or as a person starts it."""
     data_dir = write_emotions(tmp_path_factory.mktemp("data"))
     home = tmp_path_factory.mktemp("home")
@@ -78,25 +56,13 @@ def run_sweep(
 
     def run(
         folder: Path, *overrides: str, methods: tuple[str, ...] = METHODS, threads: str | None = "1", fork: bool = True
-    ) -> Sweep:
+    ) -> LaunchedSweep:
         environment = {"OMP_NUM_THREADS": threads, "HOME": str(home), "RAY_TMPDIR": ray_folder, "COLUMNS": "200"}
-        arguments = [
-            *("-m", "suite=emotion", "suite.out_of_domain=[emoint]", "model=pico_bert"),
-            *(f"members=[{','.join(MEMBERS)}]", "training.epochs=8", "training.learning_rate=0.005"),
-            *(
-                "training.batch_size=4",
-                "statistics.gram.examples=16",
-                "trainer=cpu",
-                "trainer.progress_bar=false",
-                "logger=none",
-            ),
-            *(f"paths.data_dir={data_dir}", "paths.zoo_dir=zoo", "paths.output_dir=out"),
-            *(f"method={','.join(methods)}", f"seed={','.join(map(str, SEEDS))}", *overrides),
-        ]
+        arguments = sweep_arguments(data_dir, *overrides, methods=methods, seeds=SEEDS)
         folder.mkdir(parents=True, exist_ok=True)
         if fork:
             status, told = forks.run(arguments, folder / "log.txt", folder, environment=environment)
-            return Sweep(folder, status, told, told)
+            return LaunchedSweep(folder, status, told, told)
         done = subprocess.run(
             [sys.executable, "-m", "regmean_lab", *arguments],
             cwd=folder,
@@ -105,7 +71,7 @@ def run_sweep(
             text=True,
             timeout=WAIT_SECONDS,
         )
-        return Sweep(folder, done.returncode, done.stdout, done.stderr)
+        return LaunchedSweep(folder, done.returncode, done.stdout, done.stderr)
 
     yield run
     try:
@@ -132,7 +98,7 @@ def command_line(path: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def basic(run_sweep: Callable[..., Sweep], tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+def basic(run_sweep: Callable[..., LaunchedSweep], tmp_path_factory: pytest.TempPathFactory) -> LaunchedSweep:
     """The sweep that the others are compared with: all jobs one after another in one process."""
     sweep = run_sweep(tmp_path_factory.mktemp("basic"))
     assert sweep.status == 0, sweep.errors
@@ -140,7 +106,7 @@ def basic(run_sweep: Callable[..., Sweep], tmp_path_factory: pytest.TempPathFact
     return sweep
 
 
-def fail(folder: Path, basic: Sweep, method: str, seed: int) -> Path:
+def fail(folder: Path, basic: LaunchedSweep, method: str, seed: int) -> Path:
     """Make a job of a sweep fail at its end: a folder lies where its result belongs."""
     (path,) = basic.folder.glob(f"out/*/*/*-{method}-seed{seed}-*/result.json")
     place = folder / path.relative_to(basic.folder)
@@ -149,19 +115,16 @@ def fail(folder: Path, basic: Sweep, method: str, seed: int) -> Path:
 
 
 def check(
-    sweep: Sweep, basic: Sweep, failing: tuple[str, int], launcher: str, methods: tuple[str, ...] = METHODS
+    sweep: LaunchedSweep,
+    basic: LaunchedSweep,
+    failing: tuple[str, int],
+    launcher: str,
+    methods: tuple[str, ...] = METHODS,
 ) -> None:
     """All jobs but one have the results of the basic launcher; that one is told of."""
     wanted, results = basic.results(), sweep.results()
     assert set(results) == {job for job in wanted if job[0] in methods} - {failing}
-    for job, result in results.items():
-        assert result.scores == wanted[job].scores
-        assert result.metrics == wanted[job].metrics
-        assert result.zoo == wanted[job].zoo
-        for address in result.zoo.values():
-            assert sweep.weights(address) == basic.weights(address)
-        assert f"hydra/launcher={launcher}" in result.environment["started_as"]
-        assert result.environment["started_as"].startswith("python -m regmean_lab -m suite=emotion")
+    assert_same_results(sweep, basic, launcher)
     assert sweep.status == 1
     method, seed = failing
     (failed,) = (record for record in sweep.records() if record["error"] is not None)
@@ -173,21 +136,14 @@ def check(
     assert f"1 of {len(results) + 1} jobs failed; other results are kept." in sweep.errors
 
 
-def test_scores_differ_between_jobs(basic: Sweep) -> None:
+def test_scores_differ_between_jobs(basic: LaunchedSweep) -> None:
     """Otherwise equal results would show nothing."""
     assert len({json.dumps(result.scores) for result in basic.results().values()}) == len(METHODS) * len(SEEDS)
 
 
-def copy_zoo(basic: Sweep, folder: Path, *missing: str) -> None:
-    """The members of the other sweep, without those of some addresses, which are to be trained."""
-    shutil.copytree(basic.folder / "zoo", folder / "zoo")
-    for address in missing:
-        entry = Zoo(folder / "zoo").find(address)
-        assert entry is not None
-        shutil.rmtree(entry.path)
-
-
-def test_processes_of_this_machine(basic: Sweep, run_sweep: Callable[..., Sweep], tmp_path: Path) -> None:
+def test_processes_of_this_machine(
+    basic: LaunchedSweep, run_sweep: Callable[..., LaunchedSweep], tmp_path: Path
+) -> None:
     """Members, statistics and jobs, two at a time."""
     needs("joblib")
     copy_zoo(basic, tmp_path, *basic.results()["regmean", 2].zoo.values())
@@ -197,7 +153,9 @@ def test_processes_of_this_machine(basic: Sweep, run_sweep: Callable[..., Sweep]
 
 
 @pytest.mark.parametrize("launcher", ["submitit_local", "ray"])
-def test_a_process_a_job(launcher: str, basic: Sweep, run_sweep: Callable[..., Sweep], tmp_path: Path) -> None:
+def test_a_process_a_job(
+    launcher: str, basic: LaunchedSweep, run_sweep: Callable[..., LaunchedSweep], tmp_path: Path
+) -> None:
     """The members are there already, but for one: every process takes seconds to import its libraries."""
     needs(launcher)
     # joblib and Ray keep their processes for the jobs, and joblib's train members.
@@ -242,9 +200,10 @@ class TestSettings:
     ) -> None:
         """The batch file as `sbatch` gets it, from a stand-in that keeps it and refuses."""
         needs("submitit_slurm")
-        import submitit
-
-        for name, script in (("sbatch", f'cp "$1" {tmp_path}/batch; exit 1'), ("srun", "exit 1")):
+        for name, script in (
+            ("sbatch", f'cp "$1" {tmp_path}/batch; echo no such partition >&2; exit 1'),
+            ("srun", "exit 1"),
+        ):
             (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
             (tmp_path / name).chmod(0o755)
         monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
@@ -254,8 +213,12 @@ class TestSettings:
         OmegaConf.set_readonly(config.hydra, False)
         config.hydra.job.name = "regmean_lab"
         launcher = instantiate(config.hydra.launcher)
-        launcher.setup(hydra_context=None, task_function=len, config=config)
-        with pytest.raises(submitit.core.utils.FailedJobError):
+        with composing():
+            context = HydraContext(config_loader=config_loader(), callbacks=Callbacks())
+        launcher.setup(hydra_context=context, task_function=len, config=config)
+        with pytest.raises(
+            HydraException, match=r"SLURM does not take the jobs: .*no such partition.*gpus_per_node=null"
+        ):
             launcher.launch([["seed=1"], ["seed=2"], ["seed=3"], ["seed=4"]], 0)
         lines = (tmp_path / "batch").read_text().splitlines()
         asked = {line.removeprefix("#SBATCH --") for line in lines if line.startswith("#SBATCH --")}
@@ -311,6 +274,19 @@ def test_a_launcher_that_is_not_installed_is_told_with_its_extra(
     assert override_problems([f"hydra/launcher={launcher}", "no_such_key=1"]) == [
         f'hydra/launcher={launcher}: it is not installed; get it with: pip install "regmean-lab[{EXTRAS[launcher]}]"'
     ]
+
+
+def test_slurm_is_needed_to_run_jobs_and_not_to_look_at_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needs("submitit_slurm")
+    register_schemas()
+    register_launchers()
+    (tmp_path / "srun").touch(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert override_problems(["hydra/launcher=submitit_slurm"], jobs_too=False) == []
+    (problem,) = override_problems(["hydra/launcher=submitit_slurm"])
+    assert problem.startswith("hydra/launcher=submitit_slurm: there is no sbatch and no squeue on the path; ")
 
 
 def test_a_misspelt_launcher_is_answered_with_the_nearest() -> None:

@@ -12,6 +12,7 @@ from hydra import compose
 from hydra.core.utils import JobReturn, JobStatus
 
 from regmean_lab.config.grids import SweepError, composition
+from regmean_lab.sweeps.lost_jobs import lost_job
 from regmean_lab.sweeps.stages import run_sweep
 from regmean_lab.sweeps.steps import STEP_KEY, Step, step_of
 from regmean_lab.sweeps.summary import SWEEPS_FOLDER
@@ -19,9 +20,10 @@ from regmean_lab.sweeps.summary import SWEEPS_FOLDER
 
 @dataclass
 class FakeLauncher:
-    """Notes what it is to run; jobs that have all overrides of `failing`, and its step, fail."""
+    """Notes what it is to run; jobs that have all overrides of `failing`, and its step, fail, or are `lost`."""
 
     failing: set[str] = field(default_factory=set)
+    lost: str | None = None
     batches: list[list[list[str]]] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
 
@@ -32,6 +34,11 @@ class FakeLauncher:
             bool(self.failing) and self.failing <= set(job) and steps([list(job)]) == steps([sorted(self.failing)])
             for job in jobs
         ]
+        if self.lost is not None:
+            return [
+                lost_job(job, self.lost) if part else JobReturn(status=JobStatus.COMPLETED)
+                for job, part in zip(jobs, failed, strict=True)
+            ]
         return [JobReturn(status=JobStatus.FAILED if part else JobStatus.COMPLETED) for part in failed]
 
 
@@ -115,6 +122,29 @@ def test_a_job_that_fails_makes_the_sweep_fail_after_all_have_run(common: list[s
         run_sweep(PAIRS, [], common, launcher.launch, tmp_path / "outputs")
     assert caught.value.code == 1
     assert len(launcher.batches[-1]) == 4
+
+
+def test_a_step_that_is_lost_leaves_a_record_of_its_own(common: list[str], tmp_path: Path) -> None:
+    """Its process could not write one."""
+    launcher = FakeLauncher(failing={training("crowdflower")}, lost="job 3 was cancelled")
+    with pytest.raises(SystemExit) as caught:
+        run_sweep(PAIRS, [], common, launcher.launch, tmp_path / "outputs", last="train")
+    assert caught.value.code == 1
+    record, *others = records(tmp_path)
+    assert record["error"] == "train crowdflower: job 3 was cancelled"
+    assert [other["error"] for other in others] == ["not run: crowdflower, seed 1, could not be trained"] * 2
+    place = launcher.batches[0].index(next(job for job in launcher.batches[0] if training("crowdflower") in job))
+    (subdir,) = (text for text in launcher.batches[0][place] if text.startswith("hydra.sweep.subdir="))
+    assert record["folder"] == str(tmp_path / "outputs" / subdir.partition("=")[2].strip('"'))
+
+
+def test_a_job_that_is_lost_is_told_with_the_reason(common: list[str], tmp_path: Path) -> None:
+    launcher = FakeLauncher(failing={"method=ensemble", "members=[tec,isear]"}, lost="job 3 was cancelled")
+    with pytest.raises(SystemExit):
+        run_sweep(PAIRS, [], common, launcher.launch, tmp_path / "outputs")
+    (record,) = records(tmp_path)
+    assert record["error"] == "job 3 was cancelled"
+    assert {"method=ensemble", "members=[tec,isear]"} <= set(record["overrides"])
 
 
 def test_a_job_whose_configuration_is_wrong_is_told_and_the_others_run(common: list[str], tmp_path: Path) -> None:

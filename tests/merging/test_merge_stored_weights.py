@@ -9,8 +9,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from regmean_lab.merging import Layout, LinearLayer, MergeMember, MergeMethod, merge, merge_members
+from regmean_lab.merging import Layout, LinearLayer, MergeMember, MergeMethod, merge_members, pieces
+from regmean_lab.merging.breadcrumbs import Breadcrumbs
+from regmean_lab.merging.dare import Dare
+from regmean_lab.merging.della import Della
+from regmean_lab.merging.karcher import Karcher
+from regmean_lab.merging.model_stock import ModelStock
+from regmean_lab.merging.multislerp import MultiSlerp
+from regmean_lab.merging.nuslerp import NuSlerp
+from regmean_lab.merging.sce import Sce
 from regmean_lab.merging.simple import Simple
+from regmean_lab.merging.slerp import Slerp
 from regmean_lab.merging.task_arithmetic import TaskArithmetic
 from regmean_lab.merging.ties import Ties
 from regmean_lab.merging.weights import StoredWeights
@@ -25,8 +34,10 @@ class Rows(StoredWeights):
         self.tensors = tensors
         self.masks = present or {}
         self.largest = 0
+        self.lengths: list[tuple[str, int]] = []
 
     def __getitem__(self, name: str) -> Tensor:
+        self.lengths.append((name, len(self.tensors[name]) if self.tensors[name].dim() else 1))
         return self.noted(self.tensors[name])
 
     def __contains__(self, name: object) -> bool:
@@ -42,6 +53,7 @@ class Rows(StoredWeights):
         return tuple(self.tensors[name].shape)
 
     def rows(self, name: str, start: int, stop: int) -> Tensor:
+        self.lengths.append((name, stop - start))
         return self.noted(self.tensors[name][start:stop])
 
     def present(self, name: str) -> Tensor | None:
@@ -62,33 +74,94 @@ def drawn(seed: int) -> dict[str, Tensor]:
     }
 
 
-def merged(method: MergeMethod, members: list[Any], base: Any = None) -> dict[str, Tensor]:
+def merged(method: MergeMethod, members: list[Any], base: Any = None, layout: Layout = NO_LAYERS) -> dict[str, Tensor]:
     listed = [MergeMember(f"m{number}", weights) for number, weights in enumerate(members)]
-    return {part.name: part.value for part in merge_members(method, listed, NO_LAYERS, base=base)}
+    return {part.name: part.value for part in merge_members(method, listed, layout, base=base)}
 
 
-@pytest.mark.parametrize("method", [Simple(coefficients=[0.2, 0.3, 0.5]), TaskArithmetic()])
-def test_blocks_give_the_same_bits(monkeypatch: pytest.MonkeyPatch, method: MergeMethod) -> None:
+EXACT: list[MergeMethod] = [
+    Simple(coefficients=[0.2, 0.3, 0.5]),
+    TaskArithmetic(),
+    Ties(),
+    Ties(scope="parameter", density=0.37),
+    Dare(drop_rate=0.4),
+    Dare(then="ties", seed=3),
+    Breadcrumbs(),
+    Breadcrumbs(density=0.4, large=0.1, elect_signs=True),
+    Sce(density=0.3),
+    Sce(density=1),
+]
+SUMMED: list[MergeMethod] = [Karcher(), MultiSlerp(), MultiSlerp(from_base=True), ModelStock()]
+"""What they know of a whole parameter are sums, whose rounding depends on the pieces."""
+
+
+@pytest.mark.parametrize("method", [*EXACT, *SUMMED], ids=str)
+@pytest.mark.parametrize("rounded", [False, True])
+def test_pieces_give_the_same(monkeypatch: pytest.MonkeyPatch, method: MergeMethod, rounded: bool) -> None:
+    """Where many values are equal, too."""
     states, base = [drawn(seed) for seed in range(3)], drawn(9)
+    if rounded:
+        for state in (*states, base):
+            state.update({name: (2 * value).round() / 2 for name, value in state.items() if value.is_floating_point()})
     whole = merged(method, states, base)
-    monkeypatch.setattr(merge, "BLOCK_ELEMENTS", 60)
+    monkeypatch.setattr(pieces, "BLOCK_ELEMENTS", 60)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     members, start = [Rows(state) for state in states], Rows(base)
     parts = merged(method, members, start)
-    assert all(torch.equal(parts[name], whole[name]) for name in whole)
+    for name, value in whole.items():
+        if method in EXACT:
+            assert torch.equal(parts[name], value)
+        else:
+            torch.testing.assert_close(parts[name], value, rtol=1e-6, atol=1e-7)
     assert max(weights.largest for weights in [*members, start]) <= 20
 
 
-def test_methods_that_need_whole_tensors_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("method", [Slerp(coefficients=[0.3, 0.7]), NuSlerp(), NuSlerp(from_base=True)], ids=str)
+def test_pieces_of_two(monkeypatch: pytest.MonkeyPatch, method: MergeMethod) -> None:
     states, base = [drawn(seed) for seed in range(2)], drawn(9)
-    whole = merged(Ties(), states, base)
-    monkeypatch.setattr(merge, "BLOCK_ELEMENTS", 10)
-    parts = merged(Ties(), [Rows(state) for state in states], Rows(base))
-    assert all(torch.equal(parts[name], whole[name]) for name in whole)
+    whole = merged(method, states, base)
+    monkeypatch.setattr(pieces, "BLOCK_ELEMENTS", 60)
+    members = [Rows(state) for state in states]
+    parts = merged(method, members, Rows(base))
+    for name, value in whole.items():
+        torch.testing.assert_close(parts[name], value, rtol=1e-6, atol=1e-7)
+    assert max(weights.largest for weights in members) <= 30
+
+
+BY_ROW: list[MergeMethod] = [
+    Della(drop_rate=0.4, window=0.3),
+    ModelStock(by_row=True),
+    NuSlerp(flatten=False, from_base=True),
+    NuSlerp(flatten=False, by_column=True),
+]
+
+
+@pytest.mark.parametrize("method", BY_ROW, ids=str)
+@pytest.mark.parametrize("transposed", [False, True])
+def test_rows_are_merged_whole(monkeypatch: pytest.MonkeyPatch, method: MergeMethod, transposed: bool) -> None:
+    layout = Layout({"table": LinearLayer("table", transposed=transposed)})
+    states, base = [drawn(seed) for seed in range(2)], drawn(9)
+    whole = merged(method, states, base, layout)
+    monkeypatch.setattr(pieces, "BLOCK_ELEMENTS", 60)
+    members = [Rows(state) for state in states]
+    parts = merged(method, members, Rows(base), layout)
+    for name, value in whole.items():
+        torch.testing.assert_close(parts[name], value, rtol=1e-6, atol=1e-7)
+    cut = max(rows for name, rows in members[0].lengths if name == "table") < 37
+    assert cut == method.divisible((37, 5), layout.linear["table"])
+
+
+def test_fewer_elements_of_each_for_more_members(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pieces, "BLOCK_ELEMENTS", 60)
+    for method in (Ties(), Dare(), Breadcrumbs(), TaskArithmetic()):
+        members = [Rows(drawn(seed)) for seed in range(12)]
+        merged(method, members, Rows(drawn(99)))
+        assert max(weights.largest for weights in members) <= 5
 
 
 @pytest.mark.parametrize("block", [1 << 20, 30])
 def test_rows_are_merged_over_the_members_that_have_them(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
-    monkeypatch.setattr(merge, "BLOCK_ELEMENTS", block)
+    monkeypatch.setattr(pieces, "BLOCK_ELEMENTS", block)
     states, base = [{"table": drawn(seed)["table"]} for seed in range(3)], {"table": drawn(9)["table"]}
     generator = torch.Generator().manual_seed(0)
     masks = [torch.ones(37, dtype=torch.bool), *(torch.rand(37, generator=generator) < 0.5 for _ in range(2))]
@@ -127,7 +200,7 @@ def test_label_rows_in_blocks_are_those_of_their_labels(monkeypatch: pytest.Monk
         MergeMember(f"m{number}", Rows(state), annotated=labels)
         for number, (state, labels) in enumerate(zip(states, known, strict=True))
     ]
-    monkeypatch.setattr(merge, "BLOCK_ELEMENTS", 56)  # seven rows of both weights
+    monkeypatch.setattr(pieces, "BLOCK_ELEMENTS", 56)  # seven rows of both weights
     parts = merge_members(Simple(label_head=label_head), members, layout)
     value = {part.name: part.value for part in parts}
     for name in layout.label_outputs:

@@ -10,13 +10,9 @@ from merging_members import normal
 from torch import Tensor
 
 from regmean_lab.merging import MergeMember, Parameter
-from regmean_lab.merging.task_vectors import (
-    drop_and_rescale,
-    elect_and_average,
-    keep_above,
-    magnitude_threshold,
-    uniform_numbers,
-)
+from regmean_lab.merging.counting import magnitude_threshold
+from regmean_lab.merging.random_numbers import UniformNumbers
+from regmean_lab.merging.task_vectors import drop_and_rescale, elect_and_average, keep_above
 
 numbers = st.floats(-8, 8, width=32) | st.sampled_from([0.0, -0.0, 1.0, -1.0, 1e-40])
 
@@ -58,6 +54,10 @@ def test_signs_are_elected_and_what_has_them_is_averaged() -> None:
 def test_where_no_sign_wins_there_is_nothing() -> None:
     vectors = [torch.tensor([1.0, 0.0, 2.0]), torch.tensor([-1.0, 0.0, -1.0])]
     assert elect_and_average(vectors, [1.0, 1.0]).tolist() == [0.0, 0.0, 2.0]
+
+
+def uniform_numbers(seed: int, whole: Parameter, member: int) -> Tensor:
+    return UniformNumbers(seed).of(whole, member)
 
 
 def parameter(name: str = "w", members: tuple[str, ...] = ("a", "b"), rows: Tensor | None = None) -> Parameter:

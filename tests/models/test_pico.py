@@ -13,7 +13,8 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM,
 
 from regmean_lab.config.groups import ModelConfig
 from regmean_lab.models.find import find_checkpoint
-from regmean_lab.models.pico import ARCHITECTURES, TEXT, pico_folder
+from regmean_lab.models.pico import pico_folder
+from regmean_lab.models.pico_models import ARCHITECTURES, TEXT
 from regmean_lab.models.pretrained import Checkpoint, load_tokenizer
 
 TEXT_WRITERS = {"t5": AutoModelForSeq2SeqLM, "gpt2": AutoModelForCausalLM}

@@ -21,8 +21,8 @@ from regmean_lab.models.pico import pico_folder
 from regmean_lab.models.pretrained import Checkpoint, ModelError, head_parameters
 from regmean_lab.modules import module_type
 from regmean_lab.suites.base import Task
+from regmean_lab.training.descriptions import describe
 from regmean_lab.training.starting_heads import head_note, head_problems
-from regmean_lab.training.train import describe
 
 SIGNS = Task("single_label", ("negative", "positive"), "macro_f1")
 

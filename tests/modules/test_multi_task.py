@@ -25,7 +25,8 @@ from regmean_lab.modules.sequence_classification import SequenceClassificationMo
 from regmean_lab.suites import Example, Split, Suite, Task
 from regmean_lab.suites.batch_sampling import LengthGroupedBatchSampler
 from regmean_lab.suites.multi_task_data import InterleavedBatchSampler, MultiTaskDataModule
-from regmean_lab.training.train import describe, train_model
+from regmean_lab.training.descriptions import describe
+from regmean_lab.training.train import train_model
 from regmean_lab.zoo import ZooEntry
 
 ARCHITECTURES = ("bert", "roberta", "distilbert", "deberta_v2")

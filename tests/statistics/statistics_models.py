@@ -39,7 +39,7 @@ def _config(architecture: str) -> transformers.PretrainedConfig:
             max_position_embeddings=24,
             pad_token_id=PADDING,
         )
-    if architecture == "deberta":
+    if architecture in ("deberta", "deberta_with_convolution"):
         return transformers.DebertaV2Config(
             **_COMMON,
             relative_attention=True,
@@ -49,6 +49,7 @@ def _config(architecture: str) -> transformers.PretrainedConfig:
             pos_att_type="p2c|c2p",
             position_biased_input=False,
             type_vocab_size=0,
+            conv_kernel_size=3 if architecture == "deberta_with_convolution" else 0,
         )
     if architecture == "albert":
         return transformers.AlbertConfig(**_COMMON, embedding_size=4)

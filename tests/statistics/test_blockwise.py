@@ -259,7 +259,9 @@ def test_a_model_whose_blocks_do_not_run_one_by_one_is_refused(model_class: type
 
 
 def test_any_model_of_blocks_is_measured(tmp_path: Path) -> None:
-    model, batches = Chain().eval(), [{"x": torch.randn(3, 4)}, {"x": torch.randn(2, 4)}]
+    model = Chain().eval()
+    model.inner[2][1] = model.inner[0][1]  # shares no parameters
+    batches = [{"x": torch.randn(3, 4)}, {"x": torch.randn(2, 4)}]
     held = HeldOutputs(tmp_path, WIDE)
     parts = [part.statistics for part in gram_by_blocks(model, batches, held) if part.statistics is not None]
     check_equal(parts, collect_gram(model, batches))

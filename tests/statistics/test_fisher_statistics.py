@@ -58,7 +58,7 @@ def assert_equal(actual: dict[str, Tensor], expected: dict[str, Tensor], toleran
 # Every variant, on a model with products and on one that falls back
 
 
-@pytest.mark.parametrize("architecture", ["bert", "deberta"])
+@pytest.mark.parametrize("architecture", ["bert", "deberta_with_convolution"])
 @pytest.mark.parametrize(
     ("batches", "outputs", "kind", "labels_from"),
     [
@@ -93,11 +93,13 @@ def test_products_are_exact(architecture: str) -> None:
     assert_equal(statistics.diagonals, expected, tolerance=1e-5 if architecture == "llama" else 1e-9)
 
 
-def test_deberta_is_passed_one_example_at_a_time() -> None:
-    _, accumulator = accumulate(classifier("deberta"), CLASSES)
+def test_a_convolution_makes_examples_pass_alone() -> None:
+    _, accumulator = accumulate(classifier("deberta_with_convolution"), CLASSES)
     assert accumulator.mode == "one_at_a_time"
-    assert any("query_proj" in reason for reason in accumulator.reasons)
-    assert any("deberta.encoder.rel_embeddings.weight" in reason for reason in accumulator.reasons)
+    assert accumulator.reasons == tuple(
+        f"parameter 'deberta.encoder.conv.conv.{name}' is used outside of modules whose per-example gradients are known"
+        for name in ("weight", "bias")
+    )
 
 
 def test_two_classes() -> None:
@@ -192,27 +194,6 @@ def test_token_labels_are_summed_within_an_example(labels_from: Any) -> None:
             for name, square in squared_gradients(model, loss).items():
                 total[name] = total.get(name, torch.zeros(())) + square
     assert_equal(statistics.diagonals, {name: value / 5 for name, value in total.items()})
-
-
-def test_encoder_decoder_with_relative_positions() -> None:
-    torch.manual_seed(0)
-    config = transformers.T5Config(
-        vocab_size=12, d_model=8, d_kv=4, d_ff=12, num_layers=1, num_heads=2, pad_token_id=0, decoder_start_token_id=0
-    )
-    model = randomise(transformers.T5ForConditionalGeneration(config)).double().eval()
-
-    def forward(model: nn.Module, batch: Any) -> Tensor:
-        return model(**batch).logits
-
-    # Five examples of five tokens: the matrix of relative positions looks as if it had the examples first.
-    batch = text_batch((5, 3, 4, 5, 2), seed=3)
-    labels = torch.randint(3, 9, (5, 2), generator=torch.Generator().manual_seed(0))
-    labels[1, 1] = NONE
-    batches = [({**batch, "labels": labels}, labels)]
-    statistics, accumulator = accumulate(model, batches, labels_from="true", forward=forward)
-    assert accumulator.mode == "one_at_a_time"
-    assert any("relative_attention_bias" in reason for reason in accumulator.reasons)
-    assert_equal(statistics.diagonals, naive_fisher(model, forward, batches, "categorical", "true"))
 
 
 # Models with a structure of their own
@@ -595,7 +576,7 @@ def test_diagonals_that_are_not_finite_are_named() -> None:
 
 
 def test_a_failed_batch_spoils_the_sums() -> None:
-    model = classifier("deberta")
+    model = classifier("deberta_with_convolution")
     accumulator = FisherAccumulator(model, labels_from="true")
     accumulator.add(*CLASSES[0])
     with pytest.raises(StatisticsError, match="label 7 outside 0 to 2"):

@@ -35,10 +35,15 @@ def exact(rows: Tensor) -> Tensor:
 # Packing
 
 
-@pytest.mark.parametrize("size", [1, 100, 511, 512, 700, 2000])
-def test_however_rows_come_in_batches_they_are_all_counted(size: int) -> None:
+@pytest.mark.parametrize(("threads", "packed"), [(1, 128), (2, 2**21 // (4 * 700))])
+@pytest.mark.parametrize("size", [1, 100, 128, 511, 512, 700, 2000])
+def test_however_rows_come_in_batches_they_are_all_counted(
+    size: int, threads: int, packed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one thread BLAS updates the sum, and few rows are enough for it."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     rows = drawn(2000, 700)
-    assert packed_rows(rows) == 2**21 // (4 * 700)
+    assert packed_rows(rows) == packed
     model = nn.Sequential(nn.Linear(700, 1))
     with GramAccumulator(model) as accumulator, torch.no_grad():
         for part in rows.split(size):

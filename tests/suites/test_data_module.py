@@ -12,7 +12,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from regmean_lab.suites.base import DataError, Example, Split, Suite, Task
-from regmean_lab.suites.data_module import CorpusDataModule, Evaluation, evaluations_for, example_order
+from regmean_lab.suites.data_module import CorpusDataModule, example_order
+from regmean_lab.suites.evaluations import Evaluation, evaluations_for
 
 SIZES = {"train": 37, "dev": 11, "test": 7}
 

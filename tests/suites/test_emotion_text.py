@@ -12,9 +12,9 @@ import pytest
 
 from regmean_lab.suites.answers import AnswerExample
 from regmean_lab.suites.base import SPLITS, DataError
-from regmean_lab.suites.data_module import evaluations_for
 from regmean_lab.suites.emotion import LABELS, EmotionSettings, EmotionSuite
 from regmean_lab.suites.emotion_text import EmotionTextSettings, EmotionTextSuite
+from regmean_lab.suites.evaluations import evaluations_for
 
 DATA = os.environ.get("REGMEAN_LAB_TEST_DATA")
 Row = dict[str, float | None]

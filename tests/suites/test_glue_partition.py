@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from regmean_lab.suites import DataError, glue_data
 from regmean_lab.suites.base import Example
-from regmean_lab.suites.data_module import evaluations_for
+from regmean_lab.suites.evaluations import evaluations_for
 from regmean_lab.suites.glue_partition import GluePartitionSettings, GluePartitionSuite
 from regmean_lab.suites.partition import classes_of, divide, halve
 

@@ -143,7 +143,7 @@ class TestWandb:
             def finalize(self, status: str) -> None:
                 given["status"] = status
 
-        monkeypatch.setattr("regmean_lab.tracking.loggers.WandbLogger", Spy)
+        monkeypatch.setattr("pytorch_lightning.loggers.WandbLogger", Spy)
         monkeypatch.setattr(Spy, "experiment", Finished(given), raising=False)
         with open_loggers(
             LoggerConfig("wandb", project="p", group=configured), tmp_path, "job", "merge", "the experiment", {"a": 1}

@@ -27,7 +27,8 @@ from regmean_lab.suites.emotion import EmotionSettings, EmotionSuite
 from regmean_lab.training import snapshots
 from regmean_lab.training import train as train_module
 from regmean_lab.training.best_weights import epoch_of
-from regmean_lab.training.train import describe, find_or_train, train_model, training_trainer
+from regmean_lab.training.descriptions import describe
+from regmean_lab.training.train import find_or_train, train_model, training_trainer
 from regmean_lab.zoo import Zoo, ZooEntry, member_address
 
 TRAINING = TrainingConfig(learning_rate=3e-3, epochs=2, batch_size=16, max_length=32)

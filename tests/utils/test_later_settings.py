@@ -7,7 +7,7 @@ from regmean_lab.config.schema import settings_of
 from regmean_lab.results import fingerprint
 from regmean_lab.statistics.token_settings import TokensConfig
 from regmean_lab.suites.base import Task
-from regmean_lab.training.train import describe
+from regmean_lab.training.descriptions import describe
 from regmean_lab.utils import later_settings
 from regmean_lab.utils.later_settings import LATER_SETTINGS, without_later_settings
 from regmean_lab.zoo import member_address

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -123,6 +124,8 @@ class _Spaces:
 
 class _Cores(StoredWeights):
     """One member's cores as weights of its layers, or those of the base, which are zero."""
+
+    concurrent: ClassVar[bool] = False  # the space of one layer at a time is kept
 
     def __init__(self, spaces: _Spaces, member: int | None, names: Sequence[str]) -> None:
         self._spaces = spaces

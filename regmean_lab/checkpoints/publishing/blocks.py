@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from regmean_lab.callbacks.statistics import StatisticsRequest, batches_of
 from regmean_lab.checkpoints.publishing.corpus import CORPUS
+from regmean_lab.checkpoints.publishing.layers import wanted_layers
 from regmean_lab.config.groups import TrainerConfig
 from regmean_lab.models.headers import StoredTensor
 from regmean_lab.modules import TaskModule
@@ -28,9 +29,7 @@ from regmean_lab.statistics import (
     MatrixWriter,
     ReadWeight,
     StatisticsError,
-    expert_layers,
     gram_by_blocks,
-    linear_layers,
 )
 from regmean_lab.statistics.block_passes import find_blocks
 from regmean_lab.statistics.kinds.gram import own_precision
@@ -88,6 +87,7 @@ class BlockCollection:
         trainer: device, precision, and whether there are progress bars.
         memory: most bytes of activations that are held in main memory.
         folder: where more of them are written meanwhile.
+        files: of its files of weights, size and time of the last change (ns) when it was opened.
     """
 
     module: TaskModule
@@ -95,6 +95,20 @@ class BlockCollection:
     trainer: TrainerConfig
     memory: int
     folder: Path
+    files: Mapping[Path, tuple[int, int]]
+
+    def check_unchanged(self) -> None:
+        """Raise if a file of weights is another one than when the first block was read, hours ago perhaps.
+
+        Raises:
+            StatisticsError: naming the files.
+        """
+        changed = [path for path, state in self.files.items() if file_states([path]).get(path) != state]
+        if changed:
+            raise StatisticsError(
+                f"{', '.join(map(str, changed))}: changed while the model was read block by block, so that its "
+                "matrices are not of one model; nothing was written. Collect again"
+            )
 
 
 @dataclass
@@ -129,6 +143,12 @@ class WrittenMatrices:
             "batches": self.batches,
             **unseen,
         }
+
+
+def file_states(paths: Iterable[Path]) -> dict[Path, tuple[int, int]]:
+    """By file that is there, its size and the time of its last change (ns)."""
+    states = {path: path.stat() for path in dict.fromkeys(paths) if path.is_file()}
+    return {path: (state.st_size, state.st_mtime_ns) for path, state in states.items()}
 
 
 def choice_problem(value: Any) -> str | None:
@@ -177,19 +197,6 @@ def is_by_blocks(value: Any, tensors: Mapping[str, StoredTensor], trainer: Train
             )
             return True
     return False
-
-
-def input_widths(model: nn.Module, layers: Sequence[str]) -> dict[str, int]:
-    """The number of inputs of linear layers, without any pass; experts are left out."""
-    linear = linear_layers(model)
-    shapes = {layer: linear[layer].get_parameter("weight").shape for layer in layers if layer in linear}
-    return {layer: shape[1 if isinstance(linear[layer], nn.Linear) else 0] for layer, shape in shapes.items()}
-
-
-def wanted_layers(request: StatisticsRequest, model: nn.Module) -> list[str]:
-    """The layers that a request is of, in the order of the model."""
-    layers = [*linear_layers(model), *(expert_layers(model) if request.experts else [])]
-    return [layer for layer in layers if request.layers is None or layer in request.layers]
 
 
 def write_by_blocks(

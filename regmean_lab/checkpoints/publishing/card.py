@@ -203,7 +203,8 @@ def _settings(file: Described) -> str:
     if (imported := _imported(file)) is not None:
         return (
             f"matrices that another program has measured, from `{imported['file']}` (SHA-256 `{imported['sha256']}`), "
-            "which does not say how; checked to be symmetric, finite and of the layers' sizes"
+            "which does not say how; checked to be symmetric, finite and of the layers' sizes; as whoever converted "
+            f"them says, count_padding {_plain(file.metadata['settings']['count_padding'])}"
         )
     settings = {key: value for key, value in file.metadata["settings"].items() if key not in ("kind", "layers")}
     return ", ".join(f"{key} {_plain(value)}" for key, value in settings.items() if key != "data_fingerprint")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,31 +14,35 @@ import pytorch_lightning as pl
 
 from regmean_lab.callbacks.requests import published_path
 from regmean_lab.callbacks.statistics import StatisticsRequest, measure
-from regmean_lab.checkpoints.publishing.blocks import (
-    BlockCollection,
-    input_widths,
-    wanted_layers,
-    write_by_blocks,
-)
+from regmean_lab.checkpoints.publishing.blocks import BlockCollection, write_by_blocks
 from regmean_lab.checkpoints.publishing.corpus import CORPUS
 from regmean_lab.checkpoints.publishing.guard import Shortage, guard_file, most_rows, refuse, shortages
+from regmean_lab.checkpoints.publishing.layers import input_widths, wanted_layers
+from regmean_lab.config.groups import TrainerConfig
 from regmean_lab.modules import TaskModule
 from regmean_lab.statistics import (
     KINDS,
     Form,
     GramConfig,
+    GramFile,
     Kind,
     StatisticsError,
     StatisticsFile,
     collect_gram,
     linear_layers,
     matrix_writer,
+    rank,
 )
 from regmean_lab.statistics.settings import STORAGES
 from regmean_lab.suites.data_module import Batches, CorpusDataModule
 from regmean_lab.tracking.environment import versions
+from regmean_lab.training.processes import run_together
+from regmean_lab.training.trainers import test_trainer
 
 log = logging.getLogger(__name__)
+
+GRAM_HEADER = ("kind", "rows", "shared", "examples", "batches", "unseen")
+"""What a file of Gram matrices tells of them, whatever their form."""
 
 PROBED = 2
 """Examples in the batch from which it is learned which layers get one row an example."""
@@ -88,6 +92,7 @@ def collect(
     *,
     force: bool = False,
     blocks: BlockCollection | None = None,
+    load: Callable[[], TaskModule] | None = None,
 ) -> str:
     """Collect one kind of statistics and write them, unless they are there.
 
@@ -99,6 +104,7 @@ def collect(
         publication: where, and how, they are published.
         force: collect them although they are there.
         blocks: how Gram matrices are measured block by block, if they are; ``module`` has no weights then.
+        load: loads the model in each of several processes, where the request has several devices.
 
     Returns:
         ``found``, ``written again`` (in another form, from a file in which nothing was lost) or ``collected``.
@@ -107,40 +113,113 @@ def collect(
         StatisticsError: when too few rows were seen, or can be; for a NaN or infinity.
     """
     kind = request.about
-    path, (form, rank) = publication.path(request.kind), publication.form_of(request.kind)
+    path, form = publication.path(request.kind), publication.form_of(request.kind)
     fingerprint = request.told_of(data.suite.fingerprint(CORPUS))
     settings = {**request.describe(fingerprint), **publication.described}
+    foresee = _foreseen if blocks is None else _foreseen_by_tokens
     found = None if force else found_file(path, kind, settings, publication.model)
-    if found is not None and (found.form, found.metadata.get("rank")) == (form, rank):
+    same_form = found is not None and (found.form, found.metadata.get("rank")) == form
+    if found is not None and same_form and (kind.of == "texts" or tells(found, publication)):
         if publication.pushed and publication.minimum is not None:  # it may have been made with allow_few_rows=true
             if kind.forward_rows:
-                refuse(
-                    _foreseen(request, module, data, publication.minimum), publication.minimum, before=True, kind=kind
-                )
+                few = foresee(request, module, data, publication.minimum)
+                refuse(few, publication.minimum, before=True, kind=kind)
             guard_file(path, publication.minimum)
         log.info("found %s", path)
         return "found"
     if not force:
         _check_not_private(path)
     if found is not None and found.is_of_matrices and found.form in STORAGES:
-        statistics = kind.load(found)
-        done = "written again"
+        if isinstance(found, GramFile):
+            _save_again(found, request, publication, fingerprint, settings)
+        else:
+            _save(kind.load(found), request, publication, fingerprint, settings)
+        return _done("written again", request, path)
+    if publication.minimum is not None and kind.forward_rows:
+        refuse(foresee(request, module, data, publication.minimum), publication.minimum, before=True, kind=kind)
+    told = (request, data, publication, fingerprint, settings)
+    if blocks is not None:
+        _collect_by_blocks(blocks, *told)
+    elif request.devices is None or not request.can_be_shared:
+        _measure_and_save(trainer, module, *told)
     else:
-        if publication.minimum is not None and kind.forward_rows:
-            foresee = _foreseen if blocks is None else _foreseen_by_tokens
-            refuse(foresee(request, module, data, publication.minimum), publication.minimum, before=True, kind=kind)
-        if blocks is not None:
-            _collect_by_blocks(request, blocks, data, publication, fingerprint, settings)
-            return _done("collected", request, path)
-        batches = partial(data.statistics_dataloader, CORPUS)
-        statistics = measure(trainer, request, module, batches, f"{request.kind} of {publication.folder.name}")
-        done = "collected"
+        assert load is not None
+        run_together(request.devices, partial(_collect_share, request.devices, load, *told))
+    return _done("collected", request, path)
+
+
+def _collect_share(devices: TrainerConfig, load: Callable[[], TaskModule], *told: Any) -> None:
+    """`_measure_and_save` in one of several processes, with a trainer and a model of its own."""
+    _measure_and_save(test_trainer(devices), load(), *told)
+
+
+def _measure_and_save(
+    trainer: pl.Trainer,
+    module: TaskModule,
+    request: StatisticsRequest,
+    data: CorpusDataModule,
+    publication: Publication,
+    fingerprint: str,
+    settings: dict[str, Any],
+) -> None:
+    """Measure statistics, in a process group together with the other processes, of which the first writes them."""
+    batches = partial(data.statistics_dataloader, CORPUS)
+    statistics = measure(trainer, request, module, batches, f"{request.kind} of {publication.folder.name}")
+    if rank() == 0:
+        _save(statistics, request, publication, fingerprint, settings)
+
+
+def _save(
+    statistics: Any,
+    request: StatisticsRequest,
+    publication: Publication,
+    fingerprint: str,
+    settings: dict[str, Any],
+) -> None:
+    """Write statistics, unless a layer saw too few rows.
+
+    Raises:
+        StatisticsError: naming such layers.
+    """
+    kind, (form, number) = request.about, publication.form_of(request.kind)
     widths = kind.widths_of(statistics)
+    _check_rows(kind.rows_of(statistics), widths, request, publication)
+    metadata = _metadata(publication, fingerprint, settings, widths)
+    kind.save(publication.path(request.kind), statistics, metadata, form=form, rank=number)
+
+
+def _save_again(
+    found: GramFile,
+    request: StatisticsRequest,
+    publication: Publication,
+    fingerprint: str,
+    settings: dict[str, Any],
+) -> None:
+    """Write the matrices of a file in another form, one after the other, unless a layer saw too few rows."""
+    widths = {layer: found.width(layer) for layer in found.rows}
+    _check_rows(found.rows, widths, request, publication)
+    form, number = publication.form_of(request.kind)
+    metadata = _metadata(publication, fingerprint, settings, widths)
+    if (change := found.metadata.get("relative_change")) is not None:
+        metadata["relative_change"] = change
+    header = {name: found.metadata[name] for name in GRAM_HEADER if name in found.metadata}
+    with matrix_writer(found.path, found.layers, metadata, form=form, rank=number) as writer:
+        for layer in found.rows:
+            writer.add(layer, found.matrix(layer))
+        writer.finish(header, metadata)
+
+
+def _check_rows(
+    rows: Mapping[str, int], widths: Mapping[str, int], request: StatisticsRequest, publication: Publication
+) -> None:
+    """Raise for layers that saw too few rows; nothing is written then.
+
+    Raises:
+        StatisticsError: naming them.
+    """
     if publication.minimum is not None:
-        short = shortages(kind.rows_of(statistics), widths, publication.minimum)
-        refuse(short, publication.minimum, before=False, kind=kind)
-    kind.save(path, statistics, _metadata(publication, fingerprint, settings, widths), form=form, rank=rank)
-    return _done(done, request, path)
+        short = shortages(rows, widths, publication.minimum)
+        refuse(short, publication.minimum, before=False, kind=request.about)
 
 
 def _done(done: str, request: StatisticsRequest, path: Path) -> str:
@@ -162,8 +241,8 @@ def _metadata(
 
 
 def _collect_by_blocks(
-    request: StatisticsRequest,
     blocks: BlockCollection,
+    request: StatisticsRequest,
     data: CorpusDataModule,
     publication: Publication,
     fingerprint: str,
@@ -174,17 +253,13 @@ def _collect_by_blocks(
     Raises:
         StatisticsError: when a layer saw too few rows, as soon as its block is finished; as measuring does.
     """
-
-    def check(rows: Mapping[str, int], widths: Mapping[str, int]) -> None:
-        if publication.minimum is not None:
-            short = shortages(rows, widths, publication.minimum)
-            refuse(short, publication.minimum, before=False, kind=request.about)
-
-    form, rank = publication.form_of(request.kind)
+    check = partial(_check_rows, request=request, publication=publication)
+    form, number = publication.form_of(request.kind)
     layers = wanted_layers(request, blocks.module.model)
     known = _metadata(publication, fingerprint, settings, {})
-    with matrix_writer(publication.path(request.kind), layers, known, form=form, rank=rank) as writer:
+    with matrix_writer(publication.path(request.kind), layers, known, form=form, rank=number) as writer:
         written = write_by_blocks(request, blocks, data, writer, check)
+        blocks.check_unchanged()
         widths = {layer: written.widths[layer] for layer in layers if layer in written.widths}
         writer.finish(written.header(layers), _metadata(publication, fingerprint, settings, widths))
 
@@ -251,6 +326,12 @@ def found_file(path: Path, kind: Kind, settings: dict[str, Any], model: dict[str
     return None
 
 
+def tells(file: StatisticsFile, publication: Publication) -> bool:
+    """Whether a file tells the weights by their hashes, where that is needed: what is pushed makes another commit."""
+    told = (file.metadata.get("collected") or {}).get("model") or {}
+    return "weights_sha256" in told or "weights_sha256" not in publication.model
+
+
 def same_weights(one: Any, other: Mapping[str, Any]) -> bool:
     """Whether two accounts of what identifies weights are of the same: by their SHA-256 where both have it."""
     if not isinstance(one, Mapping):
@@ -292,7 +373,9 @@ def _foreseen_by_tokens(
         return []
     encoded: Any = _examples(request, settings, data).dataset
     tokens = sum(example.length for example in encoded)
-    widths = input_widths(module.model, wanted_layers(request, module.model))
+    # Experts are left out: how many rows each sees is only known afterwards.
+    wanted = set(wanted_layers(request, module.model)) & set(linear_layers(module.model))
+    widths = {layer: width for layer, width in input_widths(module.model).items() if layer in wanted}
     return shortages(dict.fromkeys(widths, tokens), widths, minimum)
 
 

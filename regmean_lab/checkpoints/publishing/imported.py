@@ -17,17 +17,15 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from regmean_lab.checkpoints.publishing.collect import Publication, found_file, provenance
+from regmean_lab.checkpoints.publishing.collect import Publication, found_file, provenance, tells
 from regmean_lab.checkpoints.publishing.guard import refuse, shortages
 from regmean_lab.models.headers import read_header
 from regmean_lab.prepare.base import PrepareError
 from regmean_lab.prepare.model import convert_apart
-from regmean_lab.statistics import KINDS, StatisticsError, linear_layers
-from regmean_lab.statistics.experts import fused_experts
+from regmean_lab.statistics import KINDS, StatisticsError
 from regmean_lab.statistics.gram_faults import gram_fault
-from regmean_lab.statistics.layers import is_conv1d
 from regmean_lab.statistics.store import write_matrices
 from regmean_lab.utils.files import file_sha256
 from regmean_lab.utils.names import abbreviated, nearest, unwrapped
@@ -67,17 +65,6 @@ class _Matrices(Mapping[str, Tensor]):
         return matrix
 
 
-def input_widths(model: nn.Module) -> dict[str, int]:
-    """By linear layer of a model, those of fused experts included, the number of its inputs."""
-    widths = {
-        name: int(module.weight.shape[0 if is_conv1d(module) else 1])  # type: ignore[index]
-        for name, module in linear_layers(model).items()
-    }
-    for experts in fused_experts(model).values():
-        widths |= {layer: experts.width(layer) for layer in experts.layers}
-    return widths
-
-
 def import_gram(
     source: Path, widths: Mapping[str, int], publication: Publication, rows: int | None, *, force: bool = False
 ) -> str:
@@ -100,9 +87,10 @@ def import_gram(
     kind, path = KINDS[KIND], publication.path(KIND)
     form, rank = publication.form_of(KIND)
     imported = {"file": source.name, "sha256": file_sha256(source), "rows": rows}
-    settings: dict[str, Any] = {"kind": KIND, "imported": imported, "exclude_layers": list(publication.excluded)}
+    settings: dict[str, Any] = {"kind": KIND, **publication.described, "imported": imported}
+    settings["exclude_layers"] = list(publication.excluded)
     found = None if force else found_file(path, kind, settings, publication.model)
-    if found is not None and (found.form, found.metadata.get("rank")) == (form, rank):
+    if found is not None and (found.form, found.metadata.get("rank")) == (form, rank) and tells(found, publication):
         log.info("found %s", path)
         return "found"
     if rows is not None and publication.minimum is not None:

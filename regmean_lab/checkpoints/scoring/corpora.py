@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from regmean_lab.suites.base import IGNORED, DataError, Example, Split, Suite, Task, TaskKind
-from regmean_lab.suites.data_module import Evaluation
+from regmean_lab.suites.evaluations import Evaluation
 from regmean_lab.suites.key_scores import KEY_SCORES, ROUGE_SCORES, key_score_problem
 from regmean_lab.suites.own_labels import label_name
 from regmean_lab.suites.reading import gathered

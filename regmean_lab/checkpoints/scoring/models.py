@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -15,15 +15,17 @@ from regmean_lab.checkpoints.bases import find_bases
 from regmean_lab.checkpoints.labels import label_problems, repeated
 from regmean_lab.checkpoints.members import Member, read_member, tokenizer_in
 from regmean_lab.checkpoints.merge import check_doubles
-from regmean_lab.checkpoints.publishing.models import TASKS, longest_text, task_of
 from regmean_lab.checkpoints.sources import Source, find_sources
+from regmean_lab.checkpoints.tasks import TASKS, longest_text, task_of
 from regmean_lab.models.headers import CheckpointError
 from regmean_lab.models.pretrained import ModelError, quiet_transformers
-from regmean_lab.modules import TaskModule, module_type
 from regmean_lab.suites.base import Task
 from regmean_lab.suites.text_generation import FORMS
 from regmean_lab.utils.files import contents_sha256, sha256_of
 from regmean_lab.utils.names import abbreviated
+
+if TYPE_CHECKING:
+    from regmean_lab.modules import TaskModule
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,8 @@ class ScoredModel:
             CheckpointError: when its weights are not those of its class.
             MergeError: when its files hold one weight twice, with different values.
         """
+        from regmean_lab.modules import module_type  # Lightning; until then only files are looked at
+
         check_doubles(self.member)
         return module_type(task)(self._load(self.member.architecture), task)
 

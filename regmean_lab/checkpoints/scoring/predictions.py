@@ -11,7 +11,8 @@ from regmean_lab.checkpoints.scoring.models import ScoredModel
 from regmean_lab.config.groups import TrainerConfig
 from regmean_lab.evaluation.scores import predict
 from regmean_lab.modules import Predictions
-from regmean_lab.suites.data_module import CorpusDataModule, Evaluation, example_order
+from regmean_lab.suites.data_module import CorpusDataModule, example_order
+from regmean_lab.suites.evaluations import Evaluation
 from regmean_lab.training.trainers import test_trainer
 
 PREDICTIONS_FILE = "predictions.safetensors"

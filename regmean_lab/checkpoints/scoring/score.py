@@ -23,7 +23,7 @@ from regmean_lab.metrics.metrics import score, score_predictions
 from regmean_lab.modules import Predictions
 from regmean_lab.results import RESULT_FILE, Result, combine_fingerprints, find_result, fingerprint, mean
 from regmean_lab.suites.base import DataError
-from regmean_lab.suites.data_module import Evaluation
+from regmean_lab.suites.evaluations import Evaluation
 from regmean_lab.tracking.environment import environment, peak_memory_bytes
 from regmean_lab.training.processes import first_device
 

@@ -144,9 +144,9 @@ def _guess_text(table: Table, task: Task, has_encoder: bool) -> tuple[str, ...]:
             first, second = (find_column(table.columns, name) for name in pair)
             if first is not None and second is not None:
                 return (first, second)
-    usual = WORDS if task.kind == "token_labels" else SOURCES if task.kind == "text" and has_encoder else TEXTS
-    if task.kind == "text" and not has_encoder:
-        usual = (*TEXTS, *CONVERSATIONS)
+    usual: tuple[str, ...] = WORDS if task.kind == "token_labels" else TEXTS
+    if task.kind == "text":
+        usual = SOURCES if has_encoder else (*TEXTS, *CONVERSATIONS)
     if (found := _guess(table, usual)) is not None:
         return (found,)
     texts = [name for name in table.columns if isinstance(table.rows[0].get(name), str)]

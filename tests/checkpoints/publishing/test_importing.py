@@ -15,14 +15,15 @@ from checkpoint_folders import merge_into, save_classifier, save_decoder, tensor
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from regmean_lab.callbacks.requests import StatisticsRequest
 from regmean_lab.checkpoints.collect_command import check, run
 from regmean_lab.checkpoints.publishing import imported
-from regmean_lab.checkpoints.publishing.imported import input_widths
+from regmean_lab.checkpoints.publishing.layers import input_widths
 from regmean_lab.config.schema import ConfigurationError
 from regmean_lab.merging.regmean import RegMean
 from regmean_lab.models.convert_pickled import ConversionError, convert_each
 from regmean_lab.prepare.base import PrepareError
-from regmean_lab.statistics import GramFile, StatisticsError, linear_layers
+from regmean_lab.statistics import GramConfig, GramFile, StatisticsError, linear_layers
 
 Compose = Callable[..., DictConfig]
 
@@ -179,6 +180,18 @@ def test_everything_that_is_wrong_with_a_file_is_named(tmp_path: Path, pico_cach
     ):
         assert line in told, line
     assert len(told.splitlines()) == 10
+
+
+def test_jobs_take_them_where_padding_counts_alike(tmp_path: Path, pico_cache: Path, compose: Compose) -> None:
+    folder = tmp_path / "mine"
+    path = dump(tmp_path / "gram.pkl", grams(save_classifier(folder, pico_cache, 1)))
+    for counted in (True, False):
+        told = f"statistics.gram.count_padding={str(counted).lower()}"
+        run(compose(f"checkpoint={folder}", f"matrices={path}", told), tmp_path / "job")
+        for wanted in (True, False):
+            request = StatisticsRequest("gram", GramConfig(count_padding=wanted), 16, 0, "32-true")
+            assert request.is_served_by(folder / "statistics" / "gram.safetensors") == (wanted == counted)
+        assert f"count_padding {'yes' if counted else 'no'}" in (folder / "README.md").read_text()
 
 
 def test_layers_can_be_left_out(tmp_path: Path, pico_cache: Path, compose: Compose) -> None:

@@ -1,4 +1,4 @@
-"""One job, from configuration to ``result.json``."""
+"""The work of a job whose result is not there yet."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig
 
-from regmean_lab.checkpoints.given_members import GivenMember, check_configuration, find_or_make
+from regmean_lab.checkpoints.checks import check
+from regmean_lab.checkpoints.given_members import GivenMember
+from regmean_lab.checkpoints.job_members import find_or_make
+from regmean_lab.config.schema import Settings
 from regmean_lab.evaluation.evaluators import best_out_of_domain_first, evaluate
 from regmean_lab.evaluation.finished import finished_result
 from regmean_lab.evaluation.job import Job, Outcome
@@ -21,18 +23,18 @@ from regmean_lab.results import MERGED_FOLDER, RESULT_FILE, Result, fingerprint,
 from regmean_lab.tracking.environment import environment, peak_memory_bytes
 from regmean_lab.tracking.logged_results import log_result
 from regmean_lab.tracking.loggers import open_loggers
+from regmean_lab.training.descriptions import trainings_of
 from regmean_lab.training.processes import first_device
-from regmean_lab.training.train import trainings_of
 from regmean_lab.utils.progress import at_stage
 
 log = logging.getLogger(__name__)
 
 
-def run(config: DictConfig, folder: Path, overrides: list[str]) -> tuple[Result, bool]:
-    """Run one job, or find its finished result.
+def compute(settings: Settings, folder: Path, overrides: list[str]) -> tuple[Result, bool]:
+    """Compute a job's result; one that is finished is found where that could not be told before.
 
     Args:
-        config: the composed configuration, without Hydra's own part.
+        settings: the job's configuration, whose values were checked.
         folder: where the job writes.
         overrides: the overrides that made the configuration, for the record.
 
@@ -40,13 +42,14 @@ def run(config: DictConfig, folder: Path, overrides: list[str]) -> tuple[Result,
         The result, and whether it was computed now.
 
     Raises:
-        ConfigurationError: with everything that is wrong, before any work.
+        ConfigurationError: with everything that is missing, before any work.
     """
-    settings, checkpoint, given = check_configuration(config)
+    checkpoint, given = check(settings)
     job = Job.open(settings, checkpoint, folder, {name: member.record for name, member in given.items()})
     if settings.config.order == "greedy":
         find_or_train_members(job, given)  # all of them, whatever number is merged
         job = job.of_members(best_out_of_domain_first(job)[: settings.config.first])
+    # What a greedy job reads is known only now, as are data that were brought for it.
     finished = finished_result(
         job.settings, job.model_fingerprint, job.data_fingerprint, folder, lambda: job.evaluations
     )

@@ -1,0 +1,24 @@
+"""What is checked of a pretrained model before members are made of it: that it does for their tasks."""
+
+from __future__ import annotations
+
+from regmean_lab.config.schema import Settings
+from regmean_lab.merging.parts import missing_blocks
+from regmean_lab.models.pretrained import Checkpoint
+from regmean_lab.models.task_models import task_model
+from regmean_lab.training.lora import lora_problems
+from regmean_lab.training.starting_heads import head_problems
+
+
+def model_problems(settings: Settings, checkpoint: Checkpoint) -> list[str]:
+    """Why a model does not do for a job: one message each, beginning with the setting's name."""
+    config = settings.config
+    tasks = {member: settings.suite.task(member) for member in settings.members}
+    first = tasks[settings.members[0]]
+    found = task_model(first).model_problems(checkpoint, first)
+    trained = {member: task for member, task in tasks.items() if member not in settings.checkpoints}
+    found += head_problems(checkpoint, trained)
+    found += lora_problems(config.training.lora, checkpoint, list(trained.values()))
+    if parts := getattr(settings.method, "parts", None):
+        found += [f"method.{problem}" for problem in missing_blocks(parts, checkpoint.parameter_names())]
+    return found

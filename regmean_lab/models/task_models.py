@@ -1,0 +1,177 @@
+"""What each kind of task makes of a pretrained model. Checks and plans need that, too, and no Lightning."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+
+from regmean_lab.models.pretrained import PROBLEM_TYPES, Checkpoint, label_names, load_model
+from regmean_lab.suites.base import Task, TaskKind
+from regmean_lab.suites.text_generation import FORMS
+
+
+class TaskModel:
+    """The model of a kind of task; the module that trains it derives from it.
+
+    ``head_class`` is the one of transformers' ``AutoModelFor…`` that puts a head for the task's labels on an encoder;
+    None where the pretrained model's own output layer answers.
+    """
+
+    head_class: ClassVar[Any] = None
+
+    @classmethod
+    @abstractmethod
+    def new_model(cls, checkpoint: Checkpoint, task: Task) -> PreTrainedModel:
+        """The pretrained model with what the task needs on top, from torch's global random state."""
+
+    @classmethod
+    @abstractmethod
+    def load_model(cls, folder: Path) -> PreTrainedModel:
+        """A fine-tuned model from a folder, float32, in evaluation mode."""
+
+    @classmethod
+    def model_problems(cls, checkpoint: Checkpoint, task: Task) -> list[str]:
+        """Why a pretrained model does not do for a task: one message each, beginning with the setting's name."""
+        return []
+
+
+_MODELS: dict[TaskKind, type[TaskModel]] = {}
+ModelType = TypeVar("ModelType", bound=type[TaskModel])
+
+
+def register_model(*kinds: TaskKind) -> Callable[[ModelType], ModelType]:
+    """Class decorator: make this the model of some kinds of task."""
+
+    def register(model: ModelType) -> ModelType:
+        for kind in kinds:
+            _MODELS[kind] = model
+        return model
+
+    return register
+
+
+def task_model(task: Task) -> type[TaskModel]:
+    """The model for a task."""
+    return _MODELS[task.kind]
+
+
+@register_model("multi_label", "single_label", "regression")
+class SequenceClassifier(TaskModel):
+    """One of ``AutoModelForSequenceClassification``."""
+
+    head_class = AutoModelForSequenceClassification
+
+    @classmethod
+    def new_model(cls, checkpoint: Checkpoint, task: Task) -> PreTrainedModel:
+        """The pretrained encoder with a newly initialised head."""
+        return checkpoint.load(
+            AutoModelForSequenceClassification, **label_names(task), problem_type=PROBLEM_TYPES[task.kind]
+        )
+
+    @classmethod
+    def load_model(cls, folder: Path) -> PreTrainedModel:
+        """A fine-tuned classifier from a folder."""
+        return load_model(AutoModelForSequenceClassification, folder)
+
+
+@register_model("token_labels")
+class TokenClassifier(TaskModel):
+    """One of ``AutoModelForTokenClassification``."""
+
+    head_class = AutoModelForTokenClassification
+
+    @classmethod
+    def new_model(cls, checkpoint: Checkpoint, task: Task) -> PreTrainedModel:
+        """The pretrained encoder with a newly initialised head."""
+        return checkpoint.load(AutoModelForTokenClassification, **label_names(task))
+
+    @classmethod
+    def load_model(cls, folder: Path) -> PreTrainedModel:
+        """A fine-tuned token classifier from a folder."""
+        return load_model(AutoModelForTokenClassification, folder)
+
+
+@register_model("answers")
+class AnsweringModel(TaskModel):
+    """One of ``AutoModelForSeq2SeqLM`` or ``AutoModelForCausalLM``, by its configuration."""
+
+    @classmethod
+    def new_model(cls, checkpoint: Checkpoint, task: Task) -> PreTrainedModel:
+        """The pretrained model as it is: its output layer writes the answers."""
+        return checkpoint.load(generation_class(checkpoint.config()))
+
+    @classmethod
+    def load_model(cls, folder: Path) -> PreTrainedModel:
+        """A fine-tuned model from a folder."""
+        return load_model(generation_class(AutoConfig.from_pretrained(folder)), folder)
+
+    @classmethod
+    def model_problems(cls, checkpoint: Checkpoint, task: Task) -> list[str]:
+        """A message for a model that cannot write."""
+        config = checkpoint.config()
+        if generation_class(config) is None:
+            return [
+                f"model: {checkpoint.name} ({config.model_type}) reads texts but does not write; answers in words need "
+                "an encoder-decoder or a decoder, for example model=t5_v1_1_base or model=gpt2"
+            ]
+        if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
+            return [
+                f"model: the config.json of {checkpoint.name} lacks decoder_start_token_id, its decoder's first token"
+            ]
+        return []
+
+
+@register_model("text")
+class LanguageModel(AnsweringModel):
+    """A model that writes, of the task's form."""
+
+    @classmethod
+    def model_problems(cls, checkpoint: Checkpoint, task: Task) -> list[str]:
+        """A message for a model that cannot write, or is not of the task's form."""
+        if found := super().model_problems(checkpoint, task):
+            return found
+        form = FORMS[0] if checkpoint.config().is_encoder_decoder else FORMS[1]
+        if task.labels not in ((), (form,)):
+            return [
+                f"model: {checkpoint.name} is {'an encoder-decoder' if form == FORMS[0] else 'a decoder'}; expected "
+                f"suite.form={form}"
+            ]
+        return []
+
+
+@register_model("unlabelled")
+class BareModel(TaskModel):
+    """One of ``AutoModel``: texts are only read."""
+
+    @classmethod
+    def new_model(cls, checkpoint: Checkpoint, task: Task) -> PreTrainedModel:
+        """The model as it is."""
+        return checkpoint.load(AutoModel)
+
+    @classmethod
+    def load_model(cls, folder: Path) -> PreTrainedModel:
+        """An encoder from a folder."""
+        return load_model(AutoModel, folder)
+
+
+def generation_class(config: PreTrainedConfig) -> Any:
+    """What loads a model that writes; None for a model that only reads (masked language models such as BERT)."""
+    if config.is_encoder_decoder:
+        return AutoModelForSeq2SeqLM
+    writes = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) not in MODEL_FOR_MASKED_LM_MAPPING
+    return AutoModelForCausalLM if writes else None

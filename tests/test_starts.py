@@ -1,0 +1,111 @@
+"""Which of the large libraries each command imports, in a process of its own: to wait for one takes seconds."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from forks import Forks
+
+import regmean_lab
+
+LARGE = ("datasets", "lightning_fabric", "matplotlib", "pytorch_lightning", "torchmetrics", "transformers", "wandb")
+PROBE = """
+import contextlib, io, json, sys
+from regmean_lab.__main__ import main
+names, commands = json.loads(sys.argv[1]), json.loads(sys.argv[2])
+for command in commands:
+    sys.argv = ["regmean-lab", *command]
+    status, printed = 0, io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+        try:
+            main()
+        except SystemExit as stop:
+            status = stop.code or 0
+    print(json.dumps([status, printed.getvalue(), [name for name in names if name in sys.modules]]))
+"""
+
+
+@dataclass
+class Finished:
+    """A folder in which a job with two members is finished.
+
+    Attributes:
+        folder: the folder.
+        overrides: of the job, without the method.
+    """
+
+    folder: Path
+    overrides: list[str]
+
+    def large(self, *commands: list[str]) -> list[tuple[int, str, set[str]]]:
+        """Exit status, what was printed, and the large libraries so far, after each command of one process."""
+        environment = {**os.environ, "PYTHONPATH": str(Path(regmean_lab.__file__).parent.parent)}
+        command = [sys.executable, "-c", PROBE, json.dumps(LARGE), json.dumps(commands)]
+        done = subprocess.run(
+            command, cwd=self.folder, env=environment, check=True, capture_output=True, text=True, timeout=300
+        )
+        lines = [json.loads(line) for line in done.stdout.splitlines()]
+        return [(status, printed, set(names)) for status, printed, names in lines]
+
+
+@pytest.fixture(scope="module")
+def finished(
+    forks: Forks, tmp_path_factory: pytest.TempPathFactory, write_emotions: Callable[[Path], Path]
+) -> Finished:
+    folder = tmp_path_factory.mktemp("starts")
+    write_emotions(folder / "data")
+    overrides = [
+        *("suite=emotion", "suite.out_of_domain=[emoint]", "members=[tec,isear]", "model=pico_bert"),
+        *(
+            "trainer=cpu",
+            "trainer.progress_bar=false",
+            "logger=none",
+            "training.epochs=1",
+            "statistics.gram.examples=8",
+        ),
+    ]
+    status, printed = forks.run([*overrides, "method=regmean"], folder / "log.txt", folder)
+    assert status == 0, printed
+    return Finished(folder, overrides)
+
+
+def test_what_is_refused_planned_and_found_waits_for_no_large_library(finished: Finished) -> None:
+    job = [*finished.overrides, "method=regmean"]
+    refused, missing, plan, one, sweep, unfinished = finished.large(
+        [*finished.overrides, "method=regmean", "method.off_diagonal=2"],
+        [*job, "model.checkpoint=nowhere", "model.name=nothing"],
+        ["plan", *job],
+        job,
+        ["-m", *job],
+        ["plan", *job, "training.epochs=2"],
+    )
+    assert (refused[0], refused[2]) == (2, set())
+    assert "method.off_diagonal" in refused[1]
+    assert (missing[0], missing[2]) == (2, set())
+    assert "nowhere" in missing[1]
+    assert (plan[0], plan[2]) == (0, set())
+    assert "1 finished" in plan[1]
+    for status, printed, names in (one, sweep):
+        assert (status, names) == (0, {"matplotlib"}), printed  # which draws the figure
+        assert "1 result, 0 computed now" in printed
+    assert (unfinished[0], unfinished[2]) == (0, {"matplotlib", "transformers"})  # which knows the model's size
+    assert "2 to train" in unfinished[1]
+
+
+def test_a_merge_of_folders_waits_for_transformers_alone(finished: Finished) -> None:
+    members = sorted(path.parent for path in (finished.folder / "zoo").glob("*/training.json"))
+    assert len(members) == 2
+    command = ["merge", f"checkpoints=[{','.join(map(str, members))}]", "trainer=cpu"]
+    simple, regmean = finished.large(
+        [*command, "method=simple", "output=simple"], [*command, "method=regmean", "output=regmean"]
+    )
+    for status, printed, names in (simple, regmean):
+        assert (status, names) == (0, {"transformers"}), printed
+    assert (finished.folder / "simple" / "model.safetensors").is_file()
