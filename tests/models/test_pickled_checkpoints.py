@@ -29,7 +29,8 @@ from regmean_lab.models.converted_weights import RECORD_FILE
 from regmean_lab.models.find import find_checkpoint
 from regmean_lab.models.headers import CheckpointError
 from regmean_lab.models.hub import conversion_on_hub, find_on_hub
-from regmean_lab.models.pico import TEXT, pico_folder
+from regmean_lab.models.pico import pico_folder
+from regmean_lab.models.pico_models import TEXT
 from regmean_lab.models.pretrained import Checkpoint, ModelError
 from regmean_lab.prepare import model as prepare_models
 from regmean_lab.prepare.base import PrepareError
