@@ -17,6 +17,7 @@ import pandas as pd
 
 from regmean_lab.config.baselines import comparator_types
 from regmean_lab.merging import method_types
+from regmean_lab.merging.member_text import OWN
 from regmean_lab.report.significance import MINIMUM_PAIRS, mean_interval
 from regmean_lab.results import Result, read_result
 
@@ -30,6 +31,7 @@ MEASURED = [
     "mean_in_domain",
     "mean_out_of_domain",
     "statistics_bytes",
+    "reads_text",
     "merge_seconds",
 ]
 INDIVIDUAL, BASELINE = "individual", "simple"
@@ -64,7 +66,9 @@ def measured_jobs(report: Path) -> pd.DataFrame:
     jobs = runs[runs["state"] == "measured"]
     results = [read_result(Path(path)) for path in jobs["path"]]
     jobs = jobs.assign(
-        method=[label(result) for result in results], merge_seconds=[result.seconds["merge"] for result in results]
+        method=[label(result) for result in results],
+        reads_text=[int(result.configuration["method"].get("text") == OWN) for result in results],
+        merge_seconds=[result.seconds["merge"] for result in results],
     )[[*KEY, *MEASURED]]
     if (twice := jobs.duplicated(KEY)).any():
         raise ValueError(f"{report}: several results of {', '.join(map(str, jobs[twice][KEY].iloc[0]))}")
@@ -78,7 +82,7 @@ def label(result: Result) -> str:
     defaults = {entry.name: getattr(kind(), entry.name) for entry in fields(kind) if entry.init}
     settings = result.configuration["method"]
     own = [
-        f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"
+        f"{key}={'null' if value is None else f'{value:g}' if isinstance(value, float) else value}"
         for key, value in settings.items()
         if key in defaults and value != defaults[key]
     ]
@@ -117,7 +121,11 @@ def _lines(jobs: pd.DataFrame) -> Iterator[list[str]]:
         for key in ("mean_in_domain", "mean_out_of_domain"):
             apart = pd.Series(dtype=float) if base is None else (own[key] - base[key]).dropna()
             line += [_mean(own[key], "{:.2f}"), "" if name == BASELINE else _with_interval(apart, "{:+.2f}")]
-        yield [*line, _size(own["statistics_bytes"].max()), _mean(own["merge_seconds"], "{:.0f}")]
+        yield [
+            *line,
+            _size(own["statistics_bytes"].max(), bool(own["reads_text"].max())),
+            _mean(own["merge_seconds"], "{:.0f}"),
+        ]
 
 
 def _order(own: pd.DataFrame) -> tuple[float, float]:
@@ -141,11 +149,12 @@ def _mean(values: pd.Series, form: str) -> str:
     return "" if values.dropna().empty else form.format(values.mean()).replace("-", "−")
 
 
-def _size(size: float) -> str:
-    """Bytes that the owner of a member publishes beside it."""
+def _size(size: float, reads_text: bool) -> str:
+    """What the owner of a member publishes beside it."""
     if pd.isna(size):
         return ""
-    return "0" if size == 0 else f"{size / 1e3:.1f} kB" if size < 1e5 else f"{size / 1e6:.1f} MB"
+    parts = [f"{size / 1e3:.1f} kB" if size < 1e5 else f"{size / 1e6:.1f} MB"] if size else []
+    return " + ".join([*parts, *(["text"] if reads_text else [])]) or "0"
 
 
 def main() -> None:
@@ -153,8 +162,8 @@ def main() -> None:
     record = read_record() if RECORD.exists() else pd.DataFrame(columns=[*KEY, *MEASURED])
     for report in sys.argv[1:]:
         record = added(record, measured_jobs(Path(report)))
-    sizes = record["statistics_bytes"].astype("Int64")  # with gaps: whole numbers all the same
-    record = record.astype(dict.fromkeys(MEASURED, float)).round(4).assign(statistics_bytes=sizes)
+    whole = {key: record[key].astype("Int64") for key in ("statistics_bytes", "reads_text")}  # with gaps
+    record = record.astype(dict.fromkeys(MEASURED, float)).round(4).assign(**whole)
     record.to_csv(RECORD, index=False, lineterminator="\n")
 
 

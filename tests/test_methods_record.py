@@ -20,7 +20,7 @@ SPEC.loader.exec_module(RECORD)
 def job(method: str, members: str, seed: int, gap: float | None, inside: float, **more: Any) -> dict[str, Any]:
     line = {"suite": "sentiment", "model": "minilm", "method": method, "members": members, "seed": seed}
     scores = {"gap_closed": gap, "mean_in_domain": inside, "mean_out_of_domain": 70.0, "agreement": 90.0}
-    return {**dict.fromkeys(RECORD.MEASURED), **line, **scores, "merge_seconds": 2.0, **more}
+    return {**dict.fromkeys(RECORD.MEASURED), **line, **scores, "reads_text": 0, "merge_seconds": 2.0, **more}
 
 
 def test_a_job_that_is_measured_again_replaces_the_first() -> None:
@@ -35,7 +35,7 @@ def test_lines_are_read_from_a_report(tmp_path: Path) -> None:
     result = tmp_path / "result.json"
     result.write_text(json.dumps(plain_result()))
     line = {**job("regmean", "a+b", 1, 10.0, 80.0), "state": "measured", "path": result}
-    del line["merge_seconds"]
+    del line["merge_seconds"], line["reads_text"]
     pd.DataFrame([line, {**line, "method": "ties", "state": "missing", "path": None}]).to_csv(tmp_path / "runs.csv")
     [found] = RECORD.measured_jobs(tmp_path / "runs.csv").to_dict("records")
     assert (found["method"], found["merge_seconds"], found["gap_closed"]) == ("regmean off_diagonal=1", 7.5, 10.0)
@@ -70,10 +70,13 @@ def test_differences_are_paired_and_rows_begin_with_the_best() -> None:
     """By hand: the differences are 1 and 3 where both were measured; the third job has no partner."""
     jobs = [job("simple", "a+b", seed, 0.0, 79.0, statistics_bytes=0) for seed in (1, 2)]
     jobs += [job("regmean", "a+b", seed, gap, inside) for seed, gap, inside in ((1, 9.0, 80.0), (2, 11.0, 82.0))]
-    jobs += [job("regmean", "a+b", 3, 13.0, 90.0, statistics_bytes=34_000_000), job("individual", "a+b", 1, None, 85.0)]
+    jobs += [
+        job("regmean", "a+b", 3, 13.0, 90.0, statistics_bytes=34_000_000, reads_text=1),
+        job("individual", "a+b", 1, None, 85.0),
+    ]
     lines = [line for line in RECORD.tables(pd.DataFrame(jobs)).splitlines() if line.startswith("| `")]
     assert [line.split("`")[1] for line in lines] == ["individual", "regmean", "simple"]
-    assert lines[1] == "| `regmean` | 3 | 11.0 |  | 90.0 | 84.00 | +2.00 | 70.00 | +0.00 | 34.0 MB | 2 |"
+    assert lines[1] == "| `regmean` | 3 | 11.0 |  | 90.0 | 84.00 | +2.00 | 70.00 | +0.00 | 34.0 MB + text | 2 |"
     assert lines[2].endswith("| 0 | 2 |")
 
 
