@@ -92,6 +92,20 @@ def test_the_off_diagonal_factor_makes_a_curve_beside_other_methods() -> None:
     assert level == pytest.approx([np.mean([r.mean_in_domain for r in results if r.method == "simple"])] * 2)
 
 
+def test_two_values_of_a_setting_do_not_hide_the_charts_of_many_other_methods() -> None:
+    """As in a comparison of all methods, where RegMean has a row with another factor."""
+    few = off_diagonal((0.9, 1.0))
+    others = [
+        make_result(method, seed=seed, experiment="off_diagonal")
+        for method in ("fisher", "ties", "dare")
+        for seed in (1, 2, 3)
+    ]
+    assert list(charts(few)) == ["scores against the off-diagonal factor"]
+    assert {"scores against the off-diagonal factor", "mean scores"} <= {
+        title.partition(" (")[0] for title in charts([*few, *others])
+    }
+
+
 def test_sample_sizes_make_a_curve_with_a_logarithmic_axis() -> None:
     found = charts(gram_examples((1, 16, 256, 4096)))
 

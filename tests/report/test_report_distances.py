@@ -95,6 +95,18 @@ def test_without_sizes_the_gap_is_not_drawn_against_them() -> None:
     assert size_charts(section_of(every), FileNames()) == []
 
 
+def test_merges_that_read_members_text_are_not_drawn_against_sizes() -> None:
+    """They publish no statistics for it, and need more than any."""
+    every = results()
+    for result in every:
+        if result.method != "individual":
+            result.statistics_bytes = {"gram": 1000} if result.method == "regmean" else {}
+        if result.method == "fisher":
+            result.configuration = {**result.configuration, "method": {"name": "fisher", "text": "own"}}
+    (chart,) = size_charts(section_of(every), FileNames())
+    assert "regmean" in chart.description and "fisher" not in chart.description
+
+
 def gaps(every: list[Result], method: str) -> list[float]:
     return [result.divergence["gap_closed"] for result in every if result.method == method and result.divergence]
 

@@ -69,7 +69,7 @@ class Chart:
         description: the same for those who do not see it, with the numbers that matter.
         size: width and height in inches.
         draw: fills an empty figure.
-        columns: titles of the columns that it shows.
+        columns: titles of the columns that it shows: of those in a curve no charts of single rows are drawn.
     """
 
     name: str

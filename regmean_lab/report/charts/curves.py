@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -90,7 +90,9 @@ def setting_charts(section: Section, names: FileNames) -> list[Chart]:
             levels = [row for row in others if sum(other.method == row.method for other in others) == 1]
             stem = names.stem(section.name, column.label, setting.short)
             title = f"{section.name}: scores against the {setting.short} ({column.title})"
-            charts.append(_chart(stem, title, f"against the {setting.axis}", "", [column], setting, curves, levels))
+            chart = _chart(stem, title, f"against the {setting.axis}", "", [column], setting, curves, levels)
+            # Where most rows are other methods, as in a comparison of all, charts of single rows say more of them.
+            charts.append(chart if 2 * len(on_curve) >= len(column.rows) else replace(chart, columns=()))
     return charts
 
 

@@ -25,6 +25,9 @@ from regmean_lab.report.files import FileNames
 from regmean_lab.report.grid import Column, Key, Row, Section
 from regmean_lab.utils.quantities import byte_size
 
+OWN_TEXT = "own"
+"""``method.text`` of merges that read the members' text: ``OWN`` of ``merging.member_text``, which imports PyTorch."""
+
 NOTHING_BELOW = 6.0
 """How many times smaller than the smallest size the place is at which the axis shows none."""
 
@@ -62,11 +65,15 @@ def point_of(row: Row) -> Point | None:
 
 
 def sizes_of(row: Row) -> dict[Key, int]:
-    """By members and seed, how many bytes of statistics the member with most of them has, all kinds together."""
+    """By members and seed, how many bytes of statistics the member with most of them has, all kinds together.
+
+    Merges that read the members' own text have none: what they need is not published.
+    """
     found = {}
     for key, entry in row.entries.items():
-        sizes = None if entry.run is None else entry.run.result.statistics_bytes
-        if sizes is not None:
+        if entry.run is None or entry.run.result.configuration.get("method", {}).get("text") == OWN_TEXT:
+            continue
+        if (sizes := entry.run.result.statistics_bytes) is not None:
             found[key] = sum(sizes.values())
     return found
 
@@ -76,7 +83,8 @@ def _chart(section: Section, column: Column, points: Mapping[str, Point], names:
     told = [f"{label} {point.gap:.1f} with {_size(point.size)}" for label, point in points.items()]
     description = (
         "Scatter chart of gap closed, in percent, against the bytes of statistics that a member publishes, on a "
-        f"logarithmic axis. {'; '.join(told)}. No other one closes more with as little: {', '.join(front)}."
+        "logarithmic axis, of merges that do not read the members' own text. "
+        f"{'; '.join(told)}. No other one closes more with as little: {', '.join(front)}."
     )
     smallest = min(point.size for point in points.values() if point.size)
     largest = max(point.size for point in points.values())
