@@ -8,12 +8,14 @@ from typing import Any, NoReturn, cast
 
 import hydra
 from hydra._internal.utils import get_args_parser
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 
 from regmean_lab.command.aliases import METHODS, known_names
 from regmean_lab.command.completion import complete_verbs, is_completion
 from regmean_lab.command.help import help_page
 from regmean_lab.command.members import quoted_members
-from regmean_lab.command.overrides import output_folder, override_problems
+from regmean_lab.command.overrides import first_line, output_folder, override_problems
 from regmean_lab.command.own_folders import split_folders
 from regmean_lab.command.plan import show_plan, wants_plan
 from regmean_lab.command.quoting import corrected_command
@@ -101,7 +103,11 @@ def _run(verb: str | None, given: list[str]) -> None:
             print(help_page(root or CONFIG_NAME, "plan" if verb == "plan" else None))
             return
         if planned:
-            sys.exit(0 if show_plan(overrides) else EXIT_CONFIGURATION)
+            try:
+                is_complete = show_plan(overrides)
+            except (HydraException, OmegaConfBaseException) as error:
+                refuse([first_line(error)])
+            sys.exit(0 if is_complete else EXIT_CONFIGURATION)
         output = output_folder(overrides) if runs and root is None else None
     try:
         _hydra_command(root or CONFIG_NAME)()

@@ -112,7 +112,7 @@ def override_problems(
         except PublishedError as error:
             return error.problems
         except (HydraException, OmegaConfBaseException) as error:
-            return [_first_line(error)]
+            return [first_line(error)]
         problems = _key_problems(base, values)
         problems += [problem for override in values for problem in _list_problems(base, override, corrections)]
         if problems:
@@ -124,7 +124,7 @@ def override_problems(
                 _ = [values_of(parameter) for grid in found for parameter in grid]  # of which an interval has none
         except (HydraException, OmegaConfBaseException) as error:
             # What cannot be composed is left to Hydra where no jobs are tried.
-            return [_first_line(error)] if jobs_too or isinstance(error, SweepError) else []
+            return [first_line(error)] if jobs_too or isinstance(error, SweepError) else []
         if search is not None and jobs_too:
             if root is not None:
                 return [f"{SWEEPER_GROUP}: a search is of jobs with dev splits; experiment={root} has none"]
@@ -157,7 +157,7 @@ def _parses(text: str) -> bool:
 
 def _grammar_problem(argument: str, error: HydraException, whole: str | None, corrections: dict[str, str]) -> str:
     """Why an override cannot be read, and where quotes help, how to write it."""
-    reason = _first_line(error).partition(" See https://hydra.cc")[0]
+    reason = first_line(error).partition(" See https://hydra.cc")[0]
     if reason.startswith("LexerNoViableAlt"):  # which repeats the whole text
         reason = "a mark that is not allowed in it"
     if whole is not None and (_parses(whole) or quoted_override(whole, _parses) is not None):
@@ -256,7 +256,7 @@ def _job_problems(grids: Sequence[Grid], root: str | None, search: Search | None
         except (ConfigurationError, PublishedError) as error:
             problems.update(dict.fromkeys(error.problems))
         except (HydraException, OmegaConfBaseException) as error:
-            problems[_first_line(error)] = None
+            problems[first_line(error)] = None
     if root is not None and not problems:
         problems.update(dict.fromkeys(_shared_paths(jobs_of(grids), composer, root)))
     return list(problems)
@@ -357,7 +357,8 @@ def _nested_keys(content: dict[str, Any], prefix: str) -> Iterable[str]:
             yield from _nested_keys(value, f"{prefix}{key}.")
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What cannot be composed, in one line: the override, and what is wrong with its value."""
     text = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
     if text.startswith("Error merging override") and error.__cause__ is not None:
         return f"{text.removeprefix('Error merging override ')}: {str(error.__cause__).splitlines()[0]}"

@@ -421,7 +421,8 @@ class MergeMethod(ABC):
             members: how many are merged.
             called: what messages call them.
         """
-        given = [(key, len(numbers)) for key in PER_MEMBER if (numbers := getattr(self, key, None)) is not None]
+        values = ((key, getattr(self, key, None)) for key in PER_MEMBER)
+        given = [(key, len(numbers)) for key, numbers in values if numbers is not None and not isinstance(numbers, str)]
         listed = [*given, *lengths(self.parts)]
         return [f"{key}: {count} numbers for {members} {called}" for key, count in listed if count != members]
 
@@ -458,7 +459,9 @@ class MergeMethod(ABC):
     def problems(self) -> list[str]:
         """What is wrong with the settings: one message each, beginning with the setting's name."""
         found = []
-        if self.coefficients is not None:
+        if isinstance(self.coefficients, str):  # what an interpolation gives may be a text
+            found.append(f"coefficients: expected a list of numbers, got the text {self.coefficients}")
+        elif self.coefficients is not None:
             if any(not math.isfinite(value) or value < 0 for value in self.coefficients):
                 found.append(f"coefficients: expected numbers of at least 0, got {self.coefficients}")
             elif abs(sum(self.coefficients) - 1) > 1e-6:

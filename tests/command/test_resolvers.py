@@ -43,6 +43,13 @@ def test_grid_of_coefficients(points: int) -> None:
         assert Simple(coefficients=[first, second]).problems() == []
 
 
+def test_a_grid_in_the_place_of_one_list_is_told() -> None:
+    """On a command line, where no sweep reads it: a text, with as many characters as it has."""
+    wrong = Simple(coefficients=coefficient_grid(3))  # type: ignore[arg-type]
+    assert wrong.problems() == ["coefficients: expected a list of numbers, got the text [0.0,1.0],[0.5,0.5],[1.0,0.0]"]
+    assert wrong.number_problems(2) == []
+
+
 @settings(max_examples=60, deadline=None)
 @given(members=st.integers(2, 8), count=st.integers(2, 20), seed=st.integers(0, 10_000))
 def test_samples_of_coefficients_are_valid(members: int, count: int, seed: int) -> None:

@@ -169,6 +169,22 @@ def test_plan_is_run_with_plan_true(monkeypatch: pytest.MonkeyPatch) -> None:
     assert planned == [["seed=3", "plan=true"]] * 2
 
 
+@pytest.mark.parametrize("planned", [[], ["plan=true"]])
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("method.coefficients=[a,b]", "method.coefficients=[a,b]: Value 'a' of type 'str' could not be converted"),
+        ("method.off_diagonal=abc", "method.off_diagonal=abc: Value 'abc' of type 'str' could not be converted"),
+    ],
+)
+def test_values_of_the_wrong_type_are_told_in_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], planned: list[str], override: str, message: str
+) -> None:
+    assert run_main(monkeypatch, override, *planned) == EXIT_CONFIGURATION
+    told = capsys.readouterr().err
+    assert message in told and "Traceback" not in told
+
+
 def test_the_exit_code_of_a_program_is_the_commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     assert run_main(monkeypatch, "zoo", "list") == 0
