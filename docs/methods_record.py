@@ -40,6 +40,7 @@ HEAD = (
     "n",
     "gap closed (95 %)",
     "tempered",
+    "gap out of domain",
     "agreement",
     "in domain",
     "− simple (95 %)",
@@ -117,7 +118,7 @@ def _lines(jobs: pd.DataFrame) -> Iterator[list[str]]:
     base = methods.get(BASELINE)
     for name, own in sorted(methods.items(), key=lambda item: _order(item[1])):
         gaps = "100" if name == INDIVIDUAL else _with_interval(own["gap_closed"].dropna(), "{:.1f}")
-        line = [f"`{name}`", str(len(own)), gaps, *(_mean(own[key], "{:.1f}") for key in MEASURED[1:4:2])]
+        line = [f"`{name}`", str(len(own)), gaps, *(_mean(own[key], "{:.1f}") for key in MEASURED[1:4])]
         for key in ("mean_in_domain", "mean_out_of_domain"):
             apart = pd.Series(dtype=float) if base is None else (own[key] - base[key]).dropna()
             line += [_mean(own[key], "{:.2f}"), "" if name == BASELINE else _with_interval(apart, "{:+.2f}")]

@@ -76,7 +76,7 @@ def test_differences_are_paired_and_rows_begin_with_the_best() -> None:
     ]
     lines = [line for line in RECORD.tables(pd.DataFrame(jobs)).splitlines() if line.startswith("| `")]
     assert [line.split("`")[1] for line in lines] == ["individual", "regmean", "simple"]
-    assert lines[1] == "| `regmean` | 3 | 11.0 |  | 90.0 | 84.00 | +2.00 | 70.00 | +0.00 | 34.0 MB + text | 2 |"
+    assert lines[1] == "| `regmean` | 3 | 11.0 |  |  | 90.0 | 84.00 | +2.00 | 70.00 | +0.00 | 34.0 MB + text | 2 |"
     assert lines[2].endswith("| 0 | 2 |")
 
 
