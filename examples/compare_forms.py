@@ -23,7 +23,7 @@ from torch import Tensor
 from regmean_lab.config.groups import TrainerConfig
 from regmean_lab.evaluation.scores import load_module, metrics_of, predict
 from regmean_lab.merging import MergeMember, layout_of, merge_members
-from regmean_lab.merging.base import GramSource
+from regmean_lab.merging.parameters import GramSource
 from regmean_lab.merging.regmean import RegMean
 from regmean_lab.merging.simple import Simple
 from regmean_lab.merging.weights import SafetensorsWeights

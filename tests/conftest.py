@@ -139,6 +139,13 @@ def emotion_line(generator: random.Random, corpus: str) -> str:
     return json.dumps({"text": " ".join(text), "emotions": emotions, "VAD": None})
 
 
+@pytest.fixture(autouse=True)
+def number_of_threads() -> Iterator[None]:
+    """Tests of one process share PyTorch's number of threads, which decides how products are rounded."""
+    yield
+    assert torch.get_num_threads() == 1, "the test leaves another number of threads behind"
+
+
 @pytest.fixture(scope="session")
 def write_emotions() -> Callable[[Path], Path]:
     """Writes the corpora of `ANNOTATED` below a folder, in the layout of the emotion suite."""
@@ -201,3 +208,23 @@ def made_up_sentiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         made_up = replace(sentiment.DOMAINS[domain], sha256=hashlib.sha256(content).hexdigest())
         monkeypatch.setitem(sentiment.DOMAINS, domain, made_up)
     return folder.parent
+
+
+@pytest.fixture(scope="module")
+def running_hub() -> Iterator[Any]:
+    from stand_in_hub import stand_in_hub  # imports the libraries of Hugging Face
+
+    with stand_in_hub() as hub:
+        yield hub
+
+
+@pytest.fixture
+def new_hub(running_hub: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """A stand-in hub without models, which this process takes for the hub, and has asked nothing yet."""
+    from regmean_lab.models import hub, hub_uploads
+
+    running_hub.forget()
+    running_hub.use(monkeypatch, tmp_path / "cache")
+    for asked in (hub._find, hub.conversion_on_hub, hub_uploads._asked):
+        asked.cache_clear()
+    return running_hub

@@ -9,15 +9,12 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from hydra.core.utils import JobReturn, configure_log, filter_overrides
-from hydra.plugins.launcher import Launcher
-from hydra.types import HydraContext, TaskFunction
+from hydra.core.utils import JobReturn, configure_log
 from omegaconf import DictConfig, OmegaConf
 
-from regmean_lab.sweeps.launched_jobs import LaunchedJob, launched_jobs
+from regmean_lab.sweeps.launched_jobs import JobLauncher, LaunchedJob
 
 LOCAL_CLUSTER_ONLY = ("num_cpus", "num_gpus", "include_dashboard")
 """Arguments of ``ray.init`` that describe a cluster which it starts, and that it refuses for one that is there."""
@@ -28,7 +25,7 @@ LOCAL_CLUSTER_ENVIRONMENT = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 log = logging.getLogger(__name__)
 
 
-class RayLauncher(Launcher):
+class RayLauncher(JobLauncher):
     """Launches jobs as Ray tasks.
 
     Args:
@@ -37,15 +34,9 @@ class RayLauncher(Launcher):
     """
 
     def __init__(self, ray: DictConfig) -> None:
+        super().__init__()
         self.init = init_arguments(ray.init)
         self.remote = _given(ray.remote)
-        self.config: DictConfig | None = None
-        self.task_function: TaskFunction | None = None
-        self.hydra_context: HydraContext | None = None
-
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Take what Hydra gives every launcher."""
-        self.config, self.task_function, self.hydra_context = config, task_function, hydra_context
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run all jobs, as many at once as the cluster has room for; a job whose process is lost counts as failed."""
@@ -59,16 +50,11 @@ class RayLauncher(Launcher):
 
         assert self.config is not None
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
-        Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
-        jobs = launched_jobs(self.hydra_context, self.config, self.task_function, job_overrides, initial_job_idx)
+        jobs = self.launched(job_overrides, initial_job_idx, "on Ray")
         if not ray.is_initialized():
             ray.init(**self.init)
-        log.info("Launching %d jobs on Ray", len(job_overrides))
         remote = ray.remote(**self.remote)(run_in_worker)
-        references = []
-        for job in jobs:
-            log.info("\t#%d : %s", job.number, " ".join(filter_overrides(job.overrides)))
-            references.append(remote.remote(job))
+        references = [remote.remote(job) for job in jobs]
         returned = []
         for reference, overrides in zip(references, job_overrides, strict=True):
             try:

@@ -12,16 +12,13 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra.core.utils import JobReturn, filter_overrides
+from hydra.core.utils import JobReturn
 from hydra.errors import CompactHydraException
-from hydra.plugins.launcher import Launcher
-from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
-from regmean_lab.sweeps.launched_jobs import LaunchedJob, launched_jobs
+from regmean_lab.sweeps.launched_jobs import JobLauncher, LaunchedJob
 
 if TYPE_CHECKING:
     from submitit import AutoExecutor, Job
@@ -55,7 +52,7 @@ class SubmittedJob:
         return DelayedSubmission(self, job)
 
 
-class SubmititLauncher(Launcher):
+class SubmititLauncher(JobLauncher):
     """Launches jobs by submitit.
 
     Args:
@@ -65,17 +62,11 @@ class SubmititLauncher(Launcher):
     cluster = ""
 
     def __init__(self, **params: Any) -> None:
+        super().__init__()
         self.params: dict[str, Any] = {
             name: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
             for name, value in params.items()
         }
-        self.config: DictConfig | None = None
-        self.task_function: TaskFunction | None = None
-        self.hydra_context: HydraContext | None = None
-
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Take what Hydra gives every launcher."""
-        self.config, self.task_function, self.hydra_context = config, task_function, hydra_context
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run all jobs; one that is killed counts as failed, and the others go on.
@@ -83,12 +74,7 @@ class SubmititLauncher(Launcher):
         Raises:
             CompactHydraException: when jobs cannot be submitted.
         """
-        assert self.config is not None
-        Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
-        launched = launched_jobs(self.hydra_context, self.config, self.task_function, job_overrides, initial_job_idx)
-        log.info("Launching %d jobs by submitit (%s)", len(launched), self.cluster)
-        for job in launched:
-            log.info("\t#%d : %s", job.number, " ".join(filter_overrides(job.overrides)))
+        launched = self.launched(job_overrides, initial_job_idx, f"by submitit ({self.cluster})")
         submitted = self.submit(self.executor(), launched)
         return self.wait(submitted, job_overrides)
 

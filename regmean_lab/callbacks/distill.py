@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from regmean_lab.merging import MergeMethod
-from regmean_lab.merging.base import LayerDiagnostics
 from regmean_lab.merging.distill import Distill, mixed
+from regmean_lab.merging.parameters import LayerDiagnostics
 from regmean_lab.merging.starting_merge import permuted
 from regmean_lab.merging.weights import SafetensorsWeights
 from regmean_lab.modules import TaskModule

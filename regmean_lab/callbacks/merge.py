@@ -21,9 +21,9 @@ from regmean_lab.callbacks.statistics import MakeBatches, StatisticsRequest, col
 from regmean_lab.callbacks.text_streams import text_streams
 from regmean_lab.merging import MergeError, MergeMember, MergeMethod, merge_members
 from regmean_lab.merging.auto import Auto
-from regmean_lab.merging.base import LayerDiagnostics
 from regmean_lab.merging.distill import Distill
 from regmean_lab.merging.layout import averaged_line, layout_of
+from regmean_lab.merging.parameters import LayerDiagnostics
 from regmean_lab.merging.refining import RefiningMethod, refine_
 from regmean_lab.merging.weights import SafetensorsWeights
 from regmean_lab.models.pretrained import head_parameters

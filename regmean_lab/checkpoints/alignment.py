@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regmean_lab.merging.base import FisherSource, GradientGramSource, GramSource
+from regmean_lab.merging.parameters import FisherSource, GradientGramSource, GramSource
 from regmean_lab.merging.weights import StoredWeights
 
 

@@ -14,8 +14,8 @@ import torch
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from regmean_lab.checkpoints.empty_models import Like, content_problems, empty_model
-from regmean_lab.merging.base import Layout
 from regmean_lab.merging.layout import layout_of
+from regmean_lab.merging.parameters import Layout
 from regmean_lab.models.folders import CONFIG_FILE, read_json_file
 from regmean_lab.models.headers import CheckpointError, StoredTensor
 from regmean_lab.models.pretrained import head_parameters, quiet_transformers

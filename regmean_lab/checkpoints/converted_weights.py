@@ -11,7 +11,7 @@ from transformers.core_model_loading import Chunk, Concatenate, Interleave, Merg
 
 from regmean_lab.checkpoints.names import Conversion, StoredNames, convert
 from regmean_lab.checkpoints.weights import FileWeights
-from regmean_lab.merging.base import MergeError
+from regmean_lab.merging.parameters import MergeError
 from regmean_lab.merging.weights import StoredWeights
 
 

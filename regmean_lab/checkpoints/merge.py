@@ -34,12 +34,13 @@ from regmean_lab.checkpoints.union_tokenizer import union_lead
 from regmean_lab.checkpoints.writing import PlannedTensor, Shard, as_planned, plan_shards, write_shards
 from regmean_lab.config.groups import TrainerConfig
 from regmean_lab.merging.auto import Auto
-from regmean_lab.merging.base import LayerDiagnostics, MergeError, MergeMember, MergeMethod, TensorSettings
+from regmean_lab.merging.base import MergeMethod
 from regmean_lab.merging.choice import Choice
 from regmean_lab.merging.distill import Distill
 from regmean_lab.merging.layout import averaged_line
 from regmean_lab.merging.member_text import ReadsText
 from regmean_lab.merging.merge import MergedParameter, part_settings
+from regmean_lab.merging.parameters import LayerDiagnostics, MergeError, MergeMember, TensorSettings
 from regmean_lab.merging.partial import covered
 from regmean_lab.merging.parts import name_problems
 from regmean_lab.merging.refining import RefiningMethod

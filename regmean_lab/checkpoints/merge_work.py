@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from regmean_lab.merging.base import Layout, MergeMember, MergeMethod
+from regmean_lab.merging.base import MergeMethod
 from regmean_lab.merging.merge import MergedParameter, merge_in_pieces, merge_members, part_settings
+from regmean_lab.merging.parameters import Layout, MergeMember
 
 if TYPE_CHECKING:
     from regmean_lab.checkpoints.merge import PreparedMerge

@@ -16,7 +16,8 @@ from regmean_lab.callbacks.refine import TextReading, member_texts
 from regmean_lab.checkpoints.alignment import AlignedWeights, RowOrder
 from regmean_lab.checkpoints.members import Member
 from regmean_lab.checkpoints.text_plan import TextPlan
-from regmean_lab.merging.base import LayerDiagnostics, MergeMember, MergeMethod
+from regmean_lab.merging.base import MergeMethod
+from regmean_lab.merging.parameters import LayerDiagnostics, MergeMember
 from regmean_lab.merging.refining import RefiningMethod, refine_
 from regmean_lab.models.pretrained import quiet_transformers
 from regmean_lab.modules import TaskModule, module_type

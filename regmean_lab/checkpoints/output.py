@@ -28,7 +28,7 @@ from regmean_lab.checkpoints.recipe.chat_templates import TEMPLATE_FILE, TOKENIZ
 from regmean_lab.checkpoints.recipe.record import RECIPE_FILE, public_name, recipe_text
 from regmean_lab.checkpoints.recipe.translation import method_settings
 from regmean_lab.checkpoints.writing import PlannedTensor, plan_shards, write_shards
-from regmean_lab.merging.base import MergeError
+from regmean_lab.merging.parameters import MergeError
 from regmean_lab.models.folders import ADAPTER_WEIGHTS_FILE, check_tokenizer_files, read_json_file, stored_tensors
 from regmean_lab.models.headers import CheckpointError
 from regmean_lab.models.hub import split_reference

@@ -11,7 +11,8 @@ from regmean_lab.callbacks.requests import published_path
 from regmean_lab.checkpoints.alignment import AlignedFisher, AlignedGradientGram, AlignedGram, RowOrder
 from regmean_lab.checkpoints.members import Member, tokenizer_in
 from regmean_lab.checkpoints.stand_ins import stand_in
-from regmean_lab.merging.base import Layout, MergeMethod
+from regmean_lab.merging.base import MergeMethod
+from regmean_lab.merging.parameters import Layout
 from regmean_lab.models.headers import CheckpointError, read_header
 from regmean_lab.statistics import KINDS, Kind, LayerFile, StatisticsError, StatisticsFile, TokensFile
 from regmean_lab.statistics.token_counts import mapped

@@ -17,16 +17,9 @@ from regmean_lab.checkpoints.published_statistics import MemberStatistics
 from regmean_lab.checkpoints.sources import Source
 from regmean_lab.checkpoints.weights import FileWeights
 from regmean_lab.checkpoints.writing import PlannedTensor, Shard, write_shards
-from regmean_lab.merging.base import (
-    LayerDiagnostics,
-    Layout,
-    LinearLayer,
-    MergeMember,
-    MergeMethod,
-    TensorSettings,
-    matches,
-)
+from regmean_lab.merging.base import MergeMethod, matches
 from regmean_lab.merging.merge import MergedParameter, merge_members
+from regmean_lab.merging.parameters import LayerDiagnostics, Layout, LinearLayer, MergeMember, TensorSettings
 from regmean_lab.merging.simple import Simple
 from regmean_lab.models.headers import CheckpointError
 from regmean_lab.models.sentence_folders import (

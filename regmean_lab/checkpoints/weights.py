@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from regmean_lab.merging.base import MergeError
+from regmean_lab.merging.parameters import MergeError
 from regmean_lab.merging.weights import StoredWeights
 from regmean_lab.models.headers import DTYPE_BYTES, CheckpointError, StoredTensor
 

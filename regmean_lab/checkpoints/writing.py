@@ -19,7 +19,7 @@ from huggingface_hub import split_state_dict_into_shards_factory
 from torch import Tensor
 
 from regmean_lab.checkpoints.weights import DTYPE_NAMES
-from regmean_lab.merging.base import MergeError
+from regmean_lab.merging.parameters import MergeError
 from regmean_lab.models.headers import DTYPE_BYTES, LENGTH_BYTES
 from regmean_lab.statistics import all_finite
 from regmean_lab.utils.files import INDEX_FILE, WEIGHTS_FILE, share, write_json

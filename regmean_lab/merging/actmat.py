@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from regmean_lab.merging.base import LayerDiagnostics, MergeMethod, Parameter, register_method
+from regmean_lab.merging.base import MergeMethod, register_method
+from regmean_lab.merging.parameters import LayerDiagnostics, Parameter
 from regmean_lab.merging.regmean import RegMean
 
 

@@ -9,16 +9,10 @@ from typing import Any
 from torch import Tensor
 from typing_extensions import override
 
-from regmean_lab.merging.base import (
-    LayerDiagnostics,
-    Layout,
-    MergeMethod,
-    Parameter,
-    method_types,
-    register_method,
-)
+from regmean_lab.merging.base import MergeMethod, method_types, register_method
 from regmean_lab.merging.choice import Candidate
 from regmean_lab.merging.member_text import ReadsText
+from regmean_lab.merging.parameters import LayerDiagnostics, Layout, Parameter
 from regmean_lab.merging.simple import Simple
 from regmean_lab.merging.starting_merge import SHARED, starting_merge
 from regmean_lab.utils.checks import at_least_one, fraction, one_of, positive

@@ -9,8 +9,9 @@ from typing import Any
 from torch import Tensor
 from typing_extensions import override
 
-from regmean_lab.merging.base import Parameter, register_method
+from regmean_lab.merging.base import register_method
 from regmean_lab.merging.counting import Cut, cuts
+from regmean_lab.merging.parameters import Parameter
 from regmean_lab.merging.pieces import Pieces
 from regmean_lab.merging.task_vectors import ElementwiseMethod, task_vectors
 from regmean_lab.utils.checks import fraction
@@ -50,11 +51,6 @@ class Breadcrumbs(ElementwiseMethod):
         elif len(found) == wrong and self.small + self.large >= 1:
             found.append(f"large: expected less than 1 - small, got small={self.small} and large={self.large}")
         return found
-
-    @property
-    @override
-    def surveys(self) -> bool:
-        return True
 
     @override
     def survey_vectors(self, pieces: Pieces) -> Any:

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regmean_lab.merging.base import Layout, MergeMember, MergeMethod
+from regmean_lab.merging.base import MergeMethod
 from regmean_lab.merging.merge import MergedParameter
+from regmean_lab.merging.parameters import Layout, MergeMember
 from regmean_lab.merging.task_vectors import oriented
 
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from regmean_lab.merging.base import Parameter, register_method
+from regmean_lab.merging.base import register_method
+from regmean_lab.merging.parameters import Parameter
 from regmean_lab.merging.pieces import Pieces
 from regmean_lab.merging.random_numbers import UniformNumbers
 from regmean_lab.merging.task_vectors import ElementwiseMethod, combination_problems, drop_and_rescale
@@ -50,11 +51,6 @@ class Dare(ElementwiseMethod):
             fraction("density", self.density, found, zero=False)
         combination_problems(self.then, found)
         return found
-
-    @property
-    @override
-    def surveys(self) -> bool:
-        return True
 
     @override
     def survey_vectors(self, pieces: Pieces) -> Any:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from regmean_lab.merging.base import LinearLayer, MergeError, Parameter, register_method
+from regmean_lab.merging.base import register_method
+from regmean_lab.merging.parameters import LinearLayer, MergeError, Parameter
 from regmean_lab.merging.pieces import Pieces
 from regmean_lab.merging.random_numbers import UniformNumbers
 from regmean_lab.merging.task_vectors import ElementwiseMethod, combination_problems, drop_and_rescale, oriented
@@ -79,11 +80,6 @@ class Della(ElementwiseMethod):
     @property
     def _width(self) -> float:
         return self.window if self.epsilon is None else 2 * self.epsilon
-
-    @property
-    @override
-    def surveys(self) -> bool:
-        return True
 
     @override
     def divisible(self, shape: Sequence[int], layer: LinearLayer | None) -> bool:

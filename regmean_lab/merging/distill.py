@@ -10,15 +10,9 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from regmean_lab.merging.base import (
-    LayerDiagnostics,
-    Layout,
-    MergeError,
-    MergeMethod,
-    Parameter,
-    register_method,
-)
+from regmean_lab.merging.base import MergeMethod, register_method
 from regmean_lab.merging.member_text import ReadsText
+from regmean_lab.merging.parameters import LayerDiagnostics, Layout, MergeError, Parameter
 from regmean_lab.merging.starting_merge import starting_merge, starting_problems
 from regmean_lab.utils.checks import at_least_one, fraction, one_of, positive
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from regmean_lab.merging.base import LayerDiagnostics, Layout, MergeError, MergeMember, StackedLayers
 from regmean_lab.merging.followed_by import Merged, Step
+from regmean_lab.merging.parameters import LayerDiagnostics, Layout, MergeError, MergeMember, StackedLayers
 from regmean_lab.merging.weights import present_rows, tensor_rows
 from regmean_lab.statistics import all_finite
 

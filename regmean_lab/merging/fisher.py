@@ -11,15 +11,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from regmean_lab.merging.base import (
-    LayerDiagnostics,
-    Layout,
-    MergeError,
-    MergeMember,
-    MergeMethod,
-    Parameter,
-    register_method,
-)
+from regmean_lab.merging.base import MergeMethod, register_method
+from regmean_lab.merging.parameters import LayerDiagnostics, Layout, MergeError, MergeMember, Parameter
 from regmean_lab.utils.checks import one_of, positive
 
 NORMALIZATIONS = ("none", "parameter", "model")

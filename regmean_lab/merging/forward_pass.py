@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from regmean_lab.merging.base import MergeError
+from regmean_lab.merging.parameters import MergeError
 from regmean_lab.statistics import RowSelection
 
 _RUNNING = threading.local()

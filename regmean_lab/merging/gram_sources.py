@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from regmean_lab.merging.base import GramSource, LinearLayer, MergeError, MergeMember
 from regmean_lab.merging.linear_algebra import solve_device
+from regmean_lab.merging.parameters import GramSource, LinearLayer, MergeError, MergeMember
 from regmean_lab.merging.task_vectors import oriented
 from regmean_lab.statistics import all_finite
 

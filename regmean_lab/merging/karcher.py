@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from regmean_lab.merging.base import LayerDiagnostics, MergeMethod, Parameter, register_method
+from regmean_lab.merging.base import MergeMethod, register_method
+from regmean_lab.merging.parameters import LayerDiagnostics, Parameter
 from regmean_lab.merging.pieces import Pieces, inner_products_of, surveyed
 from regmean_lab.merging.task_vectors import weighted_sum
 from regmean_lab.utils.checks import at_least_one, positive
@@ -41,11 +42,6 @@ class Karcher(MergeMethod):
         at_least_one("iterations", self.iterations, found)
         positive("tolerance", self.tolerance, found)
         return found
-
-    @property
-    @override
-    def surveys(self) -> bool:
-        return True
 
     @override
     def survey(self, pieces: Pieces) -> list[float]:

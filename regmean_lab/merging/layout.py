@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from regmean_lab.merging.base import FeedForward, Layout, LinearLayer, StackedLayers
+from regmean_lab.merging.parameters import FeedForward, Layout, LinearLayer, StackedLayers
 from regmean_lab.statistics import fused_experts, is_conv1d, linear_layers
 
 _NO_MAP = re.compile(r"bias|embed|position|token|scale|norm|(^|_)(A|a)_log$")

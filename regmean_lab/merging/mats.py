@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from regmean_lab.merging.base import LayerDiagnostics, MergeError, MergeMember, MergeMethod, Parameter, register_method
+from regmean_lab.merging.base import MergeMethod, register_method
 from regmean_lab.merging.linear_algebra import conjugate_gradient, scale_off_diagonal, solve_dtype
+from regmean_lab.merging.parameters import LayerDiagnostics, MergeError, MergeMember, Parameter
 from regmean_lab.merging.task_vectors import oriented
 from regmean_lab.utils.checks import at_least_one, fraction, one_of, positive
 

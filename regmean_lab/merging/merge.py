@@ -11,20 +11,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regmean_lab.merging.base import (
-    Layout,
-    MergeError,
-    MergeMember,
-    MergeMethod,
-    TensorSettings,
-)
+from regmean_lab.merging.base import MergeMethod
 from regmean_lab.merging.depth import depths
 from regmean_lab.merging.finishing import MergedParameter, follow
 from regmean_lab.merging.followed_by import steps_of
 from regmean_lab.merging.movement import with_movement
+from regmean_lab.merging.parameters import Layout, MergeError, MergeMember, TensorSettings
 from regmean_lab.merging.partial import covered
 from regmean_lab.merging.parts import PER_MEMBER, name_problems, values_by_name
-from regmean_lab.merging.pieces import Pieces, blocks_of, is_floating, read_by_rows, read_parameter, whole_parameters
+from regmean_lab.merging.pieces import (
+    MergeInputs,
+    Pieces,
+    blocks_of,
+    is_floating,
+    read_by_rows,
+    read_parameter,
+    whole_parameters,
+)
 from regmean_lab.merging.row_groups import average_rows, groups_of_rows, has_averaged_rows, has_groups, merge_groups
 from regmean_lab.merging.side_by_side import Run, side_by_side
 from regmean_lab.merging.weights import tensor_shape
@@ -128,7 +131,7 @@ def merge_in_pieces(
     # Of methods that refit layers afterwards, `refine_` does it at the end.
     steps = [] if method.refits else steps_of(method.followed_by)
     deep = depths([*layout.linear, *layout.stacked, *names])
-    work = _Work(method, members, coefficients, layout, torch.device(device), given, settings)
+    work = _Work(method, MergeInputs(members, coefficients, layout, torch.device(device), given), settings)
     done = finished or _as_it_is
     if not steps:
         yield from work.merged(names, done)
@@ -137,7 +140,7 @@ def merge_in_pieces(
         for parameter in whole_parameters(pieces):
             name = parameter.name
             shares = work.settings_of(name).coefficients or coefficients
-            yield done(follow(steps, parameter, members, shares, layout, work.device, base, deep[name]))
+            yield done(follow(steps, parameter, members, shares, layout, work.inputs.device, base, deep[name]))
 
 
 def _checked(method: MergeMethod, members: Sequence[MergeMember], base: Mapping[str, Tensor] | None) -> list[float]:
@@ -170,11 +173,7 @@ class _Work:
     """A merge that is under way: what is the same for all parameters."""
 
     method: MergeMethod
-    members: Sequence[MergeMember]
-    coefficients: Sequence[float]
-    layout: Layout
-    device: torch.device
-    base: Mapping[str, Tensor] | None
+    inputs: MergeInputs
     settings: Callable[[str], TensorSettings] | None
 
     def settings_of(self, name: str) -> TensorSettings:
@@ -185,42 +184,42 @@ class _Work:
         self, names: Sequence[str], done: Callable[[MergedParameter], MergedParameter]
     ) -> Generator[MergedParameter]:
         """All parameters, those that are merged in pieces piece by piece."""
-        if not self.method.elementwise or not read_by_rows(self.members):
+        if not self.method.elementwise or not read_by_rows(self.inputs.members):
             for name in names:
                 yield done(self._whole(name))
             return
-        with side_by_side(threads_for(self.device)) as run:
+        with side_by_side(threads_for(self.inputs.device)) as run:
             yield from run(self._tasks(names, run, done))
 
     def _whole(self, name: str) -> MergedParameter:
         own = self.settings_of(name)
-        method, shares = own.applied(self.method), own.coefficients or self.coefficients
-        if method.reads_experts and name in self.layout.stacked:
-            return _merge_experts(method, name, self.members, shares, self.layout, self.device, self.base, own)
-        return merge_parameter(method, name, self.members, shares, self.layout, self.device, self.base, own=own)
+        method, inputs = own.applied(self.method), self.inputs.with_coefficients(own.coefficients)
+        if method.reads_experts and name in inputs.layout.stacked:
+            return _merge_experts(method, name, inputs, own)
+        return merge_parameter(method, name, inputs, own=own)
 
     def _tasks(
         self, names: Sequence[str], run: Run, done: Callable[[MergedParameter], MergedParameter]
     ) -> Iterator[Callable[[], MergedParameter]]:
         """What merges each piece, in order; a parameter's pieces are looked at before, where the method must."""
+        members, layout = self.inputs.members, self.inputs.layout
         for name in names:
             own = self.settings_of(name)
-            method, shares = own.applied(self.method), own.coefficients or self.coefficients
-            layer, shape = self.layout.linear.get(name), tensor_shape(self.members[0].weights, name)
-            blocks = blocks_of(shape, len(self.members)) if method.divisible(shape, layer) else []
-            if method.surveys and has_groups(name, self.members, self.layout, self.base):
+            method, inputs = own.applied(self.method), self.inputs.with_coefficients(own.coefficients)
+            shape = tensor_shape(members[0].weights, name)
+            blocks = blocks_of(shape, len(members)) if method.divisible(shape, layout.linear.get(name)) else []
+            if method.surveys and has_groups(name, members, layout, inputs.base):
                 blocks = []  # each group of rows is looked at by itself
             if len(blocks) <= 1:
                 yield partial(_done, done, partial(self._whole, name))
                 continue
-            arguments = (self.members, shares, self.layout, self.device, self.base)
             known = None
-            if method.surveys and is_floating(self.members[0].weights, name):
+            if method.surveys and is_floating(members[0].weights, name):
                 factors = _factors(method, own)
-                parts = [partial(read_parameter, name, *arguments, block, own=own, factors=factors) for block in blocks]
+                parts = [partial(read_parameter, name, inputs, block, own=own, factors=factors) for block in blocks]
                 known = method.survey(Pieces(parts[0](), parts, run))
             for block in blocks:
-                merge = partial(merge_parameter, method, name, *arguments, block, own=own, known=known)
+                merge = partial(merge_parameter, method, name, inputs, block, own=own, known=known)
                 yield partial(_done, done, merge, shape[0])
 
 
@@ -239,26 +238,17 @@ def _factors(method: MergeMethod, own: TensorSettings) -> Sequence[float] | None
     return method.free_weights if own.weights is None else own.weights
 
 
-def _merge_experts(
-    method: MergeMethod,
-    name: str,
-    members: Sequence[MergeMember],
-    coefficients: Sequence[float],
-    layout: Layout,
-    device: torch.device,
-    base: Mapping[str, Tensor] | None,
-    own: TensorSettings,
-) -> MergedParameter:
+def _merge_experts(method: MergeMethod, name: str, inputs: MergeInputs, own: TensorSettings) -> MergedParameter:
     """Merge a parameter that holds the layers of several experts, one after the other.
 
     Returns:
         The whole parameter, with the diagnostics of the worst-conditioned layer.
     """
     whole, solved = None, []
-    for expert in range(layout.stacked[name].count):
-        part = merge_parameter(method, name, members, coefficients, layout, device, base, expert=expert, own=own)
+    for expert in range(inputs.layout.stacked[name].count):
+        part = merge_parameter(method, name, inputs, expert=expert, own=own)
         if whole is None:
-            whole = part.value.new_empty(tensor_shape(members[0].weights, name))
+            whole = part.value.new_empty(tensor_shape(inputs.members[0].weights, name))
         whole[expert] = part.value
         if part.diagnostics is not None:
             solved.append(part.diagnostics)
@@ -297,11 +287,7 @@ def part_settings(method: MergeMethod, names: Sequence[str]) -> Callable[[str], 
 def merge_parameter(
     method: MergeMethod,
     name: str,
-    members: Sequence[MergeMember],
-    coefficients: Sequence[float],
-    layout: Layout,
-    device: torch.device,
-    base: Mapping[str, Tensor] | None,
+    inputs: MergeInputs,
     block: slice | None = None,
     expert: int | None = None,
     own: TensorSettings | None = None,
@@ -312,20 +298,15 @@ def merge_parameter(
     Args:
         method: how.
         name: the parameter's name.
-        members: the members.
-        coefficients: one a member.
-        layout: what is known of the architecture.
-        device: where to compute.
-        base: weights of the model that the members were trained from, or None.
+        inputs: where it is read; what is computed is computed on their device.
         block: the rows; None for all of them.
         expert: the number of the expert.
         own: how this parameter is merged.
         known: what the method found out about the whole parameter.
     """
     own = own or TensorSettings()
-    parameter = read_parameter(
-        name, members, coefficients, layout, device, base, block, expert, own, _factors(method, own)
-    )
+    members, layout = inputs.members, inputs.layout
+    parameter = read_parameter(name, inputs, block, expert, own, _factors(method, own))
     first, dtype = parameter.tensors[0], parameter.dtype
     if not first.is_floating_point():
         if any(not torch.equal(first, tensor) for tensor in parameter.tensors):
@@ -336,7 +317,7 @@ def merge_parameter(
     parameter = replace(parameter, known=known)
     diagnostics, groups = None, None
     if expert is None:
-        groups = groups_of_rows(name, members, layout, base, len(first) if first.dim() else 0, block)
+        groups = groups_of_rows(name, members, layout, inputs.base, len(first) if first.dim() else 0, block)
     if expert is None and has_averaged_rows(method, name, members, layout):
         value = average_rows(parameter, 0 if block is None else block.start)
     elif groups is None:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from regmean_lab.merging.base import LayerDiagnostics, MergeMethod, Parameter, register_method
+from regmean_lab.merging.base import MergeMethod, register_method
+from regmean_lab.merging.parameters import LayerDiagnostics, Parameter
 from regmean_lab.merging.pieces import Pieces, inner_products_of, surveyed
 from regmean_lab.merging.task_vectors import task_vectors
 
@@ -46,11 +47,6 @@ class ModelStock(MergeMethod):
         if self.coefficients is not None:
             found.append("coefficients: model_stock finds the weights itself; expected null")
         return found
-
-    @property
-    @override
-    def surveys(self) -> bool:
-        return True
 
     @override
     def survey(self, pieces: Pieces) -> float | None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from regmean_lab.merging.base import LayerDiagnostics, Parameter
+from regmean_lab.merging.parameters import LayerDiagnostics, Parameter
 
 
 def with_movement(diagnostics: LayerDiagnostics, parameter: Parameter, value: Tensor) -> LayerDiagnostics:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from regmean_lab.merging.base import LayerDiagnostics, Parameter, register_method
+from regmean_lab.merging.base import register_method
 from regmean_lab.merging.free_weights import FreeWeights, shares
+from regmean_lab.merging.parameters import LayerDiagnostics, Parameter
 from regmean_lab.merging.pieces import Pieces, inner_products_of, surveyed
 from regmean_lab.merging.task_vectors import task_vectors, weighted_sum
 
@@ -42,11 +43,6 @@ class MultiSlerp(FreeWeights):
     @override
     def needs_base(self) -> bool:
         return self.from_base
-
-    @property
-    @override
-    def surveys(self) -> bool:
-        return True
 
     @override
     def survey(self, pieces: Pieces) -> list[float]:

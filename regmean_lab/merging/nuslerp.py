@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from regmean_lab.merging.base import LayerDiagnostics, LinearLayer, Parameter, register_method
+from regmean_lab.merging.base import register_method
 from regmean_lab.merging.free_weights import FreeWeights
+from regmean_lab.merging.parameters import LayerDiagnostics, LinearLayer, Parameter
 from regmean_lab.merging.pieces import Pieces, inner_products_of, surveyed
 from regmean_lab.merging.task_vectors import task_vectors
 
@@ -52,11 +53,6 @@ class NuSlerp(FreeWeights):
     @override
     def count_problems(self, members: int) -> list[str]:
         return [] if members == 2 else [f"members: nuslerp merges exactly two, got {members}"]
-
-    @property
-    @override
-    def surveys(self) -> bool:
-        return True
 
     @override
     def divisible(self, shape: Sequence[int], layer: LinearLayer | None) -> bool:

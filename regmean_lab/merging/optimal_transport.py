@@ -10,16 +10,15 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from regmean_lab.merging.base import (
+from regmean_lab.merging.base import MergeMethod, register_method
+from regmean_lab.merging.parameters import (
     FeedForward,
     GramSource,
     LayerDiagnostics,
     Layout,
     MergeError,
     MergeMember,
-    MergeMethod,
     Parameter,
-    register_method,
 )
 from regmean_lab.merging.regmean import RegMean
 from regmean_lab.merging.simple import Simple

@@ -11,10 +11,11 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from regmean_lab.merging.base import Layout, MergeMember, MergeMethod, Parameter, TensorSettings
+from regmean_lab.merging.base import MergeMethod
 from regmean_lab.merging.finishing import MergedParameter, base_tensor, working_tensor
 from regmean_lab.merging.linear_algebra import inner_products
 from regmean_lab.merging.member_tensors import MemberTensors
+from regmean_lab.merging.parameters import Layout, MergeMember, Parameter, TensorSettings
 from regmean_lab.merging.side_by_side import Run, one_by_one
 from regmean_lab.merging.weights import StoredWeights, tensor_rows, tensor_shape
 
@@ -23,6 +24,29 @@ BLOCK_ELEMENTS = 1 << 20
 cache, and enough for Python to take no part of the time."""
 
 Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class MergeInputs:
+    """What a merge reads: the same for all parameters, but for coefficients of their own.
+
+    Attributes:
+        members: the members.
+        coefficients: one a member.
+        layout: what is known of the architecture.
+        device: where tensors are wanted.
+        base: weights of the model that the members were trained from, or None.
+    """
+
+    members: Sequence[MergeMember]
+    coefficients: Sequence[float]
+    layout: Layout
+    device: torch.device
+    base: Mapping[str, Tensor] | None = None
+
+    def with_coefficients(self, own: Sequence[float] | None) -> MergeInputs:
+        """The same with other coefficients, if there are any."""
+        return self if own is None else replace(self, coefficients=own)
 
 
 @dataclass(frozen=True)
@@ -96,11 +120,7 @@ def is_floating(weights: Mapping[str, Tensor], name: str) -> bool:
 
 def read_parameter(
     name: str,
-    members: Sequence[MergeMember],
-    coefficients: Sequence[float],
-    layout: Layout,
-    device: torch.device,
-    base: Mapping[str, Tensor] | None,
+    inputs: MergeInputs,
     block: slice | None = None,
     expert: int | None = None,
     own: TensorSettings | None = None,
@@ -112,11 +132,7 @@ def read_parameter(
 
     Args:
         name: the parameter's name.
-        members: the members.
-        coefficients: one a member.
-        layout: what is known of the architecture.
-        device: where tensors are wanted.
-        base: weights of the model that the members were trained from, or None.
+        inputs: where it is read.
         block: the rows; None for all of them.
         expert: the number of the expert.
         own: how this tensor is merged.
@@ -125,6 +141,7 @@ def read_parameter(
     Raises:
         MergeError: for a NaN or infinity, and a base of another shape.
     """
+    members, layout, device = inputs.members, inputs.layout, inputs.device
     rows = slice(expert, expert + 1) if expert is not None else block
 
     def chosen(weights: Mapping[str, Tensor]) -> Tensor:
@@ -139,13 +156,13 @@ def read_parameter(
     del stored
     start = None
     if dtype.is_floating_point:
-        start = base_tensor(base, name, first if expert is None else first[None], rows)
+        start = base_tensor(inputs.base, name, first if expert is None else first[None], rows)
         start = start[0] if start is not None and expert is not None else start
     return Parameter(
         name,
         MemberTensors(first, member_tensor, len(members)),
         members,
-        coefficients,
+        inputs.coefficients,
         layout.linear.get(name) if expert is None else layout.stacked[name].layer(expert),
         base=start,
         factors=factors,

@@ -8,7 +8,7 @@ import threading
 import torch
 from torch import Tensor
 
-from regmean_lab.merging.base import Parameter
+from regmean_lab.merging.parameters import Parameter
 from regmean_lab.merging.weights import tensor_shape
 from regmean_lab.utils.files import sha256
 

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from regmean_lab.merging.base import LayerDiagnostics, Layout, LinearLayer, MergeError, MergeMember, MergeMethod
+from regmean_lab.merging.base import MergeMethod
 from regmean_lab.merging.depth import depths
 from regmean_lab.merging.finishing import MergedParameter, follow
 from regmean_lab.merging.followed_by import steps_of
@@ -25,6 +25,7 @@ from regmean_lab.merging.member_text import OWN as OWN
 from regmean_lab.merging.member_text import PSEUDO as PSEUDO
 from regmean_lab.merging.member_text import ReadsText
 from regmean_lab.merging.merge import coefficients_of
+from regmean_lab.merging.parameters import LayerDiagnostics, Layout, LinearLayer, MergeError, MergeMember
 from regmean_lab.merging.row_groups import has_averaged_rows
 from regmean_lab.statistics import Mask, RowSelection, all_finite
 from regmean_lab.statistics.batches import device_of, evaluation_mode

@@ -10,17 +10,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from regmean_lab.merging.base import (
-    GramSource,
-    LayerDiagnostics,
-    Layout,
-    MergeError,
-    MergeMember,
-    MergeMethod,
-    Parameter,
-    matches,
-    register_method,
-)
+from regmean_lab.merging.base import MergeMethod, matches, register_method
 from regmean_lab.merging.gram_sources import estimated_gram, measured_gram
 from regmean_lab.merging.linear_algebra import (
     agreement,
@@ -31,6 +21,7 @@ from regmean_lab.merging.linear_algebra import (
     solve_in_range,
     solve_positive,
 )
+from regmean_lab.merging.parameters import GramSource, LayerDiagnostics, Layout, MergeError, MergeMember, Parameter
 from regmean_lab.merging.task_vectors import oriented
 from regmean_lab.utils.checks import fraction, one_of, positive
 

@@ -9,8 +9,10 @@ from typing import ClassVar
 from torch import Tensor
 from typing_extensions import override
 
-from regmean_lab.merging.base import LayerDiagnostics, LinearLayer, Parameter, matches, register_method
+from regmean_lab.merging.base import matches, register_method
 from regmean_lab.merging.merge import merge_parameter
+from regmean_lab.merging.parameters import LayerDiagnostics, LinearLayer, Parameter
+from regmean_lab.merging.pieces import MergeInputs
 from regmean_lab.merging.refining import LayerRows, RefinedLayer, RefiningMethod
 from regmean_lab.merging.regmean import GRAM_SOURCES, GRAMS, RegMean
 from regmean_lab.statistics import add_gram_, mirror_upper_
@@ -92,13 +94,7 @@ class _Solver:
         members = [
             replace(member, gram=_OneGram(gram)) for member, gram in zip(layer.members, self._grams, strict=True)
         ]
-        parameter = merge_parameter(
-            self._method,
-            layer.weight,
-            members,
-            layer.coefficients,
-            layer.layout,
-            layer.merged[layer.weight].device,
-            layer.base,
-        )
+        device = layer.merged[layer.weight].device
+        inputs = MergeInputs(members, layer.coefficients, layer.layout, device, layer.base)
+        parameter = merge_parameter(self._method, layer.weight, inputs)
         return {layer.weight: parameter.value}, parameter.diagnostics

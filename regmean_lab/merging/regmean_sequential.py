@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from regmean_lab.merging.base import LayerDiagnostics, LinearLayer, MergeError, Parameter, matches, register_method
+from regmean_lab.merging.base import matches, register_method
 from regmean_lab.merging.linear_algebra import off_diagonal_share, solve_device, solve_positive
 from regmean_lab.merging.member_tensors import MemberTensors
 from regmean_lab.merging.movement import with_movement
+from regmean_lab.merging.parameters import LayerDiagnostics, LinearLayer, MergeError, Parameter
 from regmean_lab.merging.refining import LayerRows, RefinedLayer, RefiningMethod
 from regmean_lab.merging.regmean import RegMean
 from regmean_lab.merging.row_groups import rows_by_members

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from regmean_lab.merging.base import LayerDiagnostics, Layout, MergeMember, MergeMethod, Parameter
+from regmean_lab.merging.base import MergeMethod
 from regmean_lab.merging.member_tensors import rows_of
+from regmean_lab.merging.parameters import LayerDiagnostics, Layout, MergeMember, Parameter
 from regmean_lab.merging.weights import present_rows
 
 

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from regmean_lab.merging.base import LayerDiagnostics, Parameter, register_method
+from regmean_lab.merging.base import register_method
 from regmean_lab.merging.counting import Cut, cuts
 from regmean_lab.merging.linear_algebra import inner_products
+from regmean_lab.merging.parameters import LayerDiagnostics, Parameter
 from regmean_lab.merging.pieces import Pieces, surveyed
 from regmean_lab.merging.task_vectors import TaskVectorMethod, elect_and_average, task_vectors
 from regmean_lab.utils.checks import fraction
@@ -47,11 +48,6 @@ class Sce(TaskVectorMethod):
         if self.coefficients is not None:
             found.append("coefficients: sce finds the weights itself; expected null")
         return found
-
-    @property
-    @override
-    def surveys(self) -> bool:
-        return True
 
     @override
     def survey(self, pieces: Pieces) -> _Selection | None:

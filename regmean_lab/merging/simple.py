@@ -7,8 +7,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from regmean_lab.merging.base import LayerDiagnostics, Parameter, register_method
+from regmean_lab.merging.base import register_method
 from regmean_lab.merging.free_weights import FreeWeights, shares
+from regmean_lab.merging.parameters import LayerDiagnostics, Parameter
 from regmean_lab.merging.task_vectors import weighted_sum
 
 

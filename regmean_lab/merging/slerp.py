@@ -9,7 +9,8 @@ from typing import ClassVar
 from torch import Tensor
 from typing_extensions import override
 
-from regmean_lab.merging.base import LayerDiagnostics, MergeMethod, Parameter, register_method
+from regmean_lab.merging.base import MergeMethod, register_method
+from regmean_lab.merging.parameters import LayerDiagnostics, Parameter
 from regmean_lab.merging.pieces import Pieces, inner_products_of, surveyed
 from regmean_lab.merging.task_vectors import weighted_sum
 
@@ -30,11 +31,6 @@ class Slerp(MergeMethod):
     def count_problems(self, members: int) -> list[str]:
         """Two models are interpolated, neither more nor fewer."""
         return [] if members == 2 else [f"members: slerp merges exactly two, got {members}"]
-
-    @property
-    @override
-    def surveys(self) -> bool:
-        return True
 
     @override
     def survey(self, pieces: Pieces) -> list[float]:

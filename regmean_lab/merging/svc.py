@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from regmean_lab.merging.base import MergeError
 from regmean_lab.merging.followed_by import Merged, Step, register_step
+from regmean_lab.merging.parameters import MergeError
 from regmean_lab.merging.singular_values import singular_values
 from regmean_lab.utils.checks import positive
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from regmean_lab.merging.base import Parameter, register_method
+from regmean_lab.merging.base import register_method
+from regmean_lab.merging.parameters import Parameter
 from regmean_lab.merging.task_vectors import ElementwiseMethod
 
 

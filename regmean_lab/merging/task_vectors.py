@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from regmean_lab.merging.base import LayerDiagnostics, LinearLayer, MergeError, MergeMethod, Parameter
+from regmean_lab.merging.base import MergeMethod
 from regmean_lab.merging.free_weights import FreeWeights, divisor
+from regmean_lab.merging.parameters import LayerDiagnostics, LinearLayer, MergeError, Parameter
 from regmean_lab.merging.pieces import Pieces, surveyed
 from regmean_lab.utils.checks import one_of, positive
 
@@ -67,6 +68,11 @@ class ElementwiseMethod(FreeWeights, TaskVectorMethod):
         if base is None:
             return parameter.mean(), None
         return base + self.scaling * self.merge_vectors(surveyed(self, parameter), task_vectors(parameter)), None
+
+    @property
+    @override
+    def surveys(self) -> bool:
+        return type(self).survey_vectors is not ElementwiseMethod.survey_vectors
 
     def survey(self, pieces: Pieces) -> Any:
         """What merging pieces takes of the whole parameter; nothing of one without a base."""

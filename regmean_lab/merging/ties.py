@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from regmean_lab.merging.base import Layout, MergeMember, Parameter, register_method
+from regmean_lab.merging.base import register_method
 from regmean_lab.merging.counting import cuts, threshold_place
-from regmean_lab.merging.pieces import Pieces, blocks_of, is_floating, read_by_rows, read_parameter
+from regmean_lab.merging.parameters import Layout, MergeMember, Parameter
+from regmean_lab.merging.pieces import MergeInputs, Pieces, blocks_of, is_floating, read_by_rows, read_parameter
 from regmean_lab.merging.side_by_side import side_by_side
 from regmean_lab.merging.task_vectors import ElementwiseMethod, keep_above, task_vectors
 from regmean_lab.merging.weights import tensor_shape
@@ -119,14 +120,11 @@ def _parts(
 ) -> list[Callable[[], Parameter]]:
     """What reads each piece of the members' parameters with their base, but those of whole numbers."""
     by_rows, found = read_by_rows(members), list[Callable[[], Parameter]]()
-    shares = [1 / len(members)] * len(members)
+    inputs = MergeInputs(members, [1 / len(members)] * len(members), layout, torch.device("cpu"), base)
     for name in names:
         weights = members[0].weights
         if not is_floating(weights, name):
             continue
         blocks: list[slice | None] = [*blocks_of(tensor_shape(weights, name), len(members))] if by_rows else []
-        found += [
-            partial(read_parameter, name, members, shares, layout, torch.device("cpu"), base, block)
-            for block in blocks or [None]
-        ]
+        found += [partial(read_parameter, name, inputs, block) for block in blocks or [None]]
     return found

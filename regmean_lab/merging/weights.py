@@ -11,7 +11,7 @@ from typing import ClassVar
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from regmean_lab.merging.base import MergeError
+from regmean_lab.merging.parameters import MergeError
 from regmean_lab.utils.files import INDEX_FILE, WEIGHTS_FILE
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -21,8 +20,9 @@ from transformers import (
 )
 
 from regmean_lab.models.pretrained import PROBLEM_TYPES, Checkpoint, label_names, load_model
-from regmean_lab.suites.base import Task, TaskKind
+from regmean_lab.suites.base import Task
 from regmean_lab.suites.text_generation import FORMS
+from regmean_lab.utils.registry import ByKind
 
 
 class TaskModel:
@@ -50,19 +50,9 @@ class TaskModel:
         return []
 
 
-_MODELS: dict[TaskKind, type[TaskModel]] = {}
-ModelType = TypeVar("ModelType", bound=type[TaskModel])
-
-
-def register_model(*kinds: TaskKind) -> Callable[[ModelType], ModelType]:
-    """Class decorator: make this the model of some kinds of task."""
-
-    def register(model: ModelType) -> ModelType:
-        for kind in kinds:
-            _MODELS[kind] = model
-        return model
-
-    return register
+_MODELS: ByKind[TaskModel] = ByKind()
+register_model = _MODELS.register
+"""Class decorator: make this the model of some kinds of task."""
 
 
 def task_model(task: Task) -> type[TaskModel]:

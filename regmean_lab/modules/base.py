@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -22,8 +22,9 @@ from regmean_lab.modules.optimization import Optimization
 from regmean_lab.statistics import Collection, FisherLabels, Likelihood, Mask, Scores, StatisticsError
 from regmean_lab.statistics.settings import WrittenAnswers as WrittenAnswers
 from regmean_lab.statistics.vocabulary import Vocabulary
-from regmean_lab.suites.base import IGNORED, Task, TaskKind
+from regmean_lab.suites.base import IGNORED, Task
 from regmean_lab.suites.pseudo_text import vocabulary_of
+from regmean_lab.utils.registry import ByKind
 
 Batch = Mapping[str, Tensor]
 
@@ -70,19 +71,9 @@ class FisherObjective:
         return others if self.labels is None else {**others, "labels": self.labels(batch)}
 
 
-_MODULES: dict[TaskKind, type[TaskModule]] = {}
-ModuleType = TypeVar("ModuleType", bound="type[TaskModule]")
-
-
-def register_module(*kinds: TaskKind) -> Callable[[ModuleType], ModuleType]:
-    """Class decorator: make a module the one for some kinds of task."""
-
-    def register(module: ModuleType) -> ModuleType:
-        for kind in kinds:
-            _MODULES[kind] = module
-        return module
-
-    return register
+_MODULES: ByKind[TaskModule] = ByKind()
+register_module = _MODULES.register
+"""Class decorator: make a module the one for some kinds of task."""
 
 
 def module_type(task: Task) -> type[TaskModule]:

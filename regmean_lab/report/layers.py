@@ -17,7 +17,7 @@ BY_MEMBER = ("conditions", "distances")
 
 @dataclass(frozen=True)
 class Layers:
-    """Diagnostics of one merge; see :class:`regmean_lab.merging.base.LayerDiagnostics`.
+    """Diagnostics of one merge; see :class:`regmean_lab.merging.parameters.LayerDiagnostics`.
 
     Attributes:
         names: of the layers, in the order of the model.

@@ -89,7 +89,7 @@ def low_rank_factors(matrix: Tensor, rank: int) -> Tensor:
 
 def from_low_rank(diagonal: Tensor, factors: Tensor) -> Tensor:
     """The matrix ``[n, n]`` with this diagonal ``[n]``, and elsewhere the product of the factors ``[n, rank]``."""
-    matrix = factors @ factors.T
+    matrix = mirror_upper_(factors @ factors.T)  # several threads may round its two halves differently
     matrix.diagonal().copy_(diagonal)
     return matrix
 

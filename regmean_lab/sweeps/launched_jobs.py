@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
-from hydra.core.utils import JobReturn, run_job, setup_globals
+from hydra.core.utils import JobReturn, filter_overrides, run_job, setup_globals
+from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
+
+log = logging.getLogger(__name__)
 
 INHERITED = "REGMEAN_LAB_"
 """Jobs get the environment variables with this prefix, on whatever machine they run."""
@@ -63,28 +68,36 @@ class LaunchedJob:
         )
 
 
-def launched_jobs(
-    hydra_context: HydraContext | None,
-    config: DictConfig | None,
-    task_function: TaskFunction | None,
-    job_overrides: Sequence[Sequence[str]],
-    first: int,
-) -> list[LaunchedJob]:
-    """The jobs of a stage.
+class JobLauncher(Launcher):
+    """Base of launchers that send jobs to other processes."""
 
-    Args:
-        hydra_context: what a launcher was given by ``setup``.
-        config: likewise.
-        task_function: likewise.
-        job_overrides: the overrides of each.
-        first: number of the first.
-    """
-    assert hydra_context is not None
-    assert config is not None
-    assert task_function is not None
-    environment = {name: value for name, value in os.environ.items() if name.startswith(INHERITED)}
-    singletons = Singleton.get_state()
-    return [
-        LaunchedJob(hydra_context, config, task_function, list(overrides), number, singletons, environment)
-        for number, overrides in enumerate(job_overrides, start=first)
-    ]
+    def __init__(self) -> None:
+        self.config: DictConfig | None = None
+        self.task_function: TaskFunction | None = None
+        self.hydra_context: HydraContext | None = None
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Take what Hydra gives every launcher."""
+        self.config, self.task_function, self.hydra_context = config, task_function, hydra_context
+
+    def launched(self, job_overrides: Sequence[Sequence[str]], first: int, where: str) -> list[LaunchedJob]:
+        """The jobs of a stage, which are told, and the folder of the sweep for them.
+
+        Args:
+            job_overrides: the overrides of each.
+            first: number of the first.
+            where: what the log says of where they run.
+        """
+        assert self.hydra_context is not None
+        assert self.config is not None
+        assert self.task_function is not None
+        Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
+        environment = {name: value for name, value in os.environ.items() if name.startswith(INHERITED)}
+        singletons, known = Singleton.get_state(), (self.hydra_context, self.config, self.task_function)
+        log.info("Launching %d jobs %s", len(job_overrides), where)
+        for number, overrides in enumerate(job_overrides, start=first):
+            log.info("\t#%d : %s", number, " ".join(filter_overrides(overrides)))
+        return [
+            LaunchedJob(*known, list(overrides), number, singletons, environment)
+            for number, overrides in enumerate(job_overrides, start=first)
+        ]

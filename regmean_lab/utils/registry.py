@@ -114,3 +114,16 @@ class Registry(dict[str, type[Class]]):
 
     def __missing__(self, name: str) -> type[Class]:
         raise UnknownNameError(f"there is no {self._what} {name!r}; {did_you_mean(name, self)}")
+
+
+class ByKind(dict[str, type[Class]]):
+    """Classes by the kinds that each is registered for."""
+
+    def register(self, *kinds: str) -> Callable[[Registered], Registered]:
+        """Class decorator: make a class the one for some kinds."""
+
+        def register(registered: Registered) -> Registered:
+            self.update(dict.fromkeys(kinds, registered))
+            return registered
+
+        return register

@@ -34,7 +34,7 @@ from regmean_lab.checkpoints.sources import find_sources
 from regmean_lab.checkpoints.weights import FileWeights
 from regmean_lab.config.schema import ConfigurationError
 from regmean_lab.merging import MergeMethod, method_types
-from regmean_lab.merging.base import MergeError
+from regmean_lab.merging.parameters import MergeError
 from regmean_lab.merging.simple import Simple
 from regmean_lab.merging.slerp import Slerp
 from regmean_lab.merging.task_arithmetic import TaskArithmetic

@@ -25,7 +25,7 @@ from regmean_lab.checkpoints.adapters import adapter_base
 from regmean_lab.checkpoints.members import read_member
 from regmean_lab.checkpoints.merge import MergeRequest, prepare_merge
 from regmean_lab.checkpoints.sources import find_sources
-from regmean_lab.merging.base import MergeError
+from regmean_lab.merging.parameters import MergeError
 from regmean_lab.merging.simple import Simple
 from regmean_lab.merging.task_arithmetic import TaskArithmetic
 from regmean_lab.models.headers import CheckpointError

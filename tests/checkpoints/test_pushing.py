@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import torch
 from checkpoint_folders import save_classifier, tensors_of
 from huggingface_hub import HfApi, ModelCard
 from omegaconf import DictConfig
-from stand_in_hub import Account, StandInHub, files_of, stand_in_hub
+from stand_in_hub import Account, StandInHub, files_of
 from transformers import AutoModelForSequenceClassification
 
 from regmean_lab.checkpoints import collect_command, evaluate_command, merge_command
@@ -32,21 +32,11 @@ TEXTS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def running_hub() -> Iterator[StandInHub]:
-    with stand_in_hub() as server:
-        yield server
-
-
 @pytest.fixture
-def server(running_hub: StandInHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StandInHub:
+def server(new_hub: StandInHub, monkeypatch: pytest.MonkeyPatch) -> StandInHub:
     """A hub without models, for whose account ``me`` this process has a token."""
-    running_hub.forget()
-    running_hub.use(monkeypatch, tmp_path / "cache")
-    running_hub.log_in(monkeypatch, Account("me"))
-    hub._find.cache_clear()
-    hub_uploads._asked.cache_clear()
-    return running_hub
+    new_hub.log_in(monkeypatch, Account("me"))
+    return new_hub
 
 
 @pytest.fixture

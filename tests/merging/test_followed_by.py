@@ -12,9 +12,9 @@ from merging_members import BASE, LAYOUT, merged, normal, random_member
 from torch import Tensor
 
 from regmean_lab.merging import Layout, LinearLayer, MergeError, MergeMember, MergeMethod, merge_members, method_types
-from regmean_lab.merging.base import StackedLayers
 from regmean_lab.merging.followed_by import STEPS, Merged, step_problems, steps_of
 from regmean_lab.merging.lines import LayerIncreasingScaling
+from regmean_lab.merging.parameters import StackedLayers
 from regmean_lab.merging.regmean import RegMean
 from regmean_lab.merging.simple import Simple
 from regmean_lab.merging.svc import SingularValueCalibration

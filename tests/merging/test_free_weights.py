@@ -11,13 +11,13 @@ from merging_members import BASE, LAYOUT, normal, random_member, single
 from torch import Tensor
 
 from regmean_lab.merging import MergeError, MergeMethod, merge_members
-from regmean_lab.merging.base import TensorSettings
 from regmean_lab.merging.breadcrumbs import Breadcrumbs
 from regmean_lab.merging.dare import Dare
 from regmean_lab.merging.della import Della
 from regmean_lab.merging.model_stock import ModelStock
 from regmean_lab.merging.multislerp import MultiSlerp
 from regmean_lab.merging.nuslerp import NuSlerp
+from regmean_lab.merging.parameters import TensorSettings
 from regmean_lab.merging.sce import Sce
 from regmean_lab.merging.simple import Simple
 from regmean_lab.merging.slerp import Slerp

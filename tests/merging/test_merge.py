@@ -20,7 +20,6 @@ from regmean_lab.merging import (
     merge_members,
     method_types,
 )
-from regmean_lab.merging.base import FeedForward
 from regmean_lab.merging.breadcrumbs import Breadcrumbs
 from regmean_lab.merging.dare import Dare
 from regmean_lab.merging.della import Della
@@ -30,6 +29,7 @@ from regmean_lab.merging.iso_cts import IsotropicCommonAndSpecific
 from regmean_lab.merging.karcher import Karcher
 from regmean_lab.merging.mats import Mats
 from regmean_lab.merging.model_stock import ModelStock
+from regmean_lab.merging.parameters import FeedForward
 from regmean_lab.merging.regmean import RegMean
 from regmean_lab.merging.simple import Simple
 from regmean_lab.merging.slerp import Slerp

@@ -95,6 +95,15 @@ SUMMED: list[MergeMethod] = [Karcher(), MultiSlerp(), MultiSlerp(from_base=True)
 """What they know of a whole parameter are sums, whose rounding depends on the pieces."""
 
 
+@pytest.fixture
+def three_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("three_threads")
 @pytest.mark.parametrize("method", [*EXACT, *SUMMED], ids=str)
 @pytest.mark.parametrize("rounded", [False, True])
 def test_pieces_give_the_same(monkeypatch: pytest.MonkeyPatch, method: MergeMethod, rounded: bool) -> None:
@@ -105,7 +114,6 @@ def test_pieces_give_the_same(monkeypatch: pytest.MonkeyPatch, method: MergeMeth
             state.update({name: (2 * value).round() / 2 for name, value in state.items() if value.is_floating_point()})
     whole = merged(method, states, base)
     monkeypatch.setattr(pieces, "BLOCK_ELEMENTS", 60)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     members, start = [Rows(state) for state in states], Rows(base)
     parts = merged(method, members, start)
     for name, value in whole.items():

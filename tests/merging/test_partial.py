@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from regmean_lab.merging import MergeError, MergeMember, MergeMethod, merge_members
-from regmean_lab.merging.base import Layout
+from regmean_lab.merging.parameters import Layout
 from regmean_lab.merging.partial import covered, top_blocks
 from regmean_lab.merging.regmean import RegMean
 from regmean_lab.merging.simple import Simple

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from regmean_lab.merging import Layout, MergeError, MergeMember, MergeMethod, merge_members
-from regmean_lab.merging.base import LayerDiagnostics
 from regmean_lab.merging.layout import layout_of
+from regmean_lab.merging.parameters import LayerDiagnostics
 from regmean_lab.merging.refining import MemberText, refine_
 from regmean_lab.merging.regmean import RegMean
 from regmean_lab.merging.regmean_plusplus import RegMeanPlusPlus

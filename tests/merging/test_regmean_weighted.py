@@ -12,7 +12,7 @@ from merging_members import BASE, Grams, merged, random_gram, random_member
 from torch import Tensor
 
 from regmean_lab.merging import Layout, MergeError, MergeMember
-from regmean_lab.merging.base import StackedLayers
+from regmean_lab.merging.parameters import StackedLayers
 from regmean_lab.merging.regmean import RegMean
 from regmean_lab.merging.regmean_plusplus import RegMeanPlusPlus
 from regmean_lab.merging.regmean_sequential import RegMeanSequential

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
 from huggingface_hub import HfApi
-from stand_in_hub import Account, StandInHub, stand_in_hub
+from stand_in_hub import Account, StandInHub
 
 from regmean_lab.models import hub_uploads
 from regmean_lab.models.hub_uploads import Destination, PushError, find_destination, push, pushed_lines
@@ -18,20 +17,11 @@ ME = Account("me", {"lab": "write", "guild": "contributor", "club": "read"})
 WEIGHTS = bytes(range(256)) * 300
 
 
-@pytest.fixture(scope="module")
-def running_hub() -> Iterator[StandInHub]:
-    with stand_in_hub() as hub:
-        yield hub
-
-
 @pytest.fixture
-def hub(running_hub: StandInHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StandInHub:
+def hub(new_hub: StandInHub, monkeypatch: pytest.MonkeyPatch) -> StandInHub:
     """A hub without models, for whose account this process has a token."""
-    running_hub.forget()
-    running_hub.use(monkeypatch, tmp_path / "cache")
-    running_hub.log_in(monkeypatch, ME)
-    hub_uploads._asked.cache_clear()
-    return running_hub
+    new_hub.log_in(monkeypatch, ME)
+    return new_hub
 
 
 @pytest.fixture

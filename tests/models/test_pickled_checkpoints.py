@@ -8,7 +8,7 @@ import pickle
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -17,7 +17,7 @@ import torch
 from omegaconf import DictConfig
 from safetensors.torch import load_file, save_file
 from sentencepiece import sentencepiece_model_pb2
-from stand_in_hub import StandInHub, files_of, stand_in_hub
+from stand_in_hub import StandInHub, files_of
 from transformers import AutoModel
 
 from regmean_lab.checkpoints.sources import find_sources, locate
@@ -28,7 +28,7 @@ from regmean_lab.models.convert_pickled import ConversionError, convert
 from regmean_lab.models.converted_weights import RECORD_FILE
 from regmean_lab.models.find import find_checkpoint
 from regmean_lab.models.headers import CheckpointError
-from regmean_lab.models.hub import conversion_on_hub, find_on_hub
+from regmean_lab.models.hub import find_on_hub
 from regmean_lab.models.pico import pico_folder
 from regmean_lab.models.pico_models import TEXT
 from regmean_lab.models.pretrained import Checkpoint, ModelError
@@ -38,19 +38,9 @@ from regmean_lab.prepare.model import prepare_model
 from regmean_lab.sweeps.plan import make_plan
 
 
-@pytest.fixture(scope="module")
-def running_hub() -> Iterator[StandInHub]:
-    with stand_in_hub() as hub:
-        yield hub
-
-
 @pytest.fixture
-def hub(running_hub: StandInHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StandInHub:
-    """A stand-in hub without models, which this process takes for the hub."""
-    running_hub.forget()
-    running_hub.use(monkeypatch, tmp_path / "cache")
-    conversion_on_hub.cache_clear()
-    return running_hub
+def hub(new_hub: StandInHub) -> StandInHub:
+    return new_hub
 
 
 @pytest.fixture

@@ -101,9 +101,13 @@ class Chromium:
         """Open a file and wait until it has loaded."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         self.call("Page.navigate", url=path.resolve().as_uri())
-        self.wait(
-            lambda: self.evaluate("document.readyState === 'complete' && location.href !== 'about:blank'"), "the page"
-        )
+        self._wait_for_page("location.href !== 'about:blank'")
+
+    def reload(self) -> None:
+        """Load the page anew and wait until it has loaded."""
+        self.evaluate("window.isOld = true")
+        self.call("Page.reload")
+        self._wait_for_page("!window.isOld")
 
     def evaluate(self, expression: str) -> Any:
         """Value of a JavaScript expression in the page."""
@@ -127,6 +131,17 @@ class Chromium:
         """The page as PNG."""
         answer = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
         return base64.b64decode(answer["data"])
+
+    def _wait_for_page(self, condition: str) -> None:
+        def has_loaded() -> bool:
+            try:
+                return bool(self.evaluate(f"document.readyState === 'complete' && {condition}"))
+            except RuntimeError as error:
+                if "navigated" in str(error):  # the old page went while it was asked
+                    return False
+                raise
+
+        self.wait(has_loaded, "the page")
 
     def _pages(self) -> list[str]:
         targets = self.call("Target.getTargets")["targetInfos"]

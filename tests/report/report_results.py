@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from regmean_lab.merging.base import LayerDiagnostics
+from regmean_lab.merging.parameters import LayerDiagnostics
 from regmean_lab.report.entries import entries_of
 from regmean_lab.report.grid import Section, sections_of
 from regmean_lab.report.read import Run

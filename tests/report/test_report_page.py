@@ -255,8 +255,7 @@ def test_chosen_methods_and_columns_are_shown_and_stay_in_the_address(opened: Ch
     assert "head%20init%20same%2C%20in%20domain" in address
     assert "3 of 4 methods" in opened.evaluate("document.getElementById('picked').textContent")
 
-    opened.evaluate("window.before = true; location.reload()")
-    opened.wait(lambda: opened.evaluate("!window.before && document.readyState === 'complete'"), "the page")
+    opened.reload()
     assert opened.evaluate(SHOWN) == shown
     opened.evaluate("[...document.querySelectorAll('#choices button')].filter(b => /^All/.test(b.textContent))"
                     ".forEach(b => b.click())")  # fmt: skip

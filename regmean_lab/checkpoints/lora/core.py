@@ -11,9 +11,10 @@ from torch import Tensor
 from regmean_lab.checkpoints.lora.folder import Change
 from regmean_lab.checkpoints.members import Member
 from regmean_lab.checkpoints.weights import FileWeights
-from regmean_lab.merging.base import Layout, LinearLayer, MergeMember, MergeMethod, TensorSettings
+from regmean_lab.merging.base import MergeMethod
 from regmean_lab.merging.low_rank import CoreSpace
 from regmean_lab.merging.merge import merge_members
+from regmean_lab.merging.parameters import Layout, LinearLayer, MergeMember, TensorSettings
 from regmean_lab.merging.weights import StoredWeights
 
 

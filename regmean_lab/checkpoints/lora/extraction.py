@@ -22,7 +22,7 @@ from regmean_lab.checkpoints.merge import check_doubles
 from regmean_lab.checkpoints.merge_base import read_base
 from regmean_lab.checkpoints.output import RECORD_FILE, copy_tokenizer, file_label
 from regmean_lab.checkpoints.sources import Source
-from regmean_lab.merging.base import MergeError
+from regmean_lab.merging.parameters import MergeError
 from regmean_lab.models.folders import read_json_file
 from regmean_lab.models.headers import CheckpointError
 from regmean_lab.models.hub import split_reference

@@ -20,8 +20,8 @@ from regmean_lab.checkpoints.lora.placement import Placement
 from regmean_lab.checkpoints.sources import Source
 from regmean_lab.checkpoints.weights import FileWeights
 from regmean_lab.checkpoints.writing import PlannedTensor, Shard, write_shards
-from regmean_lab.merging.base import MergeError
 from regmean_lab.merging.low_rank import LowRank, truncated
+from regmean_lab.merging.parameters import MergeError
 from regmean_lab.merging.weights import StoredWeights
 from regmean_lab.models.folders import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
 from regmean_lab.models.headers import StoredTensor, read_header

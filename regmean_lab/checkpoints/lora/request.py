@@ -12,7 +12,8 @@ from regmean_lab.checkpoints.members import Member
 from regmean_lab.checkpoints.sentence_modules import MergedModules
 from regmean_lab.checkpoints.settings import settings_problem
 from regmean_lab.checkpoints.sources import Source
-from regmean_lab.merging.base import MergeMethod, TensorSettings
+from regmean_lab.merging.base import MergeMethod
+from regmean_lab.merging.parameters import TensorSettings
 from regmean_lab.merging.simple import Simple
 from regmean_lab.merging.task_vectors import TaskVectorMethod
 from regmean_lab.utils.names import abbreviated

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,7 @@ from regmean_lab.statistics import (
     GramConfig,
     GramFile,
     Kind,
+    MatrixWriter,
     StatisticsError,
     StatisticsFile,
     collect_gram,
@@ -116,6 +118,7 @@ def collect(
     path, form = publication.path(request.kind), publication.form_of(request.kind)
     fingerprint = request.told_of(data.suite.fingerprint(CORPUS))
     settings = {**request.describe(fingerprint), **publication.described}
+    collection = _Collection(request, data, publication, fingerprint, settings)
     foresee = _foreseen if blocks is None else _foreseen_by_tokens
     found = None if force else found_file(path, kind, settings, publication.model)
     same_form = found is not None and (found.form, found.metadata.get("rank")) == form
@@ -131,95 +134,25 @@ def collect(
         _check_not_private(path)
     if found is not None and found.is_of_matrices and found.form in STORAGES:
         if isinstance(found, GramFile):
-            _save_again(found, request, publication, fingerprint, settings)
+            collection.save_again(found)
         else:
-            _save(kind.load(found), request, publication, fingerprint, settings)
+            collection.save(kind.load(found))
         return _done("written again", request, path)
     if publication.minimum is not None and kind.forward_rows:
         refuse(foresee(request, module, data, publication.minimum), publication.minimum, before=True, kind=kind)
-    told = (request, data, publication, fingerprint, settings)
     if blocks is not None:
-        _collect_by_blocks(blocks, *told)
+        collection.measure_by_blocks(blocks)
     elif request.devices is None or not request.can_be_shared:
-        _measure_and_save(trainer, module, *told)
+        collection.measure(trainer, module)
     else:
         assert load is not None
-        run_together(request.devices, partial(_collect_share, request.devices, load, *told))
+        run_together(request.devices, partial(_measure_share, collection, request.devices, load))
     return _done("collected", request, path)
 
 
-def _collect_share(devices: TrainerConfig, load: Callable[[], TaskModule], *told: Any) -> None:
-    """`_measure_and_save` in one of several processes, with a trainer and a model of its own."""
-    _measure_and_save(test_trainer(devices), load(), *told)
-
-
-def _measure_and_save(
-    trainer: pl.Trainer,
-    module: TaskModule,
-    request: StatisticsRequest,
-    data: CorpusDataModule,
-    publication: Publication,
-    fingerprint: str,
-    settings: dict[str, Any],
-) -> None:
-    """Measure statistics, in a process group together with the other processes, of which the first writes them."""
-    batches = partial(data.statistics_dataloader, CORPUS)
-    statistics = measure(trainer, request, module, batches, f"{request.kind} of {publication.folder.name}")
-    if rank() == 0:
-        _save(statistics, request, publication, fingerprint, settings)
-
-
-def _save(
-    statistics: Any,
-    request: StatisticsRequest,
-    publication: Publication,
-    fingerprint: str,
-    settings: dict[str, Any],
-) -> None:
-    """Write statistics, unless a layer saw too few rows.
-
-    Raises:
-        StatisticsError: naming such layers.
-    """
-    kind, (form, number) = request.about, publication.form_of(request.kind)
-    widths = kind.widths_of(statistics)
-    _check_rows(kind.rows_of(statistics), widths, request, publication)
-    metadata = _metadata(publication, fingerprint, settings, widths)
-    kind.save(publication.path(request.kind), statistics, metadata, form=form, rank=number)
-
-
-def _save_again(
-    found: GramFile,
-    request: StatisticsRequest,
-    publication: Publication,
-    fingerprint: str,
-    settings: dict[str, Any],
-) -> None:
-    """Write the matrices of a file in another form, one after the other, unless a layer saw too few rows."""
-    widths = {layer: found.width(layer) for layer in found.rows}
-    _check_rows(found.rows, widths, request, publication)
-    form, number = publication.form_of(request.kind)
-    metadata = _metadata(publication, fingerprint, settings, widths)
-    if (change := found.metadata.get("relative_change")) is not None:
-        metadata["relative_change"] = change
-    header = {name: found.metadata[name] for name in GRAM_HEADER if name in found.metadata}
-    with matrix_writer(found.path, found.layers, metadata, form=form, rank=number) as writer:
-        for layer in found.rows:
-            writer.add(layer, found.matrix(layer))
-        writer.finish(header, metadata)
-
-
-def _check_rows(
-    rows: Mapping[str, int], widths: Mapping[str, int], request: StatisticsRequest, publication: Publication
-) -> None:
-    """Raise for layers that saw too few rows; nothing is written then.
-
-    Raises:
-        StatisticsError: naming them.
-    """
-    if publication.minimum is not None:
-        short = shortages(rows, widths, publication.minimum)
-        refuse(short, publication.minimum, before=False, kind=request.about)
+def _measure_share(collection: _Collection, devices: TrainerConfig, load: Callable[[], TaskModule]) -> None:
+    """Measure in one of several processes, with a trainer and a model of its own."""
+    collection.measure(test_trainer(devices), load())
 
 
 def _done(done: str, request: StatisticsRequest, path: Path) -> str:
@@ -229,39 +162,87 @@ def _done(done: str, request: StatisticsRequest, path: Path) -> str:
     return done
 
 
-def _metadata(
-    publication: Publication, fingerprint: str, settings: dict[str, Any], widths: dict[str, int]
-) -> dict[str, Any]:
-    """What a file tells besides its statistics."""
-    return {
-        "data_fingerprint": fingerprint,
-        "settings": settings,
-        "collected": provenance(publication, widths),
-    }
+@dataclass(frozen=True)
+class _Collection:
+    """One kind of statistics that is measured and written.
 
-
-def _collect_by_blocks(
-    blocks: BlockCollection,
-    request: StatisticsRequest,
-    data: CorpusDataModule,
-    publication: Publication,
-    fingerprint: str,
-    settings: dict[str, Any],
-) -> None:
-    """Measure Gram matrices block by block, and write each when its block is finished.
-
-    Raises:
-        StatisticsError: when a layer saw too few rows, as soon as its block is finished; as measuring does.
+    Attributes:
+        request: which, and how.
+        data: the examples.
+        publication: where, and how, they are published.
+        fingerprint: hash of the examples as the file tells it.
+        settings: how they are measured, as the file tells it.
     """
-    check = partial(_check_rows, request=request, publication=publication)
-    form, number = publication.form_of(request.kind)
-    layers = wanted_layers(request, blocks.module.model)
-    known = _metadata(publication, fingerprint, settings, {})
-    with matrix_writer(publication.path(request.kind), layers, known, form=form, rank=number) as writer:
-        written = write_by_blocks(request, blocks, data, writer, check)
-        blocks.check_unchanged()
-        widths = {layer: written.widths[layer] for layer in layers if layer in written.widths}
-        writer.finish(written.header(layers), _metadata(publication, fingerprint, settings, widths))
+
+    request: StatisticsRequest
+    data: CorpusDataModule
+    publication: Publication
+    fingerprint: str
+    settings: dict[str, Any]
+
+    def measure(self, trainer: pl.Trainer, module: TaskModule) -> None:
+        """Measure, in a process group together with the other processes, of which the first writes."""
+        batches = partial(self.data.statistics_dataloader, CORPUS)
+        told = f"{self.request.kind} of {self.publication.folder.name}"
+        statistics = measure(trainer, self.request, module, batches, told)
+        if rank() == 0:
+            self.save(statistics)
+
+    def measure_by_blocks(self, blocks: BlockCollection) -> None:
+        """Measure Gram matrices block by block, and write each when its block is finished.
+
+        Raises:
+            StatisticsError: when a layer saw too few rows, as soon as its block is finished; as measuring does.
+        """
+        layers = wanted_layers(self.request, blocks.module.model)
+        with self._writer(layers, self._metadata({})) as writer:
+            written = write_by_blocks(self.request, blocks, self.data, writer, self._check_rows)
+            blocks.check_unchanged()
+            widths = {layer: written.widths[layer] for layer in layers if layer in written.widths}
+            writer.finish(written.header(layers), self._metadata(widths))
+
+    def save(self, statistics: Any) -> None:
+        """Write statistics, unless a layer saw too few rows.
+
+        Raises:
+            StatisticsError: naming such layers.
+        """
+        kind, (form, number) = self.request.about, self.publication.form_of(self.request.kind)
+        widths = kind.widths_of(statistics)
+        self._check_rows(kind.rows_of(statistics), widths)
+        path = self.publication.path(self.request.kind)
+        kind.save(path, statistics, self._metadata(widths), form=form, rank=number)
+
+    def save_again(self, found: GramFile) -> None:
+        """Write the matrices of a file in another form, one after the other, unless a layer saw too few rows."""
+        widths = {layer: found.width(layer) for layer in found.rows}
+        self._check_rows(found.rows, widths)
+        metadata = self._metadata(widths)
+        if (change := found.metadata.get("relative_change")) is not None:
+            metadata["relative_change"] = change
+        header = {name: found.metadata[name] for name in GRAM_HEADER if name in found.metadata}
+        with self._writer(found.layers, metadata) as writer:
+            for layer in found.rows:
+                writer.add(layer, found.matrix(layer))
+            writer.finish(header, metadata)
+
+    def _writer(self, layers: Sequence[str], metadata: dict[str, Any]) -> AbstractContextManager[MatrixWriter]:
+        form, number = self.publication.form_of(self.request.kind)
+        return matrix_writer(self.publication.path(self.request.kind), layers, metadata, form=form, rank=number)
+
+    def _check_rows(self, rows: Mapping[str, int], widths: Mapping[str, int]) -> None:
+        """Raise for layers that saw too few rows; nothing is written then."""
+        if self.publication.minimum is not None:
+            short = shortages(rows, widths, self.publication.minimum)
+            refuse(short, self.publication.minimum, before=False, kind=self.request.about)
+
+    def _metadata(self, widths: dict[str, int]) -> dict[str, Any]:
+        """What a file tells besides its statistics."""
+        return {
+            "data_fingerprint": self.fingerprint,
+            "settings": self.settings,
+            "collected": provenance(self.publication, widths),
+        }
 
 
 def provenance(publication: Publication, widths: Mapping[str, int]) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from regmean_lab.checkpoints.recipe.methods import WITHOUT_EFFECT, KnownMethod
 from regmean_lab.checkpoints.recipe.reading import Recipe
 from regmean_lab.checkpoints.recipe.settings import Scalar, Setting
 from regmean_lab.merging import MergeMethod, method_types
-from regmean_lab.merging.base import TensorSettings
 from regmean_lab.merging.depth import depths
 from regmean_lab.merging.free_weights import FreeWeights, shares
+from regmean_lab.merging.parameters import TensorSettings
 from regmean_lab.models.headers import CheckpointError
 
 T = "t"
