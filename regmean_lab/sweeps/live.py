@@ -63,6 +63,8 @@ class SweepProgress:
 
     def __init__(self, total: int, clock: Clock = time.monotonic) -> None:
         self.replaces_bars = False
+        self.changed: Callable[[], None] = lambda: None
+        """Called at each new stage and its first steps, which may be over before the line is drawn again."""
         self._total, self._clock = total, clock
         self._began = self._job_began = self._stage_began = clock()
         self._ended = 0
@@ -81,14 +83,16 @@ class SweepProgress:
         """The next stage of the job."""
         self._stage, self._stage_began = stage, self._clock()
         self._steps, self._first_step = (0, 0), None
+        self.changed()
 
     def steps(self, done: int, total: int, score: float | None = None) -> None:
         """Some steps of the stage."""
+        self._steps = (done, total)
+        self._score = self._score if score is None else score
         if self._first_step is None:
             # Work that goes on somewhere began before; its speed is not known yet.
             self._first_step, self._stage_began = done, self._clock()
-        self._steps = (done, total)
-        self._score = self._score if score is None else score
+            self.changed()
 
     def ended(self, job: str, score: float | None, problem: str | None) -> None:
         """A job has ended: told by a line that stays."""
@@ -166,8 +170,10 @@ def shown(progress: SweepProgress, console: Console) -> Iterator[None]:
     sys.stdout, sys.stderr = above
     try:
         with live:
+            progress.changed = live.refresh
             yield
     finally:
+        progress.changed = lambda: None
         sys.stdout, sys.stderr = streams
         for stream in above:
             if isinstance(stream, _Above):

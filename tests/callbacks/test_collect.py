@@ -165,7 +165,7 @@ def test_only_files_of_a_kind_and_the_public_face_name_it() -> None:
         "statistics/__init__.py",  # the text of the library's face
         "statistics/library.py",  # the list of what it offers
         "config/groups.py",  # its settings
-        "merging/base.py",  # as methods are given it
+        "merging/parameters.py",  # as methods are given it
         "merging/mats.py",  # the method that needs it
     }
 
