@@ -12,6 +12,7 @@ from torch import Tensor
 
 from regmean_lab.merging import Layout, MergeMember, MergeMethod
 from regmean_lab.merging.auto import Auto, candidates_of
+from regmean_lab.merging.base import matches
 from regmean_lab.merging.choice import Candidate, Choice, choose, quadratic_errors, relative_errors
 from regmean_lab.merging.distill import mixed
 from regmean_lab.merging.merge import MergedParameter
@@ -54,7 +55,7 @@ def chosen_merge(
     mean = merge(candidates[0].method)
     if not auto.by_text:
         assert evidence is not None
-        values = _quadratic(candidates, merge, mean, *evidence)
+        values = _quadratic(candidates, merge, mean, *evidence, excluded=auto.exclude_layers)
     else:
         judge = _Judge(readers, mean, device, precision)
         values = [judge.values(_made(candidate, merge, mean)) for candidate in candidates]
@@ -89,9 +90,12 @@ def _quadratic(
     mean: dict[str, Tensor],
     members: Sequence[MergeMember],
     layout: Layout,
+    excluded: Sequence[str],
 ) -> list[list[Tensor]]:
+    judged = {name for name, layer in layout.linear.items() if not matches(layer.name, excluded)}
+
     def errors(merged: dict[str, Tensor]) -> dict[str, list[float]]:
-        parameters = (MergedParameter(name, value) for name, value in merged.items())
+        parameters = (MergedParameter(name, value) for name, value in merged.items() if name in judged)
         return quadratic_errors(parameters, members, layout)
 
     of_mean = errors(mean)

@@ -25,7 +25,7 @@ from regmean_lab.checkpoints.publishing.collect_problems import (
     value_problems,
 )
 from regmean_lab.checkpoints.publishing.corpus import OneCorpus
-from regmean_lab.checkpoints.publishing.guard import guard_file
+from regmean_lab.checkpoints.publishing.guard import distinct_share, guard_file
 from regmean_lab.checkpoints.publishing.identity import identity_of
 from regmean_lab.checkpoints.publishing.imported import KIND as GRAM
 from regmean_lab.checkpoints.publishing.imported import import_gram
@@ -236,9 +236,19 @@ def _measured(
         "text": tuple(public[column] for column in columns.text),
         **{key: public[column] for key, column in (("target", columns.target), ("label", columns.label)) if column},
     }
-    publication = _publication(plain, output, model, described, public_command(plain, public))
+    publication = replace(
+        _publication(plain, output, model, described, public_command(plain, public)), distinct=distinct_share(examples)
+    )
+    requests = _requests(plain, module)
+    private = [request.kind for request in requests if request.settings.is_private]
+    if private and len(requests) > 1:
+        log.warning(
+            "only %s has a guarantee of differential privacy; %s of the same texts, published beside it, has none",
+            " and ".join(private),
+            " and ".join(request.kind for request in requests if request.kind not in private),
+        )
     done = {}
-    for request in _requests(plain, module):
+    for request in requests:
         try:
             done[request.kind] = collect(
                 trainer, request, module, data, publication, force=plain.force, blocks=blocks, load=load

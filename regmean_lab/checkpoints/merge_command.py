@@ -20,6 +20,7 @@ from regmean_lab.checkpoints.merge import MergeRequest, PreparedMerge, prepare_m
 from regmean_lab.checkpoints.merge_pushing import merge_destination, push_merge
 from regmean_lab.checkpoints.output import (
     checksums,
+    evaluation_folder,
     find_merged,
     fingerprint,
     has_record,
@@ -98,8 +99,12 @@ def run(config: DictConfig, folder: Path) -> Measured | None:
             log.info("found the finished merge %s", output)
         else:
             prepared.snapshots = snapshots
+            earlier = has_record(output)
             write_output(prepared, output, settings, device, sums)
-            log.info("written to %s", output)
+            log.info("written to %s%s", output, ", in place of an earlier merge" if earlier else "")
+            scores = evaluation_folder(output)
+            if plain.evaluate is None and scores.is_dir():
+                log.warning("the scores in %s are those of an earlier merge: evaluate=FILE measures this one", scores)
     measured = None
     if plain.evaluate is not None:
         from regmean_lab.checkpoints.scoring.merged import score_merge  # Lightning, which merging does without

@@ -114,6 +114,11 @@ def find_merged(folder: Path, wanted: str) -> bool:
     return record.get("fingerprint") == wanted
 
 
+def evaluation_folder(folder: Path) -> Path:
+    """Where the scores of a merged model lie, beside its folder."""
+    return folder.with_name(f"{folder.name}-evaluation")
+
+
 def output_problem(folder: Path) -> str | None:
     """Why nothing can be written to a folder: it holds something that no merge has made."""
     if not folder.exists() or (folder.is_dir() and (not any(folder.iterdir()) or has_record(folder))):

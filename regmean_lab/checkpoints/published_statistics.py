@@ -85,7 +85,7 @@ def open_statistics(
                 found.append(str(error))
                 continue
             layers = method.gram_layers(names, layout)
-            problems = _problems(file, KINDS[kind], member, layers, names, layout)
+            problems = _problems(file, KINDS[kind], member, layers, names, layout, excludable=_has_excluded(method))
             found += [f"{path}: {problem}" for problem in problems]
             if not problems:
                 statistics.sources[kind] = _aligned(file, KINDS[kind], member, order, layout)
@@ -173,8 +173,15 @@ def published_beside(member: Member) -> Published:
 
 def _without(method: MergeMethod, lacking: Sequence[str]) -> str:
     """How to do without statistics, where a method can."""
-    ways = method.without_gram if {"gram", "weighted_gram"} & set(lacking) else ()
+    ways = [
+        *(method.without_gram if {"gram", "weighted_gram"} & set(lacking) else ()),
+        *(method.without_tokens if "tokens" in lacking else ()),
+    ]
     return f"; without them: {', or '.join(ways)}" if ways else ""
+
+
+def _has_excluded(method: MergeMethod) -> bool:
+    return hasattr(method, "exclude_layers")
 
 
 def _files(folder: Path, kind: str) -> list[Path]:
@@ -190,8 +197,10 @@ def _problems(
     layers: Collection[str],
     names: Sequence[str],
     layout: Layout,
+    *,
+    excludable: bool = False,
 ) -> list[str]:
-    """Why statistics are not those of a member's weights."""
+    """Why statistics are not those of a member's weights; ``excludable``: the method can average layers without any."""
     if kind.of == "texts":
         return []
     needed: dict[str, tuple[int, ...]] = {}
@@ -216,7 +225,10 @@ def _problems(
     found = []
     if lacking:
         shown = ", ".join(lacking[:3]) + (f" and {len(lacking) - 3} more" if len(lacking) > 3 else "")
-        found.append(f"nothing for {shown}; it is of another model, or these were left out when it was collected")
+        told = f"nothing for {shown}; it is of another model, or these were left out when it was collected"
+        if excludable and kind.by_layer and len(lacking) < len(needed):
+            told += f": method.exclude_layers=[{','.join(lacking)}] averages them"
+        found.append(told)
     for name, shape in needed.items():
         if name not in lacking:
             there = file.shape(name)[:1] if kind.by_layer else file.shape(name)

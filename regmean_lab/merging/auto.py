@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar
 
 from torch import Tensor
 from typing_extensions import override
 
-from regmean_lab.merging.base import MergeMethod, method_types, register_method
+from regmean_lab.merging.base import MergeMethod, matches, method_types, register_method
 from regmean_lab.merging.choice import Candidate
 from regmean_lab.merging.member_text import ReadsText
 from regmean_lab.merging.parameters import LayerDiagnostics, Layout, Parameter
@@ -43,6 +43,8 @@ class Auto(ReadsText, MergeMethod):
         candidates: names of methods; None is ``regmean``, ``[simple]`` none but the mean.
         off_diagonals: values of ``off_diagonal``; None is 0.9 and 1.
         mixes: shares of the mean that are mixed in; None is 0 and 0.5.
+        exclude_layers: patterns of names of linear layers that are averaged by candidates that read Gram matrices, as
+            owners have left them out.
         favour: how many times as much a favoured member counts; 1 favours none.
         criterion: ``divergence`` or ``quadratic``; None is the divergence, but of checkpoints that were published with
             Gram matrices and without counts of tokens.
@@ -57,9 +59,16 @@ class Auto(ReadsText, MergeMethod):
         seed: which texts are read.
     """
 
+    without_tokens: ClassVar[tuple[str, ...]] = (
+        "Gram matrices of all of them, by which it can choose (kinds=[gram])",
+        "method=simple, which needs nothing",
+        "method=actmat and base=FOLDER_OR_NAME",
+    )
+
     candidates: list[str] | None = None
     off_diagonals: list[float] | None = None
     mixes: list[float] | None = None
+    exclude_layers: list[str] = field(default_factory=list)
     favour: float = 2.0
     criterion: str | None = None
     text: str = "pseudo"
@@ -85,10 +94,11 @@ class Auto(ReadsText, MergeMethod):
         for name in self.candidates or CANDIDATES:
             if name == SIMPLE or name not in method_types():
                 continue  # which is there already, or what problems() tells
-            adjustable = any(entry.name == "off_diagonal" for entry in fields(method_types()[name]))
+            own = {entry.name for entry in fields(method_types()[name])}
+            shared = {"exclude_layers": self.exclude_layers} if "exclude_layers" in own else {}
             factors = self.off_diagonals or OFF_DIAGONALS
-            settings = [{"off_diagonal": factor} for factor in factors] if adjustable else [{}]
-            found += [starting_merge(self, name, own) for own in settings]
+            settings = [{"off_diagonal": factor} for factor in factors] if "off_diagonal" in own else [{}]
+            found += [starting_merge(self, name, {**shared, **one}) for one in settings]
         return found
 
     @property
@@ -113,8 +123,13 @@ class Auto(ReadsText, MergeMethod):
         return list(dict.fromkeys(note for method in self.methods for note in method.notes))
 
     def gram_layers(self, names: Any, layout: Layout) -> list[str]:
-        """Those of all candidates."""
-        return list(dict.fromkeys(layer for method in self.methods for layer in method.gram_layers(names, layout)))
+        """Those of all candidates that read matrices, and those that are judged."""
+        layers = []
+        for method in self.methods:
+            own = method.gram_layers(names, layout)
+            judged = [layer for layer in own if not matches(layer, self.exclude_layers)]
+            layers += own if method.statistics else judged
+        return list(dict.fromkeys(layers))
 
     def averaged_maps(self, names: Any, layout: Layout) -> list[str]:
         """Those of all candidates."""

@@ -82,6 +82,9 @@ class MergeMethod(ABC):
     without_gram: ClassVar[tuple[str, ...]] = ()
     """Settings, each with its value and what else it takes, with which members need no Gram matrices."""
 
+    without_tokens: ClassVar[tuple[str, ...]] = ()
+    """Likewise, and other statistics, with which they need no counts of tokens."""
+
     whole_model: ClassVar[tuple[str, ...]] = ()
     """Settings, numbers among them, that are read once for the whole model: no part can have a value of its own."""
 

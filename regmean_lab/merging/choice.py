@@ -43,10 +43,13 @@ class Candidate:
     @property
     def words(self) -> str:
         """What it is, in a few words."""
-        own = [
-            f"{key}={value if not isinstance(value, list) else [round(one, 3) for one in value]}"
-            for key, value in self.describe()["settings"].items()
-        ]
+
+        def short(value: Any) -> Any:
+            if isinstance(value, list):
+                return [short(one) for one in value]
+            return round(value, 3) if isinstance(value, float) else value
+
+        own = [f"{key}={short(value)}" for key, value in self.describe()["settings"].items()]
         return " ".join([self.method.name, *own, *([f"+ {self.mix:g} of the mean"] if self.mix else [])])
 
 

@@ -12,6 +12,7 @@ from test_refining_merge import Draw, run
 
 from regmean_lab.merging.auto import Auto, candidates_of
 from regmean_lab.merging.choice import Candidate
+from regmean_lab.merging.regmean import RegMean
 from regmean_lab.merging.simple import Simple
 from regmean_lab.modules import TaskModule
 
@@ -73,6 +74,21 @@ def test_by_gram_matrices_alone(draw: Draw) -> None:
     for name, value in state(module).items():
         torch.testing.assert_close(value, state(alone)[name], rtol=1e-6, atol=1e-7)
     assert callback.diagnostics
+
+
+def test_layers_that_were_left_out_are_averaged(draw: Draw) -> None:
+    """By those candidates that read Gram matrices; they are not judged either."""
+    sources = draw("emotion", "bert")
+    auto = replace(AUTO, criterion="quadratic", favour=1.0, mixes=[0.0], exclude_layers=["*.pooler.*", "classifier"])
+    module, callback = run(auto, sources)
+    assert callback.choice is not None
+    assert callback.choice["chosen"]["method"] == "regmean"
+    alone, _ = run(RegMean(off_diagonal=callback.choice["chosen"]["settings"]["off_diagonal"]), sources)
+    mean, _ = run(Simple(), sources)
+    for name, value in state(module).items():
+        left_out = "pooler" in name or "classifier" in name
+        torch.testing.assert_close(value, state(mean if left_out else alone)[name], rtol=1e-6, atol=1e-7)
+    assert not any("pooler" in row.layer or "classifier" in row.layer for row in callback.diagnostics)
 
 
 def test_a_large_margin_keeps_the_mean(draw: Draw) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from regmean_lab.checkpoints.heads import load_with_head
 from regmean_lab.checkpoints.merge import MergeRequest, prepare_merge, statistics_problems
 from regmean_lab.checkpoints.output import checksums, find_merged, fingerprint, output_problem
 from regmean_lab.merging import MergeError, MergeMethod, method_types
+from regmean_lab.merging.auto import Auto
 from regmean_lab.merging.fisher import Fisher
 from regmean_lab.merging.mats import Mats
 from regmean_lab.merging.regmean import RegMean
@@ -360,6 +362,29 @@ class TestStatistics:
         assert len(found) == 2
         assert all("nothing for bert.encoder" in problem for problem in found)
         assert "it is of another model" in refused([tmp_path / "a", tmp_path / "b"], Fisher())[0]
+
+    def test_layers_that_were_left_out_are_told_with_the_setting(self, tmp_path: Path, pico_cache: Path) -> None:
+        for seed, name in enumerate("ab"):
+            model = save_classifier(tmp_path / name, pico_cache, seed)
+            self.statistics(tmp_path / name, model, seed)
+            widths = {layer: module.weight.shape[1] for layer, module in linear_layers(model).items()}
+            grams = {layer: torch.eye(width) for layer, width in widths.items() if layer != "classifier"}
+            measured = GramStatistics(grams, {layer: layer for layer in grams}, dict.fromkeys(grams, 100), 10, 1)
+            save_gram(tmp_path / name / "statistics" / "gram.safetensors", measured, {})
+        for method in (RegMean(), Auto(criterion="quadratic")):
+            found = refused([tmp_path / "a", tmp_path / "b"], method)
+            assert len(found) == 2
+            assert all(problem.endswith("method.exclude_layers=[classifier] averages them") for problem in found), found
+            excluding = replace(method, exclude_layers=["classifier"])
+            prepare_merge(MergeRequest([str(tmp_path / "a"), str(tmp_path / "b")], excluding))
+        assert refused([tmp_path / "a", tmp_path / "b"], Mats())[0].endswith("when it was collected")
+
+    def test_without_any_it_is_told_what_does_without(self, tmp_path: Path, pico_cache: Path) -> None:
+        for seed, name in enumerate("ab"):
+            save_classifier(tmp_path / name, pico_cache, seed)
+        for problem in refused([tmp_path / "a", tmp_path / "b"], Auto()):
+            assert "kinds=[tokens] data=FILE; without them: Gram matrices of all of them" in problem
+            assert problem.endswith("method=simple, which needs nothing, or method=actmat and base=FOLDER_OR_NAME")
 
     def test_of_other_weights_are_refused(self, tmp_path: Path, pico_cache: Path) -> None:
         for seed, name in enumerate("ab"):

@@ -299,6 +299,11 @@ def test_too_few_rows_are_refused_before_the_pass_and_after_it(
         with pytest.raises(StatisticsError, match=r"nothing was written(.|\n)*classifier: 20 rows for 16 columns"):
             run(compose(*shared), tmp_path / "job")
     assert not (folder / "statistics").exists()
+    often = tmp_path / "often.txt"
+    often.write_text("\n".join(sentences(20) * 20), encoding="utf-8")
+    with pytest.raises(StatisticsError, match=r"5\.0% of the texts are different(.|\n)*classifier: at most 20 rows"):
+        run(compose(f"checkpoint={folder}", f"data={often}"), tmp_path / "job")
+    assert not (folder / "statistics").exists()
     run(compose(*shared, "exclude_layers=[classifier,*.pooler.*]"), tmp_path / "job")
     layers = GramFile(folder / "statistics" / "gram.safetensors").layers
     assert layers and not {"classifier", "bert.pooler.dense"} & set(layers)

@@ -341,7 +341,10 @@ def test_everything_that_is_wrong_is_told_at_once(
 
 
 def test_a_merge_is_scored_with_its_members_and_their_ensemble(
-    save: Callable[..., Path], compose: Callable[..., DictConfig], tmp_path: Path
+    save: Callable[..., Path],
+    compose: Callable[..., DictConfig],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Members whose outputs are in another order; the ensemble is the mean of logits of the same names."""
     orders = {"first": COLOURS, "second": ("red", "blue", "green")}
@@ -376,6 +379,10 @@ def test_a_merge_is_scored_with_its_members_and_their_ensemble(
         path.parent.name: path.stat().st_mtime_ns for path in (tmp_path / "merged-evaluation").glob("*/result.json")
     }
     assert again == written
+    with caplog.at_level("INFO"):
+        merge_command.run(merged("method.coefficients=[0.3,0.7]"), tmp_path / "job")
+    assert f"written to {tmp_path / 'merged'}, in place of an earlier merge" in caplog.text
+    assert f"the scores in {tmp_path / 'merged-evaluation'} are those of an earlier merge" in caplog.text
 
     def told(*overrides: str) -> list[str]:
         with pytest.raises(ConfigurationError) as caught:

@@ -64,6 +64,7 @@ class Publication:
         command: the command, without folders of this machine.
         model: what identifies the weights.
         pushed: whether the files will be pushed to the hub: then those that are found are guarded as well.
+        distinct: share of texts that do not repeat another one; a repeated text hides nobody's.
     """
 
     folder: Path
@@ -75,6 +76,7 @@ class Publication:
     command: str
     model: dict[str, Any]
     pushed: bool = False
+    distinct: float = 1.0
 
     def path(self, kind: str) -> Path:
         """The file of one kind of statistics."""
@@ -125,7 +127,7 @@ def collect(
     if found is not None and same_form and (kind.of == "texts" or tells(found, publication)):
         if publication.pushed and publication.minimum is not None:  # it may have been made with allow_few_rows=true
             if kind.forward_rows:
-                few = foresee(request, module, data, publication.minimum)
+                few = foresee(request, module, data, publication)
                 refuse(few, publication.minimum, before=True, kind=kind)
             guard_file(path, publication.minimum)
         log.info("found %s", path)
@@ -139,7 +141,7 @@ def collect(
             collection.save(kind.load(found))
         return _done("written again", request, path)
     if publication.minimum is not None and kind.forward_rows:
-        refuse(foresee(request, module, data, publication.minimum), publication.minimum, before=True, kind=kind)
+        refuse(foresee(request, module, data, publication), publication.minimum, before=True, kind=kind)
     if blocks is not None:
         collection.measure_by_blocks(blocks)
     elif request.devices is None or not request.can_be_shared:
@@ -233,7 +235,7 @@ class _Collection:
     def _check_rows(self, rows: Mapping[str, int], widths: Mapping[str, int]) -> None:
         """Raise for layers that saw too few rows; nothing is written then."""
         if self.publication.minimum is not None:
-            short = shortages(rows, widths, self.publication.minimum)
+            short = shortages(rows, widths, self.publication.minimum, self.publication.distinct)
             refuse(short, self.publication.minimum, before=False, kind=self.request.about)
 
     def _metadata(self, widths: dict[str, int]) -> dict[str, Any]:
@@ -321,7 +323,9 @@ def same_weights(one: Any, other: Mapping[str, Any]) -> bool:
     return one == other if key is None else one[key] == other[key]
 
 
-def _foreseen(request: StatisticsRequest, module: TaskModule, data: CorpusDataModule, minimum: float) -> list[Shortage]:
+def _foreseen(
+    request: StatisticsRequest, module: TaskModule, data: CorpusDataModule, publication: Publication
+) -> list[Shortage]:
     """Layers of which the examples cannot bring rows enough, as two of them tell; none where padding counts too."""
     settings = request.settings if isinstance(request.settings, GramConfig) else GramConfig()
     if settings.count_padding:
@@ -341,11 +345,12 @@ def _foreseen(request: StatisticsRequest, module: TaskModule, data: CorpusDataMo
     )
     tokens = sum(example.length for example in longest)
     widths = {layer: len(matrix) for layer, matrix in probe.matrices.items()}
-    return shortages(most_rows(probe, tokens, lengths), widths, minimum)
+    assert publication.minimum is not None
+    return shortages(most_rows(probe, tokens, lengths), widths, publication.minimum, publication.distinct)
 
 
 def _foreseen_by_tokens(
-    request: StatisticsRequest, module: TaskModule, data: CorpusDataModule, minimum: float
+    request: StatisticsRequest, module: TaskModule, data: CorpusDataModule, publication: Publication
 ) -> list[Shortage]:
     """Layers that all tokens together could not bring rows enough, without a pass; none where more than they count."""
     settings = request.settings
@@ -357,7 +362,8 @@ def _foreseen_by_tokens(
     # Experts are left out: how many rows each sees is only known afterwards.
     wanted = set(wanted_layers(request, module.model)) & set(linear_layers(module.model))
     widths = {layer: width for layer, width in input_widths(module.model).items() if layer in wanted}
-    return shortages(dict.fromkeys(widths, tokens), widths, minimum)
+    assert publication.minimum is not None
+    return shortages(dict.fromkeys(widths, tokens), widths, publication.minimum, publication.distinct)
 
 
 def _examples(request: StatisticsRequest, settings: GramConfig, data: CorpusDataModule) -> Batches:

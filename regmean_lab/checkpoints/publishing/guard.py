@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from regmean_lab.statistics import KINDS, GramStatistics, Kind, StatisticsError, StatisticsFile
 from regmean_lab.statistics.errors import name_list
 
 SHOWN_LAYERS = 8
+LABELS = ("label", "tags")
+"""What examples have besides their texts."""
 
 
 @dataclass(frozen=True)
@@ -27,24 +30,46 @@ class Shortage:
 
     Attributes:
         layer: its name.
-        rows: how many rows, or an upper bound.
+        rows: how many rows, or an upper bound, of texts that do not repeat another one.
         width: how many columns its matrix has.
+        distinct: share of the texts that do not repeat another one.
     """
 
     layer: str
     rows: int
     width: int
+    distinct: float = 1.0
 
 
-def shortages(rows: Mapping[str, int], widths: Mapping[str, int], minimum: float) -> list[Shortage]:
+def shortages(
+    rows: Mapping[str, int], widths: Mapping[str, int], minimum: float, distinct: float = 1.0
+) -> list[Shortage]:
     """The layers with fewer than ``minimum`` rows for each column.
+
+    Rows of a text that repeats another one are the same again, so that they add nothing to the rank of a matrix.
 
     Args:
         rows: by layer, the number of rows.
         widths: by layer, the number of columns.
         minimum: rows for each column that are required.
+        distinct: share of the texts that do not repeat another one.
     """
-    return [Shortage(layer, rows[layer], widths[layer]) for layer in rows if rows[layer] < minimum * widths[layer]]
+    counted = {layer: math.floor(number * distinct) for layer, number in rows.items()}
+    return [
+        Shortage(layer, number, widths[layer], distinct)
+        for layer, number in counted.items()
+        if number < minimum * widths[layer]
+    ]
+
+
+def distinct_share(examples: Sequence[Any]) -> float:
+    """Share of examples whose texts do not repeat those of another one, whatever their labels; 1 of none.
+
+    Args:
+        examples: of a suite: dataclasses.
+    """
+    texts = {tuple(str(getattr(one, part.name)) for part in fields(one) if part.name not in LABELS) for one in examples}
+    return len(texts) / len(examples) if examples else 1.0
 
 
 def refuse(found: Sequence[Shortage], minimum: float, *, before: bool, kind: Kind) -> None:
@@ -68,14 +93,21 @@ def refuse(found: Sequence[Shortage], minimum: float, *, before: bool, kind: Kin
     ]
     if len(found) > SHOWN_LAYERS:
         lines.append(f"  - and {len(found) - SHOWN_LAYERS} more layers")
+    repeats = (
+        f" ({found[0].distinct:.1%} of the texts are different, and only their rows count)"
+        if found[0].distinct < 1
+        else ""
+    )
     happened = "nothing was measured" if before else "nothing was written"
     without = (
         "do without them (kinds)"
         if not kind.by_layer
-        else "leave these layers out (exclude_layers=[pattern]; who merges averages them: method.exclude_layers)"
+        else "leave these layers out (exclude_layers=[pattern]; who merges averages them: method.exclude_layers), "
+        "publish counts of tokens alone (kinds=[tokens])"
     )
     raise StatisticsError(
-        f"{kind.name}: too few rows, {happened}: statistics of so few rows can give away the inputs\n"
+        f"{kind.name}: too few rows, {happened}: statistics of so few rows can give away the inputs"
+        f"{repeats}\n"
         + "\n".join(lines)
         + f"\nUse more examples (data, statistics.{kind.name}.examples), {without}, or, where the data may be public, "
         "set allow_few_rows=true"

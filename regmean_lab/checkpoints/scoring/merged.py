@@ -8,6 +8,7 @@ from typing import Any
 
 from regmean_lab.checkpoints.card_metadata import write_scores
 from regmean_lab.checkpoints.merge import MergeRequest
+from regmean_lab.checkpoints.output import evaluation_folder
 from regmean_lab.checkpoints.scoring.corpora import datasets_of_the_hub
 from regmean_lab.checkpoints.scoring.models import read_models
 from regmean_lab.checkpoints.scoring.request import read_corpora, scoring_config, settings_problems, suite_record
@@ -54,7 +55,7 @@ def score_merge(
     """
     scoring = _scoring(plain, request, merged, overrides)
     *members, model = scoring.models
-    folder = merged.with_name(f"{merged.name}-evaluation")
+    folder = evaluation_folder(merged)
     results = [scoring.score(member, folder / member.name) for member in members]
     lines, ensemble = list[str](), list[Result]()
     try:

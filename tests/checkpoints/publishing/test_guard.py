@@ -3,14 +3,29 @@ from __future__ import annotations
 import pytest
 import torch
 
-from regmean_lab.checkpoints.publishing.guard import Shortage, most_rows, refuse, shortages
+from regmean_lab.checkpoints.publishing.guard import Shortage, distinct_share, most_rows, refuse, shortages
 from regmean_lab.statistics import KINDS, GramStatistics, StatisticsError
+from regmean_lab.suites.base import Example
+from regmean_lab.suites.conll import TokenExample
 
 
 def test_layers_with_too_few_rows_are_found() -> None:
     rows, widths = {"a": 199, "b": 200, "c": 500, "d": 20}, {"a": 100, "b": 100, "c": 251, "d": 5}
     assert shortages(rows, widths, 2.0) == [Shortage("a", 199, 100), Shortage("c", 500, 251)]
     assert shortages(rows, widths, 0) == []
+
+
+def test_texts_that_repeat_others_count_once() -> None:
+    """A matrix of 20 texts that are there 20 times has the rank of 20 texts."""
+    examples = [Example(f"text {number % 20}", number % 2) for number in range(400)]
+    assert distinct_share(examples) == 20 / 400
+    assert distinct_share([TokenExample(("a", "b"), ("O", "O")), TokenExample(("a", "b"), ("O", "B-X"))]) == 0.5
+    assert distinct_share([Example("one", 0, "a"), Example("one", 0, "b")]) == distinct_share([]) == 1
+    rows, widths = {"a": 4000, "b": 20000}, {"a": 200, "b": 200}
+    found = shortages(rows, widths, 2.0, 20 / 400)
+    assert found == [Shortage("a", 200, 200, 0.05)]
+    with pytest.raises(StatisticsError, match=r"\(5\.0% of the texts are different, and only their rows count\)"):
+        refuse(found, 2.0, before=True, kind=KINDS["gram"])
 
 
 def test_the_reason_holds_for_gram_matrices() -> None:
