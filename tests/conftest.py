@@ -41,19 +41,24 @@ ANNOTATED = {
 SIZES = {"train": 48, "dev": 12, "test": 10}
 
 MARKS = {
-    "command/test_launchers.py": "launchers",
-    "command/test_interrupted_sweeps.py": "processes",
+    "benchmarks/": "benchmarks",
+    "callbacks/test_refining_merge.py": "experiments",
     "checkpoints/test_collect_by_blocks.py": "experiments",
-    "checkpoints/test_collect_together.py": "processes",
     "checkpoints/test_collect_statistics.py": "experiments",
+    "checkpoints/test_collect_together.py": "processes",
+    "checkpoints/test_evaluate.py": "experiments",
     "checkpoints/test_given_members.py": "experiments",
+    "command/test_interrupted_sweeps.py": "processes",
     "command/test_jobs.py": "experiments",
+    "command/test_launchers.py": "launchers",
     "command/test_live_sweep.py": "processes",
-    "command/test_search.py": "experiments",
     "command/test_own_data_commands.py": "processes",
     "command/test_plugin_commands.py": "processes",
+    "command/test_roots.py": "processes",
+    "command/test_search.py": "experiments",
     "command/test_selection_page.py": "processes",
     "models/test_pickled_checkpoints.py": "processes",
+    "report/test_report_page.py": "browser",
     "statistics/test_distributed_statistics.py": "processes",
     "suites/test_emotion_text_experiment.py": "experiments",
     "suites/test_glue_experiment.py": "experiments",
@@ -61,11 +66,10 @@ MARKS = {
     "test_documented_experiments.py": "experiments",
     "test_experiment.py": "experiments",
     "test_from_the_release.py": "experiments",
-    "training/test_training.py": "experiments",
-    "training/test_processes.py": "processes",
     "test_notebook.py": "processes",
-    "report/test_report_page.py": "browser",
-    "benchmarks/": "benchmarks",
+    "test_starts.py": "processes",
+    "training/test_processes.py": "processes",
+    "training/test_training.py": "experiments",
 }
 """What `make test-fast` leaves out, by the beginning of a file's path."""
 

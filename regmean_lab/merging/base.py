@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_type_hints
 
 from torch import Tensor
 
-from regmean_lab.merging.followed_by import step_problems
+from regmean_lab.merging.followed_by import step_problems, steps_need_base
 from regmean_lab.merging.parameters import (
     LayerDiagnostics,
     Layout,
@@ -111,7 +111,7 @@ class MergeMethod(ABC):
     @property
     def reads_base(self) -> bool:
         """Whether the method or a step after it needs those weights."""
-        return self.needs_base or bool(self.followed_by)
+        return self.needs_base or steps_need_base(self.followed_by)
 
     @property
     def needs_text(self) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -40,34 +41,47 @@ def follow(
     device: torch.device,
     base: Mapping[str, Tensor] | None,
     depth: float,
+    mean: Callable[[], Tensor],
 ) -> MergedParameter:
     """A merged parameter after the steps that follow the merge.
 
-    One that the base model lacks is left as it is, and so are rows that it lacks, and whole numbers.
+    Steps that compare with the base model leave what this one lacks, parameters and rows, as it is; all leave whole
+    numbers.
+
+    Args:
+        steps: what follows, in order.
+        parameter: as it is merged.
+        members: the members.
+        coefficients: one a member; they add up to 1.
+        layout: what is known of the architecture.
+        device: where to compute.
+        base: weights of the model that the members were trained from.
+        depth: how deep the parameter lies, see :class:`Merged`.
+        mean: gives the mean of the members' values of this parameter, as ``method=simple`` merges them.
     """
     name, value = parameter.name, parameter.value
-    if not steps or not value.dtype.is_floating_point or base is None:
+    if not steps or not value.dtype.is_floating_point:
         return parameter
     working = value.to(device, torch.promote_types(value.dtype, torch.float32))
     start = base_tensor(base, name, working)
-    if start is None:
-        return parameter
-    compared = _Compared(name, start, members, [share * len(members) for share in coefficients], layout, device, depth)
-    based = present_rows(base, name)
+    weights = [share * len(members) for share in coefficients]
+    compared = _Compared(name, start, lambda: mean().to(working), members, weights, layout, device, depth)
+    based = None if base is None or start is None else present_rows(base, name)
     whole = based is None and all(present_rows(member.weights, name) is None for member in members)
     for step in steps:
+        if step.needs_base and start is None:
+            continue
         stack = layout.stacked.get(name)
         if stack is None:
-            working = step.apply(compared.parameter(working, whole=whole))
+            after = step.apply(compared.parameter(working, whole=whole))
         else:
-            experts = [step.apply(compared.expert(working, number, stack)) for number in range(stack.count)]
-            working = torch.stack(experts)
+            after = torch.stack([step.apply(part) for part in compared.experts(working, stack)])
+        if step.needs_base and based is not None:
+            after[~based] = working[~based]
+        working = after
     if not all_finite(working):
         raise MergeError(f"{name}: NaN or infinity after the steps that follow the merge")
-    working = working.to(value)
-    if based is not None:
-        working[~based] = value[~based]
-    return MergedParameter(name, working, parameter.diagnostics)
+    return MergedParameter(name, working.to(value), parameter.diagnostics)
 
 
 @dataclass(frozen=True)
@@ -75,7 +89,8 @@ class _Compared:
     """What steps compare a merged parameter with."""
 
     name: str
-    base: Tensor
+    base: Tensor | None
+    mean: Callable[[], Tensor]
     members: Sequence[MergeMember]
     weights: Sequence[float]
     layout: Layout
@@ -90,17 +105,29 @@ class _Compared:
         def read(number: int) -> Tensor:
             return self._working(number, self.members[number].weights[self.name])
 
-        return Merged(self.name, value, self.base, len(self.members), read, self.weights, transposed, self.depth)
+        count = len(self.members)
+        return Merged(self.name, value, self.base, self.mean, count, read, self.weights, transposed, self.depth)
 
-    def expert(self, value: Tensor, expert: int, stack: StackedLayers) -> Merged:
-        """The layer of one of the experts that the parameter holds."""
+    def experts(self, value: Tensor, stack: StackedLayers) -> Iterator[Merged]:
+        """The layer of each of the experts that the parameter holds."""
+        means: list[Tensor] = []  # computed once, if any step asks for it
 
+        def mean(expert: int) -> Tensor:
+            if not means:
+                means.append(self.mean())
+            return means[0][expert]
+
+        for expert in range(stack.count):
+            yield self._expert(value, expert, stack, partial(mean, expert))
+
+    def _expert(self, value: Tensor, expert: int, stack: StackedLayers, mean: Callable[[], Tensor]) -> Merged:
         def read(number: int) -> Tensor:
             rows = slice(expert, expert + 1)
             return self._working(number, tensor_rows(self.members[number].weights, self.name, rows)[0])
 
         name, count = stack.layer(expert).name, len(self.members)
-        return Merged(name, value[expert], self.base[expert], count, read, self.weights, stack.transposed, self.depth)
+        base = None if self.base is None else self.base[expert]
+        return Merged(name, value[expert], base, mean, count, read, self.weights, stack.transposed, self.depth)
 
     def _working(self, number: int, tensor: Tensor) -> Tensor:
         return working_tensor(self.members[number], tensor, self.name, self.device)

@@ -23,12 +23,15 @@ SETTING = "followed_by"
 
 @dataclass(frozen=True)
 class Merged:
-    """One merged parameter that has a value in the base model.
+    """One merged parameter.
 
     Attributes:
         name: its name.
         value: its merged value, float32 or wider.
-        base: its value in the model that the members were trained from, of the same shape, dtype and device.
+        given_base: its value in the model that the members were trained from, of the same shape, dtype and device; None
+            where it has none, or is not known.
+        mean: gives the mean of the members' values as ``method=simple`` merges them, of the same shape, dtype and
+            device.
         members: number of members.
         member: gives a member's value by its number, likewise.
         weights: one a member; they add up to the number of members.
@@ -38,12 +41,20 @@ class Merged:
 
     name: str
     value: Tensor
-    base: Tensor
+    given_base: Tensor | None
+    mean: Callable[[], Tensor]
     members: int
     member: Callable[[int], Tensor]
     weights: Sequence[float]
     transposed: bool | None
     depth: float
+
+    @property
+    def base(self) -> Tensor:
+        """Its value in the base model, for steps that need one."""
+        if self.given_base is None:
+            raise ValueError(f"{self.name} has no value in a base model")
+        return self.given_base
 
 
 @dataclass
@@ -51,6 +62,8 @@ class Step(ABC):
     """Base of all steps; its fields are its settings, all of them numbers."""
 
     name: ClassVar[str]
+    needs_base: ClassVar[bool] = True
+    """Whether it compares with the base model; then it leaves parameters, and rows, that this one lacks as they are."""
 
     def problems(self) -> list[str]:
         """What is wrong with the settings: one message each, beginning with the setting's name."""
@@ -79,6 +92,11 @@ def steps_of(given: Any) -> list[Step]:
         given: a name, a mapping from a name to settings, or a list of such; without `step_problems`.
     """
     return [STEPS[name](**settings) for name, settings in _named(given)]
+
+
+def steps_need_base(given: Any) -> bool:
+    """Whether one of the steps that a setting asks for compares with the base model; with names that are none, too."""
+    return any(STEPS[name].needs_base for name, _ in _named(given) if name in STEPS)
 
 
 def step_problems(given: Any) -> list[str]:

@@ -30,6 +30,7 @@ from regmean_lab.merging.pieces import (
 )
 from regmean_lab.merging.row_groups import average_rows, groups_of_rows, has_averaged_rows, has_groups, merge_groups
 from regmean_lab.merging.side_by_side import Run, side_by_side
+from regmean_lab.merging.simple import Simple
 from regmean_lab.merging.weights import tensor_shape
 from regmean_lab.statistics import all_finite
 
@@ -140,7 +141,8 @@ def merge_in_pieces(
         for parameter in whole_parameters(pieces):
             name = parameter.name
             shares = work.settings_of(name).coefficients or coefficients
-            yield done(follow(steps, parameter, members, shares, layout, work.inputs.device, base, deep[name]))
+            mean = partial(mean_of, method, name, work.inputs.with_coefficients(shares))
+            yield done(follow(steps, parameter, members, shares, layout, work.inputs.device, base, deep[name], mean))
 
 
 def _checked(method: MergeMethod, members: Sequence[MergeMember], base: Mapping[str, Tensor] | None) -> list[float]:
@@ -282,6 +284,17 @@ def part_settings(method: MergeMethod, names: Sequence[str]) -> Callable[[str], 
         return TensorSettings(shared, coefficients=own.get("coefficients"), weights=own.get("weights"))
 
     return at
+
+
+def mean_of(method: MergeMethod, name: str, inputs: MergeInputs) -> Tensor:
+    """The mean of the members' values of a parameter, as ``method=simple`` merges them.
+
+    Args:
+        method: whose treatment of labels' rows is taken.
+        name: the parameter's name.
+        inputs: where it is read.
+    """
+    return merge_parameter(Simple(label_head=method.label_head), name, replace(inputs, base=None)).value
 
 
 def merge_parameter(

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -24,8 +25,9 @@ from regmean_lab.merging.forward_pass import ForwardPass, stopping_at
 from regmean_lab.merging.member_text import OWN as OWN
 from regmean_lab.merging.member_text import PSEUDO as PSEUDO
 from regmean_lab.merging.member_text import ReadsText
-from regmean_lab.merging.merge import coefficients_of
+from regmean_lab.merging.merge import coefficients_of, mean_of
 from regmean_lab.merging.parameters import LayerDiagnostics, Layout, LinearLayer, MergeError, MergeMember
+from regmean_lab.merging.pieces import MergeInputs
 from regmean_lab.merging.row_groups import has_averaged_rows
 from regmean_lab.statistics import Mask, RowSelection, all_finite
 from regmean_lab.statistics.batches import device_of, evaluation_mode
@@ -217,9 +219,9 @@ def refine_(
     if steps := steps_of(method.followed_by):
         deep = depths([*layout.linear, *merged])
         for name, value in merged.items():
-            found = follow(
-                steps, MergedParameter(name, value), members, coefficients, layout, value.device, base, deep[name]
-            )
+            mean = partial(mean_of, method, name, MergeInputs(members, coefficients, layout, value.device, None))
+            refined = MergedParameter(name, value)
+            found = follow(steps, refined, members, coefficients, layout, value.device, base, deep[name], mean)
             value.copy_(found.value)
     return diagnostics
 

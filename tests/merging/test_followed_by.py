@@ -45,7 +45,8 @@ def part(value: Tensor, base: Tensor, members: Sequence[Tensor], **settings: Any
         **{
             "name": "x",
             "value": value,
-            "base": base,
+            "given_base": base,
+            "mean": lambda: torch.stack(list(members)).mean(0),
             "members": len(members),
             "member": lambda number: members[number],
             "weights": [1.0] * len(members),
@@ -199,6 +200,57 @@ def test_without_a_base_they_are_refused() -> None:
         list(merge_members(Simple(followed_by=["svc"]), [random_member(1), random_member(2)], LAYOUT))
 
 
+@pytest.mark.parametrize("method", [RegMean(), TaskArithmetic(scaling=1.0)], ids=lambda method: method.name)
+@pytest.mark.parametrize("coefficients", [None, [0.7, 0.3]])
+def test_towards_the_mean_every_parameter_is_drawn(method: MergeMethod, coefficients: list[float] | None) -> None:
+    """Heads too, of which the base has none; a row of a label over the members that annotate it."""
+    annotated = ((True,) * 6, (True, False, True, True, True, True))
+    members = [random_member(number + 1, annotated=own) for number, own in enumerate(annotated)]
+    method = replace(method, coefficients=coefficients)
+    plain = merged(method, members)
+    found = merged(replace(method, followed_by=[{"towards_mean": {"share": 0.3}}]), members)
+    first, second = coefficients or [0.5, 0.5]
+    for name, value in plain.items():
+        mean = first * members[0].weights[name] + second * members[1].weights[name]
+        if name.startswith("head"):
+            mean[1] = members[0].weights[name][1]  # the label that the second member lacks
+        torch.testing.assert_close(found[name], 0.7 * value + 0.3 * mean)
+
+
+def test_towards_the_mean_needs_no_base() -> None:
+    members = [random_member(1), random_member(2)]
+    method = RegMean(followed_by=[{"towards_mean": {"share": 1}}])
+    assert not method.reads_base
+    found = {part.name: part.value for part in merge_members(method, members, LAYOUT)}
+    for name, value in found.items():
+        torch.testing.assert_close(value, (members[0].weights[name] + members[1].weights[name]) / 2)
+
+
+def test_towards_the_mean_after_and_before_another_step() -> None:
+    members, base = deep_members()
+    scaled, drawn = {"lines": {"alpha": 0.5, "beta": 0.0}}, "towards_mean"
+    plain = merged(TaskArithmetic(scaling=1.0), members, DEEP, base)
+    first = merged(TaskArithmetic(scaling=1.0, followed_by=[scaled, drawn]), members, DEEP, base)
+    second = merged(TaskArithmetic(scaling=1.0, followed_by=[drawn, scaled]), members, DEEP, base)
+    for name, value in plain.items():
+        mean = (members[0].weights[name] + members[1].weights[name]) / 2
+        if name == "head.weight":
+            torch.testing.assert_close(first[name], (value + mean) / 2)
+            continue
+        torch.testing.assert_close(first[name], ((value + base[name]) / 2 + mean) / 2)
+        torch.testing.assert_close(second[name], ((value + mean) / 2 + base[name]) / 2)
+
+
+def test_experts_are_drawn_towards_their_means() -> None:
+    base = {"experts": normal(0, 2, 3, 4)}
+    members = [MergeMember(str(seed), {"experts": normal(seed, 2, 3, 4)}) for seed in (1, 2)]
+    layout = Layout({}, stacked={"experts": StackedLayers("experts", 2, True)})
+    plain = merged(TaskArithmetic(scaling=1.0), members, layout, base)["experts"]
+    found = merged(TaskArithmetic(scaling=1.0, followed_by="towards_mean"), members, layout, base)["experts"]
+    mean = (members[0].weights["experts"] + members[1].weights["experts"]) / 2
+    torch.testing.assert_close(found, (plain + mean) / 2)
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
@@ -222,6 +274,7 @@ def test_forms_of_the_setting(given: Any, expected: list[Any]) -> None:
         ([{"lines": {"alfa": 1}}], "followed_by.lines.alfa: no such setting; did you mean alpha?"),
         ([{"lines": 2}], "followed_by.lines: expected settings by name, got 2"),
         ([{"lines": {"beta": "much"}}], "followed_by.lines.beta: expected a number, got 'much'"),
+        ([{"towards_mean": {"share": 2}}], "followed_by.towards_mean.share: expected a number from 0 to 1, got 2"),
         ([{"svc": {"alpha": 0}}], "followed_by.svc.alpha: expected a positive number, got 0"),
     ],
 )
@@ -231,7 +284,7 @@ def test_what_makes_no_sense_is_told(given: Any, problem: str) -> None:
 
 
 def test_every_step_is_described() -> None:
-    assert set(STEPS) == {"svc", "lines"}
+    assert set(STEPS) == {"svc", "lines", "towards_mean"}
     assert all(isinstance(kind.__doc__, str) and "arXiv" in kind.__doc__ for kind in STEPS.values())
 
 

@@ -558,10 +558,18 @@ def test_steps_that_follow_come_after_the_last_layer() -> None:
     base = {name: value for name, value in Network(3).state_dict().items() if not name.startswith("head")}
     members, layout = plain_members(models, texts), layout_of(models[0])
     plain, _ = merge(RegMeanSequential(), models, texts)
-    method = RegMeanSequential(followed_by=[{"lines": {"alpha": 0.25, "beta": 0.0}}])
-    found = {part.name: part.value for part in merge_members(method, members, layout, base=base)}
-    copies = [reader(copy.deepcopy(model), batches) for model, batches in zip(models, texts, strict=True)]
-    refine_(method, members, copies, found, layout, base=base)
+
+    def followed(*steps: Any) -> dict[str, Tensor]:
+        method = RegMeanSequential(followed_by=list(steps))
+        found = {part.name: part.value for part in merge_members(method, members, layout, base=base)}
+        copies = [reader(copy.deepcopy(model), batches) for model, batches in zip(models, texts, strict=True)]
+        refine_(method, members, copies, found, layout, base=base)
+        return found
+
+    scaled = followed({"lines": {"alpha": 0.25, "beta": 0.0}})
+    drawn = followed({"towards_mean": {"share": 0.25}})
     for name, value in plain.items():
         expected = base[name] + (value - base[name]) / 4 if name in base else value
-        torch.testing.assert_close(found[name], expected)
+        torch.testing.assert_close(scaled[name], expected)
+        mean = (models[0].state_dict()[name] + models[1].state_dict()[name]) / 2
+        torch.testing.assert_close(drawn[name], 0.75 * value + 0.25 * mean)
