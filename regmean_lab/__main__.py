@@ -21,6 +21,7 @@ from regmean_lab.command.plan import show_plan, wants_plan
 from regmean_lab.command.quoting import corrected_command
 from regmean_lab.command.recipes import recipe_arguments
 from regmean_lab.command.released_flags import released_flag_problems
+from regmean_lab.command.renamed import folder_problems
 from regmean_lab.command.verbs import VERBS, VerbError, run_program, split_verb
 from regmean_lab.config.checkpoint_commands import RootError, split_root
 from regmean_lab.config.grids import CONFIG_NAME, composing, composing_once
@@ -73,7 +74,7 @@ def _run(verb: str | None, given: list[str]) -> None:
     _register()
     whole = [verb, *given] if verb else given
     folders, given, problems = split_folders(given)
-    if problems := [*problems, *released_flag_problems(given)]:
+    if problems := [*problems, *released_flag_problems(given), *folder_problems(folders)]:
         refuse(problems)
     use_own_folders(folders)
     asks_for_help = any(argument in HELP_FLAGS for argument in given) or (not given and verb is None)

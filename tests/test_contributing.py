@@ -9,8 +9,6 @@ from typing import Any
 import pytest
 import yaml
 
-from regmean_lab import __version__
-
 ROOT = Path(__file__).parents[1]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
@@ -55,5 +53,10 @@ def test_every_supported_python_is_tested() -> None:
     assert set(matrix["python"]) == supported
 
 
-def test_the_citation_names_this_version() -> None:
-    assert read("CITATION.cff")["version"] == __version__
+def test_project_citation_and_changelog_name_the_same_version() -> None:
+    (version,) = re.findall(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
+    citation = read("CITATION.cff")
+    headings = re.findall(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+
+    assert citation["version"] == version
+    assert headings[:2] == ["[Unreleased]", f"[{version}] - {citation['date-released']}"]

@@ -15,6 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from regmean_lab.command import renamed
 from regmean_lab.command.quoting import as_list, for_shell, joined, quoted_override
 from regmean_lab.config.checkpoint_commands import EXPERIMENT_KEY, ROOTS, root_module
 from regmean_lab.config.grids import (
@@ -46,12 +47,6 @@ from regmean_lab.utils.names import did_you_mean, nearest
 
 NOT_IN_PATHS = ("checkpoint", "checkpoints", "data", "kinds", "output", "recipe")
 """Settings whose values are no names of folders."""
-
-GONE = dict.fromkeys(
-    ("stage", "stage_members"),
-    "a sweep trains members and collects statistics by itself; hydra.sweeper.until=statistics with -m ends it there",
-)
-"""Settings of earlier versions, and what is there instead."""
 
 INTERPOLATION = "Interpolation key "
 """What OmegaConf says of ``${NAME}`` where there is no such setting."""
@@ -232,8 +227,8 @@ def _key_problems(base: DictConfig, values: Sequence[Override]) -> list[str]:
             continue
         if key in known or takes_any_key(base, key) or (is_searched(override) and PLACE.sub("", key) in known):
             continue
-        if key in GONE:
-            problems.append(f"{key}: {GONE[key]}")
+        if key in renamed.SETTINGS:
+            problems.append(f"{key}: {renamed.SETTINGS[key]}")
             continue
         near = nearest(key, known, cutoff=0.6)
         near += [leaves[leaf] for leaf in nearest(key.rpartition(".")[2], leaves, most=2, cutoff=0.6)]
@@ -362,4 +357,4 @@ def first_line(error: Exception) -> str:
     text = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
     if text.startswith("Error merging override") and error.__cause__ is not None:
         return f"{text.removeprefix('Error merging override ')}: {str(error.__cause__).splitlines()[0]}"
-    return text
+    return renamed.with_new_name(text)
