@@ -57,12 +57,15 @@ def split_verb(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
     """The verb that a command line begins with, or None, and its other arguments.
 
     Raises:
-        VerbError: for a first word that is no verb, and for a verb that is not first.
+        VerbError: for a first word that is no verb, for a verb that is not first, and for two of them.
     """
     if not arguments:
         return None, []
     first, *others = arguments
     if first in VERBS:
+        if others and others[0] in VERBS:
+            hint = f": plan is of run alone; {others[0]} tells what stands against it before its work" * (first == "plan")
+            raise VerbError(f"{first} {others[0]}: expected one verb{hint}")
         return first, others
     if re.fullmatch(r"[A-Za-z][\w-]*", first):
         near = difflib.get_close_matches(first, VERBS, n=2, cutoff=0.5)

@@ -198,6 +198,8 @@ def test_the_exit_code_of_a_program_is_the_commands(monkeypatch: pytest.MonkeyPa
         (["mrege", "checkpoints=[a,b]"], "mrege: there is no such verb; did you mean merge or prepare?"),
         (["evaluation"], "evaluation: there is no such verb; did you mean evaluate?"),
         (["seed=1", "merge"], "merge: a verb comes first: regmean-lab merge …"),
+        (["plan", "merge"], "plan merge: expected one verb: plan is of run alone; merge tells what stands against it"),
+        (["run", "collect"], "run collect: expected one verb"),
     ],
 )
 def test_a_word_that_is_no_verb_is_answered_with_the_nearest(

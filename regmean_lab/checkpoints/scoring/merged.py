@@ -23,7 +23,10 @@ def scoring_problems(plain: MergeCheckpointsConfig, request: MergeRequest) -> li
     """What stands against scoring the checkpoints of a merge; they themselves are known to go together."""
     found = []
     if request.heads != "merge":
-        found.append(f"evaluate: the merged model has no head to predict with (heads={request.heads}); use heads=merge")
+        found.append(
+            f"evaluate: the merged model has no head to predict with (heads={request.heads}); use heads=merge, which "
+            "checkpoints with the same labels can, or score it by load_with_head (docs/checkpoints.md)"
+        )
     try:
         _scoring(plain, request)
     except (DataError, CheckpointError) as error:
