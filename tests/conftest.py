@@ -61,6 +61,7 @@ MARKS = {
     "test_documented_experiments.py": "experiments",
     "test_experiment.py": "experiments",
     "test_from_the_release.py": "experiments",
+    "test_memory.py": "experiments",
     "training/test_training.py": "experiments",
     "training/test_processes.py": "processes",
     "test_notebook.py": "processes",

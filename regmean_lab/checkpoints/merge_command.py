@@ -35,6 +35,7 @@ from regmean_lab.config.schema import ConfigurationError, all_methods, method_ty
 from regmean_lab.merging import MergeMethod
 from regmean_lab.merging.distill import Distill
 from regmean_lab.merging.member_text import ReadsText
+from regmean_lab.merging.memory import memory_for_merge
 from regmean_lab.models.converted_weights import MODELS_FOLDER
 from regmean_lab.models.headers import CheckpointError
 from regmean_lab.models.hub_uploads import Destination
@@ -98,7 +99,8 @@ def run(config: DictConfig, folder: Path) -> Measured | None:
             log.info("found the finished merge %s", output)
         else:
             prepared.snapshots = snapshots
-            write_output(prepared, output, settings, device, sums)
+            with memory_for_merge(request.method, [member.name for member in prepared.members], device):
+                write_output(prepared, output, settings, device, sums)
             log.info("written to %s", output)
     measured = None
     if plain.evaluate is not None:
