@@ -66,6 +66,7 @@ MARKS = {
     "test_documented_experiments.py": "experiments",
     "test_experiment.py": "experiments",
     "test_from_the_release.py": "experiments",
+    "test_memory.py": "experiments",
     "test_notebook.py": "processes",
     "test_starts.py": "processes",
     "training/test_processes.py": "processes",

@@ -23,6 +23,7 @@ from regmean_lab.merging import MergeError, MergeMember, MergeMethod, merge_memb
 from regmean_lab.merging.auto import Auto
 from regmean_lab.merging.distill import Distill
 from regmean_lab.merging.layout import averaged_line, layout_of
+from regmean_lab.merging.memory import memory_for_merge
 from regmean_lab.merging.parameters import LayerDiagnostics
 from regmean_lab.merging.refining import RefiningMethod, refine_
 from regmean_lab.merging.weights import SafetensorsWeights
@@ -124,12 +125,13 @@ class MergeCallback(pl.Callback):
             self.statistics_bytes = self._sizes(requests)
             started = time.perf_counter()
             at_stage("merge")
-            if isinstance(self.method, Distill):
-                self._merged = self._distil(trainer, pl_module, requests)
-            elif isinstance(self.method, Auto):
-                self._merged = self._choose(trainer, pl_module, requests)
-            else:
-                self._merged = self._merge(trainer, pl_module, requests)
+            with memory_for_merge(self.method, [member.name for member in self.members], pl_module.device):
+                if isinstance(self.method, Distill):
+                    self._merged = self._distil(trainer, pl_module, requests)
+                elif isinstance(self.method, Auto):
+                    self._merged = self._choose(trainer, pl_module, requests)
+                else:
+                    self._merged = self._merge(trainer, pl_module, requests)
             self.seconds["merge"] = time.perf_counter() - started
             at_stage("evaluate")
         targets = pl_module.model.state_dict(keep_vars=True)

@@ -21,6 +21,7 @@ from regmean_lab.statistics import KINDS, Collection, Kind, KindConfig, doubling
 from regmean_lab.suites.data_module import Batches
 from regmean_lab.training.processes import run_together
 from regmean_lab.training.trainers import test_trainer, trainer_like
+from regmean_lab.utils.memory import halved, memory_for, other_device
 from regmean_lab.utils.progress import at_stage, is_listened, steps_done
 from regmean_lab.zoo import ZooEntry, statistics_key
 
@@ -242,11 +243,38 @@ def _collect_and_save(
 ) -> None:
     """Collect statistics, in a process group together with the other processes, of which the first writes the file."""
     at_stage(f"{request.kind} statistics")
-    statistics = measure(trainer, request, load(), batches, f"{request.kind} of {entry.name}")
-    if rank() == 0:
-        told = request.told_of(data_fingerprint)
-        metadata: dict[str, Any] = {"settings": request.describe(told), "data_fingerprint": told}
-        request.about.save(request.path(entry, data_fingerprint), statistics, metadata, form=request.storage)
+    with memory_for_statistics(request, entry.name, trainer.strategy.root_device):
+        statistics = measure(trainer, request, load(), batches, f"{request.kind} of {entry.name}")
+        if rank() == 0:
+            told = request.told_of(data_fingerprint)
+            metadata: dict[str, Any] = {"settings": request.describe(told), "data_fingerprint": told}
+            request.about.save(request.path(entry, data_fingerprint), statistics, metadata, form=request.storage)
+
+
+def memory_for_statistics(
+    request: StatisticsRequest, model: str, device: torch.device, by_blocks: bool = False
+) -> AbstractContextManager[None]:
+    """Say of an error for lack of memory of what statistics were collected, and what takes less.
+
+    Args:
+        request: which statistics, and how.
+        model: what people call the model.
+        device: where they are collected.
+        by_blocks: whether one block of the model at a time is in memory.
+    """
+    remedies = []
+    if request.groups_matter:
+        batch = f"batches of {request.batch_size} examples"
+        remedies += halved("batch_size", request.batch_size, "of training in a job; statistics of batches change")
+    else:
+        tokens = tokens_in_batch(request.batch_tokens, request.kind, device)
+        batch = f"batches of {tokens} tokens"
+        remedies += halved("statistics.batch_tokens", tokens, "only roundings change")
+    if request.kind == "gram" and not by_blocks:
+        remedies.append("regmean-lab collect with blocks=auto (a checkpoint's Gram matrices, one block at a time)")
+    return memory_for(
+        f"{request.kind} statistics of {model}, on {device} in {batch}", [*remedies, *other_device(str(device))]
+    )
 
 
 def _collect_share(config: TrainerConfig, *arguments: Any) -> None:

@@ -24,6 +24,7 @@ from regmean_lab.models.headers import CheckpointError
 from regmean_lab.training.processes import device_problems, first_device
 from regmean_lab.utils.checks import at_least_one, one_of
 from regmean_lab.utils.files import ADAPTER_FOLDER
+from regmean_lab.utils.memory import memory_for, other_device
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +65,9 @@ def run(config: DictConfig, folder: Path) -> None:
     if not config.force and find_extracted(output, prepared):
         log.info("found the finished adapter %s", output)
         return
-    adapter = write_extraction(prepared, output, first_device(config.trainer.accelerator))
+    device = first_device(config.trainer.accelerator)
+    with memory_for(f"extract an adapter of rank {request.rank}, on {device}", other_device(str(device))):
+        adapter = write_extraction(prepared, output, device)
     for line in adapter.lines():
         log.info("%s", line)
     log.info("written to %s", output)

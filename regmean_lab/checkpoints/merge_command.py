@@ -36,6 +36,7 @@ from regmean_lab.config.schema import ConfigurationError, all_methods, method_ty
 from regmean_lab.merging import MergeMethod
 from regmean_lab.merging.distill import Distill
 from regmean_lab.merging.member_text import ReadsText
+from regmean_lab.merging.memory import memory_for_merge
 from regmean_lab.models.converted_weights import MODELS_FOLDER
 from regmean_lab.models.headers import CheckpointError
 from regmean_lab.models.hub_uploads import Destination
@@ -100,7 +101,8 @@ def run(config: DictConfig, folder: Path) -> Measured | None:
         else:
             prepared.snapshots = snapshots
             earlier = has_record(output)
-            write_output(prepared, output, settings, device, sums)
+            with memory_for_merge(request.method, [member.name for member in prepared.members], device):
+                write_output(prepared, output, settings, device, sums)
             log.info("written to %s%s", output, ", in place of an earlier merge" if earlier else "")
             scores = evaluation_folder(output)
             if plain.evaluate is None and scores.is_dir():

@@ -64,8 +64,8 @@ def split_verb(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
     first, *others = arguments
     if first in VERBS:
         if others and others[0] in VERBS:
-            hint = f": plan is of run alone; {others[0]} tells what stands against it before its work" * (first == "plan")
-            raise VerbError(f"{first} {others[0]}: expected one verb{hint}")
+            hint = f": plan is of run alone; {others[0]} tells what stands against it before its work"
+            raise VerbError(f"{first} {others[0]}: expected one verb{hint if first == 'plan' else ''}")
         return first, others
     if re.fullmatch(r"[A-Za-z][\w-]*", first):
         near = difflib.get_close_matches(first, VERBS, n=2, cutoff=0.5)

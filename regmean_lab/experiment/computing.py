@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -25,6 +26,7 @@ from regmean_lab.tracking.logged_results import log_result
 from regmean_lab.tracking.loggers import open_loggers
 from regmean_lab.training.descriptions import trainings_of
 from regmean_lab.training.processes import first_device
+from regmean_lab.utils.memory import halved, memory_for, other_device
 from regmean_lab.utils.progress import at_stage
 
 log = logging.getLogger(__name__)
@@ -48,7 +50,9 @@ def compute(settings: Settings, folder: Path, overrides: list[str]) -> tuple[Res
     job = Job.open(settings, checkpoint, folder, {name: member.record for name, member in given.items()})
     if settings.config.order == "greedy":
         find_or_train_members(job, given)  # all of them, whatever number is merged
-        job = job.of_members(best_out_of_domain_first(job)[: settings.config.first])
+        with memory_for_evaluation(job):
+            order = best_out_of_domain_first(job)
+        job = job.of_members(order[: settings.config.first])
     # What a greedy job reads is known only now, as are data that were brought for it.
     finished = finished_result(
         job.settings, job.model_fingerprint, job.data_fingerprint, folder, lambda: job.evaluations
@@ -71,6 +75,17 @@ def find_or_train_members(job: Job, given: Mapping[str, GivenMember] | None = No
             job.entries[needed.name] = find_or_make(job.settings, needed, job.checkpoint, job.folder, given or {})
 
 
+def memory_for_evaluation(job: Job) -> AbstractContextManager[None]:
+    """Say of an error for lack of memory what was evaluated, and what takes less; merging in it says so itself."""
+    config = job.settings.config
+    device, batch_size = str(first_device(config.trainer.accelerator)), config.training.eval_batch_size
+    what = f"{job.settings.method.name} of {', '.join(job.settings.members)}"
+    work = f"evaluate {what}, on {device} in batches of {batch_size} examples"
+    return memory_for(
+        work, [*halved("training.eval_batch_size", batch_size, "same members and scores"), *other_device(device)]
+    )
+
+
 def evaluate_and_log(job: Job, overrides: list[str]) -> Result:
     """Evaluate the method, which merges inside ``Trainer.test`` or is a baseline, and write the merged model."""
     settings, config = job.settings, job.settings.config
@@ -79,7 +94,8 @@ def evaluate_and_log(job: Job, overrides: list[str]) -> Result:
     with open_loggers(config.logger, job.folder, name, job_type, config.experiment, settings.resolved) as loggers:
         pl.seed_everything(config.seed, workers=True, verbose=False)
         at_stage("evaluate")
-        outcome = evaluate(job)
+        with memory_for_evaluation(job):
+            outcome = evaluate(job)
         result = result_of(job, outcome, overrides)
         log_result(loggers, result, {evaluation.name: evaluation.task.key_score for evaluation in job.evaluations})
     if config.save_merged:

@@ -390,8 +390,8 @@ def test_a_merge_is_scored_with_its_members_and_their_ensemble(
         return caught.value.problems
 
     assert told(f"evaluate={tmp_path / 'absent.csv'}", "heads=drop") == [
-        "evaluate: the merged model has no head to predict with (heads=drop); use heads=merge, which checkpoints with the "
-        "same labels can, or score it by load_with_head (docs/checkpoints.md)",
+        "evaluate: the merged model has no head to predict with (heads=drop); use heads=merge, which checkpoints with "
+        "the same labels can, or score it by load_with_head (docs/checkpoints.md)",
         f"evaluate: data: no such file: {tmp_path / 'absent.csv'}",
     ]
     assert told(f"evaluate={{data: {tmp_path / 'films.csv'}, labl: gold}}") == [

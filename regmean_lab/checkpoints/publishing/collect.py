@@ -14,7 +14,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from regmean_lab.callbacks.requests import published_path
-from regmean_lab.callbacks.statistics import StatisticsRequest, measure
+from regmean_lab.callbacks.statistics import StatisticsRequest, measure, memory_for_statistics
 from regmean_lab.checkpoints.publishing.blocks import BlockCollection, write_by_blocks
 from regmean_lab.checkpoints.publishing.corpus import CORPUS
 from regmean_lab.checkpoints.publishing.guard import Shortage, guard_file, most_rows, refuse, shortages
@@ -38,7 +38,7 @@ from regmean_lab.statistics import (
 from regmean_lab.statistics.settings import STORAGES
 from regmean_lab.suites.data_module import Batches, CorpusDataModule
 from regmean_lab.tracking.environment import versions
-from regmean_lab.training.processes import run_together
+from regmean_lab.training.processes import first_device, run_together
 from regmean_lab.training.trainers import test_trainer
 
 log = logging.getLogger(__name__)
@@ -185,10 +185,11 @@ class _Collection:
     def measure(self, trainer: pl.Trainer, module: TaskModule) -> None:
         """Measure, in a process group together with the other processes, of which the first writes."""
         batches = partial(self.data.statistics_dataloader, CORPUS)
-        told = f"{self.request.kind} of {self.publication.folder.name}"
-        statistics = measure(trainer, self.request, module, batches, told)
-        if rank() == 0:
-            self.save(statistics)
+        name = self.publication.folder.name
+        with memory_for_statistics(self.request, name, trainer.strategy.root_device):
+            statistics = measure(trainer, self.request, module, batches, f"{self.request.kind} of {name}")
+            if rank() == 0:
+                self.save(statistics)
 
     def measure_by_blocks(self, blocks: BlockCollection) -> None:
         """Measure Gram matrices block by block, and write each when its block is finished.
@@ -197,7 +198,9 @@ class _Collection:
             StatisticsError: when a layer saw too few rows, as soon as its block is finished; as measuring does.
         """
         layers = wanted_layers(self.request, blocks.module.model)
-        with self._writer(layers, self._metadata({})) as writer:
+        device = first_device(blocks.trainer.accelerator)
+        shortage = memory_for_statistics(self.request, self.publication.folder.name, device, by_blocks=True)
+        with shortage, self._writer(layers, self._metadata({})) as writer:
             written = write_by_blocks(self.request, blocks, self.data, writer, self._check_rows)
             blocks.check_unchanged()
             widths = {layer: written.widths[layer] for layer in layers if layer in written.widths}

@@ -26,6 +26,7 @@ from regmean_lab.suites.base import DataError
 from regmean_lab.suites.evaluations import Evaluation
 from regmean_lab.tracking.environment import environment, peak_memory_bytes
 from regmean_lab.training.processes import first_device
+from regmean_lab.utils.memory import halved, memory_for, other_device
 
 EXPERIMENT, MODEL, ENSEMBLE = "evaluate", "checkpoint", "ensemble"
 """What results of all checkpoints are filed under, so that they stand in one table."""
@@ -121,9 +122,12 @@ class Scoring:
         started = time.perf_counter()
         settings = self.settings
         pl.seed_everything(0, workers=True, verbose=False)
-        predicted = predict_all(
-            *(model, evaluations, settings.trainer), batch_size=settings.batch_size, max_length=settings.max_length
-        )
+        device, batch_size = str(first_device(settings.trainer.accelerator)), settings.batch_size
+        work = f"evaluate {model.name}, on {device} in batches of {batch_size} examples"
+        with memory_for(work, [*halved("batch_size", batch_size, "same scores"), *other_device(device)]):
+            predicted = predict_all(
+                *(model, evaluations, settings.trainer), batch_size=batch_size, max_length=settings.max_length
+            )
         self.predicted[model.name] = predicted
         metrics = {
             one.name: score(one.task, predicted[one.name].logits, predicted[one.name].labels) for one in evaluations
