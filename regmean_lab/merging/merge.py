@@ -228,7 +228,8 @@ class _Work:
 def _done(
     done: Callable[[MergedParameter], MergedParameter], merge: Callable[[], MergedParameter], rows: int | None = None
 ) -> MergedParameter:
-    return done(replace(merge(), rows=rows))
+    merged = merge()
+    return done(merged if rows is None else replace(merged, rows=rows))
 
 
 def threads_for(device: torch.device) -> int:
@@ -327,7 +328,8 @@ def merge_parameter(
         return MergedParameter(name, first)
     if not method.one_at_a_time:
         parameter = replace(parameter, tensors=list(parameter.tensors))
-    parameter = replace(parameter, known=known)
+    if known is not None:
+        parameter = replace(parameter, known=known)
     diagnostics, groups = None, None
     if expert is None:
         groups = groups_of_rows(name, members, layout, inputs.base, len(first) if first.dim() else 0, block)

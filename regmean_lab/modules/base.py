@@ -101,6 +101,10 @@ class TrainableModule(pl.LightningModule):
     def key_score(self) -> str:
         """Name of the metric that is logged as ``dev/score``."""
 
+    def padding_mask(self, batch: Any) -> Mask:
+        """Which rows of layers' inputs in a training batch are real tokens; None where all of them may count."""
+        return None
+
     def log_dev_scores(self, scores: dict[str, float]) -> None:
         """Log all metrics of a validation, and the key score as ``dev/score``."""
         self.dev_scores = scores
@@ -187,6 +191,10 @@ class TaskModule(TrainableModule, TaskModel):
     def gradient_mask(self, batch: Batch) -> Mask:
         """Which rows of layers' outputs in :meth:`forward` are real tokens."""
         return batch["attention_mask"]
+
+    def padding_mask(self, batch: Batch) -> Mask:
+        """As :meth:`gradient_mask`."""
+        return self.gradient_mask(batch)
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """That of the data on which the module is evaluated."""

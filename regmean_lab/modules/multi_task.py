@@ -18,6 +18,7 @@ from regmean_lab.metrics.metrics import build_metrics, percentages, predictions
 from regmean_lab.models.pretrained import Checkpoint, head_parameters
 from regmean_lab.modules.base import Batch, TaskModule, TrainableModule, module_type
 from regmean_lab.modules.optimization import Optimization
+from regmean_lab.statistics import Mask
 from regmean_lab.suites.base import Task
 
 HEADS_FILE = "heads.safetensors"
@@ -79,6 +80,11 @@ class MultiTaskModule(TrainableModule):
             own = part.model.config.to_dict()
             configurations[name] = {key: value for key, value in own.items() if common.get(key) != value}
         save_file(heads, folder / HEADS_FILE, {"format": "pt", "tasks": json.dumps(configurations)})
+
+    def padding_mask(self, batch: tuple[int, Batch]) -> Mask:
+        """That of the batch's task."""
+        number, inputs = batch
+        return self._parts[number].padding_mask(inputs)
 
     def training_step(self, batch: tuple[int, Batch], batch_idx: int) -> Tensor:
         """Loss of one batch of one task."""

@@ -63,7 +63,8 @@ class RowSelection:
         rows = inputs.reshape(-1, inputs.shape[-1])
         if mask is None or self._count_padding or inputs.shape[:-1] not in (mask.shape, (mask.numel(),)):
             return rows
-        return self._real_tokens(rows, mask)
+        indices = self.indices(mask)
+        return rows if len(indices) == len(rows) else rows.index_select(0, indices.to(rows.device))
 
     def tokens(self, inputs: Tensor, mask: Tensor | None) -> Tensor:
         """Which rows of an input ``[rows, in]`` that `counts` do count, ``[rows]``, bool."""
@@ -71,12 +72,9 @@ class RowSelection:
             return torch.ones(len(inputs), dtype=torch.bool, device=inputs.device)
         return mask.reshape(-1).to(inputs.device) != 0
 
-    def _real_tokens(self, rows: Tensor, mask: Tensor) -> Tensor:
-        """The rows at which ``mask`` is not zero."""
+    def indices(self, mask: Tensor) -> Tensor:
+        """Where a mask ``[batch, tokens]``, flattened, is not zero: int64 ``[real tokens]``, on the mask's device."""
         if id(mask) not in self._indices:
             # The mask is kept beside its indices: while it lives, no other tensor can have its id.
             self._indices[id(mask)] = (mask, mask.reshape(-1).nonzero().squeeze(1))
-        indices = self._indices[id(mask)][1]
-        if len(indices) == len(rows):
-            return rows
-        return rows.index_select(0, indices.to(rows.device))
+        return self._indices[id(mask)][1]

@@ -36,6 +36,7 @@ from regmean_lab.training.best_weights import BestWeights, epoch_of
 from regmean_lab.training.descriptions import MemberTraining, describe, multi_task, name_of
 from regmean_lab.training.history import History
 from regmean_lab.training.lora import add_adapter, merge_adapter, save_adapter
+from regmean_lab.training.padding import WithoutPadding
 from regmean_lab.training.processes import run_together, trainer_devices
 from regmean_lab.training.snapshots import Snapshots, TensorCheckpoints
 from regmean_lab.training.starting_heads import head_note
@@ -162,7 +163,7 @@ def training_trainer(
         check_val_every_n_epoch=None if training.eval_steps else 1,
         gradient_clip_val=training.gradient_clip or None,
         deterministic=trainer.deterministic,
-        callbacks=list(callbacks),
+        callbacks=[*callbacks, WithoutPadding()],
         plugins=plugins,
         logger=list(loggers) or False,
         enable_checkpointing=False,

@@ -229,10 +229,12 @@ def test_comparisons_are_made_when_the_examples_have_doubled() -> None:
     assert compared == [160, 320]  # 80 is the first number of examples from 64 on
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_one_element_that_is_not_finite_is_found(value: float) -> None:
-    tensor = drawn(30, 7)
+def test_one_element_that_is_not_finite_is_found(value: float, dtype: torch.dtype) -> None:
+    tensor = drawn(30, 7).to(dtype)
     assert all_finite(tensor)
+    assert all_finite(torch.full((9,), torch.finfo(dtype).max, dtype=dtype))  # whose sum is not finite
     tensor[11, 3] = value
     assert not all_finite(tensor)
     assert all_finite(torch.tensor([1, 2]))
