@@ -99,6 +99,8 @@ def machine(setting: Setting, seconds: float) -> list[str]:
     device = f"{torch.get_num_threads()} threads of {_processor()}"
     if setting.device.type == "cuda":
         device = f"{torch.cuda.get_device_name(setting.device)}, {device}"
+    if sys.dont_write_bytecode:
+        device += "; every process compiles what it imports (PYTHONDONTWRITEBYTECODE)"
     return [
         f"{device}; {platform.system()}",
         ", ".join(f"{name} {found[name]}" for name in PACKAGES),
