@@ -40,7 +40,7 @@ def figures(setting: Setting) -> list[Figure]:
         work.device,
     )
     name = f"RegMean of {MEMBERS} members, {work.name}: time / textbook (inverse)"
-    return [ratio(name, times["ours"], times["baseline"], 0.25)]
+    return [ratio(name, times["ours"], times["baseline"], 0.3)]
 
 
 def merge(members: list[MergeMember], layout: Layout, device: torch.device) -> dict[str, Tensor]:
