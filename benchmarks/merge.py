@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from statistics import median
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from benchmarks.baseline import textbook_regmean
 from benchmarks.figure import Figure, Setting
-from benchmarks.measure import interleaved, ratio, seconds
+from benchmarks.measure import interleaved, now, ratio, synchronize
 from benchmarks.workload import Workload, minilm
 from regmean_lab.merging import Layout, MergeMember, merge_members
 from regmean_lab.merging.layout import layout_of
@@ -66,24 +67,25 @@ def in_float64(weights: Sequence[Mapping[str, Tensor]], grams: Sequence[Mapping[
     taken = dict.fromkeys(("sums", "right-hand sides", "Cholesky", "solutions"), 0.0)
     for layer, gram in grams[0].items():
         one, other = (state[f"{layer}.weight"].double() for state in weights)
-        made: dict[str, Tensor] = {}
-
-        def add(gram: Tensor = gram, layer: str = layer, made: dict[str, Tensor] = made) -> None:
-            made["total"] = gram.double().add_(grams[1][layer])
-
-        def multiply(gram: Tensor = gram, change: Tensor = other - one, made: dict[str, Tensor] = made) -> None:
-            made["right"] = change @ gram.double()
-
-        def factorise(made: dict[str, Tensor] = made) -> None:
-            made["factor"] = torch.linalg.cholesky_ex(made["total"])[0]
-
-        def solve(made: dict[str, Tensor] = made) -> None:
-            half = torch.linalg.solve_triangular(made["factor"].mT, made["right"], upper=True, left=False)
-            torch.linalg.solve_triangular(made["factor"], half, upper=False, left=False)
-
-        for step, work in zip(taken, (add, multiply, factorise, solve), strict=True):
-            taken[step] += seconds(work, gram.device)
+        change = other - one
+        moments = [_moment(gram.device)]
+        total = gram.double().add_(grams[1][layer])
+        moments.append(_moment(gram.device))
+        right = change @ gram.double()
+        moments.append(_moment(gram.device))
+        factor = torch.linalg.cholesky_ex(total)[0]
+        moments.append(_moment(gram.device))
+        half = torch.linalg.solve_triangular(factor.mT, right, upper=True, left=False)
+        torch.linalg.solve_triangular(factor, half, upper=False, left=False)
+        moments.append(_moment(gram.device))
+        for step, (began, ended) in zip(taken, pairwise(moments), strict=True):
+            taken[step] += ended - began
     return taken
+
+
+def _moment(device: torch.device) -> float:
+    synchronize(device)
+    return now()
 
 
 def drawn_members(work: Workload) -> tuple[list[dict[str, Tensor]], list[GramStatistics]]:
