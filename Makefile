@@ -111,7 +111,7 @@ test-slurm: export OMP_NUM_THREADS := $(OMP_NUM_THREADS)
 test-slurm: development ## sweeps on a SLURM cluster and on two Ray nodes of this machine (SLURM is fetched for it)
 	REGMEAN_LAB_TEST_CLUSTERS="$$(tests/clusters/unpack_slurm build/slurm)" $(BIN)/python -m pytest tests/clusters
 
-bench: setup ## measure speed and memory against plain baselines, on the processor: benchmarks/RESULTS.md
+bench: setup ## measure speed against plain baselines, on the processor (10 minutes): benchmarks/RESULTS.md
 	@$(PIP) accelerate # what the Trainer of transformers needs, which training is compared with
 	$(BIN)/python -m benchmarks
 

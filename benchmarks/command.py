@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ import torch
 from benchmarks.families import BY_NAME, FAMILIES
 from benchmarks.figure import Figure, Setting
 from benchmarks.measure import use_processor_time
-from benchmarks.report import table, write_report
+from benchmarks.report import Taken, table, write_report
 
 RESULTS = {"cpu": Path("benchmarks/RESULTS.md"), "cuda": Path("benchmarks/RESULTS-GPU.md")}
 
@@ -45,22 +44,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.scratch,
     )
     _quiet()
-    started = time.perf_counter()
     output = options.output or RESULTS[device.type]
     found: dict[str, list[Figure]] = {}
     failures: dict[str, str] = {}
+    taken: dict[str, Taken] = {}
     for family in options.families or [family for family in FAMILIES if family not in BY_NAME]:
-        begun = time.perf_counter()
+        begun = Taken.now()
         try:
             found[family] = FAMILIES[family](setting)
         except Exception as error:  # the other families are still worth having
             failures[family] = f"{type(error).__name__}: {error}"
             logging.exception("%s failed", family)
-            continue
-        print(f"\n{family} ({time.perf_counter() - begun:.0f} s)\n", *table(found[family]), sep="\n", flush=True)
+        taken[family] = Taken.now() - begun
+        if family in found:
+            print(f"\n{family} ({taken[family].seconds:.0f} s)\n", *table(found[family]), sep="\n", flush=True)
         # After each family, so that a run that is interrupted leaves what it has measured.
-        write_report(output, found, failures, setting, time.perf_counter() - started)
-    write_report(output, found, failures, setting, time.perf_counter() - started)
+        write_report(output, found, failures, setting, taken)
     print(f"\nwritten to {output}")
     return 1 if failures else 0
 
@@ -96,7 +95,8 @@ def _parser() -> argparse.ArgumentParser:
         "--merge-parameters",
         type=int,
         default=50_000_000,
-        help="of the checkpoints that merge-memory (three) and blocks (one) write, 2 bytes each (default: %(default)s)",
+        help="of the checkpoints that merge-memory (three), peers (three) and blocks (one) write, 2 bytes each "
+        "(default: %(default)s)",
     )
     parser.add_argument("--scratch", type=Path, help="folder for those checkpoints; by default the system's")
     parser.add_argument("--output", type=Path, help="the page that is written")

@@ -21,5 +21,5 @@ FAMILIES: dict[str, Callable[[Setting], list[Figure]]] = {
 }
 """What measures each family."""
 
-BY_NAME = ("peers",)
+BY_NAME = ("merge-memory", "blocks", "scores", "jobs", "peers")
 """Families that are measured only where they are named: they take long, or another program."""

@@ -75,7 +75,7 @@ def figures(setting: Setting) -> list[Figure]:
             own / each,
             min(alone) / each,
             max(alone) / each,
-            5.0,
+            8.0,
             more_is_better=True,
             note=f"{60 / each:.1f} / {60 / own:.1f} jobs a minute; {len(METHODS) * len(pairs)} jobs with their start",
         ),

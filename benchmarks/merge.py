@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
+from statistics import median
 
 import torch
 from torch import Tensor
 
 from benchmarks.baseline import textbook_regmean
 from benchmarks.figure import Figure, Setting
-from benchmarks.measure import interleaved, ratio
+from benchmarks.measure import interleaved, now, ratio, synchronize
 from benchmarks.workload import Workload, minilm
 from regmean_lab.merging import Layout, MergeMember, merge_members
 from regmean_lab.merging.layout import layout_of
@@ -30,8 +33,10 @@ def figures(setting: Setting) -> list[Figure]:
         MergeMember(f"member {number}", state, gram)
         for number, (state, gram) in enumerate(zip(weights, grams, strict=True))
     ]
+    parts: list[dict[str, float]] = []
     times = interleaved(
         {
+            "float64": lambda: parts.append(in_float64(weights, by_layer)),
             "warm-up": lambda: merge(members[:2], layout, work.device),
             "baseline": lambda: textbook_regmean(weights, by_layer, OFF_DIAGONAL),
             "ours": lambda: merge(members, layout, work.device),
@@ -39,14 +44,48 @@ def figures(setting: Setting) -> list[Figure]:
         max(3, setting.repeats),
         work.device,
     )
-    name = f"RegMean of {MEMBERS} members, {work.name}: time / textbook (inverse)"
-    return [ratio(name, times["ours"], times["baseline"], 0.25)]
+    name = f"RegMean of {MEMBERS} members, {work.name}: "
+    steps = ", ".join(f"{step} {median(part[step] for part in parts):.2f} s" for step in parts[0])
+    return [
+        ratio(f"{name}time / textbook (inverse)", times["ours"], times["baseline"], 0.3),
+        ratio(f"{name}what float64 must take / textbook (inverse)", times["float64"], times["baseline"], note=steps),
+    ]
 
 
 def merge(members: list[MergeMember], layout: Layout, device: torch.device) -> dict[str, Tensor]:
     """What the project does."""
     parts = merge_members(RegMean(off_diagonal=OFF_DIAGONAL), members, layout, device=device)
     return {part.name: part.value for part in parts}
+
+
+def in_float64(weights: Sequence[Mapping[str, Tensor]], grams: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
+    """Seconds of what a solution in float64 cannot leave out for two members, by step, over all layers.
+
+    The sum of the Gram matrices, the product of one of them with the difference of the weights, a Cholesky
+    factorisation, and the solution of two triangular systems.
+    """
+    taken = dict.fromkeys(("sums", "right-hand sides", "Cholesky", "solutions"), 0.0)
+    for layer, gram in grams[0].items():
+        one, other = (state[f"{layer}.weight"].double() for state in weights)
+        change = other - one
+        moments = [_moment(gram.device)]
+        total = gram.double().add_(grams[1][layer])
+        moments.append(_moment(gram.device))
+        right = change @ gram.double()
+        moments.append(_moment(gram.device))
+        factor = torch.linalg.cholesky_ex(total)[0]
+        moments.append(_moment(gram.device))
+        half = torch.linalg.solve_triangular(factor.mT, right, upper=True, left=False)
+        torch.linalg.solve_triangular(factor, half, upper=False, left=False)
+        moments.append(_moment(gram.device))
+        for step, (began, ended) in zip(taken, pairwise(moments), strict=True):
+            taken[step] += ended - began
+    return taken
+
+
+def _moment(device: torch.device) -> float:
+    synchronize(device)
+    return now()
 
 
 def drawn_members(work: Workload) -> tuple[list[dict[str, Tensor]], list[GramStatistics]]:

@@ -55,6 +55,13 @@ BETWEEN_TWO = "slerp"
 DRAWN = ("dare_linear", "della")
 """Methods whose random numbers are not the same: their outputs are not compared."""
 
+LARGE_PARAMETERS = 345_000_000
+LARGE_METHODS = ("linear", "slerp")
+"""What is also merged at a size where the merge takes as long as the start: of methods that do little for a weight."""
+
+ROUNDS = 2
+"""At most: what is compared is the time of processors, of processes that all start anew."""
+
 ROUNDED = {"dtype": "float32", "out_dtype": "bfloat16"}
 """How mergekit computes as this project does: in float32, rounded once. Its own default is the dtype of the result."""
 
@@ -69,19 +76,29 @@ def figures(setting: Setting) -> list[Figure]:
     environment = os.environ.get(ENVIRONMENT)
     if environment is None:
         return [unmeasured("merging / mergekit", TIME, f"{ENVIRONMENT} names no environment with it: {INSTALL}")]
-    parameters = PICO_PARAMETERS if setting.pico else setting.merge_parameters
     found = []
-    with tempfile.TemporaryDirectory(dir=setting.scratch) as scratch:
-        folder = Path(scratch)
-        models = write_models(folder, parameters)
-        peers = Peers(folder, Path(environment), models)
-        for name in RECIPES:
-            try:
-                found += peers.figures(name, setting.repeats)
-            except RuntimeError as error:  # the other methods are still worth having
-                reason = str(error).strip().splitlines()[-1][:200]
-                found.append(unmeasured(f"{name} of 2: processor time / mergekit", TIME, reason))
+    for parameters, names in sizes(setting):
+        with tempfile.TemporaryDirectory(dir=setting.scratch) as scratch:
+            folder = Path(scratch)
+            models = write_models(folder, parameters)
+            peers = Peers(folder, Path(environment), models)
+            for name in names:
+                try:
+                    found += peers.figures(name, min(setting.repeats, ROUNDS))
+                except RuntimeError as error:  # the other methods are still worth having
+                    reason = str(error).strip().splitlines()[-1][:200]
+                    found.append(unmeasured(f"{peers.title(name)}: processor time / mergekit", TIME, reason))
     return found
+
+
+def sizes(setting: Setting) -> list[tuple[int, Sequence[str]]]:
+    """Numbers of parameters, and the methods that are measured with models of that size."""
+    if setting.pico:
+        return [(PICO_PARAMETERS, tuple(RECIPES))]
+    chosen: list[tuple[int, Sequence[str]]] = [(setting.merge_parameters, tuple(RECIPES))]
+    if setting.merge_parameters < LARGE_PARAMETERS:
+        chosen.append((LARGE_PARAMETERS, LARGE_METHODS))
+    return chosen
 
 
 @dataclass(frozen=True)
@@ -106,6 +123,11 @@ class Peers:
         }
         return {"ours": None, "mergekit": {}, "mergekit with its fastest switches": fastest}
 
+    def title(self, name: str) -> str:
+        """What is merged, as figures call it."""
+        parameters = sum(path.stat().st_size for path in self.models[0].glob("*.safetensors")) / 2
+        return f"{name} of 2, {parameters / 1e6:.1f} million parameters"
+
     def figures(self, name: str, rounds: int) -> list[Figure]:
         """Time, memory and equality of one method."""
         recipe = self._recipe(name, {"dtype": "bfloat16"})
@@ -114,11 +136,11 @@ class Peers:
         for number in range(rounds):
             for key in list(options)[:: 1 if number % 2 == 0 else -1]:
                 runs[key].append(self.run(recipe, options[key], self.folder / ("ours" if key == "ours" else "theirs")))
-        found = []
+        found, title = [], self.title(name)
         for key, theirs in runs.items():
             if key != "ours":
-                found += [_time(f"{name} of 2: processor time / {key}", runs["ours"], theirs)]
-                found += [_memory(f"{name} of 2: peak memory / {key}", runs["ours"], theirs)]
+                found += [_time(f"{title}: processor time / {key}", runs["ours"], theirs)]
+                found += [_memory(f"{title}: peak memory / {key}", runs["ours"], theirs)]
         if name not in DRAWN:
             self.run(self._recipe(name, ROUNDED), {}, self.folder / "theirs")
             found.append(self._equality(name))
@@ -162,8 +184,8 @@ class Peers:
             scale = float(theirs.float().abs().max()) or 1.0
             digits = max(digits, largest / (scale * torch.finfo(theirs.dtype).eps))
         note = f"of {total} elements {differing} differ; mergekit computes in float32, too, and rounds to bfloat16"
-        title = f"{name} of 2: largest difference, in units of the last digit of a tensor's largest weight"
-        return Figure(title, digits, digits, digits, 1.0, note=note)
+        what = "largest difference, in units of the last digit of a tensor's largest weight"
+        return Figure(f"{self.title(name)}: {what}", digits, digits, digits, 1.0, note=note)
 
 
 def _time(name: str, ours: Sequence[Run], theirs: Sequence[Run]) -> Figure:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 import platform
 import shlex
 import sys
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -29,8 +32,33 @@ distinct input. Below each table is what it was measured with.
 """
 
 
+@dataclass(frozen=True)
+class Taken:
+    """What a family took.
+
+    Attributes:
+        seconds: time.
+        processor: seconds of all processors, those of processes that it has started and that have ended included.
+    """
+
+    seconds: float
+    processor: float
+
+    @classmethod
+    def now(cls) -> Taken:
+        """Since some moment."""
+        return cls(time.perf_counter(), sum(os.times()[:4]))
+
+    def __sub__(self, earlier: Taken) -> Taken:
+        return Taken(self.seconds - earlier.seconds, self.processor - earlier.processor)
+
+
 def write_report(
-    path: Path, families: Mapping[str, Sequence[Figure]], failures: Mapping[str, str], setting: Setting, seconds: float
+    path: Path,
+    families: Mapping[str, Sequence[Figure]],
+    failures: Mapping[str, str],
+    setting: Setting,
+    taken: Mapping[str, Taken],
 ) -> None:
     """Write the page; sections of families that it has and that were not measured now stay as they are.
 
@@ -39,13 +67,15 @@ def write_report(
         families: figures by family.
         failures: what went wrong, by family.
         setting: how they were measured.
-        seconds: how long all took.
+        taken: how long each family took.
     """
-    below = ["", *(f"- {line}" for line in machine(setting, seconds))]
+    below = {
+        family: ["", *(f"- {line}" for line in machine(setting, taken[family]))] for family in (*families, *failures)
+    }
     sections = {
         **read_sections(path),
-        **{family: [*table(figures), *below] for family, figures in families.items()},
-        **{family: [f"Failed: {message}", *below] for family, message in failures.items()},
+        **{family: [*table(figures), *below[family]] for family, figures in families.items()},
+        **{family: [f"Failed: {message}", *below[family]] for family, message in failures.items()},
     }
     lines = ["# Benchmarks", "", EXPLANATION]
     for family, content in sections.items():
@@ -93,18 +123,21 @@ def table(figures: Sequence[Figure]) -> list[str]:
     return lines
 
 
-def machine(setting: Setting, seconds: float) -> list[str]:
-    """What the figures depend on."""
+def machine(setting: Setting, taken: Taken) -> list[str]:
+    """What the figures of a family depend on, and how long they took."""
     found = versions()
     device = f"{torch.get_num_threads()} threads of {_processor()}"
     if setting.device.type == "cuda":
         device = f"{torch.cuda.get_device_name(setting.device)}, {device}"
+    if sys.dont_write_bytecode:
+        device += "; every process compiles what it imports (PYTHONDONTWRITEBYTECODE)"
     return [
         f"{device}; {platform.system()}",
         ", ".join(f"{name} {found[name]}" for name in PACKAGES),
         f"commit {commit() or 'unknown'}",
         f"`python -m benchmarks {shlex.join(sys.argv[1:])}`".replace(" `", "`"),
-        f"{setting.repeats} rounds, {setting.sentences} sentences; {seconds / 60:.1f} minutes in all",
+        f"{setting.repeats} rounds, {setting.sentences} sentences; {taken.seconds / 60:.1f} minutes, of processors "
+        f"{taken.processor / 60:.1f}",
     ]
 
 

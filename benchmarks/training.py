@@ -27,6 +27,7 @@ STEPS = 24
 WARM_UP = 2
 ROUNDS = 5
 """At least: steps take the same time but for what the machine does besides."""
+GOAL = 1.05
 LEARNING_RATE = 2e-5
 """Both: AdamW, a linear schedule, gradients clipped to a norm of 1."""
 
@@ -35,7 +36,7 @@ def figures(setting: Setting) -> list[Figure]:
     """All figures of the family; none, with a note, without the package accelerate."""
     name = "training steps a second / Trainer of transformers"
     if importlib.util.find_spec("accelerate") is None:
-        return [unmeasured(name, 1.0, "needs the package accelerate: pip install accelerate")]
+        return [unmeasured(name, GOAL, "needs the package accelerate: pip install accelerate")]
     work = minilm(setting)
     batches = work.random_batches(BATCH)[:STEPS]
     rounds: list[tuple[float, float]] = []
@@ -50,7 +51,7 @@ def figures(setting: Setting) -> list[Figure]:
     ratios = [ours / theirs for ours, theirs in rounds]
     middle = [median(column) for column in zip(*rounds, strict=True)]
     note = f"{middle[0]:.2f} / {middle[1]:.2f} steps of {BATCH} sentences a second"
-    return [Figure(f"{name}, {work.name}", median(ratios), min(ratios), max(ratios), 1.0, True, note)]
+    return [Figure(f"{name}, {work.name}", median(ratios), min(ratios), max(ratios), GOAL, True, note)]
 
 
 def lightning_speed(work: Workload, batches: Sequence[Batch]) -> float:

@@ -42,6 +42,17 @@ def test_a_method_that_fails_leaves_the_others(monkeypatch: pytest.MonkeyPatch) 
     assert len([figure for figure in figures if figure.value == 1]) == 4 * (len(peers.RECIPES) - 1)
 
 
+def test_methods_that_do_little_are_also_measured_on_models_that_are_large() -> None:
+    setting = Setting(torch.device("cpu"))
+    assert peers.sizes(setting) == [
+        (setting.merge_parameters, tuple(peers.RECIPES)),
+        (peers.LARGE_PARAMETERS, peers.LARGE_METHODS),
+    ]
+    assert set(peers.LARGE_METHODS) < set(peers.RECIPES)
+    larger = Setting(torch.device("cpu"), merge_parameters=peers.LARGE_PARAMETERS)
+    assert peers.sizes(larger) == [(peers.LARGE_PARAMETERS, tuple(peers.RECIPES))]
+
+
 @pytest.mark.parametrize("name", peers.RECIPES)
 def test_a_recipe_of_the_benchmark_is_read(name: str, tmp_path: Path) -> None:
     models = peers.write_models(tmp_path, PICO_PARAMETERS)
@@ -70,7 +81,7 @@ def test_outputs_are_compared_in_last_digits(tmp_path: Path) -> None:
     for name, tensors in (("ours", other), ("theirs", one)):
         (tmp_path / name).mkdir()
         save_file(tensors, tmp_path / name / "model.safetensors")
-    figure = peers.Peers(tmp_path, tmp_path, [])._equality("x")
+    figure = peers.Peers(tmp_path, tmp_path, [tmp_path])._equality("x")
     assert figure.value == pytest.approx(2, rel=0.2)
     assert figure.note.startswith("of 5 elements 1 differ")
 
