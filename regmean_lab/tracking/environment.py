@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+import regmean_lab
 from regmean_lab.tracking.sweep_name import COMMAND_VARIABLE
 
 PACKAGES = (
@@ -51,7 +52,7 @@ def versions() -> dict[str, str]:
 @lru_cache(maxsize=1)
 def commit() -> str | None:
     """Commit of the checkout that the package runs from, with ``+changes`` if files differ from it; None elsewhere."""
-    root = Path(__file__).resolve().parent.parent
+    root = Path(regmean_lab.__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return None
     try:
