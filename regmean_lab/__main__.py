@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, cast
 
 import hydra
@@ -11,7 +11,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from regmean_lab.command.aliases import METHODS, known_names
+from regmean_lab.command.aliases import METHODS, NOTES, as_typed, known_names, typed_names
 from regmean_lab.command.completion import complete_verbs, is_completion
 from regmean_lab.command.help import help_page
 from regmean_lab.command.members import quoted_members
@@ -65,17 +65,28 @@ def _main(given: list[str]) -> None:
     if verb == "merge":
         arguments = recipe_arguments(arguments)
     renamed = known_names(arguments, merges=verb == "merge")
-    _run(verb, renamed if verb in ("merge", "evaluate", "collect") else quoted_members(renamed))
+    typed = typed_names(arguments, merges=verb == "merge")
+    for key, name in typed.items():
+        if name in NOTES:
+            print(f"{name} is read as {key}: {NOTES[name]}", file=sys.stderr)
+    _run(verb, renamed if verb in ("merge", "evaluate", "collect") else quoted_members(renamed), typed)
 
 
-def _run(verb: str | None, given: list[str]) -> None:
-    """Compose, check and run the overrides given to a Hydra verb, or to no verb."""
+def _run(verb: str | None, given: list[str], typed: Mapping[str, str]) -> None:
+    """Compose, check and run the overrides given to a Hydra verb, or to no verb.
+
+    Args:
+        verb: the verb.
+        given: its overrides and flags.
+        typed: by setting, the other name by which it was typed.
+    """
     sweep = begin_sweep()
     _register()
     whole = [verb, *given] if verb else given
+    released, corrected = released_flag_problems(given, verb)
     folders, given, problems = split_folders(given)
-    if problems := [*problems, *released_flag_problems(given), *folder_problems(folders)]:
-        refuse(problems)
+    if problems := [*problems, *released, *folder_problems(folders)]:
+        refuse(problems, corrected)
     use_own_folders(folders)
     asks_for_help = any(argument in HELP_FLAGS for argument in given) or (not given and verb is None)
     arguments = [*given, *(VERBS[verb].overrides if verb and not asks_for_help else ())]
@@ -99,7 +110,7 @@ def _run(verb: str | None, given: list[str]) -> None:
                 overrides, jobs_too=runs and not planned, root=root, multirun=multirun, corrections=corrections
             )
             if checked:
-                refuse(checked, corrected_command(whole, corrections))
+                refuse(as_typed(checked, typed), corrected_command(whole, corrections))
         if asks_for_help:
             print(help_page(root or CONFIG_NAME, "plan" if verb == "plan" else None))
             return

@@ -160,6 +160,29 @@ def unknown_text(unknown: Mapping[str, Sequence[str]]) -> str:
     return "; ".join(f"{corpus}: {', '.join(labels)}" for corpus, labels in unknown.items())
 
 
+def zero_note(method: str, in_domain: Mapping[str, float]) -> str | None:
+    """What to know where models score 0 on members' own data, as those do that predict no label; None elsewhere.
+
+    Args:
+        method: ``individual`` where each score is that of a member.
+        in_domain: score of each member's corpus.
+    """
+    zero = [name for name, score in in_domain.items() if score == 0]
+    if method == "individual" and zero:
+        are = "members score" if len(zero) > 1 else "member scores"
+        return (
+            f"{', '.join(zero)}: {are} 0, as models do that predict no label: train longer or on more examples "
+            "(training.epochs, suite.train_examples)"
+        )
+    if zero and len(zero) == len(in_domain):
+        return (
+            f"{method}: scores 0 on the data of every member, as models do that predict no label; gap closed, how near "
+            "it is to the members, then says little. Where members score 0 too (method=individual), train longer or on "
+            "more examples"
+        )
+    return None
+
+
 def fingerprint(resolved: Mapping[str, Any]) -> str:
     """Hash (SHA-256, hexadecimal) of a resolved configuration, without paths and what else changes no number."""
     relevant = {key: value for key, value in resolved.items() if key not in NOT_FINGERPRINTED and key != "hydra"}

@@ -18,6 +18,7 @@ from regmean_lab.results import (
     fingerprint,
     mean,
     read_result,
+    zero_note,
 )
 from regmean_lab.utils.files import write_json
 
@@ -167,3 +168,20 @@ def test_fingerprints_are_combined_in_order() -> None:
 def test_mean() -> None:
     assert mean([1.0, 2.0, 6.0]) == 3
     assert mean([]) is None
+
+
+@pytest.mark.parametrize(
+    ("method", "scores", "expected"),
+    [
+        ("individual", {"tec": 0.0, "isear": 3.0}, "tec: member scores 0"),
+        ("individual", {"tec": 0.0, "isear": 0.0}, "tec, isear: members score 0"),
+        ("individual", {"tec": 1.0, "isear": 3.0}, None),
+        ("regmean", {"tec": 0.0, "isear": 0.0}, "regmean: scores 0 on the data of every member"),
+        ("regmean", {"tec": 0.0, "isear": 0.1}, None),
+        ("regmean", {}, None),
+    ],
+)
+def test_scores_of_0_are_noted(method: str, scores: dict[str, float], expected: str | None) -> None:
+    note = zero_note(method, scores)
+    assert note is None if expected is None else note is not None and note.startswith(expected)
+    assert note is None or "train longer or on more examples" in note

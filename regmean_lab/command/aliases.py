@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 METHODS: Mapping[str, tuple[str, Mapping[str, str]]] = {
     "linear": ("simple", {}),
     "average": ("simple", {}),
+    "avg": ("simple", {}),
+    "mean": ("simple", {}),
+    "fedavg": ("simple", {}),
     "simple_average": ("simple", {}),
     "ties_merging": ("ties", {}),
     "dare_linear": ("dare", {"then": "linear"}),
@@ -29,6 +32,12 @@ SETTINGS: Mapping[str, str] = {
     "num_regmean_examples": "statistics.gram.examples",
 }
 """Settings of methods."""
+
+NOTES: Mapping[str, str] = {
+    "num_regmean_examples": "it counts examples, as FusionBench does; the number of the paper's released code counts "
+    "batches of 16: statistics.gram.batches (docs/from_the_release.md)",
+}
+"""What to know of a name that is understood as another."""
 
 OF_MERGES: Mapping[str, str] = {
     "models": "checkpoints",
@@ -71,3 +80,24 @@ def known_names(arguments: Sequence[str], *, merges: bool = False) -> list[str]:
         found.append(f"{key}={value}")
         found += [f"{name}={setting}" for name, setting in added.items()]
     return found
+
+
+def typed_names(arguments: Sequence[str], *, merges: bool = False) -> dict[str, str]:
+    """By setting, the other name by which it was typed.
+
+    Args:
+        arguments: as they are given to `known_names`.
+        merges: whether the verb is ``merge``.
+    """
+    settings = {**SETTINGS, **OF_MERGES} if merges else SETTINGS
+    typed = [argument.partition("=")[0] for argument in arguments if "=" in argument]
+    return {settings[name]: name for name in typed if name in settings}
+
+
+def as_typed(problems: Sequence[str], typed: Mapping[str, str]) -> list[str]:
+    """Messages that begin with a setting, with the name by which it was typed."""
+    return [
+        f"{typed[key]} (here {key}):{message}" if (key := problem.partition(":")[0]) in typed else problem
+        for problem in problems
+        for message in [problem.partition(":")[2]]
+    ]

@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from regmean_lab.command import renamed
 from regmean_lab.command.quoting import as_list, for_shell, joined, quoted_override
+from regmean_lab.command.released import PAGE, released_choices, released_key_problem
 from regmean_lab.config.checkpoint_commands import EXPERIMENT_KEY, ROOTS, root_module
 from regmean_lab.config.grids import (
     CONFIG_NAME,
@@ -31,6 +32,7 @@ from regmean_lab.config.grids import (
     takes_any_key,
     values_of,
 )
+from regmean_lab.config.method_settings import method_settings
 from regmean_lab.config.published import PublishedError
 from regmean_lab.config.search import (
     SWEEPER_GROUP,
@@ -211,10 +213,17 @@ def _option_problems(loader: ConfigLoaderImpl, override: Override) -> list[str]:
             option for option in wanted if not is_target(option)
         ]  # what is wrong with one shows when it is loaded
     return [
-        f"{group}={option}: there is no such option; {did_you_mean(option, sorted(set(options)))}"
+        f"{group}={option}: there is no such option; {_option_hint(group, option, options)}"
         for option in wanted
         if option not in (*options, "null") and not option.startswith("[")
     ]
+
+
+def _option_hint(group: str, option: str, options: Sequence[str]) -> str:
+    """What may be meant by an unknown option: experiments of the paper's released code are named by their files."""
+    if group == EXPERIMENT_KEY and len(chosen := released_choices([option])) > 1 and chosen[0].startswith(f"{group}="):
+        return f"did you mean {' '.join(chosen)}? ({PAGE})"
+    return did_you_mean(option, sorted(set(options)))
 
 
 def _key_problems(base: DictConfig, values: Sequence[Override]) -> list[str]:
@@ -233,8 +242,22 @@ def _key_problems(base: DictConfig, values: Sequence[Override]) -> list[str]:
         near = nearest(key, known, cutoff=0.6)
         near += [leaves[leaf] for leaf in nearest(key.rpartition(".")[2], leaves, most=2, cutoff=0.6)]
         hint = " or ".join(dict.fromkeys(near)) if near else "one of those that --cfg job shows"
-        problems.append(f"{key}: there is no such key; did you mean {hint}?")
+        unknown = f"{key}: there is no such key; did you mean {hint}?"
+        problems.append(released_key_problem(key) or _other_methods(base, key) or unknown)
     return problems
+
+
+def _other_methods(base: DictConfig, key: str) -> str | None:
+    """That a setting belongs to other methods than the chosen one, if it does."""
+    group, _, setting = key.partition(".")
+    if group != "method" or "method" not in base:
+        return None
+    owners = [name for name, kind in method_settings().items() if setting in kind.__dataclass_fields__]
+    if not owners:
+        return None
+    owners.sort(key=lambda name: name not in ("regmean", "fisher"))  # the methods that all others are compared with
+    shown = ", ".join(owners[:3]) + (" and others" if len(owners) > 3 else "")
+    return f"{key}: method {base.method.name} has no such setting; {shown} {'has' if len(owners) == 1 else 'have'} it"
 
 
 def _job_problems(grids: Sequence[Grid], root: str | None, search: Search | None = None) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
 
 PLAN_KEY = "plan"
 PLAN_OVERRIDE = f"{PLAN_KEY}=true"
+
+MANY_JOBS = 50
+"""Of so many jobs a plan takes long enough that one wonders."""
 
 
 def wants_plan(arguments: Sequence[str]) -> bool:
@@ -42,7 +46,10 @@ def show_plan(arguments: Sequence[str]) -> bool:
         if (search := search_of_command(arguments)) is not None:
             plan = _plan_of_search(search, arguments)
         else:
-            plan = make_plan(composed(jobs_of(grids_of(arguments)), refused))
+            jobs = jobs_of(grids_of(arguments))
+            if len(jobs) >= MANY_JOBS:
+                print(f"Composing {len(jobs)} jobs, to see what each needs …", file=sys.stderr, flush=True)
+            plan = make_plan(composed(jobs, refused))
         if search is None and selects(arguments):
             chosen = sum(len(group) > 1 for group in groups_of(plan.jobs))
             plan = make_plan(composed([*first_jobs(plan.jobs), *(list(job) for job, _ in plan.refused)], refused))

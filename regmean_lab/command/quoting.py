@@ -70,7 +70,12 @@ def corrected_command(arguments: Sequence[str], corrections: Mapping[str, str]) 
     if not any(argument in corrections for argument in arguments):
         return None
     whole = [corrections.get(argument, argument) for argument in arguments]
-    return " ".join(["python -m regmean_lab", *(for_shell(argument) for argument in whole if argument)])
+    return command_line(whole)
+
+
+def command_line(arguments: Sequence[str]) -> str:
+    """The whole command with these arguments, quoted for a shell; empty ones are left out."""
+    return " ".join(["python -m regmean_lab", *(for_shell(argument) for argument in arguments if argument)])
 
 
 def for_shell(argument: str) -> str:

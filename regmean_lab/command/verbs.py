@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from regmean_lab.command.own_folders import CONFIG_DIR_FLAGS
 from regmean_lab.command.plan import PLAN_OVERRIDE
 from regmean_lab.config.grids import CONFIG_NAME
 from regmean_lab.utils.garbage import collect_again
@@ -54,7 +55,7 @@ class VerbError(ValueError):
 
 
 def split_verb(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
-    """The verb that a command line begins with, or None, and its other arguments.
+    """The verb that a command line begins with, or None, and its other arguments; ``--config-dir`` may precede it.
 
     Raises:
         VerbError: for a first word that is no verb, for a verb that is not first, and for two of them.
@@ -71,6 +72,10 @@ def split_verb(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
         near = difflib.get_close_matches(first, VERBS, n=2, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(VERBS)}"
         raise VerbError(f"{first}: there is no such verb; {hint}")
+    if first.partition("=")[0] in CONFIG_DIR_FLAGS:  # a folder of settings may stand before the verb
+        length = 1 if "=" in first else 2
+        verb, after = split_verb(arguments[length:])
+        return verb, [*arguments[:length], *after]
     if late := [argument for argument in others if argument in VERBS]:
         raise VerbError(f"{late[0]}: a verb comes first: {SCRIPT} {late[0]} …")
     return None, list(arguments)

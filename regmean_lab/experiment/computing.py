@@ -20,7 +20,7 @@ from regmean_lab.evaluation.job import Job, Outcome
 from regmean_lab.evaluation.label_spaces import unknown_labels
 from regmean_lab.merging import MergeMethod
 from regmean_lab.models.merged_model import model_card, write_merged_model
-from regmean_lab.results import MERGED_FOLDER, RESULT_FILE, Result, fingerprint, mean, unknown_text
+from regmean_lab.results import MERGED_FOLDER, RESULT_FILE, Result, fingerprint, mean, unknown_text, zero_note
 from regmean_lab.tracking.environment import environment, peak_memory_bytes
 from regmean_lab.tracking.logged_results import log_result
 from regmean_lab.tracking.loggers import open_loggers
@@ -113,6 +113,8 @@ def result_of(job: Job, outcome: Outcome, overrides: list[str]) -> Result:
     if unknown := unknown_labels(settings.suite, settings.members, job.evaluations):
         log.info("no member was trained on these labels, which are not predicted (F1 0): %s", unknown_text(unknown))
     assert mean_in_domain is not None
+    if (zero := zero_note(settings.method.name, outcome.scores["in_domain"])) is not None:
+        log.warning("%s", zero)
     return Result(
         fingerprint=fingerprint(settings.resolved),
         experiment=config.experiment,
@@ -132,7 +134,7 @@ def result_of(job: Job, outcome: Outcome, overrides: list[str]) -> Result:
         data_fingerprint=job.data_fingerprint,
         zoo={name: entry.address for name, entry in job.entries.items()},
         diagnostics=outcome.diagnostics,
-        notes=outcome.notes,
+        notes=outcome.notes + ([] if zero is None else [zero]),
         configuration=settings.resolved,
         model_fingerprint=job.model_fingerprint,
         checkpoints={name: dict(record) for name, record in job.checkpoints.items()},

@@ -86,7 +86,7 @@ def _scores(result: Result) -> dict[str, float | None]:
 
 
 def _score_name(results: Sequence[Result]) -> str:
-    """The one metric whose values the scores are; ``key score`` where corpora have different ones."""
+    """``key score``, with the one metric whose values the scores are, unless corpora have different ones."""
     names: set[str] | None = None
     for result in results:
         for domain in result.scores.values():
@@ -96,7 +96,7 @@ def _score_name(results: Sequence[Result]) -> str:
                     continue  # of a member, by corpus
                 equal = {name for name, value in measured.items() if value == score}
                 names = equal if names is None else names & equal
-    return names.pop() if names and len(names) == 1 else "key score"
+    return f"key score ({names.pop()})" if names and len(names) == 1 else "key score"
 
 
 def _text(cell: Cell) -> str:

@@ -145,7 +145,7 @@ class Table:
     def best(self) -> set[tuple[int, int]]:
         """Places (row, column) of the best scores, of which only complete ones are compared.
 
-        Scores that look equal are equally good.
+        Scores that look equal are equally good; where all of them do, none is marked.
         """
         complete = pd.Series(
             {
@@ -160,7 +160,8 @@ class Table:
         if not complete.empty:
             for _, line in complete.groupby(level=int(self.best_of == "column")):
                 shown = line.map("{:.2f}".format)
-                marked |= set(line.index[shown == shown[line.idxmax()]]) if len(line) > 1 else set()
+                if shown.nunique() > 1:
+                    marked |= set(line.index[shown == shown[line.idxmax()]])
         return marked
 
     @property

@@ -230,6 +230,8 @@ class FileSuite(CorpusSuite):
 
     def missing_advice(self, corpus: str) -> str:
         """What to do about missing files of a corpus, in sentences."""
+        if (parent := self._folder_above(corpus)) is not None:
+            return f"paths.data_dir is one folder too deep, write paths.data_dir={parent}."
         place = f"paths.data_dir at the folder that holds {self.folder.relative_to(self.data_dir)}."
         advice = [f"Place {'it' if len(self._absent(corpus)) == 1 else 'them'} there, or point {place}"]
         if self.brought_by is not None and corpus in self.known:
@@ -238,6 +240,13 @@ class FileSuite(CorpusSuite):
         if corpus in self.out_of_domain_choice():
             advice += ["A corpus that is only evaluated out of domain can also be left out of suite.out_of_domain."]
         return " ".join(advice)
+
+    def _folder_above(self, corpus: str) -> Path | None:
+        """The parent of ``data_dir``, where it is meant: a folder of the suite's layout was named instead of it."""
+        parent = self.data_dir.absolute().parent
+        path = self.layouts.get(corpus, self.layout)
+        lies_there = any((parent / path.format(corpus=corpus, split=split)).is_file() for split in SPLITS)
+        return self.data_dir.parent if lies_there else None
 
     def _format(self, corpus: str) -> RowFormat:
         declared = self.row_formats.get(corpus, self.row_format)
@@ -261,9 +270,10 @@ class FileSuite(CorpusSuite):
 
     def _missing_message(self, corpus: str) -> str:
         absent, advice = self._absent(corpus), self.missing_advice(corpus)
-        if not self.folder.is_dir():  # nothing of the suite is there
+        if not self.folder.is_dir() and self._folder_above(corpus) is None:  # nothing of the suite is there
             advice += f" {WITHOUT_DATA}"
         are = "is" if len(absent) == 1 else "are"
         names = ", ".join(map(str, absent))
         several = f"{self.name}: files of the corpora {ProblemOf.SUBJECTS} are not there, in {self.folder}. {advice}"
-        return ProblemOf(f"{self.name}: {names} of corpus {corpus} {are} not there. {advice}", corpus, several)
+        alone = f"{self.name}: {names} of corpus {corpus} {are} not there. {advice}"
+        return ProblemOf(alone, corpus, several, self.name)

@@ -188,8 +188,8 @@ class EmotionCorpora(FileSuite):
     def missing_advice(self, corpus: str) -> str:
         """What to do about missing files of a corpus."""
         advice = super().missing_advice(corpus)
-        if corpus in self.out_of_domain_choice():
-            advice += " Or set suite.skip_missing_out_of_domain=true."
+        if corpus in self.out_of_domain_choice() and self._folder_above(corpus) is None:
+            advice = f"To leave out what is missing: suite.skip_missing_out_of_domain=true. {advice}"
         return advice
 
     def _skipped(self, corpus: str) -> bool:

@@ -125,6 +125,7 @@ class Plan:
         members: every model that unfinished jobs need, once.
         statistics: every statistics that unfinished jobs need, once.
         problems: what is wrong with configurations, and what is missing: data, weights, packages.
+        unsuitable: those of the problems that no data or weights would mend: a model that a suite has no use for.
         refused: jobs whose configuration is not sound: overrides and what is wrong.
         notes: what a user should know beforehand, a line each.
         trials: how many jobs like each of these there will be, which differ in settings that a search draws.
@@ -135,6 +136,7 @@ class Plan:
     members: list[PlannedMember] = field(default_factory=list)
     statistics: list[PlannedStatistics] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    unsuitable: list[str] = field(default_factory=list)
     refused: list[tuple[Sequence[str], str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     trials: int = 1
@@ -205,7 +207,9 @@ class Planner:
         if job.finished:
             return
         if checkpoint is not None:
-            self._report(self._model_problems(settings, checkpoint))
+            unsuitable = self._model_problems(settings, checkpoint)
+            self._report(unsuitable)
+            self._plan.unsuitable += [problem for problem in unsuitable if problem not in self._plan.unsuitable]
         job.members = [
             self._member(job, checkpoint, training, given.get(training.name)) for training in trainings_of(settings)
         ]

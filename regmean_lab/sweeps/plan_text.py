@@ -11,6 +11,12 @@ from regmean_lab.sweeps.plan import Plan
 from regmean_lab.utils.errors import together
 from regmean_lab.utils.quantities import byte_size, counted, duration
 
+UNKNOWN_TIME = (
+    "  Unknown are times of what lacks data or pretrained weights, see below: with these, plan=true estimates them "
+    "from the model's size,\n  and once the first member is trained, from how long it took here."
+)
+"""Why a time is unknown, and what to do."""
+
 LISTED = 12
 """At most this many names of a kind are listed; of more, only the number."""
 
@@ -27,8 +33,10 @@ def plan_text(plan: Plan, costs: Estimate | None) -> str:
     compared = {name: count for name, count in methods.items() if name in comparator_types()}
     merged = {name: count for name, count in methods.items() if name not in compared}
     lines = [f"{counted(len(plan.jobs), 'job')}: {finished} finished, {len(plan.unfinished)} to do"]
+    if plan.unsuitable:
+        lines = ["This cannot run:", *(f"  - {problem}" for problem in together(plan.unsuitable)), "", *lines]
     if plan.trials > 1:
-        lines = [f"{len(plan.jobs)} search{'' if len(plan.jobs) == 1 else 'es'} of {plan.trials} trials each, on dev"]
+        lines[-1] = f"{len(plan.jobs)} search{'' if len(plan.jobs) == 1 else 'es'} of {plan.trials} trials each, on dev"
     to_train, to_collect = plan.to_train, plan.to_collect
     to_bring = sum(member.given is not None for member in to_train)
     lines.append(
@@ -50,8 +58,10 @@ def plan_text(plan: Plan, costs: Estimate | None) -> str:
     if costs is not None and plan.unfinished:
         lines.append(f"  altogether{_cost(costs.total, separator=' ')}")
         lines.append("  Times are estimates for one job after the other on this machine.")
+        if costs.total.seconds is None:
+            lines.append(UNKNOWN_TIME)
     lines += [f"  note: {note}" for note in plan.notes]
-    if problems := together(plan.problems):
+    if problems := together(problem for problem in plan.problems if problem not in plan.unsuitable):
         lines.append(f"\nMissing or wrong, {counted(len(problems), 'thing')}:")
         lines += [f"  - {problem}" for problem in problems]
     return "\n".join(lines)

@@ -25,6 +25,7 @@ from regmean_lab.sweeps.lost_jobs import reason_of_loss
 from regmean_lab.sweeps.plan import Plan, PlannedJob, PlannedMember, PlannedStatistics, Planner
 from regmean_lab.sweeps.selection import Group, best_of, groups_of, on_dev
 from regmean_lab.sweeps.summary import JobRecord, record_job
+from regmean_lab.utils.quantities import counted
 
 Part = TypeVar("Part", PlannedMember, PlannedStatistics)
 
@@ -204,8 +205,9 @@ def run_stages(
         What the launcher returned of each job that it ran, and whether anything has failed.
     """
     log.info(
-        "%d jobs, %d of them finished; %d members to train, %d statistics to collect",
-        *(len(plan.jobs), len(plan.jobs) - len(plan.unfinished), len(plan.to_train), len(plan.to_collect)),
+        "%s, %d finished; %s to train, %d statistics to collect",
+        *(counted(len(plan.jobs), "job"), len(plan.jobs) - len(plan.unfinished)),
+        *(counted(len(plan.to_train), "member"), len(plan.to_collect)),
     )
     stages = STAGES[: STAGES.index(last) + 1]
     failed = bool(refused)

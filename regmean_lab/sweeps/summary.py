@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from regmean_lab.config.checkpoint_commands import Measured
-from regmean_lab.results import MERGED_FOLDER, RESULT_FILE, Result, ResultError, read_result, unknown_text
+from regmean_lab.results import MERGED_FOLDER, RESULT_FILE, Result, ResultError, read_result, unknown_text, zero_note
 from regmean_lab.tracking.sweep_name import COMMAND_VARIABLE, current_sweep
 from regmean_lab.utils.files import write_json, write_text
 from regmean_lab.utils.quantities import counted
@@ -75,6 +75,9 @@ def summarise(folder: Path) -> None:
         print(f"{counted(len(results), 'result')}, {computed} computed now.")
         if unknown := _unknown(results):
             print(f"Not predicted, as no member of a job was trained on them (F1 0): {unknown_text(unknown)}")
+        zero = (zero_note(result.method, result.scores["in_domain"]) for result in results)
+        for note in dict.fromkeys(note for note in zero if note is not None):
+            print(f"Note: {note}")
         for result in chosen:
             print(_chosen_line(result))
         print(f"Table and figure: {folder / TABLE_FILE}, {folder / FIGURE_FILE}")

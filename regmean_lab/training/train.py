@@ -41,6 +41,7 @@ from regmean_lab.training.processes import run_together, trainer_devices
 from regmean_lab.training.snapshots import Snapshots, TensorCheckpoints
 from regmean_lab.training.starting_heads import head_note
 from regmean_lab.training.told import ToldSteps
+from regmean_lab.training.trainers import EpochProgressBar
 from regmean_lab.utils.files import ADAPTER_FOLDER
 from regmean_lab.utils.progress import at_stage, shows_bars
 from regmean_lab.zoo import Zoo, ZooEntry
@@ -163,7 +164,7 @@ def training_trainer(
         check_val_every_n_epoch=None if training.eval_steps else 1,
         gradient_clip_val=training.gradient_clip or None,
         deterministic=trainer.deterministic,
-        callbacks=[*callbacks, WithoutPadding()],
+        callbacks=[*callbacks, WithoutPadding(), *([EpochProgressBar()] if shows_bars(trainer.progress_bar) else [])],
         plugins=plugins,
         logger=list(loggers) or False,
         enable_checkpointing=False,
@@ -293,11 +294,18 @@ def train_model(
         if rank() == 0:
             save_adapter(adapter, module.model, folder / ADAPTER_FOLDER)
         merge_adapter(adapter)
+    scores = best.scores or module.dev_scores
+    if rank() == 0 and scores.get(module.key_score) == 0:
+        log.warning(
+            "%s: %s on dev is 0, as of models that predict no label: train longer or on more examples "
+            "(training.epochs, suite.train_examples)",
+            *("+".join(corpora), module.key_score),
+        )
     if rank() == 0:
         module.save(folder)
         tokenizer.save_pretrained(folder)
     return {
-        "scores": best.scores or module.dev_scores,
+        "scores": scores,
         "key_score": module.key_score,
         "epoch": epoch,
         "steps": fit.global_step,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import TQDMProgressBar
+from pytorch_lightning.callbacks import RichProgressBar, TQDMProgressBar
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.precision import HalfPrecision
 
@@ -33,6 +33,15 @@ def test_trainer(
         inference_mode=False,
         use_distributed_sampler=False,
     )
+
+
+class EpochProgressBar(RichProgressBar):
+    """Lightning's progress bar, whose epochs are counted from 1 and not from 0."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        last = self.trainer.max_epochs
+        description = f"Epoch {current_epoch + 1}" + (f"/{last}" if last is not None and last > 0 else "")
+        return description.ljust(len(self.validation_description))  # so that lines do not flicker
 
 
 class TitledProgressBar(TQDMProgressBar):

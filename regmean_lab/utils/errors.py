@@ -19,29 +19,35 @@ class ProblemOf(str):
         text: the message, alone.
         subject: the thing.
         of_several: the message about several things, with ``SUBJECTS`` in the place of their names.
+        owner: what both messages begin with before a colon, such as a suite; of several that say the same, all are
+            named.
     """
 
     SUBJECTS = "\0"
     subject: str
     of_several: str
+    owner: str
 
-    def __new__(cls, text: str, subject: str, of_several: str) -> ProblemOf:
+    def __new__(cls, text: str, subject: str, of_several: str, owner: str = "") -> ProblemOf:
         """A text like any other."""
         made = super().__new__(cls, text)
-        made.subject, made.of_several = subject, of_several
+        made.subject, made.of_several, made.owner = subject, of_several, owner
         return made
 
 
 def together(problems: Iterable[str]) -> list[str]:
     """Messages in which what is said of several things is said once; the others as they are, in their order."""
     shown: dict[str, str] = {}
-    alike: dict[str, list[str]] = {}
+    alike: dict[str, list[ProblemOf]] = {}
     for problem in problems:
         if isinstance(problem, ProblemOf):
-            subjects = alike.setdefault(problem.of_several, [])
-            subjects.append(problem.subject)
-            several = problem.of_several.replace(ProblemOf.SUBJECTS, ", ".join(dict.fromkeys(subjects)))
-            shown[problem.of_several] = several if len(set(subjects)) > 1 else str(problem)
+            said = problem.of_several.removeprefix(f"{problem.owner}: ")
+            alike.setdefault(said, []).append(problem)
+            subjects = list(dict.fromkeys(one.subject for one in alike[said]))
+            text = said.replace(ProblemOf.SUBJECTS, ", ".join(subjects))
+            text = text if len(subjects) > 1 else problem.removeprefix(f"{problem.owner}: ")
+            owners = ", ".join(dict.fromkeys(one.owner for one in alike[said] if one.owner))
+            shown[said] = f"{owners}: {text}" if owners else text
         else:
             shown[problem] = problem
     return list(shown.values())

@@ -116,7 +116,7 @@ def test_jobs_that_are_cancelled_or_requeued(
 
     sweep = start(forks, cluster, arguments, tmp_path).end()
     assert sweep.status == 0, sweep.output
-    assert "1 members to train" not in sweep.output
+    assert "1 member to train" not in sweep.output
     assert "2 results, 1 computed now." in sweep.output
     assert set(sweep.results()) == set(basic.results())
     assert_same_results(sweep, basic, "submitit_slurm")

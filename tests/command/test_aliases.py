@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from regmean_lab.command.aliases import METHODS, SETTINGS, known_names
+from regmean_lab.command.aliases import METHODS, NOTES, SETTINGS, as_typed, known_names, typed_names
 from regmean_lab.config.schema import all_methods
 
 
@@ -17,6 +17,8 @@ from regmean_lab.config.schema import all_methods
         (["-m", "method=linear,ties_merging,slerp"], ["-m", "method=simple,ties,slerp"]),
         (["method=simple,dare_ties"], ["method=simple,dare_ties"]),
         (["method=ties", "method.lambda=0.5", "method.weight=[1,-1]"], None),
+        (["method=avg"], ["method=simple"]),
+        (["-m", "method=mean,average,fedavg"], ["-m", "method=simple,simple,simple"]),
         (["models=[a,b]"], ["models=[a,b]"]),
     ],
 )
@@ -37,3 +39,16 @@ def test_no_alias_hides_a_method_or_a_setting() -> None:
     every = {key for kind in all_methods().values() for key in vars(kind())}
     assert not {name.removeprefix("method.") for name in SETTINGS} & every
     assert {name.removeprefix("method.") for name in SETTINGS.values() if name.startswith("method.")} <= every
+
+
+def test_messages_have_the_name_that_was_typed() -> None:
+    typed = typed_names(["method=fisher", "method.regmean_reduce_nondiag=0.1", "method.scaling=1", "models"])
+    assert typed == {"method.off_diagonal": "method.regmean_reduce_nondiag"}
+    assert typed_names(["models=[a]"], merges=True) == {"checkpoints": "models"} and not typed_names(["models=[a]"])
+    problems = ["method.off_diagonal: unknown: really", "seed: wrong", "no colon"]
+    expected = ["method.regmean_reduce_nondiag (here method.off_diagonal): unknown: really", "seed: wrong", "no colon"]
+    assert as_typed(problems, typed) == expected
+
+
+def test_notes_are_of_settings_that_are_understood() -> None:
+    assert set(NOTES) <= set(SETTINGS)

@@ -212,3 +212,15 @@ def test_a_plan_shows_what_runs_on_dev_and_how_much_is_chosen(
     assert "then the best of each of 2 groups of settings is run on test" in told
     assert show_plan([*common, *swept, "hydra.sweeper.select=best"])
     assert "of each of 0 groups" in capsys.readouterr().out
+
+
+def test_a_plan_of_many_jobs_says_at_once_what_it_does(
+    common: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    GlobalHydra.instance().clear()  # the command makes its own
+    jobs = [*common, "members=[tec,isear]", "method=simple", "seed=1,2,3"]
+    assert show_plan(jobs)
+    assert "Composing" not in capsys.readouterr().err
+    monkeypatch.setattr("regmean_lab.command.plan.MANY_JOBS", 3)
+    assert show_plan(jobs)
+    assert "Composing 3 jobs, to see what each needs …" in capsys.readouterr().err

@@ -88,6 +88,18 @@ def test_a_summary_has_a_table_and_a_figure(tmp_path: Path, sweep: str, capsys: 
     assert shown.err == ""
 
 
+def test_members_that_score_0_are_told_below_the_table(
+    tmp_path: Path, sweep: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    zero = {"in_domain": {"tec": 0.0, "isear": 0.0}, "out_of_domain": {"emoint": 0.0}}
+    finish(tmp_path, 0, replace(result("simple", 1, 0.0), scores=zero))
+    finish(tmp_path, 1, result("regmean", 1, 60.0))
+    summarise(tmp_path / SWEEPS_FOLDER / sweep)
+    shown = capsys.readouterr().out
+    assert shown.count("Note: ") == 1
+    assert "Note: simple: scores 0 on the data of every member" in shown
+
+
 def test_failed_jobs_are_told_with_their_reason(tmp_path: Path, sweep: str, capsys: pytest.CaptureFixture[str]) -> None:
     finish(tmp_path, 0, result("simple", 1, 50.0))
     record_job(tmp_path, 1, JobRecord(["method=regmean", "seed=1"], "where/it/was", "NaN in a layer"))

@@ -211,6 +211,14 @@ def test_a_word_that_is_no_verb_is_answered_with_the_nearest(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("folder", [["--config-dir", "own"], ["--config-dir=own"], ["-cd", "own", "--config-dir=more"]])
+def test_folders_of_settings_may_stand_before_the_verb(folder: list[str]) -> None:
+    assert split_verb([*folder, "plan", "seed=1"]) == ("plan", [*folder, "seed=1"])
+    assert split_verb([*folder, "seed=1"]) == (None, [*folder, "seed=1"])
+    with pytest.raises(VerbError, match="a verb comes first"):
+        split_verb([*folder, "seed=1", "plan"])
+
+
 def test_a_verb_and_an_experiment_of_another_root_do_not_mix(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -169,7 +169,7 @@ class TestCells:
             return score_table([measured]).title.rpartition("; ")[2]
 
         both = {"accuracy": 50.0, "macro_f1": 50.0}
-        assert titled(tec=both, isear={"accuracy": 60.0, "macro_f1": 50.0}) == "macro_f1 × 100"
+        assert titled(tec=both, isear={"accuracy": 60.0, "macro_f1": 50.0}) == "key score (macro_f1) × 100"
         assert titled(tec=both, isear=both) == "key score × 100"
         assert titled(tec={"accuracy": 50.0}, isear={"pearson": 50.0}) == "key score × 100"
 
@@ -186,10 +186,15 @@ class TestLayout:
         assert lines[2:5] == [
             "| method | tec | isear | mean in domain | emoint (out) | mean out of domain |",
             "|---|---:|---:|---:|---:|---:|",
-            "| simple | **50.00** | **60.00** | **55.00** | **40.00** | **40.00** |",
+            "| simple | **50.00** | **60.00** | **55.00** | 40.00 | 40.00 |",
         ]
         assert lines[5].startswith("| fisher | 40.00 | 59.00 |")
         assert lines[6].startswith("| regmean | **50.00** | 59.00 |")  # equal as far as it is shown
+
+    def test_where_all_rows_are_equal_none_is_best(self) -> None:
+        zero = {"tec": 0.0, "isear": 0.0}
+        results = [result("simple", scores=zero), result("regmean", scores=zero)]
+        assert "**" not in markdown_table(score_table(results))
 
     def test_a_lone_row_has_no_best(self) -> None:
         assert "**" not in markdown_table(score_table([result()]))

@@ -297,3 +297,21 @@ def test_real_corpora(corpus: str) -> None:
     assert sum(example.label[0] == 1 for example in train) == positives > 0  # type: ignore[index]
     annotated = {name for row in rows for name, value in {**row["emotions"], **row["VAD"]}.items() if value is not None}
     assert {name for name, known in zip(LABELS, emotion.annotated_labels(corpus), strict=True) if known} == annotated
+
+
+def test_a_folder_too_deep_is_answered_with_its_parent(tmp_path: Path) -> None:
+    folder = tmp_path / "emotion_splits"
+    for corpus in ("tec", "emoint"):
+        (folder / corpus).mkdir(parents=True)
+        for split in ("train", "dev", "test"):
+            (folder / corpus / f"{split}.jsonl").write_text("{}\n")
+    (tec, emoint, isear) = suite(folder).missing(["tec", "emoint", "isear"])
+    for message in (tec, emoint):
+        assert message.endswith(f"paths.data_dir is one folder too deep, write paths.data_dir={tmp_path}.")
+    assert "too deep" not in isear
+    assert suite(tmp_path).missing(["tec"]) == []
+
+
+def test_leaving_out_comes_first_in_the_advice(tmp_path: Path) -> None:
+    (message,) = suite(tmp_path).missing(["ssec"])
+    assert "are not there. To leave out what is missing: suite.skip_missing_out_of_domain=true. To get it: " in message

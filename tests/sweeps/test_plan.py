@@ -264,6 +264,18 @@ class TestText:
         assert "Missing or wrong, 1 thing:" in text
         assert "dailydialog" in text.partition("Missing")[2]
 
+    def test_says_why_a_time_is_unknown(self, workspace: Workspace) -> None:
+        for overrides, unknown in ((["members=[tec,dailydialog]"], True), (["members=[tec,isear]"], False)):
+            plan = workspace.plan(overrides)
+            text = plan_text(plan, estimate(plan))
+            assert ("time unknown" in text) == ("lacks data or pretrained weights" in text) == unknown
+
+    def test_what_no_data_would_mend_comes_first(self) -> None:
+        plan = Plan(problems=["no data", "a model that does not write"], unsuitable=["a model that does not write"])
+        text = plan_text(plan, None)
+        assert text.startswith("This cannot run:\n  - a model that does not write\n\n0 jobs: ")
+        assert text.endswith("Missing or wrong, 1 thing:\n  - no data")
+
     @pytest.mark.parametrize(
         ("seconds", "expected"),
         [(0.2, "1 s"), (59.4, "59 s"), (61, "1 min"), (3600, "1 h"), (5000, "1 h 23 min"), (200_000, "2 days 8 h")],

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.demos.boring_classes import BoringModel, RandomDataset
 from pytorch_lightning.loggers import CSVLogger, Logger
 from safetensors.torch import load_file
 from torch import Tensor
@@ -29,6 +30,7 @@ from regmean_lab.training import train as train_module
 from regmean_lab.training.best_weights import epoch_of
 from regmean_lab.training.descriptions import describe
 from regmean_lab.training.train import find_or_train, train_model, training_trainer
+from regmean_lab.training.trainers import EpochProgressBar
 from regmean_lab.zoo import Zoo, ZooEntry, member_address
 
 TRAINING = TrainingConfig(learning_rate=3e-3, epochs=2, batch_size=16, max_length=32)
@@ -501,3 +503,17 @@ def test_a_training_that_was_killed_at_its_very_end_is_not_repeated(
         assert {key: record[key] for key in ("scores", "epoch", "steps")} == {
             key: expected[key] for key in ("scores", "epoch", "steps")
         }
+
+
+def test_progress_bars_count_epochs_from_one(capsys: pytest.CaptureFixture[str]) -> None:
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=2,
+        callbacks=[EpochProgressBar()],
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(BoringModel(), torch.utils.data.DataLoader(RandomDataset(32, 4)))
+    told = capsys.readouterr().out
+    assert "Epoch 2/2" in told and "Epoch 0" not in told and "Epoch 1/1" not in told
