@@ -42,12 +42,16 @@ SIZES = {"train": 48, "dev": 12, "test": 10}
 
 MARKS = {
     "benchmarks/": "benchmarks",
+    "callbacks/test_choice.py": "experiments",
+    "callbacks/test_distillation.py": "experiments",
+    "callbacks/test_pseudo_text_merge.py": "experiments",
     "callbacks/test_refining_merge.py": "experiments",
     "checkpoints/test_collect_by_blocks.py": "experiments",
     "checkpoints/test_collect_statistics.py": "experiments",
     "checkpoints/test_collect_together.py": "processes",
     "checkpoints/test_evaluate.py": "experiments",
     "checkpoints/test_given_members.py": "experiments",
+    "checkpoints/test_teaching.py": "experiments",
     "command/test_interrupted_sweeps.py": "processes",
     "command/test_jobs.py": "experiments",
     "command/test_launchers.py": "launchers",
