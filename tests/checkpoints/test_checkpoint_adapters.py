@@ -64,7 +64,8 @@ def weights_of(adapter: Path) -> dict[str, Tensor]:
     whole = {name: member.weights[name] for name in member.weights}
     for name, value in whole.items():
         if value.dim():
-            assert torch.equal(member.weights.rows(name, 1, len(value)), value[1:]), name
+            # Not every BLAS gives the same bits for some rows of a product as for all of them.
+            torch.testing.assert_close(member.weights.rows(name, 1, len(value)), value[1:], msg=name)
     return whole
 
 
