@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -208,13 +208,10 @@ class Composer:
 
     Args:
         config_name: the root configuration.
-        whole: composes a configuration from its overrides; None is Hydra's ``compose``, without Hydra's own part.
     """
 
-    def __init__(
-        self, config_name: str = CONFIG_NAME, whole: Callable[[Sequence[str]], DictConfig] | None = None
-    ) -> None:
-        self._config_name, self._whole = config_name, whole
+    def __init__(self, config_name: str = CONFIG_NAME) -> None:
+        self._config_name = config_name
         self._parser = OverridesParser.create(config_loader=config_loader())
         self._parsed: dict[str, Override] = {}
         self._bases: dict[tuple[str, ...], DictConfig] = {}
@@ -226,25 +223,23 @@ class Composer:
             HydraException: for what Hydra cannot compose.
             OmegaConfBaseException: for a value of the wrong type.
         """
-        parsed = [*zip(overrides, self.parsed(overrides), strict=True)]
+        parsed = [(text, self._parse(text)) for text in overrides]
         chosen = tuple(text for text, override in parsed if not _sets_value(override))
         if chosen not in self._bases:
-            self._bases[chosen] = self._whole(chosen) if self._whole else composition(self._config_name, chosen)
+            self._bases[chosen] = composition(self._config_name, chosen)
         base = self._bases[chosen]
         values = [override for _, override in parsed if _sets_value(override)]
         if any(_is_part(base, override.key_or_group) for override in values):
-            return self._whole(overrides) if self._whole else compose(self._config_name, list(overrides))
+            return compose(self._config_name, list(overrides))
         config = copy.deepcopy(base)
         for override in values:
             OmegaConf.update(config, override.key_or_group, override.value(), merge=False)
         return config
 
-    def parsed(self, overrides: Sequence[str]) -> list[Override]:
-        """Overrides as Hydra reads them, each text once."""
-        for text in overrides:
-            if text not in self._parsed:
-                (self._parsed[text],) = self._parser.parse_overrides([text])
-        return [self._parsed[text] for text in overrides]
+    def _parse(self, text: str) -> Override:
+        if text not in self._parsed:
+            (self._parsed[text],) = self._parser.parse_overrides([text])
+        return self._parsed[text]
 
 
 def _sets_value(override: Override) -> bool:

@@ -25,7 +25,6 @@ from rich.table import Table
 from rich.text import Text
 
 from regmean_lab.sweeps.stages import Launch
-from regmean_lab.sweeps.sweep_loader import share_compositions
 from regmean_lab.sweeps.task_function import end_text
 from regmean_lab.utils.progress import listening
 from regmean_lab.utils.quantities import duration
@@ -42,13 +41,9 @@ Clock = Callable[[], float]
 
 
 def watched(launcher: Launcher) -> Launch:
-    """The launcher's ``launch``; where it runs jobs one after the other in this process, it shows how they proceed.
-
-    What such jobs have in common is composed once.
-    """
+    """The launcher's ``launch``; where it runs jobs one after the other in this process, it shows how they proceed."""
     if f"{type(launcher).__module__}.{type(launcher).__qualname__}" != IN_THIS_PROCESS:
         return launcher.launch
-    share_compositions(launcher)
 
     def launch(overrides: Sequence[Sequence[str]], number: int) -> Sequence[JobReturn]:
         progress = SweepProgress(len(overrides))
