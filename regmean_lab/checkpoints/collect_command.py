@@ -236,8 +236,8 @@ def _measured(
         "text": tuple(public[column] for column in columns.text),
         **{key: public[column] for key, column in (("target", columns.target), ("label", columns.label)) if column},
     }
-    publication = replace(
-        _publication(plain, output, model, described, public_command(plain, public)), distinct=distinct_share(examples)
+    publication = _publication(
+        *(plain, output, model, described, public_command(plain, public)), distinct=distinct_share(examples)
     )
     requests = _requests(plain, module)
     private = [request.kind for request in requests if request.settings.is_private]
@@ -260,7 +260,12 @@ def _measured(
 
 
 def _publication(
-    plain: CollectConfig, output: Path, model: dict[str, Any], described: dict[str, Any], command: str
+    plain: CollectConfig,
+    output: Path,
+    model: dict[str, Any],
+    described: dict[str, Any],
+    command: str,
+    distinct: float = 1.0,
 ) -> Publication:
     return Publication(
         folder=output,
@@ -272,6 +277,7 @@ def _publication(
         command=command,
         model=model,
         pushed=plain.push is not None,
+        distinct=distinct,
     )
 
 

@@ -85,7 +85,8 @@ def open_statistics(
                 found.append(str(error))
                 continue
             layers = method.gram_layers(names, layout)
-            problems = _problems(file, KINDS[kind], member, layers, names, layout, excludable=_has_excluded(method))
+            excludable = hasattr(method, "exclude_layers")
+            problems = _problems(file, KINDS[kind], member, layers, names, layout, excludable=excludable)
             found += [f"{path}: {problem}" for problem in problems]
             if not problems:
                 statistics.sources[kind] = _aligned(file, KINDS[kind], member, order, layout)
@@ -178,10 +179,6 @@ def _without(method: MergeMethod, lacking: Sequence[str]) -> str:
         *(method.without_tokens if "tokens" in lacking else ()),
     ]
     return f"; without them: {', or '.join(ways)}" if ways else ""
-
-
-def _has_excluded(method: MergeMethod) -> bool:
-    return hasattr(method, "exclude_layers")
 
 
 def _files(folder: Path, kind: str) -> list[Path]:

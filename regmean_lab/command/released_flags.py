@@ -43,17 +43,14 @@ def released_flag_problems(arguments: Sequence[str], verb: str | None = None) ->
     chosen = [] if any(_key(other) in SUITE_KEYS for other in others) else released_choices(files)
     chosen = [override for override in chosen if _key(override) not in map(_key, others)]
     suite_known = any(_key(override) in SUITE_KEYS for override in [*chosen, *others])
-    instead = []
-    if files and CONFIG_FILES not in flags:
-        example = " ".join(chosen) if suite_known and chosen else EXAMPLE
-        problem = f"{', '.join(files)}: experiments are chosen by their names, not by files: {example} ({PAGE})"
-    elif CONFIG_FILES in flags:
-        example = " ".join(chosen) if suite_known and chosen else f"{EXAMPLE}, or suite= model= method="
-        problem = _of_flag(flags[CONFIG_FILES], f"choose options of groups instead: {example}")
-    else:
-        problem = ""
-    problems = [problem] if problem else []
-    instead += chosen
+    problems, instead = [], [*chosen]
+    certain = " ".join(chosen) if suite_known else ""
+    if CONFIG_FILES in flags:
+        example = certain or f"{EXAMPLE}, or suite= model= method="
+        problems.append(_of_flag(flags[CONFIG_FILES], f"choose options of groups instead: {example}"))
+    elif files:
+        named = ", ".join(files)
+        problems.append(f"{named}: experiments are chosen by their names, not by files: {certain or EXAMPLE} ({PAGE})")
     if FILTER_MODEL in flags:
         meant, members = _members(values[FILTER_MODEL], [*chosen, *others, *([] if suite_known else [USUAL_SUITE])])
         problems.append(_of_flag(flags[FILTER_MODEL], f"name the members' corpora instead: {meant}"))

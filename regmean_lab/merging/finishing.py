@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from regmean_lab.merging.followed_by import Merged, Step
-from regmean_lab.merging.parameters import LayerDiagnostics, Layout, MergeError, MergeMember, StackedLayers
+from regmean_lab.merging.parameters import LayerDiagnostics, MergeError, MergeInputs, MergeMember, StackedLayers
 from regmean_lab.merging.weights import present_rows, tensor_rows
 from regmean_lab.statistics import all_finite
 
@@ -35,11 +35,7 @@ class MergedParameter:
 def follow(
     steps: Sequence[Step],
     parameter: MergedParameter,
-    members: Sequence[MergeMember],
-    coefficients: Sequence[float],
-    layout: Layout,
-    device: torch.device,
-    base: Mapping[str, Tensor] | None,
+    inputs: MergeInputs,
     depth: float,
     mean: Callable[[], Tensor],
 ) -> MergedParameter:
@@ -51,27 +47,22 @@ def follow(
     Args:
         steps: what follows, in order.
         parameter: as it is merged.
-        members: the members.
-        coefficients: one a member; they add up to 1.
-        layout: what is known of the architecture.
-        device: where to compute.
-        base: weights of the model that the members were trained from.
+        inputs: what it was merged from, with the base model, if there is one.
         depth: how deep the parameter lies, see :class:`Merged`.
         mean: gives the mean of the members' values of this parameter, as ``method=simple`` merges them.
     """
     name, value = parameter.name, parameter.value
     if not steps or not value.dtype.is_floating_point:
         return parameter
-    working = value.to(device, torch.promote_types(value.dtype, torch.float32))
-    start = base_tensor(base, name, working)
-    weights = [share * len(members) for share in coefficients]
-    compared = _Compared(name, start, lambda: mean().to(working), members, weights, layout, device, depth)
-    based = None if base is None or start is None else present_rows(base, name)
-    whole = based is None and all(present_rows(member.weights, name) is None for member in members)
+    working = value.to(inputs.device, torch.promote_types(value.dtype, torch.float32))
+    start = base_tensor(inputs.base, name, working)
+    compared = _Compared(name, start, lambda: mean().to(working), inputs, depth)
+    based = None if inputs.base is None or start is None else present_rows(inputs.base, name)
+    whole = based is None and all(present_rows(member.weights, name) is None for member in inputs.members)
     for step in steps:
         if step.needs_base and start is None:
             continue
-        stack = layout.stacked.get(name)
+        stack = inputs.layout.stacked.get(name)
         if stack is None:
             after = step.apply(compared.parameter(working, whole=whole))
         else:
@@ -91,22 +82,17 @@ class _Compared:
     name: str
     base: Tensor | None
     mean: Callable[[], Tensor]
-    members: Sequence[MergeMember]
-    weights: Sequence[float]
-    layout: Layout
-    device: torch.device
+    inputs: MergeInputs
     depth: float
 
     def parameter(self, value: Tensor, *, whole: bool) -> Merged:
         """The parameter; as that of no linear layer, where models lack rows of it."""
-        layer = self.layout.linear.get(self.name) if whole else None
-        transposed = None if layer is None else layer.transposed
+        layer = self.inputs.layout.linear.get(self.name) if whole else None
 
         def read(number: int) -> Tensor:
-            return self._working(number, self.members[number].weights[self.name])
+            return self._working(number, self.inputs.members[number].weights[self.name])
 
-        count = len(self.members)
-        return Merged(self.name, value, self.base, self.mean, count, read, self.weights, transposed, self.depth)
+        return self._merged(self.name, value, self.base, self.mean, read, None if layer is None else layer.transposed)
 
     def experts(self, value: Tensor, stack: StackedLayers) -> Iterator[Merged]:
         """The layer of each of the experts that the parameter holds."""
@@ -117,20 +103,30 @@ class _Compared:
                 means.append(self.mean())
             return means[0][expert]
 
-        for expert in range(stack.count):
-            yield self._expert(value, expert, stack, partial(mean, expert))
-
-    def _expert(self, value: Tensor, expert: int, stack: StackedLayers, mean: Callable[[], Tensor]) -> Merged:
-        def read(number: int) -> Tensor:
+        def read(expert: int, number: int) -> Tensor:
             rows = slice(expert, expert + 1)
-            return self._working(number, tensor_rows(self.members[number].weights, self.name, rows)[0])
+            return self._working(number, tensor_rows(self.inputs.members[number].weights, self.name, rows)[0])
 
-        name, count = stack.layer(expert).name, len(self.members)
-        base = None if self.base is None else self.base[expert]
-        return Merged(name, value[expert], base, mean, count, read, self.weights, stack.transposed, self.depth)
+        for expert in range(stack.count):
+            base = None if self.base is None else self.base[expert]
+            own = partial(mean, expert), partial(read, expert)
+            yield self._merged(stack.layer(expert).name, value[expert], base, *own, stack.transposed)
+
+    def _merged(
+        self,
+        name: str,
+        value: Tensor,
+        base: Tensor | None,
+        mean: Callable[[], Tensor],
+        member: Callable[[int], Tensor],
+        transposed: bool | None,
+    ) -> Merged:
+        count = len(self.inputs.members)
+        weights = [share * count for share in self.inputs.coefficients]
+        return Merged(name, value, base, mean, count, member, weights, transposed, self.depth)
 
     def _working(self, number: int, tensor: Tensor) -> Tensor:
-        return working_tensor(self.members[number], tensor, self.name, self.device)
+        return working_tensor(self.inputs.members[number], tensor, self.name, self.inputs.device)
 
 
 def base_tensor(

@@ -16,11 +16,10 @@ from regmean_lab.merging.depth import depths
 from regmean_lab.merging.finishing import MergedParameter, follow
 from regmean_lab.merging.followed_by import steps_of
 from regmean_lab.merging.movement import with_movement
-from regmean_lab.merging.parameters import Layout, MergeError, MergeMember, TensorSettings
+from regmean_lab.merging.parameters import Layout, MergeError, MergeInputs, MergeMember, TensorSettings
 from regmean_lab.merging.partial import covered
 from regmean_lab.merging.parts import PER_MEMBER, name_problems, values_by_name
 from regmean_lab.merging.pieces import (
-    MergeInputs,
     Pieces,
     blocks_of,
     is_floating,
@@ -140,9 +139,8 @@ def merge_in_pieces(
     with closing(work.merged(names, _as_it_is)) as pieces:
         for parameter in whole_parameters(pieces):
             name = parameter.name
-            shares = work.settings_of(name).coefficients or coefficients
-            mean = partial(mean_of, method, name, work.inputs.with_coefficients(shares))
-            yield done(follow(steps, parameter, members, shares, layout, work.inputs.device, base, deep[name], mean))
+            inputs = replace(work.inputs, base=base).with_coefficients(work.settings_of(name).coefficients)
+            yield done(follow(steps, parameter, inputs, deep[name], partial(mean_of, method, name, inputs)))
 
 
 def _checked(method: MergeMethod, members: Sequence[MergeMember], base: Mapping[str, Tensor] | None) -> list[float]:

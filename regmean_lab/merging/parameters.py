@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -141,6 +141,29 @@ class Layout:
     feed_forward: tuple[FeedForward, ...] = ()
     stacked: Mapping[str, StackedLayers] = field(default_factory=dict)
     other_maps: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class MergeInputs:
+    """What a merge reads: the same for all parameters, but for coefficients of their own.
+
+    Attributes:
+        members: the members.
+        coefficients: one a member.
+        layout: what is known of the architecture.
+        device: where tensors are wanted.
+        base: weights of the model that the members were trained from, or None.
+    """
+
+    members: Sequence[MergeMember]
+    coefficients: Sequence[float]
+    layout: Layout
+    device: torch.device
+    base: Mapping[str, Tensor] | None = None
+
+    def with_coefficients(self, own: Sequence[float] | None) -> MergeInputs:
+        """The same with other coefficients, if there are any."""
+        return self if own is None else replace(self, coefficients=own)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from regmean_lab.merging.base import MergeMethod
 from regmean_lab.merging.finishing import MergedParameter, base_tensor, working_tensor
 from regmean_lab.merging.linear_algebra import inner_products
 from regmean_lab.merging.member_tensors import MemberTensors
-from regmean_lab.merging.parameters import Layout, MergeMember, Parameter, TensorSettings
+from regmean_lab.merging.parameters import MergeInputs, MergeMember, Parameter, TensorSettings
 from regmean_lab.merging.side_by_side import Run, one_by_one
 from regmean_lab.merging.weights import StoredWeights, tensor_rows, tensor_shape
 
@@ -24,29 +24,6 @@ BLOCK_ELEMENTS = 1 << 20
 cache, and enough for Python to take no part of the time."""
 
 Found = TypeVar("Found")
-
-
-@dataclass(frozen=True)
-class MergeInputs:
-    """What a merge reads: the same for all parameters, but for coefficients of their own.
-
-    Attributes:
-        members: the members.
-        coefficients: one a member.
-        layout: what is known of the architecture.
-        device: where tensors are wanted.
-        base: weights of the model that the members were trained from, or None.
-    """
-
-    members: Sequence[MergeMember]
-    coefficients: Sequence[float]
-    layout: Layout
-    device: torch.device
-    base: Mapping[str, Tensor] | None = None
-
-    def with_coefficients(self, own: Sequence[float] | None) -> MergeInputs:
-        """The same with other coefficients, if there are any."""
-        return self if own is None else replace(self, coefficients=own)
 
 
 @dataclass(frozen=True)

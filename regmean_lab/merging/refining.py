@@ -26,8 +26,7 @@ from regmean_lab.merging.member_text import OWN as OWN
 from regmean_lab.merging.member_text import PSEUDO as PSEUDO
 from regmean_lab.merging.member_text import ReadsText
 from regmean_lab.merging.merge import coefficients_of, mean_of
-from regmean_lab.merging.parameters import LayerDiagnostics, Layout, LinearLayer, MergeError, MergeMember
-from regmean_lab.merging.pieces import MergeInputs
+from regmean_lab.merging.parameters import LayerDiagnostics, Layout, LinearLayer, MergeError, MergeInputs, MergeMember
 from regmean_lab.merging.row_groups import has_averaged_rows
 from regmean_lab.statistics import Mask, RowSelection, all_finite
 from regmean_lab.statistics.batches import device_of, evaluation_mode
@@ -219,9 +218,9 @@ def refine_(
     if steps := steps_of(method.followed_by):
         deep = depths([*layout.linear, *merged])
         for name, value in merged.items():
-            mean = partial(mean_of, method, name, MergeInputs(members, coefficients, layout, value.device, None))
+            inputs = MergeInputs(members, coefficients, layout, value.device, base)
             refined = MergedParameter(name, value)
-            found = follow(steps, refined, members, coefficients, layout, value.device, base, deep[name], mean)
+            found = follow(steps, refined, inputs, deep[name], partial(mean_of, method, name, inputs))
             value.copy_(found.value)
     return diagnostics
 

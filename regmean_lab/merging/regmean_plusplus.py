@@ -11,8 +11,7 @@ from typing_extensions import override
 
 from regmean_lab.merging.base import matches, register_method
 from regmean_lab.merging.merge import merge_parameter
-from regmean_lab.merging.parameters import LayerDiagnostics, LinearLayer, Parameter
-from regmean_lab.merging.pieces import MergeInputs
+from regmean_lab.merging.parameters import LayerDiagnostics, LinearLayer, MergeInputs, Parameter
 from regmean_lab.merging.refining import LayerRows, RefinedLayer, RefiningMethod
 from regmean_lab.merging.regmean import GRAM_SOURCES, GRAMS, RegMean
 from regmean_lab.statistics import add_gram_, mirror_upper_

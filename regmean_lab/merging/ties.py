@@ -13,8 +13,8 @@ from typing_extensions import override
 
 from regmean_lab.merging.base import register_method
 from regmean_lab.merging.counting import cuts, threshold_place
-from regmean_lab.merging.parameters import Layout, MergeMember, Parameter
-from regmean_lab.merging.pieces import MergeInputs, Pieces, blocks_of, is_floating, read_by_rows, read_parameter
+from regmean_lab.merging.parameters import Layout, MergeInputs, MergeMember, Parameter
+from regmean_lab.merging.pieces import Pieces, blocks_of, is_floating, read_by_rows, read_parameter
 from regmean_lab.merging.side_by_side import side_by_side
 from regmean_lab.merging.task_vectors import ElementwiseMethod, keep_above, task_vectors
 from regmean_lab.merging.weights import tensor_shape

@@ -24,6 +24,7 @@ from regmean_lab.modules.base import DEV_SCORE, TaskModule, TrainableModule
 from regmean_lab.modules.multi_task import MultiTaskModule
 from regmean_lab.modules.reweighting import sqrt_weights
 from regmean_lab.modules.sequence_classification import SequenceClassificationModule
+from regmean_lab.results import zero_note
 from regmean_lab.statistics import rank
 from regmean_lab.suites import Suite
 from regmean_lab.suites.base import Split
@@ -295,12 +296,8 @@ def train_model(
             save_adapter(adapter, module.model, folder / ADAPTER_FOLDER)
         merge_adapter(adapter)
     scores = best.scores or module.dev_scores
-    if rank() == 0 and scores.get(module.key_score) == 0:
-        log.warning(
-            "%s: %s on dev is 0, as of models that predict no label: train longer or on more examples "
-            "(training.epochs, suite.train_examples)",
-            *("+".join(corpora), module.key_score),
-        )
+    if rank() == 0 and (note := zero_note("individual", {"+".join(corpora): scores.get(module.key_score, 1.0)})):
+        log.warning("on dev, %s", note)
     if rank() == 0:
         module.save(folder)
         tokenizer.save_pretrained(folder)

@@ -86,6 +86,14 @@ class Publication:
         """Form and rank of one kind of statistics: what are no matrices has one form only."""
         return (self.form, self.rank) if KINDS[kind].file.is_of_matrices else ("full", None)
 
+    def shortages(self, rows: Mapping[str, int], widths: Mapping[str, int]) -> list[Shortage]:
+        """The layers with too few rows of different texts for what is published; none where nothing is required."""
+        return [] if self.minimum is None else shortages(rows, widths, self.minimum, self.distinct)
+
+    def refuse(self, found: Sequence[Shortage], kind: Kind, *, before: bool) -> None:
+        """Raise for layers with too few rows, see :func:`~regmean_lab.checkpoints.publishing.guard.refuse`."""
+        refuse(found, self.minimum or 0, before=before, kind=kind)
+
 
 def collect(
     trainer: pl.Trainer,
@@ -127,8 +135,7 @@ def collect(
     if found is not None and same_form and (kind.of == "texts" or tells(found, publication)):
         if publication.pushed and publication.minimum is not None:  # it may have been made with allow_few_rows=true
             if kind.forward_rows:
-                few = foresee(request, module, data, publication)
-                refuse(few, publication.minimum, before=True, kind=kind)
+                publication.refuse(foresee(request, module, data, publication), kind, before=True)
             guard_file(path, publication.minimum)
         log.info("found %s", path)
         return "found"
@@ -141,7 +148,7 @@ def collect(
             collection.save(kind.load(found))
         return _done("written again", request, path)
     if publication.minimum is not None and kind.forward_rows:
-        refuse(foresee(request, module, data, publication), publication.minimum, before=True, kind=kind)
+        publication.refuse(foresee(request, module, data, publication), kind, before=True)
     if blocks is not None:
         collection.measure_by_blocks(blocks)
     elif request.devices is None or not request.can_be_shared:
@@ -237,9 +244,7 @@ class _Collection:
 
     def _check_rows(self, rows: Mapping[str, int], widths: Mapping[str, int]) -> None:
         """Raise for layers that saw too few rows; nothing is written then."""
-        if self.publication.minimum is not None:
-            short = shortages(rows, widths, self.publication.minimum, self.publication.distinct)
-            refuse(short, self.publication.minimum, before=False, kind=self.request.about)
+        self.publication.refuse(self.publication.shortages(rows, widths), self.request.about, before=False)
 
     def _metadata(self, widths: dict[str, int]) -> dict[str, Any]:
         """What a file tells besides its statistics."""
@@ -348,8 +353,7 @@ def _foreseen(
     )
     tokens = sum(example.length for example in longest)
     widths = {layer: len(matrix) for layer, matrix in probe.matrices.items()}
-    assert publication.minimum is not None
-    return shortages(most_rows(probe, tokens, lengths), widths, publication.minimum, publication.distinct)
+    return publication.shortages(most_rows(probe, tokens, lengths), widths)
 
 
 def _foreseen_by_tokens(
@@ -365,8 +369,7 @@ def _foreseen_by_tokens(
     # Experts are left out: how many rows each sees is only known afterwards.
     wanted = set(wanted_layers(request, module.model)) & set(linear_layers(module.model))
     widths = {layer: width for layer, width in input_widths(module.model).items() if layer in wanted}
-    assert publication.minimum is not None
-    return shortages(dict.fromkeys(widths, tokens), widths, publication.minimum, publication.distinct)
+    return publication.shortages(dict.fromkeys(widths, tokens), widths)
 
 
 def _examples(request: StatisticsRequest, settings: GramConfig, data: CorpusDataModule) -> Batches:

@@ -20,7 +20,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from regmean_lab.checkpoints.publishing.collect import Publication, found_file, provenance, tells
-from regmean_lab.checkpoints.publishing.guard import refuse, shortages
 from regmean_lab.models.headers import read_header
 from regmean_lab.prepare.base import PrepareError
 from regmean_lab.prepare.model import convert_apart
@@ -93,13 +92,8 @@ def import_gram(
     if found is not None and (found.form, found.metadata.get("rank")) == (form, rank) and tells(found, publication):
         log.info("found %s", path)
         return "found"
-    if rows is not None and publication.minimum is not None:
-        refuse(
-            shortages(dict.fromkeys(widths, rows), widths, publication.minimum),
-            publication.minimum,
-            before=True,
-            kind=kind,
-        )
+    if rows is not None:
+        publication.refuse(publication.shortages(dict.fromkeys(widths, rows), widths), kind, before=True)
     publication.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".matrices-", dir=publication.folder) as folder:
         try:
