@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+
+from regmean_lab.results import Result
 
 SCRIPT = Path(__file__).parents[1] / "docs" / "methods_record.py"
 SPEC = importlib.util.spec_from_file_location("methods_record", SCRIPT)
@@ -18,7 +21,8 @@ SPEC.loader.exec_module(RECORD)
 
 
 def job(method: str, members: str, seed: int, gap: float | None, inside: float, **more: Any) -> dict[str, Any]:
-    line = {"suite": "sentiment", "model": "minilm", "method": method, "members": members, "seed": seed}
+    line = {"suite": "sentiment", "model": "minilm", "train_examples": 1500, "test_examples": 500}
+    line |= {"method": method, "members": members, "seed": seed}
     scores = {"gap_closed": gap, "mean_in_domain": inside, "mean_out_of_domain": 70.0, "agreement": 90.0}
     return {**dict.fromkeys(RECORD.MEASURED), **line, **scores, "reads_text": 0, "merge_seconds": 2.0, **more}
 
@@ -35,12 +39,16 @@ def test_lines_are_read_from_a_report(tmp_path: Path) -> None:
     result = tmp_path / "result.json"
     result.write_text(json.dumps(plain_result()))
     line = {**job("regmean", "a+b", 1, 10.0, 80.0), "state": "measured", "path": result}
-    del line["merge_seconds"], line["reads_text"]
+    for absent in ("merge_seconds", "reads_text", "train_examples", "test_examples"):
+        del line[absent]
     pd.DataFrame([line, {**line, "method": "ties", "state": "missing", "path": None}]).to_csv(tmp_path / "runs.csv")
     [found] = RECORD.measured_jobs(tmp_path / "runs.csv").to_dict("records")
     assert (found["method"], found["merge_seconds"], found["gap_closed"]) == ("regmean off_diagonal=1", 7.5, 10.0)
+    assert (found["train_examples"], found["test_examples"]) == (1500, 500)
     pd.DataFrame([line, line]).to_csv(tmp_path / "twice.csv")
-    with pytest.raises(ValueError, match="several results of sentiment, minilm, regmean off_diagonal=1, a\\+b, 1"):
+    with pytest.raises(
+        ValueError, match="several results of sentiment, minilm, 1500, 500, regmean off_diagonal=1, a\\+b, 1"
+    ):
         RECORD.measured_jobs(tmp_path / "twice.csv")
     pd.DataFrame([{"a": 1}]).to_csv(tmp_path / "other.csv")
     with pytest.raises(ValueError, match="no column members"):
@@ -62,8 +70,44 @@ def plain_result() -> dict[str, Any]:
         "method": "regmean",
         "scores": scores,
         "seconds": {"merge": 7.5},
-        "configuration": {"method": settings},
+        "configuration": {"method": settings, "suite": {"train_examples": 1500, "test_examples": 500}},
     }
+
+
+def labelled(method: str, settings: dict[str, Any], **more: Any) -> str:
+    """The label of a result of a method with these settings."""
+    content = {**plain_result(), "method": method}
+    content["configuration"] = {"method": settings, "statistics": more.pop("statistics", {})}
+    known = {entry.name for entry in fields(Result)}
+    return RECORD.label(Result(**{key: value for key, value in {**content, **more}.items() if key in known}))
+
+
+def test_settings_chosen_on_dev_are_one_row_whatever_was_chosen() -> None:
+    chosen = {"on": "dev", "keys": ["method.off_diagonal"]}
+    labels = {labelled("regmean", {"off_diagonal": value}, selection=chosen) for value in (0.5, 0.9, 1.0)}
+    assert labels == {"regmean (chosen on dev)"}
+    text = {"text": "pseudo", "start": "simple", "damping": 0.3}
+    assert labelled("regmean_sequential", text, selection={"on": "dev", "keys": ["method.damping"]}) == (
+        "regmean_sequential text=pseudo start=simple (chosen on dev)"
+    )
+
+
+def test_what_an_owner_publishes_makes_another_row() -> None:
+    """Counts with noise are not those without, nor a diagonal the whole matrix."""
+    text = {"text": "pseudo", "start": "simple"}
+    counts = {"tokens": {"epsilon": 3.0, "delta": 1e-6, "minimum_count": 5, "examples": None}}
+    label = labelled("regmean_sequential", text, statistics=counts, statistics_bytes={"tokens": 9})
+    assert label == "regmean_sequential text=pseudo start=simple tokens.epsilon=3 tokens.delta=1e-06"
+    forms = {"gram": {"form": "low_rank", "rank": 16, "examples": 3}, "fisher": {"examples": 7}}
+    assert labelled("regmean", {}, statistics=forms, statistics_bytes={"gram": 9}) == (
+        "regmean gram.form=low_rank gram.rank=16"
+    )
+
+
+def test_steps_after_a_merge_are_told_with_their_settings() -> None:
+    steps = ["svc", {"towards_mean": {"share": 0.3}}]
+    assert labelled("simple", {"followed_by": steps}) == "simple followed_by=svc+towards_mean(share=0.3)"
+    assert labelled("distill", {"start_settings": {"start": "simple"}}) == "distill start_settings=(start=simple)"
 
 
 def test_differences_are_paired_and_rows_begin_with_the_best() -> None:
@@ -85,3 +129,40 @@ def test_the_interval_needs_five_jobs() -> None:
     assert "(" not in RECORD.tables(pd.DataFrame(few)).partition("|---")[2]
     enough = [*few, job("regmean", "a+b", 5, 5.0, 80.0)]
     assert " 3.0 (1.8 to 4.2) " in RECORD.tables(pd.DataFrame(enough))
+
+
+def test_sizes_of_the_data_do_not_mix() -> None:
+    small = {"train_examples": 300, "test_examples": 100}
+    first = pd.DataFrame([job("simple", "a+b", 1, 0.0, 80.0), job("simple", "a+b", 1, 0.0, 60.0, **small)])
+    assert len(RECORD.added(first, first)) == 2
+    text = RECORD.tables(first)
+    assert "Examples: 1500 to train a member, 500 in a test." in text
+    assert "Examples: 300 to train a member, 100 in a test." in text
+
+
+def test_methods_are_compared_where_both_were_measured() -> None:
+    """By hand: on seeds 1 and 2 of one set the gaps are 30 and 20 against 20 and 5."""
+    first, second = RECORD.CONTRASTS[-1]
+    jobs = [job(first, "a+b", seed, gap, 80.0) for seed, gap in ((1, 30.0), (2, 20.0), (3, 99.0))]
+    jobs += [job(second, "a+b", seed, gap, 80.0) for seed, gap in ((1, 20.0), (2, 5.0))]
+    jobs += [job(second, "a+c", 1, 77.0, 80.0)]
+    assert f"| `{first}` | `{second}` | 2 | 25.0 | 12.5 | +12.5 | 2.00 |\n" in RECORD.tables(pd.DataFrame(jobs))
+
+
+def test_labels_that_are_compared_are_those_of_results() -> None:
+    """A row that no result can have would silently compare nothing."""
+    pseudo = {"text": "pseudo", "start": "simple"}
+    counts = {"tokens": {"epsilon": 3.0, "delta": 1e-6}}
+    towards = {**pseudo, "followed_by": [{"towards_mean": {"share": 0.3}}]}
+    own = {"text": "own", "examples": None}
+    possible = {
+        labelled("regmean_sequential", pseudo),
+        labelled("regmean_sequential", towards),
+        labelled("regmean_sequential", pseudo, statistics=counts, statistics_bytes={"tokens": 9}),
+        labelled("regmean_sequential", {}),
+        labelled("distill", own),
+        labelled("distill", {"start": "regmean_sequential", "start_settings": {"start": "simple"}}),
+        labelled("regmean", {"gram": "weighted"}),
+        labelled("regmean", {"off_diagonal": 1.0}),
+    }
+    assert {name for pair in RECORD.CONTRASTS for name in pair} <= possible

@@ -8,12 +8,15 @@ from typing import Any
 
 from regmean_lab.config.groups import StatisticsConfig, TrainerConfig, TrainingConfig
 from regmean_lab.statistics import KINDS, Form, Kind, KindConfig, LayerFile, StatisticsError
+from regmean_lab.statistics.settings import MatrixConfig
 from regmean_lab.utils.files import STATISTICS_FOLDER
 from regmean_lab.utils.later_settings import without_later_settings
 from regmean_lab.zoo import ZooEntry, statistics_key
 
 OF_THE_SAMPLE = ("examples", "batches", "tokens", "tolerance", "precision", "draws", "sign_seed")
 """Settings that say from how much data, and how exactly, statistics are; not of what."""
+OF_THE_FORM = ("form", "rank")
+"""Settings that say how much of a matrix is kept."""
 
 
 def published_path(folder: Path, kind: str) -> Path:
@@ -34,7 +37,7 @@ class StatisticsRequest:
         batch_tokens: tokens a batch, where batches do not matter; None chooses for the device.
         layers: of statistics of layers, the only linear layers that are needed; None for all.
         experts: whether statistics of the layers of fused experts are among them.
-        storage: form in which Gram matrices are stored where they are collected; files in any form are found.
+        storage: form in which whole Gram matrices are stored where they are collected; they are found in any form.
         devices: the trainer's settings, if several devices collect together, in a process each.
         published: whether statistics that came with a checkpoint serve as well, whatever examples they are from.
     """
@@ -83,6 +86,14 @@ class StatisticsRequest:
         return KINDS[self.kind]
 
     @property
+    def form(self) -> tuple[Form, int | None]:
+        """The form in which matrices are stored, and the rank of ``low_rank``."""
+        if isinstance(self.settings, MatrixConfig) and self.settings.form != "full":
+            form: Any = self.settings.form  # checked by the schema
+            return form, self.settings.rank
+        return self.storage, None
+
+    @property
     def can_be_shared(self) -> bool:
         """Whether batches can be divided among processes: with a stop rule each batch depends on those before it."""
         return not self.settings.stops_early
@@ -122,7 +133,8 @@ class StatisticsRequest:
         """Whether a file that was published with a member is of what this request is of.
 
         Of how many and of which examples it is does not matter, nor the precision; every other setting of the kind
-        does, such as where labels come from. A setting that the file does not tell is taken to be the default.
+        does, such as where labels come from. A setting that the file does not tell is taken to be the default. Where
+        whole matrices are asked for, those serve that the owner published, in whatever form.
         """
         if not self.published or not path.is_file():
             return False
@@ -136,7 +148,8 @@ class StatisticsRequest:
         except StatisticsError:
             return False
         defaults, own = asdict(type(self.settings)()), asdict(self.settings)
-        return all(told.get(key, defaults[key]) == own[key] for key in own if key not in OF_THE_SAMPLE)
+        free = (*OF_THE_SAMPLE, *(OF_THE_FORM if own.get("form") == "full" else ()))
+        return all(told.get(key, defaults[key]) == own[key] for key in own if key not in free)
 
     def _is_of_the_kind(self, path: Path) -> bool:
         try:

@@ -248,7 +248,8 @@ def _collect_and_save(
         if rank() == 0:
             told = request.told_of(data_fingerprint)
             metadata: dict[str, Any] = {"settings": request.describe(told), "data_fingerprint": told}
-            request.about.save(request.path(entry, data_fingerprint), statistics, metadata, form=request.storage)
+            form, kept = request.form
+            request.about.save(request.path(entry, data_fingerprint), statistics, metadata, form=form, rank=kept)
 
 
 def memory_for_statistics(

@@ -23,6 +23,8 @@ LabelSource: TypeAlias = Literal["expectation", "true", "pseudo"]
 BATCH_LABEL_SOURCES = ("batch_mean", "batch_hard", "batch_loss")
 """Sources of labels for Fisher information that squares gradients of batches, not of examples."""
 
+LOSSY_FORMS = ("diagonal", "low_rank")
+"""Forms of matrices that keep less than all of them."""
 PRECISIONS = ("float32", "tf32", "bf16")
 LIGHTNING_NAMES = {"float32": "32-true"}
 """What names of files call a precision of the setting ``precision``, where Lightning has a name for the same."""
@@ -110,7 +112,33 @@ class KindConfig:
 
 
 @dataclass
-class GramConfig(KindConfig):
+class MatrixConfig(KindConfig):
+    """How much of a layer's matrix is kept, for kinds that have one.
+
+    Attributes:
+        form: ``full``, ``diagonal`` or ``low_rank`` (the diagonal, and ``rank`` vectors for what is beside it: see
+            `regmean_lab.statistics.forms`).
+        rank: of the form ``low_rank``.
+    """
+
+    form: str = "full"
+    rank: int | None = None
+
+    @override
+    def problems(self) -> list[str]:
+        found = super().problems()
+        one_of("form", self.form, ("full", *LOSSY_FORMS), found)
+        if self.form == "low_rank" and self.rank is None:
+            found.append("rank: required with form=low_rank; for example rank=64")
+        if self.rank is not None:
+            at_least_one("rank", self.rank, found)
+            if self.form != "low_rank":
+                found.append(f"rank: is for form=low_rank, got form={self.form}")
+        return found
+
+
+@dataclass
+class GramConfig(MatrixConfig):
     """How Gram matrices are collected.
 
     Attributes:
@@ -235,7 +263,7 @@ class FisherConfig(KindConfig):
 
 
 @dataclass
-class GradientGramConfig(KindConfig):
+class GradientGramConfig(MatrixConfig):
     """How Gram matrices of the gradients at layers' outputs are collected.
 
     Attributes:
@@ -265,7 +293,7 @@ class GradientGramConfig(KindConfig):
 
 
 @dataclass
-class WeightedGramConfig(KindConfig):
+class WeightedGramConfig(MatrixConfig):
     """How loss-weighted Gram matrices are collected; labels are not needed.
 
     Attributes:

@@ -1,12 +1,22 @@
 from __future__ import annotations
 
 import itertools
+from itertools import product
+from statistics import mean
 
 import numpy as np
 import pytest
 from report_results import make_result, off_diagonal, pairwise, section_of
 
-from regmean_lab.report.significance import cells_of_test, comparisons, holm, paired_test, reference_row
+from regmean_lab.report.significance import (
+    cells_of_test,
+    comparisons,
+    crossed_interval,
+    holm,
+    mean_interval,
+    paired_test,
+    reference_row,
+)
 
 
 def exact_signed_rank(differences: list[float]) -> float:
@@ -131,3 +141,29 @@ def test_numbers_have_signs_and_small_probabilities_a_bound() -> None:
     assert cells[:4] == ["emotion, roberta_base", "in domain", "regmean", "12"]
     assert cells[4].startswith("+")
     assert cells[6] == "< 0.001"
+
+
+def test_jobs_that_share_sets_and_seeds_are_drawn_together() -> None:
+    """Against all outcomes of two sets and two seeds, drawn with replacement: by hand, with their probabilities."""
+    values = {("a", 1): 0.0, ("a", 2): 4.0, ("b", 1): 10.0, ("b", 2): 30.0}
+    outcomes = []
+    for sets in product("ab", repeat=2):
+        for seeds in product((1, 2), repeat=2):
+            outcomes.append(mean(values[one, other] for one in sets for other in seeds))
+    low, high = crossed_interval(list(values.values()), [one for one, _ in values], [seed for _, seed in values])
+    assert (low, high) == (min(outcomes), max(outcomes))  # each has a probability of at least 1/16
+    assert (low, high) == (0.0, 30.0)
+
+
+def test_with_one_seed_the_interval_is_that_of_the_sets() -> None:
+    values = [3.0, 5.0, 8.0, 1.0, 9.0, 4.0]
+    expected = mean_interval(values)
+    found = crossed_interval(values, list("abcdef"), [1] * 6)
+    assert found == pytest.approx(expected, abs=0.1)  # other draws
+
+
+def test_sets_without_some_seed_count_as_often_as_they_are_drawn() -> None:
+    """Draws of a set and a seed that no job has are left out."""
+    assert crossed_interval([2.0, 4.0], ["a", "b"], [1, 2]) == (2.0, 4.0)
+    with pytest.raises(ValueError, match="no values"):
+        crossed_interval([], [], [])

@@ -13,6 +13,7 @@ from regmean_lab.checkpoints.writing import parse_size
 from regmean_lab.config.checkpoint_commands import CollectConfig
 from regmean_lab.config.groups import label_source_problem
 from regmean_lab.statistics import FORMS, KINDS
+from regmean_lab.statistics.settings import MatrixConfig
 from regmean_lab.suites.base import Task
 from regmean_lab.training.processes import device_problems
 
@@ -75,6 +76,10 @@ def value_problems(plain: CollectConfig) -> list[str]:
         found.append("statistics.gram.generation: is for answers of suites; expected false")
     if plain.statistics.storage != "full":
         found.append("statistics.storage: is for the zoo; the form of what is published is form=packed")
+    for kind in KINDS:
+        settings = getattr(plain.statistics, kind)
+        if isinstance(settings, MatrixConfig) and settings.form != "full":
+            found.append(f"statistics.{kind}.form: is for jobs; the form of what is published is form={settings.form}")
     return found
 
 
