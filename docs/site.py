@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import posixpath
 import re
@@ -19,6 +20,8 @@ import griffe
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+
+log = logging.getLogger("mkdocs.hooks.site")
 
 ELSEWHERE = {
     "CONTRIBUTING.md": "project/contributing.md",
@@ -69,6 +72,7 @@ def _drawn(match: re.Match[str]) -> str:
     """A flowchart as SVG in the page's own colours; as it was, without Graphviz."""
     program = shutil.which("dot")
     if program is None:
+        log.info("a flowchart is shown as its source, since Graphviz is not installed (apt install graphviz)")
         return match[0]
     colours = "color=currentColor fontcolor=currentColor"
     style = f'bgcolor=transparent; node [shape=box style=rounded {colours} fontname="sans-serif"];'
