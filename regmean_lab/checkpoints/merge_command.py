@@ -83,6 +83,8 @@ def run(config: DictConfig, folder: Path) -> Measured | None:
     request, prepared, destination = _checked(config, output)
     if destination is not None:
         log.info("when it is finished, all files of the merged model are pushed to %s", destination.told)
+    for warning in prepared.warnings:
+        log.warning("%s", warning)
     for note in prepared.agreement.notes:
         log.info("%s", note)
     settings = {"name": request.method.name, **_settings(request.method)}

@@ -297,7 +297,7 @@ def _record(
         "dtypes": sorted({str(part.dtype) for shard in prepared.shards for part in shard.tensors}),
         "files": [shard.file for shard in prepared.shards] if adapter is None else [ADAPTER_WEIGHTS_FILE],
         **({"adapter": {**asdict(request.adapter), **adapter.record()}} if adapter and request.adapter else {}),
-        "notes": prepared.agreement.notes,
+        "notes": prepared.notes,
         **({"choice": prepared.choice.record()} if prepared.choice is not None else {}),
         "diagnostics": [asdict(row) for row in prepared.diagnostics],
         "versions": versions(),

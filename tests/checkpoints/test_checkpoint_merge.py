@@ -506,14 +506,15 @@ def test_values_beyond_the_range_of_the_written_dtype(
     state["bert.pooler.dense.bias"][3] = value
     save_file(state, tmp_path / "one" / "model.safetensors", metadata={"format": "pt"})
     one, out = tmp_path / "one", tmp_path / "merged" / "out"
+    copies = [Path(shutil.copytree(one, tmp_path / f"copy{number}")) for number in range(2)]
     if fits:
-        merge_into(out, [one, one], Simple(), dtype=torch.float16, max_shard_size=shard)
+        merge_into(out, [one, copies[0]], Simple(), dtype=torch.float16, max_shard_size=shard)
         assert tensors_of(out)["bert.pooler.dense.bias"][3] == 65504
     else:
         for settings in ({"dtype": torch.float16}, {}):
-            merge_into(out, [one, one], Simple())
+            merge_into(out, [one, copies[0]], Simple())
             before = tensors_of(out)
-            members = [one, one] if settings else [tmp_path / "half", one, one, one]
+            members = [one, copies[0]] if settings else [tmp_path / "half", one, *copies]
             weights = Simple(coefficients=None if settings else [0.0, 1.0, 0.0, 0.0])
             with pytest.raises(MergeError, match=r"bert.pooler.dense.bias: its largest value .* range of float16") as e:
                 merge_into(out, members, weights, max_shard_size=shard, **settings)
