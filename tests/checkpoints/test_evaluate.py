@@ -33,7 +33,7 @@ from regmean_lab.models.pico import pico_folder
 from regmean_lab.models.pretrained import quiet_transformers
 from regmean_lab.report.read import find_runs
 from regmean_lab.results import RESULT_FILE, read_result
-from regmean_lab.sweeps.summary import show_measured
+from regmean_lab.sweeps.checkpoint_summary import show_measured
 
 WORDS = ["the", "river", "film", "was", "happy", "angry", "people", "and", "music", "village", "sun", "rain"]
 COLOURS = ("blue", "green", "red")

@@ -15,7 +15,6 @@ from regmean_lab.checkpoints.scoring.request import read_corpora, scoring_config
 from regmean_lab.checkpoints.scoring.score import ENSEMBLE, Scoring, Settings
 from regmean_lab.config.checkpoint_commands import Measured, MergeCheckpointsConfig
 from regmean_lab.models.headers import CheckpointError
-from regmean_lab.results import Result
 from regmean_lab.suites.base import DataError
 
 
@@ -59,15 +58,18 @@ def score_merge(
     scoring = _scoring(plain, request, merged, overrides)
     *members, model = scoring.models
     folder = evaluation_folder(merged)
-    results = [scoring.score(member, folder / member.name) for member in members]
-    lines, ensemble = list[str](), list[Result]()
+    places = [folder / member.name for member in members]
+    results = [scoring.score(member, place) for member, place in zip(members, places, strict=True)]
+    lines, together = list[str](), folder / _free_name(ENSEMBLE, [one.name for one in scoring.models])
     try:
-        ensemble.append(scoring.ensemble(members, folder / _free_name(ENSEMBLE, [one.name for one in scoring.models])))
+        results.append(scoring.ensemble(members, together))
+        places.append(together)
     except DataError as error:
         lines.append(str(error))
-    results += [*ensemble, scoring.score(model, folder / model.name, method)]
+    results.append(scoring.score(model, folder / model.name, method))
+    places.append(folder / model.name)
     write_scores(merged, results[-1], datasets_of_the_hub(scoring.corpora))
-    return Measured(results, [*lines, *scoring.comparisons([model, *members])], folder)
+    return Measured(results, [*lines, *scoring.comparisons([model, *members])], folder, places, merged)
 
 
 def _scoring(
