@@ -78,9 +78,10 @@ def plan(config: DictConfig) -> list[str]:
     _, prepared, _ = _checked(config, output)
     lines = merge_lines(prepared, output)
     if plain.evaluate is not None:
-        lines.append(
-            f"  then the merge, the checkpoints and their ensemble are scored; into {evaluation_folder(output)}"
-        )
+        scored = "the merge, the checkpoints and their ensemble are"
+        if prepared.request.heads == "keep":
+            scored = "each checkpoint, and the merge with its head, is"
+        lines.append(f"  then {scored} scored; results in {evaluation_folder(output)}")
     if plain.push is not None:
         lines += merge_push_lines(prepared, output, plain.push, private=plain.private)
     return lines

@@ -51,8 +51,8 @@ def merge_push_lines(prepared: PreparedMerge, output: Path, name: str, *, privat
     """
     own = []
     for member in prepared.members:
-        card = (member.source.statistics_from or member.source.folder) / CARD_FILE
-        text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+        path = (member.source.statistics_from or member.source.folder) / CARD_FILE
+        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
         own.append(f"{member.name}: {card_licence(text) or 'none'}")
     licence = (
         f"the card names no licence (those of the checkpoints: {', '.join(own)}); to give it one, merge without push=, "

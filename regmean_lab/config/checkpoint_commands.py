@@ -69,7 +69,8 @@ class MergeCheckpointsConfig:
         trainer: group ``trainer``: the device that merges.
         paths: group ``paths``.
         evaluate: what the merged model, each checkpoint and their ensemble are scored on: a file or several, or a
-            mapping with the keys of :class:`ScoringConfig`; None scores nothing.
+            mapping with the keys of :class:`ScoringConfig`; with ``heads=keep`` such a value for each checkpoint, by
+            its name. None scores nothing.
         push: a repository of the hub, ``owner/name``, to which the merged model is pushed when it is finished; None
             pushes nothing.
         private: whether only the owner sees that repository.
@@ -289,11 +290,12 @@ class Measured:
     """What a job has to show when it is done.
 
     Attributes:
-        results: results for one table; of a merge that of the merged model is the last.
+        results: results for one table; of a merge those of the merged model are the last.
         lines: what else was found, in words.
         folder: where all of it lies.
         places: the folder of each result.
         written: the folder of the model that was written, if one was.
+        merged: how many results are of that model: one, or with heads that were kept one for each that was scored.
     """
 
     results: list[Result]
@@ -301,6 +303,7 @@ class Measured:
     folder: Path
     places: list[Path] = field(default_factory=list)
     written: Path | None = None
+    merged: int = 1
 
 
 class RootModule(Protocol):

@@ -21,8 +21,8 @@ def rows_of(results: Sequence[Result]) -> list[tuple[str, list[Result]]]:
     (``regmean off_diagonal=0.1``).
     """
     rows = []
-    for method in ordered_methods(result.method for result in results):
-        own = [result for result in results if result.method == method]
+    for method in ordered_methods(result.label for result in results):
+        own = [result for result in results if result.label == method]
         flat = [_settings(result) for result in own]
         varying = [key for key in _varying(flat) if not _follows_seed(key, own, flat)]
         groups: dict[str, list[Result]] = {}

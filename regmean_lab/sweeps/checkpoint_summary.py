@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regmean_lab.config.checkpoint_commands import Measured
-from regmean_lab.results import RESULT_FILE, Result, ResultError, read_result
+from regmean_lab.results import RESULT_FILE, Result, ResultError, mean, read_result
 from regmean_lab.sweeps.summary import SWEEPS_FOLDER, TABLE_FILE, JobRecord, console, tell_failed
 from regmean_lab.tracking.sweep_name import current_sweep
 from regmean_lab.utils.files import write_json, write_text
@@ -33,7 +33,8 @@ class CheckpointRecord(JobRecord):
         configuration: its configuration.
         seconds: how long it took.
         written: the folder of the model that it wrote, if it wrote one.
-        places: folders of its results; of a merge that of the merged model is the last.
+        places: folders of its results; of a merge those of the merged model are the last.
+        merged: how many of them are.
     """
 
     name: str = ""
@@ -41,6 +42,7 @@ class CheckpointRecord(JobRecord):
     seconds: float = 0.0
     written: str | None = None
     places: list[str] = field(default_factory=list)
+    merged: int = 1
 
 
 def record_checkpoint_job(output_dir: Path, number: int, record: CheckpointRecord) -> None:
@@ -54,8 +56,8 @@ def ended_line(name: str, measured: Measured | None, seconds: float) -> str:
     said = [f"{name}: {seconds:.1f} s"]
     if measured is not None:
         said += [] if measured.written is None else [f"written to {measured.written}"]
-        own = measured.results[-1:] if measured.written is not None else measured.results
-        said += [f"{result.method} {result.mean_in_domain:.2f}" for result in own]
+        own = measured.results[-measured.merged :] if measured.written is not None else measured.results
+        said += [f"{result.label} {result.mean_in_domain:.2f}" for result in own]
     return ", ".join(said)
 
 
@@ -112,16 +114,14 @@ def _merge_table(ended: Sequence[tuple[CheckpointRecord, list[Result]]]) -> tupl
     labels = labels_of([(record.name, flat_settings(_told(record.configuration))) for record, _ in ended])
     compared = {
         (result.method, result.model_fingerprint, result.data_fingerprint): result
-        for _, results in ended
-        for result in results[:-1]
+        for record, results in ended
+        for result in results[: -record.merged]
     }
-    scored = [*compared.values(), *(results[-1] for _, results in ended if results)]
+    merged = [results[-record.merged :] for record, results in ended]
+    scored = [*compared.values(), *(result for results in merged for result in results)]
     corpora = list(dict.fromkeys(corpus for result in scored for corpus in result.scores["in_domain"]))
-    rows = [(result.method, _cells(result, corpora)) for result in compared.values()]
-    rows += [
-        (label, _cells(results[-1] if results else None, corpora))
-        for label, (_, results) in zip(labels, ended, strict=True)
-    ]
+    rows = [(result.method, _cells([result], corpora)) for result in compared.values()]
+    rows += [(label, _cells(results, corpora)) for label, results in zip(labels, merged, strict=True)]
     empty = [""] * len(compared)
     more = [
         ("size", [*empty, *(byte_size(_size(record.written)) for record, _ in ended)]),
@@ -133,14 +133,14 @@ def _merge_table(ended: Sequence[tuple[CheckpointRecord, list[Result]]]) -> tupl
     return Table("table", title, "method", headings, rows), more
 
 
-def _cells(result: Result | None, corpora: Sequence[str]) -> list[Cell]:
+def _cells(results: Sequence[Result], corpora: Sequence[str]) -> list[Cell]:
+    """Scores of one model, whose heads may have results of their own, on each corpus; and their mean."""
     from regmean_lab.report.tables import Cell
 
     if not corpora:
         return []
-    if result is None:
-        return [Cell()] * (len(corpora) + 1)
-    return [*(Cell(result.scores["in_domain"].get(corpus)) for corpus in corpora), Cell(result.mean_in_domain)]
+    scores = {name: score for result in results for name, score in result.scores["in_domain"].items()}
+    return [*(Cell(scores.get(name)) for name in corpora), Cell(mean(result.mean_in_domain for result in results))]
 
 
 def _told(configuration: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,11 +6,12 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
 
+from regmean_lab.config.method_option import option_of
 from regmean_lab.results import MERGED_FOLDER, RESULT_FILE, Result, ResultError, read_result, unknown_text, zero_note
 from regmean_lab.tracking.sweep_name import COMMAND_VARIABLE, current_sweep
 from regmean_lab.utils.files import write_json
@@ -78,7 +79,7 @@ def summarise(folder: Path) -> None:
         print(f"{counted(len(results), 'result')}, {computed} computed now.")
         if unknown := _unknown(results):
             print(f"Not predicted, as no member of a job was trained on them (F1 0): {unknown_text(unknown)}")
-        zero = (zero_note(result.method, result.scores["in_domain"]) for result in results)
+        zero = (zero_note(result.label, result.scores["in_domain"]) for result in results)
         for note in dict.fromkeys(note for note in zero if note is not None):
             print(f"Note: {note}")
         for result in chosen:
@@ -150,7 +151,7 @@ def _chosen_line(result: Result) -> str:
         failed = f", {selection['failed']} of which failed" if selection["failed"] else ""
         count = f"{selection['trials']} trials by {selection['sampler']}, seed {selection['seed']}{failed}"
     return (
-        f"{result.method} of {'+'.join(result.members)}, seed {result.seed}: {selection['chosen']} was chosen on "
+        f"{result.label} of {'+'.join(result.members)}, seed {result.seed}: {selection['chosen']} was chosen on "
         f"{selection['on']} (mean score {selection['score']:.2f}, the best of {count})"
     )
 
@@ -160,7 +161,9 @@ def _results(records: Sequence[JobRecord]) -> list[Result]:
     for record in records:
         if record.error is None:
             try:
-                results.append(read_result(Path(record.folder) / RESULT_FILE))
+                result = read_result(Path(record.folder) / RESULT_FILE)
+                option = option_of(record.overrides, result.method, result.method_option)
+                results.append(replace(result, method_option=option))  # it may have been computed by another name
             except ResultError as error:
                 print(error, file=sys.stderr)
     return results

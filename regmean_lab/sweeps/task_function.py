@@ -19,6 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from regmean_lab.config.checkpoint_commands import planned_module, root_module
+from regmean_lab.config.method_option import chosen_option
 from regmean_lab.config.resolvers import register_resolvers
 from regmean_lab.sweeps.checkpoint_summary import (
     CheckpointRecord,
@@ -95,7 +96,13 @@ def job_name(config: DictConfig) -> str:
     """What people call a job, before it is known whether its configuration is sound: ``tec+isear regmean seed 1``."""
     members = OmegaConf.select(config, "members")
     named = "+".join(map(str, members)) if members else f"all of {OmegaConf.select(config, 'suite.name')}"
-    return f"{named} {OmegaConf.select(config, 'method.name')} seed {OmegaConf.select(config, 'seed')}"
+    return f"{named} {_method(config)} seed {OmegaConf.select(config, 'seed')}"
+
+
+def _method(config: DictConfig) -> str | None:
+    """What the method of the running job is called; None where it has none."""
+    name = OmegaConf.select(config, "method.name")
+    return name if name is None else chosen_option(str(name)) or str(name)
 
 
 def end_text(job: str, score: float | None, problem: str | None) -> str:
@@ -172,10 +179,11 @@ def root_job(config: DictConfig) -> None:
             seconds=seconds,
             written=None if measured is None or measured.written is None else str(measured.written),
             places=[] if measured is None else [str(place) for place in measured.places],
+            merged=1 if measured is None else measured.merged,
         )
 
 
 def root_job_name(config: DictConfig) -> str:
     """What tables call a job of an experiment with a root configuration of its own: its recipe or method."""
     recipe = OmegaConf.select(config, "recipe")
-    return Path(str(recipe)).stem if recipe else str(OmegaConf.select(config, "method.name") or config.experiment)
+    return Path(str(recipe)).stem if recipe else _method(config) or str(config.experiment)
