@@ -43,6 +43,8 @@ log = logging.getLogger(__name__)
 RECORD_FILE = "merge.json"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system calls it when there is no room for a file."""
+TOKEN_SETTINGS = tuple(f"{token}_token_id" for token in ("pad", "bos", "eos", "sep", "cls", "mask", "unk"))
+"""Settings of a configuration that are numbers of tokens."""
 TEMPLATES_FOLDER = "additional_chat_templates"
 SCHEMA = 1
 
@@ -265,6 +267,14 @@ def _write_head(prepared: PreparedMerge, member: Member, folder: Path) -> None:
     shards = [kept_shard(prepared, member)]
     write_shards(folder, shards, ((part.name, member.weights[part.name]) for part in shards[0].tensors))
     config = copy.deepcopy(member.architecture.config)
+    merged = set(prepared.agreement.names)
+    if (
+        member.vocabulary and merged.issuperset(member.vocabulary) and hasattr(config, "vocab_size")
+    ):  # it reads the merged model's tokens then
+        lead = prepared.lead.architecture.config
+        for key in (key for key in TOKEN_SETTINGS if hasattr(config, key) and hasattr(lead, key)):
+            setattr(config, key, getattr(lead, key))
+        config.vocab_size = prepared.lead.rows
     config.architectures = [member.architecture.name]
     config.save_pretrained(folder)
 
