@@ -268,9 +268,8 @@ def _write_head(prepared: PreparedMerge, member: Member, folder: Path) -> None:
     write_shards(folder, shards, ((part.name, member.weights[part.name]) for part in shards[0].tensors))
     config = copy.deepcopy(member.architecture.config)
     merged = set(prepared.agreement.names)
-    if (
-        member.vocabulary and merged.issuperset(member.vocabulary) and hasattr(config, "vocab_size")
-    ):  # it reads the merged model's tokens then
+    # Where the table of tokens is merged, a head reads the merged model's tokens.
+    if member.vocabulary and merged.issuperset(member.vocabulary) and hasattr(config, "vocab_size"):
         lead = prepared.lead.architecture.config
         for key in (key for key in TOKEN_SETTINGS if hasattr(config, key) and hasattr(lead, key)):
             setattr(config, key, getattr(lead, key))
