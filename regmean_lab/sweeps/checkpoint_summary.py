@@ -105,7 +105,7 @@ def summarise_checkpoints(folder: Path) -> None:
 
 
 def _merge_table(ended: Sequence[tuple[CheckpointRecord, list[Result]]]) -> tuple[Table, Texts]:
-    """A row for each merge, below one for each model that they are compared with."""
+    """A row for each model that merges are compared with, and below one for each merge."""
     from regmean_lab.report.entries import flat_settings
     from regmean_lab.report.rows import labels_of
     from regmean_lab.report.summary import MEAN_IN, score_name
@@ -120,7 +120,11 @@ def _merge_table(ended: Sequence[tuple[CheckpointRecord, list[Result]]]) -> tupl
     merged = [results[-record.merged :] for record, results in ended]
     scored = [*compared.values(), *(result for results in merged for result in results)]
     corpora = list(dict.fromkeys(corpus for result in scored for corpus in result.scores["in_domain"]))
-    rows = [(result.method, _cells([result], corpora)) for result in compared.values()]
+    others = [
+        (result.method, {"weights": result.model_fingerprint[:10], "data": result.data_fingerprint[:10]})
+        for result in compared.values()
+    ]
+    rows = [(name, _cells([one], corpora)) for name, one in zip(labels_of(others), compared.values(), strict=True)]
     rows += [(label, _cells(results, corpora)) for label, results in zip(labels, merged, strict=True)]
     empty = [""] * len(compared)
     more = [

@@ -27,7 +27,9 @@ def root(tmp_path: Path, pico_cache: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 
 def merge(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> object:
-    given = ["trainer=cpu", "trainer.progress_bar=false", "checkpoints=[a,b]", "paths.output_dir=outputs"]
+    given = ["trainer=cpu", "trainer.progress_bar=false", "paths.output_dir=outputs"]
+    if not any(argument.startswith("checkpoints=") for argument in arguments):
+        given.append("checkpoints=[a,b]")
     monkeypatch.setattr(sys, "argv", ["regmean-lab", "merge", *given, *arguments, "-m"])
     try:
         main()
@@ -66,6 +68,22 @@ def test_all_merges_stand_in_one_table(
     assert found["a"]["written to"] == ""
     lines = [line for line in (shown.out + shown.err).splitlines() if re.search(r"- #\d \w+: \d", line)]
     assert len(lines) == 4 and all("written to" in line for line in lines)
+
+
+def test_checkpoints_of_one_name_are_told_apart(root: Path, pico_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their scores are no mean of each other."""
+    save_classifier(root / "other" / "a", pico_cache, 7)
+    assert merge(monkeypatch, "method=simple", "evaluate=test.csv", "checkpoints=[a,b],[other/a,b]") == 0
+    found = table(root)
+    scores = {}
+    for path in root.glob("outputs/merge_checkpoints/*/merged-evaluation/a/result.json"):
+        result = read_result(path)
+        scores[result.configuration["method"]["weights"]] = f"{result.mean_in_domain:.2f}"
+    assert len(scores) == 2
+    shown = {name.removeprefix("a weights="): row["test"] for name, row in found.items() if name.startswith("a ")}
+    assert shown == scores
+    assert {"simple checkpoints=\\[a,b\\]", "simple checkpoints=\\[other/a,b\\]", "b"} <= set(found)
+    assert sum(name.startswith("ensemble weights=") for name in found) == 2
 
 
 def test_what_is_not_scored_has_no_scores(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
