@@ -177,7 +177,9 @@ class PreparedMerge:
 
 
 def prepare_merge(request: MergeRequest) -> PreparedMerge:
-    """Read headers and configurations of all checkpoints and compare them; no weights are read.
+    """Read headers and configurations of all checkpoints and compare them.
+
+    Of weights some rows are read, by which equal checkpoints are told from others; only those are read whole.
 
     Raises:
         CheckpointError: with everything that stands against the merge.

@@ -55,7 +55,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def check(config: DictConfig) -> None:
-    """Check values, and headers and configurations of the checkpoints against each other; reads no weights.
+    """Check values, and headers and configurations of the checkpoints against each other; see ``prepare_merge``.
 
     Raises:
         ConfigurationError: with everything that stands against the merge.
