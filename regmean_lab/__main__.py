@@ -12,6 +12,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from regmean_lab.command.aliases import METHODS, NOTES, as_typed, known_names, typed_names
+from regmean_lab.command.checkpoint_plan import show_checkpoint_plan
 from regmean_lab.command.completion import complete_verbs, is_completion
 from regmean_lab.command.help import help_page
 from regmean_lab.command.members import quoted_members
@@ -29,6 +30,7 @@ from regmean_lab.config.locations import configuration_root, use_own_folders
 from regmean_lab.config.resolvers import register_resolvers
 from regmean_lab.config.schema import register_schemas
 from regmean_lab.config.search import SWEEPER_GROUP
+from regmean_lab.sweeps.checkpoint_summary import summarise_checkpoints
 from regmean_lab.sweeps.launchers import register_launchers
 from regmean_lab.sweeps.summary import SWEEPS_FOLDER, summarise
 from regmean_lab.sweeps.task_function import job, root_job
@@ -114,13 +116,17 @@ def _run(verb: str | None, given: list[str], typed: Mapping[str, str]) -> None:
         if asks_for_help:
             print(help_page(root or CONFIG_NAME, "plan" if verb == "plan" else None))
             return
+        if runs and root is not None and wants_plan(overrides):
+            show_checkpoint_plan(overrides, root, multirun=multirun)
+            return
         if planned:
             try:
                 is_complete = show_plan(overrides)
             except (HydraException, OmegaConfBaseException) as error:
                 refuse([first_line(error)])
             sys.exit(0 if is_complete else EXIT_CONFIGURATION)
-        output = output_folder(overrides) if runs and root is None else None
+        told = runs and (root is None or any(argument in MULTIRUN_FLAGS for argument in arguments))
+        output = output_folder(overrides, root) if told else None
     try:
         _hydra_command(root or CONFIG_NAME)()
     except (KeyboardInterrupt, SystemExit) as error:
@@ -133,7 +139,7 @@ def _run(verb: str | None, given: list[str], typed: Mapping[str, str]) -> None:
         sys.exit(EXIT_INTERRUPTED)
     finally:
         if output is not None:
-            summarise(output / SWEEPS_FOLDER / sweep)
+            (summarise if root is None else summarise_checkpoints)(output / SWEEPS_FOLDER / sweep)
 
 
 def _register() -> None:

@@ -69,6 +69,7 @@ class Result:
             figures (:meth:`regmean_lab.merging.choice.Choice.record`).
         statistics_bytes: size of the files of statistics that a merge read, by kind, of the member with most of them:
             what its owner publishes beside the model. None where nothing is merged, and in results of version 0.1.
+        method_option: the YAML file of somebody's own by which the method was chosen, where that has another name.
         schema: version of this format.
     """
 
@@ -99,7 +100,13 @@ class Result:
     divergence: dict[str, Any] | None = None
     choice: dict[str, Any] | None = None
     statistics_bytes: dict[str, int] | None = None
+    method_option: str | None = None
     schema: int = SCHEMA
+
+    @property
+    def label(self) -> str:
+        """What tables and figures call its method."""
+        return self.method_option or self.method
 
     def write(self, folder: Path) -> Path:
         """Write ``result.json`` into a job's folder: whole or not at all."""

@@ -157,6 +157,23 @@ def write_scores(folder: Path, result: Result, datasets: Mapping[str, Mapping[st
     return write_bytes(path, str(card).encode("utf-8"))
 
 
+def split_card(card: str) -> tuple[str | None, str]:
+    """The front matter of a card without the lines around it (None where it has none), and the rest from there on."""
+    text = card.removeprefix("\ufeff")
+    end = text.find("\n---", 3) if text.startswith("---\n") else -1
+    return (None, text) if end < 0 else (text[4 : end + 1], text[end + 1 :])
+
+
+def card_licence(card: str) -> str | None:
+    """The licence that a card's front matter names; None where it names none or cannot be read."""
+    matter, _ = split_card(card.replace("\r\n", "\n"))
+    try:
+        named = None if matter is None else _mapping(matter).get("license")
+    except ValueError:
+        return None
+    return None if named is None else str(named)
+
+
 def with_tag(card: str, tag: str) -> str:
     """A card with one more tag in its front matter; all else stays as it is, and one that has it altogether.
 
@@ -168,11 +185,9 @@ def with_tag(card: str, tag: str) -> str:
         ValueError: for a front matter that cannot be read, or where a line cannot be added safely.
     """
     marked = card.startswith("\ufeff")
-    text = card[1:] if marked else card
-    end = text.find("\n---", 3) if text.startswith("---\n") else -1
-    if end < 0:
-        return ("\ufeff" if marked else "") + f"---\ntags:\n- {tag}\n---\n" + (f"\n{text}" if text else "")
-    matter, rest = text[4 : end + 1], text[end + 1 :]
+    matter, rest = split_card(card)
+    if matter is None:
+        return ("\ufeff" if marked else "") + f"---\ntags:\n- {tag}\n---\n" + (f"\n{rest}" if rest else "")
     before = _mapping(matter)
     tags = before.get("tags")
     listed = [tags] if isinstance(tags, str) else list(tags or [])

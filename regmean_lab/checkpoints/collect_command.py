@@ -43,12 +43,14 @@ from regmean_lab.checkpoints.tasks import TASKS, longest_text, task_name, task_o
 from regmean_lab.checkpoints.writing import parse_size
 from regmean_lab.config.checkpoint_commands import CollectConfig, pushed_to
 from regmean_lab.config.groups import ModelConfig
+from regmean_lab.config.resolvers import root_folder
 from regmean_lab.config.schema import ConfigurationError, plain_config
 from regmean_lab.merging.base import matches
 from regmean_lab.models.converted_weights import MODELS_FOLDER
 from regmean_lab.models.find import find_checkpoint
 from regmean_lab.models.folders import stored_tensors
 from regmean_lab.models.headers import CheckpointError
+from regmean_lab.models.hub_uploads import repository_problem
 from regmean_lab.models.pretrained import Checkpoint, ModelError, quiet_transformers
 from regmean_lab.models.sentence_folders import SentenceFolder, read_sentence_folder
 from regmean_lab.modules import TaskModule
@@ -83,7 +85,9 @@ def check(config: DictConfig) -> None:
             found += label_problems(plain, name, task_of(model_config, name))
     except ModelError as error:
         found.append(str(error))
-    if plain.push is not None:
+    if plain.push is not None and plain.plan:
+        found += filter(None, [repository_problem(plain.push)])
+    elif plain.push is not None:
         found += _push(plain, _output(plain, Path(plain.paths.output_dir)))[1]
     if found:
         raise ConfigurationError(found)
@@ -97,6 +101,26 @@ def written(config: DictConfig) -> list[tuple[str, Path]]:
         return found
     folder = Path(str(config[key])).expanduser() / STATISTICS_FOLDER
     return found + [(key, folder / f"{kind}.safetensors") for kind in dict.fromkeys(config.kinds)]
+
+
+def plan(config: DictConfig) -> list[str]:
+    """What :func:`run` would do, in lines; no data are read, and the hub is not asked whether it would take them.
+
+    Raises:
+        ConfigurationError: as :func:`check` does.
+    """
+    from regmean_lab.checkpoints.publishing.plan import collect_lines, collect_push_lines
+
+    check(config)
+    plain = _plain(config)
+    output = _output(plain, Path(plain.paths.output_dir) / root_folder(plain.checkpoint, config))
+    checkpoint, _ = _checkpoint(plain)
+    with quiet_transformers():
+        empty, _ = empty_model(checkpoint.config(), Like(), None, lenient=True)
+    lines = collect_lines(plain, output, input_widths(empty))
+    if plain.push is not None:
+        lines += collect_push_lines(plain, output)
+    return lines
 
 
 def run(config: DictConfig, folder: Path) -> None:

@@ -53,14 +53,15 @@ def run(config: DictConfig, folder: Path) -> Measured:
     plain = plain_config(config, EvaluateConfig)
     scoring = _scoring(plain)
     output = folder if plain.output is None else Path(plain.output).expanduser()
+    places = [output / model.name for model in scoring.models]
     if isinstance(scoring, HarnessScoring):
         results = [scoring.harness.score(model, output / model.name) for model in scoring.models]
-        return Measured(results, harness_lines(results), output)
+        return Measured(results, harness_lines(results), output, places)
     results = [scoring.score(model, output / model.name) for model in scoring.models]
     lines = scoring.comparisons(scoring.models)
     if plain.card:
         lines += _into_cards(scoring, results)
-    return Measured(results, lines, output)
+    return Measured(results, lines, output, places)
 
 
 def _into_cards(scoring: Scoring, results: Sequence[Result]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from regmean_lab.callbacks.requests import StatisticsRequest
 from regmean_lab.checkpoints.adding import CheckedModel, add_checked, checked_model
 from regmean_lab.checkpoints.scoring.models import read_models
 from regmean_lab.config.schema import ConfigurationError, Settings
+from regmean_lab.merging import MergeMethod
 from regmean_lab.models.converted_weights import MODELS_FOLDER
 from regmean_lab.models.headers import CheckpointError
 from regmean_lab.models.pretrained import Checkpoint
@@ -121,7 +123,23 @@ def read_given(settings: Settings, checkpoint: Checkpoint | None) -> tuple[dict[
             found += str(error).splitlines()
             continue
         given[corpus] = GivenMember(corpus, reference, checked)
+    if isinstance(settings.method, MergeMethod):
+        found += _equal_problems(given)
     return given, found
+
+
+def _equal_problems(given: Mapping[str, GivenMember]) -> list[str]:
+    """Checkpoints that are the members of several corpora: their merge with themselves would be what they are."""
+    corpora: dict[str, list[GivenMember]] = {}
+    for member in given.values():
+        corpora.setdefault(member.checked.model.fingerprint, []).append(member)
+    return [
+        f"members: {', '.join(f'{one.corpus}={one.reference}' for one in group)}: the same model, which a merge "
+        "would count more than once; give each corpus its own (method=individual, or regmean-lab evaluate, scores one "
+        "model on several corpora)"
+        for group in corpora.values()
+        if len(group) > 1
+    ]
 
 
 def _by_adapter(problem: str) -> str:

@@ -250,17 +250,25 @@ def read_stored(tensors: Mapping[str, StoredTensor], architecture: Architecture)
     return Stored(names, weights, origins, [(files, first, other) for first, other in names.doubles])
 
 
-def equal_tensors(weights: StoredWeights, one: str, other: str) -> bool:
-    """Whether two tensors are equal; some rows of each are in memory at a time."""
+def equal_tensors(weights: StoredWeights, one: str, other: str, elsewhere: StoredWeights | None = None) -> bool:
+    """Whether two tensors are equal; some rows of each are in memory at a time.
+
+    Args:
+        weights: has the first of them.
+        one: its name.
+        other: the name of the other one.
+        elsewhere: has the other one; None: ``weights`` has it too.
+    """
+    second = weights if elsewhere is None else elsewhere
     shape = weights.shape(one)
-    if shape != weights.shape(other):
+    if shape != second.shape(other):
         return False
     if not shape:
-        return torch.equal(weights[one], weights[other])
+        return torch.equal(weights[one], second[other])
     return all(
         torch.equal(
             weights.rows(one, start, min(start + COMPARED_ROWS, shape[0])),
-            weights.rows(other, start, min(start + COMPARED_ROWS, shape[0])),
+            second.rows(other, start, min(start + COMPARED_ROWS, shape[0])),
         )
         for start in range(0, shape[0], COMPARED_ROWS)
     )

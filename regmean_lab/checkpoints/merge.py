@@ -17,11 +17,12 @@ from torch import Tensor
 from regmean_lab.checkpoints.alignment import AlignedWeights
 from regmean_lab.checkpoints.bases import find_bases
 from regmean_lab.checkpoints.choices import choice_problems, with_what_is_published
-from regmean_lab.checkpoints.compatibility import Agreement, agree, base_orders
+from regmean_lab.checkpoints.compatibility import Agreement, agree
+from regmean_lab.checkpoints.equal_weights import equal_warnings, repeated_problems
 from regmean_lab.checkpoints.lora.placement import Placement
 from regmean_lab.checkpoints.lora.request import AdapterRequest, adapter_problems, core_problems
 from regmean_lab.checkpoints.members import Member, equal_tensors, read_member
-from regmean_lab.checkpoints.merge_base import read_base
+from regmean_lab.checkpoints.merge_base import aligned_base, read_base
 from regmean_lab.checkpoints.merge_work import MergeWork
 from regmean_lab.checkpoints.names import read_names
 from regmean_lab.checkpoints.published_statistics import MemberStatistics, open_statistics, other_weights
@@ -127,6 +128,7 @@ class PreparedMerge:
         choice: what was chosen, by a method that chooses; filled by the merge.
         snapshots: where a merge that trains keeps its state; None: nowhere.
         read: what the files were when they were first looked at.
+        warnings: what makes the merge another one than was meant, presumably; a line each.
     """
 
     request: MergeRequest
@@ -142,6 +144,12 @@ class PreparedMerge:
     choice: Choice | None = None
     snapshots: Path | None = None
     read: ReadFiles = field(default_factory=ReadFiles)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def notes(self) -> list[str]:
+        """All that a user should know, a line each."""
+        return [*self.warnings, *self.agreement.notes]
 
     @property
     def lead(self) -> Member:
@@ -169,13 +177,16 @@ class PreparedMerge:
 
 
 def prepare_merge(request: MergeRequest) -> PreparedMerge:
-    """Read headers and configurations of all checkpoints and compare them; no weights are read.
+    """Read headers and configurations of all checkpoints and compare them.
+
+    Of weights some rows are read, by which equal checkpoints are told from others; only those are read whole.
 
     Raises:
         CheckpointError: with everything that stands against the merge.
     """
     sources = find_sources(request.checkpoints, request.models_folder)
     base_source, bases, found = _find_bases(request, sources)
+    found += repeated_problems(sources, bases)
     located = [*sources, *bases.values(), *([base_source] if base_source is not None else [])]
     read = ReadFiles()
     for source in located:  # before anything of them is read
@@ -267,9 +278,11 @@ def prepare_merge(request: MergeRequest) -> PreparedMerge:
     shards = plan_shards(planned, request.max_shard_size)
     if modules is not None and base_source is not None and request.method.reads_base:
         modules.find_base(base_source)
-    return PreparedMerge(
+    prepared = PreparedMerge(
         request, members, agreement, statistics, base, shards, settings=by_name, modules=modules, text=text, read=read
     )
+    prepared.warnings = equal_warnings(prepared)
+    return prepared
 
 
 def statistics_problems(prepared: PreparedMerge, sums: Mapping[str, Mapping[str, str]]) -> list[str]:
@@ -327,8 +340,7 @@ def merged_tensors(
         members.append(MergeMember.of(member.name, view, statistics.sources))
     base = None
     if prepared.base is not None:
-        own = {name: name for name in names if name in prepared.base.weights}
-        base = AlignedWeights(prepared.base.weights, own, base_orders(lead, prepared.base), filler=lead.weights)
+        base = aligned_base(prepared.base, lead, names)
     # What stays apart is not among the names any more.
     method = replace(prepared.request.method, keep_layers=[], merge_layers=None, keep_top=0)
     prepared.diagnostics.clear()

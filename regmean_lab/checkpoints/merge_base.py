@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from regmean_lab.checkpoints.alignment import AlignedWeights
 from regmean_lab.checkpoints.architecture import read_architecture
 from regmean_lab.checkpoints.compatibility import Agreement, base_orders
@@ -84,3 +86,15 @@ def read_base(source: Source, agreement: Agreement, exact: bool = False) -> Memb
     if found:
         raise CheckpointError(found)
     return base
+
+
+def aligned_base(base: Member, lead: Member, names: Iterable[str]) -> AlignedWeights:
+    """The base's weights as they are merged, with rows in the merged model's order; those that it lacks are the lead's.
+
+    Args:
+        base: the base.
+        lead: the member whose order of rows the merged model has.
+        names: the tensors that are wanted; those that the base does not have are left out.
+    """
+    own = {name: name for name in names if name in base.weights}
+    return AlignedWeights(base.weights, own, base_orders(lead, base), filler=lead.weights)

@@ -32,6 +32,7 @@ from regmean_lab.checkpoints.recipe.request import lost_models, request_of_recip
 from regmean_lab.checkpoints.sources import find_sources
 from regmean_lab.checkpoints.writing import parse_size
 from regmean_lab.config.checkpoint_commands import AdapterConfig, Measured, MergeCheckpointsConfig, written_output
+from regmean_lab.config.resolvers import root_folder
 from regmean_lab.config.schema import ConfigurationError, all_methods, method_type_of, plain_config
 from regmean_lab.merging import MergeMethod
 from regmean_lab.merging.distill import Distill
@@ -39,7 +40,7 @@ from regmean_lab.merging.member_text import ReadsText
 from regmean_lab.merging.memory import memory_for_merge
 from regmean_lab.models.converted_weights import MODELS_FOLDER
 from regmean_lab.models.headers import CheckpointError
-from regmean_lab.models.hub_uploads import Destination
+from regmean_lab.models.hub_uploads import Destination, repository_problem
 from regmean_lab.results import MERGED_FOLDER
 from regmean_lab.training.processes import device_problems, first_device
 from regmean_lab.utils.checks import at_least_one, one_of
@@ -54,7 +55,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def check(config: DictConfig) -> None:
-    """Check values, and headers and configurations of the checkpoints against each other; reads no weights.
+    """Check values, and headers and configurations of the checkpoints against each other; see ``prepare_merge``.
 
     Raises:
         ConfigurationError: with everything that stands against the merge.
@@ -63,7 +64,30 @@ def check(config: DictConfig) -> None:
     _checked(config, None if output is None else Path(str(output)).expanduser())
 
 
-def run(config: DictConfig, folder: Path) -> Measured | None:
+def plan(config: DictConfig) -> list[str]:
+    """What :func:`run` would do, in lines; the hub is not asked whether it would take what is pushed.
+
+    Raises:
+        ConfigurationError: as :func:`check` does.
+    """
+    from regmean_lab.checkpoints.merge_plan import merge_lines, merge_push_lines
+
+    plain = _plain(config)
+    folder = Path(plain.paths.output_dir) / root_folder(plain.method.name, config)
+    output = Path(plain.output).expanduser() if plain.output is not None else folder / MERGED_FOLDER
+    _, prepared, _ = _checked(config, output)
+    lines = merge_lines(prepared, output)
+    if plain.evaluate is not None:
+        scored = "the merge, the checkpoints and their ensemble are"
+        if prepared.request.heads == "keep":
+            scored = "each checkpoint, and the merge with its head, is"
+        lines.append(f"  then {scored} scored; results in {evaluation_folder(output)}")
+    if plain.push is not None:
+        lines += merge_push_lines(prepared, output, plain.push, private=plain.private)
+    return lines
+
+
+def run(config: DictConfig, folder: Path) -> Measured:
     """Merge, or find the finished output; score and push it if the configuration asks for that.
 
     Args:
@@ -71,7 +95,7 @@ def run(config: DictConfig, folder: Path) -> Measured | None:
         folder: the job's folder.
 
     Returns:
-        The scores, if any were asked for.
+        Where the merged model lies, and the scores, if any were asked for.
 
     Raises:
         ConfigurationError: with everything that stands against the merge, before weights are read.
@@ -83,6 +107,8 @@ def run(config: DictConfig, folder: Path) -> Measured | None:
     request, prepared, destination = _checked(config, output)
     if destination is not None:
         log.info("when it is finished, all files of the merged model are pushed to %s", destination.told)
+    for warning in prepared.warnings:
+        log.warning("%s", warning)
     for note in prepared.agreement.notes:
         log.info("%s", note)
     settings = {"name": request.method.name, **_settings(request.method)}
@@ -107,7 +133,7 @@ def run(config: DictConfig, folder: Path) -> Measured | None:
             scores = evaluation_folder(output)
             if plain.evaluate is None and scores.is_dir():
                 log.warning("the scores in %s are those of an earlier merge: evaluate=FILE measures this one", scores)
-    measured = None
+    measured = Measured([], [], output, written=output)
     if plain.evaluate is not None:
         from regmean_lab.checkpoints.scoring.merged import score_merge  # Lightning, which merging does without
 
@@ -141,7 +167,9 @@ def _checked(config: DictConfig, output: Path | None) -> tuple[MergeRequest, Pre
             found += scoring_problems(plain, request)
     except ConfigurationError as error:
         found += error.problems
-    if plain.push is not None:
+    if plain.push is not None and plain.plan:
+        found += filter(None, [repository_problem(plain.push)])
+    elif plain.push is not None:
         destination, problems = merge_destination(plain.push, private=plain.private, folder=output)
         found += problems
     if found or request is None or prepared is None:

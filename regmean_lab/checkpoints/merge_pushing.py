@@ -48,6 +48,15 @@ def merge_destination(name: str, *, private: bool, folder: Path | None) -> tuple
     return (None if found else destination), found
 
 
+def pushed_files(folder: Path) -> dict[str, Path]:
+    """The files of a merged folder that are pushed, by their names in the repository: all but hidden ones."""
+    return {
+        path.relative_to(folder).as_posix(): path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    }
+
+
 def push_merge(destination: Destination, folder: Path, title: str) -> list[str]:
     """Push a merged folder, in place of an earlier merge; what was pushed, in words.
 
@@ -59,10 +68,5 @@ def push_merge(destination: Destination, folder: Path, title: str) -> list[str]:
     Raises:
         PushError: when it could not be pushed.
     """
-    files: dict[str, Path | bytes] = {
-        path.relative_to(folder).as_posix(): path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    }
-    pushed = push(destination, files, title, removed=matching(destination.files, OF_MODELS))
+    pushed = push(destination, {**pushed_files(folder)}, title, removed=matching(destination.files, OF_MODELS))
     return pushed_lines(destination, pushed)

@@ -27,7 +27,7 @@ from regmean_lab.checkpoints.merge import PreparedMerge, write_merged_weights
 from regmean_lab.checkpoints.recipe.chat_templates import TEMPLATE_FILE, TOKENIZER_CONFIG_FILE, chosen_template
 from regmean_lab.checkpoints.recipe.record import RECIPE_FILE, public_name, recipe_text
 from regmean_lab.checkpoints.recipe.translation import method_settings
-from regmean_lab.checkpoints.writing import PlannedTensor, plan_shards, write_shards
+from regmean_lab.checkpoints.writing import PlannedTensor, Shard, plan_shards, write_shards
 from regmean_lab.merging.parameters import MergeError
 from regmean_lab.models.folders import ADAPTER_WEIGHTS_FILE, check_tokenizer_files, read_json_file, stored_tensors
 from regmean_lab.models.headers import CheckpointError
@@ -43,6 +43,8 @@ log = logging.getLogger(__name__)
 RECORD_FILE = "merge.json"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system calls it when there is no room for a file."""
+TOKEN_SETTINGS = tuple(f"{token}_token_id" for token in ("pad", "bos", "eos", "sep", "cls", "mask", "unk"))
+"""Settings of a configuration that are numbers of tokens."""
 TEMPLATES_FOLDER = "additional_chat_templates"
 SCHEMA = 1
 
@@ -247,18 +249,31 @@ def _set_template(prepared: PreparedMerge, folder: Path) -> None:
     (folder / TEMPLATE_FILE).write_text(template, encoding="utf-8")
 
 
-def _write_head(prepared: PreparedMerge, member: Member, folder: Path) -> None:
-    """Write what a member keeps to itself: its configuration, and the tensors that were not merged."""
-    folder.mkdir(parents=True)
+def kept_shard(prepared: PreparedMerge, member: Member) -> Shard:
+    """The tensors that a member keeps to itself, in one file."""
     names = set(prepared.agreement.names)
     own = [
         PlannedTensor(name, member.dtypes[name], member.weights.shape(name))
         for name in member.weights
         if name not in names
     ]
-    shards = plan_shards(own, 1 << 62)
+    (shard,) = plan_shards(own, 1 << 62)
+    return shard
+
+
+def _write_head(prepared: PreparedMerge, member: Member, folder: Path) -> None:
+    """Write what a member keeps to itself: its configuration, and the tensors that were not merged."""
+    folder.mkdir(parents=True)
+    shards = [kept_shard(prepared, member)]
     write_shards(folder, shards, ((part.name, member.weights[part.name]) for part in shards[0].tensors))
     config = copy.deepcopy(member.architecture.config)
+    merged = set(prepared.agreement.names)
+    # Where the table of tokens is merged, a head reads the merged model's tokens.
+    if member.vocabulary and merged.issuperset(member.vocabulary) and hasattr(config, "vocab_size"):
+        lead = prepared.lead.architecture.config
+        for key in (key for key in TOKEN_SETTINGS if hasattr(config, key) and hasattr(lead, key)):
+            setattr(config, key, getattr(lead, key))
+        config.vocab_size = prepared.lead.rows
     config.architectures = [member.architecture.name]
     config.save_pretrained(folder)
 
@@ -297,7 +312,7 @@ def _record(
         "dtypes": sorted({str(part.dtype) for shard in prepared.shards for part in shard.tensors}),
         "files": [shard.file for shard in prepared.shards] if adapter is None else [ADAPTER_WEIGHTS_FILE],
         **({"adapter": {**asdict(request.adapter), **adapter.record()}} if adapter and request.adapter else {}),
-        "notes": prepared.agreement.notes,
+        "notes": prepared.notes,
         **({"choice": prepared.choice.record()} if prepared.choice is not None else {}),
         "diagnostics": [asdict(row) for row in prepared.diagnostics],
         "versions": versions(),
@@ -377,7 +392,7 @@ def _card(prepared: PreparedMerge, record: Mapping[str, Any], adapter: WrittenAd
         )
         recipe += f"\n\n## Recipe\n\n```yaml\n{recipe_text(prepared.request.recipe)}```"
     return f"""\
-{_front_matter(prepared)}
+{card_front_matter(prepared)}
 # {" + ".join(names)}, merged by {record["method"]["name"]}
 
 Merged from weights{_read_too(prepared)}. {heads}
@@ -412,7 +427,7 @@ def _read_too(prepared: PreparedMerge) -> str:
     return f"{published} alone,\nwithout data" if texts is None else f"{published},\nand the texts of {texts.name}"
 
 
-def _front_matter(prepared: PreparedMerge) -> str:
+def card_front_matter(prepared: PreparedMerge) -> str:
     """What the hub reads: the models that were merged, for its tree of models, and tags."""
     members = [*prepared.members, *([prepared.base] if prepared.base is not None else [])]
     if prepared.request.adapter is not None:  # what it is loaded onto

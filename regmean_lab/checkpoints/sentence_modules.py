@@ -145,6 +145,10 @@ class MergedModules:
         used = [text for text in patterns if _names(text, own) or not _names(text, self.layers.values())]
         return _excluding(method, used)
 
+    def weights(self, member: str) -> FileWeights:
+        """The weights of a member's modules, by :attr:`names`."""
+        return FileWeights(self.folders[self.members.index(member)].tensors)
+
     def files(self, member: str) -> dict[str, Path]:
         """The files that a member's modules come from, by their path in its folder."""
         return self.folders[self.members.index(member)].files

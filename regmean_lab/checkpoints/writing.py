@@ -49,6 +49,11 @@ class Shard:
     tensors: tuple[PlannedTensor, ...]
 
 
+def file_size(shard: Shard) -> int:
+    """Bytes of a file of weights that will be written."""
+    return len(_header(shard.tensors)) + sum(tensor.size for tensor in shard.tensors)
+
+
 def parse_size(text: str) -> int:
     """Bytes of a size such as ``5GB``, ``200MiB`` or ``1000000``.
 

@@ -138,10 +138,16 @@ def override_problems(
         return problems
 
 
-def output_folder(arguments: Sequence[str]) -> Path:
-    """``paths.output_dir`` of a command line that has no problems."""
+def output_folder(arguments: Sequence[str], root: str | None = None) -> Path:
+    """``paths.output_dir`` of a command line that has no problems.
+
+    Args:
+        arguments: overrides.
+        root: the experiment with a root configuration of its own that they belong to.
+    """
+    config_name = root or CONFIG_NAME
     with composing():
-        return Path(Composer().compose(_first_job(arguments, CONFIG_NAME)).paths.output_dir)
+        return Path(Composer(config_name).compose(_first_job(arguments, config_name)).paths.output_dir)
 
 
 def _parses(text: str) -> bool:

@@ -66,6 +66,8 @@ def split_verb(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
     if first in VERBS:
         if others and others[0] in VERBS:
             hint = f": plan is of run alone; {others[0]} tells what stands against it before its work"
+            if others[0] in ("merge", "collect"):
+                hint += f", and all that it would do with {PLAN_OVERRIDE}"
             raise VerbError(f"{first} {others[0]}: expected one verb{hint if first == 'plan' else ''}")
         return first, others
     if re.fullmatch(r"[A-Za-z][\w-]*", first):

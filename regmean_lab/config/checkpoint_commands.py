@@ -5,6 +5,7 @@ Each has a root configuration of its own beside ``conf/config.yaml``, which the 
 
 - ``check(config)``, which raises ``ConfigurationError`` for a configuration that cannot work;
 - ``written(config)``, which tells what a job writes outside of its own folder, so that no two jobs of a sweep do it;
+- ``plan(config)``, of those whose configuration has the key ``plan``, which tells what ``run`` would do, in lines;
 - ``run(config, folder)``, which does the work and writes records below ``folder``; it returns what was measured.
 """
 
@@ -68,10 +69,12 @@ class MergeCheckpointsConfig:
         trainer: group ``trainer``: the device that merges.
         paths: group ``paths``.
         evaluate: what the merged model, each checkpoint and their ensemble are scored on: a file or several, or a
-            mapping with the keys of :class:`ScoringConfig`; None scores nothing.
+            mapping with the keys of :class:`ScoringConfig`; with ``heads=keep`` such a value for each checkpoint, by
+            its name. None scores nothing.
         push: a repository of the hub, ``owner/name``, to which the merged model is pushed when it is finished; None
             pushes nothing.
         private: whether only the owner sees that repository.
+        plan: only tell what would be merged, written and pushed; reads no weights but a few rows, and asks nobody.
         force: merge although the output is there already.
     """
 
@@ -90,6 +93,7 @@ class MergeCheckpointsConfig:
     evaluate: Any = None
     push: str | None = None
     private: bool = True
+    plan: bool = False
     force: bool = False
 
 
@@ -156,6 +160,7 @@ class CollectConfig:
         card: insert the section on statistics into the README.md of that folder, and a tag into its front matter.
         push: a repository of the hub, ``owner/name``, to which the statistics are pushed; None pushes nothing.
         private: whether only the owner sees that repository.
+        plan: only tell what would be measured, written and pushed; asks nobody.
         force: collect although the same statistics are there.
         blocks: whether Gram matrices are collected one block of the model after the other, for models that do not fit
             into memory: ``true``, ``false``, or ``auto``: where there is no room for all weights and matrices.
@@ -192,6 +197,7 @@ class CollectConfig:
     card: bool = True
     push: str | None = None
     private: bool = True
+    plan: bool = False
     force: bool = False
     blocks: Any = "auto"
     held_activations: str = "8GB"
@@ -284,14 +290,20 @@ class Measured:
     """What a job has to show when it is done.
 
     Attributes:
-        results: results for one table.
+        results: results for one table; of a merge those of the merged model are the last.
         lines: what else was found, in words.
         folder: where all of it lies.
+        places: the folder of each result.
+        written: the folder of the model that was written, if one was.
+        merged: how many results are of that model: one, or with heads that were kept one for each that was scored.
     """
 
     results: list[Result]
     lines: list[str]
     folder: Path
+    places: list[Path] = field(default_factory=list)
+    written: Path | None = None
+    merged: int = 1
 
 
 class RootModule(Protocol):
@@ -305,6 +317,13 @@ class RootModule(Protocol):
 
     def run(self, config: DictConfig, folder: Path) -> Measured | None:
         """Do the work of one job; ``folder`` is the job's folder below ``paths.output_dir``."""
+
+
+class PlannedModule(RootModule, Protocol):
+    """One whose configuration has the key ``plan``."""
+
+    def plan(self, config: DictConfig) -> list[str]:
+        """What ``run`` would do, in lines."""
 
 
 class RootError(ValueError):
@@ -357,3 +376,8 @@ def pushed_to(config: DictConfig) -> list[tuple[str, Path]]:
 def root_module(name: str) -> RootModule:
     """The module of an experiment of :data:`ROOTS`."""
     return cast(RootModule, importlib.import_module(ROOTS[name]))
+
+
+def planned_module(name: str) -> PlannedModule:
+    """The module of an experiment of :data:`ROOTS` whose configuration has the key ``plan``."""
+    return cast(PlannedModule, root_module(name))

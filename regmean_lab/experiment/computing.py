@@ -13,6 +13,7 @@ import torch
 from regmean_lab.checkpoints.checks import check
 from regmean_lab.checkpoints.given_members import GivenMember
 from regmean_lab.checkpoints.job_members import find_or_make
+from regmean_lab.config.method_option import chosen_option
 from regmean_lab.config.schema import Settings
 from regmean_lab.evaluation.evaluators import best_out_of_domain_first, evaluate
 from regmean_lab.evaluation.finished import finished_result
@@ -143,4 +144,5 @@ def result_of(job: Job, outcome: Outcome, overrides: list[str]) -> Result:
         divergence=outcome.divergence,
         choice=outcome.choice,
         statistics_bytes=outcome.statistics_bytes,
+        method_option=chosen_option(settings.method.name),
     )

@@ -75,6 +75,13 @@ class Pushed:
     changed: bool = True
 
 
+def repository_problem(name: str) -> str | None:
+    """Why no repository can have a name; the hub is not asked."""
+    if name.count("/") == 1 and is_hub_name(name):
+        return None
+    return f"push: {name!r} is not the name of a repository on the hub; expected owner/name"
+
+
 def find_destination(name: str, *, private: bool) -> tuple[Destination | None, list[str]]:
     """Ask the hub whether something can be pushed to a repository; the answer is kept for the life of the process.
 
@@ -85,8 +92,8 @@ def find_destination(name: str, *, private: bool) -> tuple[Destination | None, l
     Returns:
         The repository, or None, and everything that stands against the push.
     """
-    if name.count("/") != 1 or not is_hub_name(name):
-        return None, [f"push: {name!r} is not the name of a repository on the hub; expected owner/name"]
+    if (problem := repository_problem(name)) is not None:
+        return None, [problem]
     if constants.HF_HUB_OFFLINE:
         return None, ["push: offline mode is on (HF_HUB_OFFLINE), in which nothing can be pushed; unset it"]
     token = get_token()

@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from regmean_lab.config.grids import Composer, composing, grids_of, jobs_of
 from regmean_lab.config.locations import configuration_root
+from regmean_lab.config.method_option import option_of
 from regmean_lab.config.resolvers import register_resolvers
 from regmean_lab.config.schema import register_schemas
 from regmean_lab.report.entries import Entry, column_settings, command_of, flat_settings, row_settings, setting_text
@@ -54,6 +55,7 @@ class Job:
         count: number of members.
         command: the command that runs it.
         fingerprint: of its whole configuration, as a result of it has.
+        overrides: what asks for it.
     """
 
     experiment: str
@@ -62,6 +64,7 @@ class Job:
     count: int
     command: str
     fingerprint: str
+    overrides: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -166,14 +169,14 @@ def _job(config: DictConfig, texts: Sequence[str], plain: Sequence[str]) -> Job:
     greedy = config.order == "greedy"
     names = (f"{count} of {len(members)}, by their scores",) if greedy else tuple(members)[:count]
     command = shlex.join(["python", "-m", "regmean_lab", *texts])
-    return Job(str(config.experiment), settings, names, count, command, fingerprint(resolved))
+    return Job(str(config.experiment), settings, names, count, command, fingerprint(resolved), tuple(texts))
 
 
 def _entry(job: Job, run: Run | None) -> Entry:
     method = job.settings["method.name"]
     return Entry(
         experiment=job.experiment,
-        method=method,
+        method=option_of(job.overrides, method, None if run is None else run.result.method_option) or method,
         column=column_settings(job.settings),
         row=row_settings(method, job.settings),
         members=job.members if run is None else tuple(run.result.members),

@@ -27,7 +27,7 @@ class Entry:
 
     Attributes:
         experiment: name of the experiment.
-        method: name of the method.
+        method: what the method is called.
         column: settings that say with which other entries its scores can be compared, by dotted key, as text.
         row: settings of the method and its statistics, by dotted key, as text.
         members: what is merged.
@@ -118,7 +118,7 @@ def _entry(run: Run, settings: dict[str, str]) -> Entry:
     settings |= chosen_settings(result)
     return Entry(
         experiment=result.experiment,
-        method=result.method,
+        method=result.label,
         column=column_settings(settings),
         row=row_settings(result.method, settings),
         members=tuple(result.members),

@@ -21,13 +21,22 @@ def markdown_table(table: Table) -> str:
     return f"### {escape(table.title)}\n\n{escape(table.caption)}\n\n{markdown_lines(table, shown)}"
 
 
-def markdown_lines(table: Table, shown: Callable[[Cell, bool], str]) -> str:
-    """The lines of a table; ``shown`` says how a cell is written, given whether it is a best one."""
+def markdown_lines(
+    table: Table, shown: Callable[[Cell, bool], str], more: Sequence[tuple[str, Sequence[str]]] = ()
+) -> str:
+    """The lines of a table.
+
+    Args:
+        table: the table.
+        shown: how a cell is written, given whether it is a best one.
+        more: columns of text on its right: heading, and a text for each row.
+    """
     best = table.best
-    head = [table.corner, *(escape(heading.full) for heading in table.headings)]
-    lines = [_line(head), "|---|" + "---:|" * len(table.headings)]
+    head = [table.corner, *(escape(heading.full) for heading in table.headings), *(escape(name) for name, _ in more)]
+    lines = [_line(head), "|---|" + "---:|" * len(table.headings) + "---|" * len(more)]
     for row, (label, cells) in enumerate(table.rows):
-        lines.append(_line([escape(label), *(shown(c, (row, place) in best) for place, c in enumerate(cells))]))
+        scores = [shown(cell, (row, place) in best) for place, cell in enumerate(cells)]
+        lines.append(_line([escape(label), *scores, *(escape(texts[row]) for _, texts in more)]))
     return "\n".join(lines) + "\n"
 
 

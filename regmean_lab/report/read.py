@@ -134,6 +134,8 @@ def _form_problems(result: Result) -> Iterable[str]:
     sizes = result.statistics_bytes
     if sizes is not None and not (isinstance(sizes, Mapping) and all(isinstance(size, int) for size in sizes.values())):
         yield "statistics_bytes: expected a number of bytes by kind, or null"
+    if not isinstance(result.method_option, str | None):
+        yield "method_option: expected a name, or null"
     unknown = result.unknown_labels
     if unknown is not None and not (
         isinstance(unknown, Mapping)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from regmean_lab.report.entries import chosen_settings, flat_settings
 from regmean_lab.results import Result
@@ -21,21 +21,35 @@ def rows_of(results: Sequence[Result]) -> list[tuple[str, list[Result]]]:
     (``regmean off_diagonal=0.1``).
     """
     rows = []
-    for method in ordered_methods(result.method for result in results):
-        own = [result for result in results if result.method == method]
+    for method in ordered_methods(result.label for result in results):
+        own = [result for result in results if result.label == method]
         flat = [_settings(result) for result in own]
-        keys = dict.fromkeys(key for settings in flat for key in settings)
-        varying = [
-            key
-            for key in keys
-            if len({settings.get(key) for settings in flat}) > 1 and not _follows_seed(key, own, flat)
-        ]
+        varying = [key for key in _varying(flat) if not _follows_seed(key, own, flat)]
         groups: dict[str, list[Result]] = {}
         for result, settings in zip(own, flat, strict=True):
-            label = " ".join([method, *(f"{short_name(key)}={settings.get(key)}" for key in _telling(varying))])
-            groups.setdefault(label, []).append(result)
+            groups.setdefault(_label(method, settings, _telling(varying)), []).append(result)
         rows += list(groups.items())
     return rows
+
+
+def labels_of(jobs: Sequence[tuple[str, Mapping[str, str]]]) -> list[str]:
+    """What each of several jobs is called: its method, and what tells it from the others with this method.
+
+    Args:
+        jobs: of each the method's name, and its settings by dotted key.
+    """
+    varying = {name: _varying([settings for other, settings in jobs if other == name]) for name, _ in jobs}
+    return [_label(name, settings, varying[name]) for name, settings in jobs]
+
+
+def _varying(flat: Sequence[Mapping[str, str]]) -> list[str]:
+    """The settings that are not the same everywhere."""
+    keys = dict.fromkeys(key for settings in flat for key in settings)
+    return [key for key in keys if len({settings.get(key) for settings in flat}) > 1]
+
+
+def _label(method: str, settings: Mapping[str, str], keys: Sequence[str]) -> str:
+    return " ".join([method, *(f"{short_name(key)}={settings.get(key)}" for key in keys)])
 
 
 def ordered_methods(methods: Iterable[str]) -> list[str]:

@@ -20,6 +20,7 @@ MEAN_IN = "mean in domain"
 MEAN_OUT = "mean out of domain"
 GAP = "gap closed"
 AGREEMENT = "agreement"
+Texts = Sequence[tuple[str, Sequence[str]]]
 
 
 def score_table(results: Sequence[Result]) -> Table:
@@ -54,26 +55,34 @@ def score_table(results: Sequence[Result]) -> Table:
     suites = ", ".join(dict.fromkeys(result.suite for result in results))
     models = ", ".join(dict.fromkeys(result.model for result in results))
     title = f"{suites}, {models}: {what}, seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
-    title += f"; {_score_name(results)} × 100"
+    title += f"; {score_name(results)} × 100"
     return Table("table", title, "method", [Heading("", column) for column in columns], rows)
 
 
-def print_table(table: Table, console: Console) -> None:
-    """Print a table in the terminal; the best score of each column is bold."""
+def print_table(table: Table, console: Console, more: Texts = ()) -> None:
+    """Print a table in the terminal; the best score of each column is bold.
+
+    Args:
+        table: the table.
+        console: where to.
+        more: columns of text on its right: heading, and a text for each row.
+    """
     view = TerminalTable(title=Text(table.title), title_justify="left")
     view.add_column(table.corner, no_wrap=True)
     for heading in table.headings:
         view.add_column(Text(heading.name), justify="right", min_width=min(len(heading.name), MINIMUM_WIDTH))
+    for heading_of_texts, _ in more:
+        view.add_column(Text(heading_of_texts), overflow="fold")
     best = table.best
     for row, (label, cells) in enumerate(table.rows):
         shown = [Text(_text(cell), "bold" if (row, place) in best else "") for place, cell in enumerate(cells)]
-        view.add_row(Text(label), *shown)
+        view.add_row(Text(label), *shown, *(Text(texts[row]) for _, texts in more))
     console.print(view)
 
 
-def markdown_table(table: Table) -> str:
+def markdown_table(table: Table, more: Texts = ()) -> str:
     """The same table as Markdown."""
-    lines = markdown_lines(table, lambda cell, best: f"**{_text(cell)}**" if best else _text(cell))
+    lines = markdown_lines(table, lambda cell, best: f"**{_text(cell)}**" if best else _text(cell), more)
     return f"{table.title}\n\n{lines}"
 
 
@@ -85,7 +94,7 @@ def _scores(result: Result) -> dict[str, float | None]:
     return {**outside, **result.scores["in_domain"], **means, **kept}
 
 
-def _score_name(results: Sequence[Result]) -> str:
+def score_name(results: Sequence[Result]) -> str:
     """``key score``, with the one metric whose values the scores are, unless corpora have different ones."""
     names: set[str] | None = None
     for result in results:

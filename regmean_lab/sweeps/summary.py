@@ -6,15 +6,15 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
 
-from regmean_lab.config.checkpoint_commands import Measured
+from regmean_lab.config.method_option import option_of
 from regmean_lab.results import MERGED_FOLDER, RESULT_FILE, Result, ResultError, read_result, unknown_text, zero_note
 from regmean_lab.tracking.sweep_name import COMMAND_VARIABLE, current_sweep
-from regmean_lab.utils.files import write_json, write_text
+from regmean_lab.utils.files import write_json
 from regmean_lab.utils.quantities import counted
 
 SWEEPS_FOLDER = "sweeps"
@@ -40,6 +40,11 @@ class JobRecord:
     computed: bool = False
 
 
+def console() -> Console:
+    """Where tables are printed: as wide as the terminal, if there is one."""
+    return Console() if sys.stdout.isatty() else Console(width=FILE_WIDTH)
+
+
 def record_job(output_dir: Path, number: int, record: JobRecord) -> None:
     """Leave a record of a finished or failed job for the summary of its sweep, if it belongs to one."""
     if sweep := current_sweep():
@@ -56,7 +61,6 @@ def summarise(folder: Path) -> None:
     ]
     if not records:
         return
-    console = Console() if sys.stdout.isatty() else Console(width=FILE_WIDTH)
     results = _results(records)
     chosen = [result for result in results if result.selection]
     if chosen:  # those on dev are not compared with those on test
@@ -67,7 +71,7 @@ def summarise(folder: Path) -> None:
         from regmean_lab.report.summary import markdown_table, print_table, score_table
 
         table = score_table(results)
-        print_table(table, console)
+        print_table(table, console())
         (folder / TABLE_FILE).write_text(markdown_table(table), encoding="utf-8")
 
         score_figure(results, folder / FIGURE_FILE)
@@ -75,7 +79,7 @@ def summarise(folder: Path) -> None:
         print(f"{counted(len(results), 'result')}, {computed} computed now.")
         if unknown := _unknown(results):
             print(f"Not predicted, as no member of a job was trained on them (F1 0): {unknown_text(unknown)}")
-        zero = (zero_note(result.method, result.scores["in_domain"]) for result in results)
+        zero = (zero_note(result.label, result.scores["in_domain"]) for result in results)
         for note in dict.fromkeys(note for note in zero if note is not None):
             print(f"Note: {note}")
         for result in chosen:
@@ -87,24 +91,17 @@ def summarise(folder: Path) -> None:
                 print(f"Merged model: {merged}")
         else:
             _report_to_wandb(folder, records)
+    tell_failed(records)
+
+
+def tell_failed(records: Sequence[JobRecord]) -> None:
+    """Print the jobs that failed, and how many they are."""
     failed = [record for record in records if record.error is not None]
     for record in failed:
         print(f"\nFAILED: {' '.join(record.overrides)}\n  {record.error}\n  log: {record.folder}", file=sys.stderr)
     if failed:
         kept = "; other results are kept" if len(failed) < len(records) else ""
         print(f"\n{len(failed)} of {counted(len(records), 'job')} failed{kept}.", file=sys.stderr)
-
-
-def show_measured(measured: Measured) -> None:
-    """Print the table of what a job on somebody's checkpoints has measured, write it, and say where it lies."""
-    from regmean_lab.report.summary import markdown_table, print_table, score_table  # imports pandas
-
-    table = score_table(measured.results)
-    print_table(table, Console() if sys.stdout.isatty() else Console(width=FILE_WIDTH))
-    write_text(measured.folder / TABLE_FILE, markdown_table(table))
-    for line in measured.lines:
-        print(line)
-    print(f"Results and table: {measured.folder}")
 
 
 def _report_to_wandb(folder: Path, records: Sequence[JobRecord]) -> None:
@@ -154,7 +151,7 @@ def _chosen_line(result: Result) -> str:
         failed = f", {selection['failed']} of which failed" if selection["failed"] else ""
         count = f"{selection['trials']} trials by {selection['sampler']}, seed {selection['seed']}{failed}"
     return (
-        f"{result.method} of {'+'.join(result.members)}, seed {result.seed}: {selection['chosen']} was chosen on "
+        f"{result.label} of {'+'.join(result.members)}, seed {result.seed}: {selection['chosen']} was chosen on "
         f"{selection['on']} (mean score {selection['score']:.2f}, the best of {count})"
     )
 
@@ -164,7 +161,9 @@ def _results(records: Sequence[JobRecord]) -> list[Result]:
     for record in records:
         if record.error is None:
             try:
-                results.append(read_result(Path(record.folder) / RESULT_FILE))
+                result = read_result(Path(record.folder) / RESULT_FILE)
+                option = option_of(record.overrides, result.method, result.method_option)
+                results.append(replace(result, method_option=option))  # it may have been computed by another name
             except ResultError as error:
                 print(error, file=sys.stderr)
     return results

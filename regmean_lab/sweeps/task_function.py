@@ -7,18 +7,28 @@ from __future__ import annotations
 
 import gc
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from regmean_lab.config.checkpoint_commands import root_module
+from regmean_lab.config.checkpoint_commands import planned_module, root_module
+from regmean_lab.config.method_option import chosen_option
 from regmean_lab.config.resolvers import register_resolvers
-from regmean_lab.sweeps.summary import JobRecord, record_job, show_measured
+from regmean_lab.sweeps.checkpoint_summary import (
+    CheckpointRecord,
+    ended_line,
+    record_checkpoint_job,
+    show_measured,
+    write_table,
+)
+from regmean_lab.sweeps.summary import JobRecord, record_job
 from regmean_lab.utils.garbage import collect_again
 from regmean_lab.utils.progress import is_listened, job_begins, job_ended
 from regmean_lab.utils.quiet import quiet_libraries
@@ -86,7 +96,13 @@ def job_name(config: DictConfig) -> str:
     """What people call a job, before it is known whether its configuration is sound: ``tec+isear regmean seed 1``."""
     members = OmegaConf.select(config, "members")
     named = "+".join(map(str, members)) if members else f"all of {OmegaConf.select(config, 'suite.name')}"
-    return f"{named} {OmegaConf.select(config, 'method.name')} seed {OmegaConf.select(config, 'seed')}"
+    return f"{named} {_method(config)} seed {OmegaConf.select(config, 'seed')}"
+
+
+def _method(config: DictConfig) -> str | None:
+    """What the method of the running job is called; None where it has none."""
+    name = OmegaConf.select(config, "method.name")
+    return name if name is None else chosen_option(str(name)) or str(name)
 
 
 def end_text(job: str, score: float | None, problem: str | None) -> str:
@@ -120,7 +136,7 @@ def _tell_end(job: str, score: float | None, problem: str | None, several: bool)
 
 
 def root_job(config: DictConfig) -> None:
-    """One job of an experiment with a root configuration of its own."""
+    """One job of an experiment with a root configuration of its own; of several, each tells its end in a line."""
     from regmean_lab.utils.errors import UserError
 
     collect_again()
@@ -128,11 +144,46 @@ def root_job(config: DictConfig) -> None:
     quiet_libraries()
     hydra_config = HydraConfig.get()
     limit_threads(config.trainer.threads, hydra_config.launcher)
+    several = hydra_config.mode == RunMode.MULTIRUN
+    overrides, folder, started = list(hydra_config.overrides.task), hydra_config.runtime.output_dir, time.perf_counter()
+
+    def record(error: str | None, **more: Any) -> None:
+        if several:
+            ended = CheckpointRecord(overrides, str(folder), error, **more)
+            record_checkpoint_job(Path(config.paths.output_dir), hydra_config.job.num, ended)
+
     try:
-        measured = root_module(config.experiment).run(config, Path(hydra_config.runtime.output_dir))
-        if measured is not None:
-            show_measured(measured)
+        if OmegaConf.select(config, "plan"):  # of a YAML file: that of a command line is told without a job
+            print("\n".join(planned_module(config.experiment).plan(config)))
+            return
+        record(NOT_ENDED)
+        measured = root_module(config.experiment).run(config, Path(folder))
+        seconds = time.perf_counter() - started
+        if measured is not None and measured.results:
+            (write_table if several else show_measured)(measured)
     except UserError as error:
-        if hydra_config.mode == RunMode.MULTIRUN:  # Hydra tells only the first error of a sweep, when it has ended
-            log.error("failed: %s: %s", " ".join(hydra_config.overrides.task), error)
+        record(str(error))
+        if several:  # Hydra tells only the first error of a sweep, when it has ended
+            log.error("failed: %s: %s", " ".join(overrides), error)
         raise JobError(str(error)) from error
+    except Exception as error:
+        record(f"{type(error).__name__}: {error}")
+        raise
+    if several:
+        log.info("%s", ended_line(f"#{hydra_config.job.num} {root_job_name(config)}", measured, seconds))
+        record(
+            None,
+            computed=True,
+            name=root_job_name(config),
+            configuration=OmegaConf.to_container(config, resolve=True),
+            seconds=seconds,
+            written=None if measured is None or measured.written is None else str(measured.written),
+            places=[] if measured is None else [str(place) for place in measured.places],
+            merged=1 if measured is None else measured.merged,
+        )
+
+
+def root_job_name(config: DictConfig) -> str:
+    """What tables call a job of an experiment with a root configuration of its own: its recipe or method."""
+    recipe = OmegaConf.select(config, "recipe")
+    return Path(str(recipe)).stem if recipe else _method(config) or str(config.experiment)

@@ -267,13 +267,13 @@ def test_what_cannot_be_an_adapter_is_told(tmp_path: Path, pico_cache: Path) -> 
     folders = adapters(tmp_path, pico_cache)
     model = save_classifier(tmp_path / "other", pico_cache, 1)
     save_classifier(tmp_path / "more", pico_cache, 2, tokens=["unheard"])
-    whole, base = [tmp_path / "other", tmp_path / "other"], str(tmp_path / "base")
+    whole, base = [tmp_path / "other"], str(tmp_path / "base")
     assert "17 is larger than every linear layer" not in refused(whole, AdapterRequest(17)), "the base is told first"
     assert "adapter.rank needs the model that the checkpoints were trained from" in refused(whole, AdapterRequest(2))
     assert "heads: an adapter has no place" in refused(whole, AdapterRequest(2), heads="keep", base=base)
     told = refused(whole, AdapterRequest(1000), base=base)
     assert "1000 is larger than every linear layer (the smaller side of the largest, bert." in told and "is 16)" in told
-    vocabulary = refused([tmp_path / "more"] * 2, AdapterRequest(2), base=base)
+    vocabulary = refused([tmp_path / "more"], AdapterRequest(2), base=base)
     assert "its vocabulary is not that of more" in vocabulary
     model.config.hidden_act = "relu"
     model.config.save_pretrained(tmp_path / "other")
@@ -300,10 +300,12 @@ def test_adapters_that_change_nothing(tmp_path: Path, pico_cache: Path) -> None:
     save_classifier(tmp_path / "base", pico_cache, 0)
     tensors = factors(QUERY, 16, 16, 2)
     tensors[f"{QUERY}.lora_B.weight"].zero_()
-    adapter = save_adapter(tmp_path / "adapter", tmp_path / "base", tensors)
+    alike = [save_adapter(tmp_path / name, tmp_path / "base", tensors) for name in ("adapter", "alike")]
     for space in ("full", "core"):
+        given = MergeRequest([str(path) for path in alike], Simple(), adapter=AdapterRequest(2, space))
+        assert "adapter and alike have equal weights" in prepare_merge(given).warnings[0]
         with pytest.raises(MergeError, match="no linear layer has changed"):
-            merge_into(tmp_path / "out", [adapter, adapter], Simple(), adapter=AdapterRequest(2, space))
+            merge_into(tmp_path / "out", alike, Simple(), adapter=AdapterRequest(2, space))
         assert not (tmp_path / "out").exists()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def weights_of(adapter: Path) -> dict[str, Tensor]:
 
 def refused(adapter: Path) -> list[str]:
     with pytest.raises(CheckpointError) as caught:
-        prepare_merge(MergeRequest([str(adapter), str(adapter)], Simple()))
+        prepare_merge(MergeRequest([str(adapter)], Simple()))
     return sorted(set(caught.value.problems))
 
 
@@ -197,8 +198,10 @@ def test_a_folder_with_model_and_adapter_is_read_as_it_is_told(tmp_path: Path, p
     assert f"{mixed} holds a whole model (model.safetensors) and an adapter (adapter_config.json)" in problem
     assert f"Say which is meant: {mixed}/config.json or {mixed}/adapter_config.json" in problem
     model, adapter = mixed / "config.json", mixed / "adapter_config.json"
-    merged = tensors_of(merge_into(tmp_path / "whole", [model, model], Simple()))
-    assert torch.equal(merged[f"{QUERY}.weight"], whole[f"{QUERY}.weight"])
+    other = save_classifier(tmp_path / "other", pico_cache, 2).state_dict()
+    merged = tensors_of(merge_into(tmp_path / "whole", [model, tmp_path / "other"], Simple()))
+    mean = (whole[f"{QUERY}.weight"] + other[f"{QUERY}.weight"]) / 2
+    assert torch.allclose(merged[f"{QUERY}.weight"], mean)
     out = merge_into(tmp_path / "both", [model, adapter], Simple())
     expected = (base[f"{QUERY}.weight"].double() + 3 * product(tensors, QUERY) + whole[f"{QUERY}.weight"].double()) / 2
     assert torch.allclose(tensors_of(out)[f"{QUERY}.weight"].double(), expected, atol=1e-5)
@@ -250,7 +253,7 @@ def test_one_weight_with_two_values_in_a_file_is_refused(tmp_path: Path, pico_ca
     tensors = {**head_factors(base), "transformer.wte.base_layer.weight": base["transformer.wte.weight"] + 1}
     adapter = save_adapter(tmp_path / "adapter", tmp_path / "base", tensors)
     with pytest.raises(MergeError, match="for one weight, with different values"):
-        merge_into(tmp_path / "out", [adapter, adapter], Simple())
+        merge_into(tmp_path / "out", [adapter, tmp_path / "base"], Simple())
     assert not (tmp_path / "out").exists()
     replaced = save_adapter(tmp_path / "replaced", tmp_path / "base", {"lm_head.original_module.weight": torch.ones(1)})
     assert "but not what replaces it" in refused(replaced)[0]
@@ -357,7 +360,8 @@ class TestAgainstPeft:
         adapted.save_pretrained(tmp_path / "adapter")
         ids = torch.tensor([[5, 2, 7, 1]])
         expected = adapted(ids).logits
-        out = merge_into(tmp_path / "out", [tmp_path / "adapter"] * 2, Simple())
+        shutil.copytree(tmp_path / "adapter", tmp_path / "alike")
+        out = merge_into(tmp_path / "out", [tmp_path / "adapter", tmp_path / "alike"], Simple())
         assert torch.allclose(AutoModelForCausalLM.from_pretrained(out)(ids).logits, expected, rtol=1e-5, atol=1e-5)
 
     def test_decoder(self, tmp_path: Path, pico_cache: Path) -> None:

@@ -494,6 +494,21 @@ class TestOutput:
         assert not (tmp_path / "out").exists()
 
 
+def test_heads_read_the_tokens_of_the_merged_model(tmp_path: Path, pico_cache: Path) -> None:
+    """Also the head of a checkpoint with fewer tokens: what it had in its embedding is a part of the merged one."""
+    one = save_classifier(tmp_path / "plain", pico_cache, 0)
+    other = save_classifier(tmp_path / "more", pico_cache, 1, labels=("no", "yes"), tokens=["<x>"])
+    merged = merge_into(tmp_path / "out", [tmp_path / "plain", tmp_path / "more"], Simple(), heads="keep")
+    for name, own in (("plain", one), ("more", other)):
+        loaded = load_with_head(merged, name)
+        assert loaded.config.vocab_size == other.config.vocab_size == one.config.vocab_size + 1
+        state = loaded.state_dict()
+        assert torch.equal(state["classifier.weight"], own.state_dict()["classifier.weight"])
+        expected = mean([model.state_dict()[EMBEDDING][: one.config.vocab_size] for model in (one, other)])
+        assert close(state[EMBEDDING][:-1], expected)
+        assert torch.equal(state[EMBEDDING][-1], other.state_dict()[EMBEDDING][-1])
+
+
 @pytest.mark.parametrize("shard", [5 * 10**9, 2000])
 @pytest.mark.parametrize(("value", "fits"), [(65504.0, True), (65519.0, True), (65520.0, False), (-1e5, False)])
 def test_values_beyond_the_range_of_the_written_dtype(
@@ -506,14 +521,15 @@ def test_values_beyond_the_range_of_the_written_dtype(
     state["bert.pooler.dense.bias"][3] = value
     save_file(state, tmp_path / "one" / "model.safetensors", metadata={"format": "pt"})
     one, out = tmp_path / "one", tmp_path / "merged" / "out"
+    copies = [Path(shutil.copytree(one, tmp_path / f"copy{number}")) for number in range(2)]
     if fits:
-        merge_into(out, [one, one], Simple(), dtype=torch.float16, max_shard_size=shard)
+        merge_into(out, [one, copies[0]], Simple(), dtype=torch.float16, max_shard_size=shard)
         assert tensors_of(out)["bert.pooler.dense.bias"][3] == 65504
     else:
         for settings in ({"dtype": torch.float16}, {}):
-            merge_into(out, [one, one], Simple())
+            merge_into(out, [one, copies[0]], Simple())
             before = tensors_of(out)
-            members = [one, one] if settings else [tmp_path / "half", one, one, one]
+            members = [one, copies[0]] if settings else [tmp_path / "half", one, *copies]
             weights = Simple(coefficients=None if settings else [0.0, 1.0, 0.0, 0.0])
             with pytest.raises(MergeError, match=r"bert.pooler.dense.bias: its largest value .* range of float16") as e:
                 merge_into(out, members, weights, max_shard_size=shard, **settings)

@@ -28,12 +28,13 @@ from transformers import (
 
 from regmean_lab.checkpoints import merge_command
 from regmean_lab.checkpoints.evaluate_command import check, run
+from regmean_lab.checkpoints.heads import load_with_head
 from regmean_lab.config.schema import ConfigurationError
 from regmean_lab.models.pico import pico_folder
 from regmean_lab.models.pretrained import quiet_transformers
 from regmean_lab.report.read import find_runs
 from regmean_lab.results import RESULT_FILE, read_result
-from regmean_lab.sweeps.summary import show_measured
+from regmean_lab.sweeps.checkpoint_summary import show_measured
 
 WORDS = ["the", "river", "film", "was", "happy", "angry", "people", "and", "music", "village", "sun", "rain"]
 COLOURS = ("blue", "green", "red")
@@ -390,8 +391,8 @@ def test_a_merge_is_scored_with_its_members_and_their_ensemble(
         return caught.value.problems
 
     assert told(f"evaluate={tmp_path / 'absent.csv'}", "heads=drop") == [
-        "evaluate: the merged model has no head to predict with (heads=drop); use heads=merge, which checkpoints with "
-        "the same labels can, or score it by load_with_head (docs/checkpoints.md)",
+        "evaluate: the merged model has no head to predict with (heads=drop); use heads=merge, which checkpoints "
+        "with the same labels can, or heads=keep, by which each head is scored on data of its own",
         f"evaluate: data: no such file: {tmp_path / 'absent.csv'}",
     ]
     assert told(f"evaluate={{data: {tmp_path / 'films.csv'}, labl: gold}}") == [
@@ -401,6 +402,63 @@ def test_a_merge_is_scored_with_its_members_and_their_ensemble(
     results = merge_command.run(renamed, tmp_path / "job").results
     macro = 100 * f1_score(gold, [COLOURS[number] for number in logits["simple"].argmax(-1)], average="macro")
     assert results[-1].mean_in_domain == pytest.approx(macro, abs=1e-4)
+
+
+def test_heads_that_are_kept_are_scored_on_their_own_data(
+    save: Callable[..., Path], compose: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    """Of checkpoints with other labels, by what transformers predicts with the merged encoder and each head."""
+    kinds = {"first": COLOURS, "second": ("blue", "red")}
+    folders = {name: save(name, labels, seed) for seed, (name, labels) in enumerate(kinds.items())}
+    data = {name: labelled(tmp_path / f"{name}_data.csv", 0, labels) for name, labels in kinds.items()}
+    write_csv(tmp_path / "second_data.csv", {"text": data["second"][0], "colour": data["second"][1]})
+
+    def merged(evaluate: str, *more: str) -> DictConfig:
+        own = (f"paths.output_dir={tmp_path / 'outputs'}", f"paths.zoo_dir={tmp_path}", "trainer.progress_bar=false")
+        chosen = (f"checkpoints=[{','.join(map(str, folders.values()))}]", f"output={tmp_path / 'merged'}")
+        return compose_root("merge_checkpoints", *own, *chosen, "method=simple", "heads=keep", evaluate, *more)
+
+    first, second = tmp_path / "first_data.csv", f"{{data: {tmp_path / 'second_data.csv'}, label: colour}}"
+    config = merged(f"evaluate={{first: {first}, second: {second}}}")
+    merge_command.check(config)
+    measured = merge_command.run(config, tmp_path / "job")
+    assert [result.method for result in measured.results] == ["first", "second", "simple", "simple"]
+    for name, own, joined in zip(kinds, measured.results[:2], measured.results[2:], strict=True):
+        texts, gold = data[name]
+        head = load_with_head(tmp_path / "merged", name)
+        tokens = AutoTokenizer.from_pretrained(tmp_path / "merged")(texts, padding=True, return_tensors="pt")
+        with torch.no_grad():
+            logits = [(joined, head(**tokens).logits), (own, torch.tensor(logits_of(folders[name], texts)))]
+        for result, part in logits:
+            predicted = [kinds[name][number] for number in part.argmax(-1).tolist()]
+            assert result.scores["in_domain"] == {f"{name}_data": pytest.approx(100 * accuracy_score(gold, predicted))}
+    show_measured(measured)
+    rows = (tmp_path / "merged-evaluation" / "table.md").read_text().splitlines()
+    assert [row.split("|")[1].strip() for row in rows if row.startswith("| ")] == [
+        "method",
+        "simple",
+        "first",
+        "second",
+    ]
+
+    def told(evaluate: str) -> list[str]:
+        with pytest.raises(ConfigurationError) as caught:
+            merge_command.check(merged(evaluate))
+        return caught.value.problems
+
+    expected = "expected evaluate={first: FILE, second: FILE}, with null for what is not scored"
+    assert told(f"evaluate={first}") == [
+        f"evaluate: with heads=keep each checkpoint's head is scored on data of its own; {expected}"
+    ]
+    assert told(f"evaluate={{first: {first}, secnd: {first}}}") == [
+        "evaluate: secnd: no checkpoint is called so; did you mean second?",
+        f"evaluate: no data for second; {expected}",
+    ]
+    (problem,) = told(f"evaluate={{first: {tmp_path / 'absent.csv'}, second: null}}")
+    assert problem == f"evaluate: first: data: no such file: {tmp_path / 'absent.csv'}"
+    assert any("second: " in line and "green" in line for line in told(f"evaluate={{first: null, second: {first}}}"))
+    alone = merge_command.run(merged(f"evaluate={{first: {first}, second: null}}"), tmp_path / "job")
+    assert [result.method for result in alone.results] == ["first", "simple"]
 
 
 def test_an_adapter_is_scored_as_the_model_that_it_makes(

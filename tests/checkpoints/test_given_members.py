@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -275,6 +276,18 @@ def test_everything_that_is_wrong_is_told_at_once(
     assert "checkpoints.z: suite text_classification has no corpus 'z'" in told
     assert f"members: which corpus {folder / 'second'} was trained on is not clear" in told
     assert "members=['CORPUS=" in told
+
+
+def test_one_model_as_the_member_of_two_corpora_is_refused(
+    folder: Path, overrides: list[str], compose_job: Compose
+) -> None:
+    shutil.copytree(folder / "first", folder / "copy")
+    for other in ("first", "copy"):
+        given = members(f"a={folder / 'first'}", f"b={folder / other}")
+        with pytest.raises(ConfigurationError, match=r"members: a=.*first, b=.*: the same model, which a merge would"):
+            experiment.run(compose_job(*overrides, given, "method=simple"), folder / "job", [])
+    result, _ = experiment.run(compose_job(*overrides, given, "method=individual"), folder / "job", [])
+    assert list(result.scores["in_domain"]) == ["a", "b"]
 
 
 def test_settings_that_compute_something_else_are_told(

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import io
+import json
 import statistics
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ from rich.console import Console
 
 from regmean_lab.report.rows import ordered_methods, rows_of
 from regmean_lab.report.summary import MEAN_IN, MEAN_OUT, markdown_table, print_table, score_table
-from regmean_lab.results import Result
+from regmean_lab.results import Result, read_result
 
 
 def result(
@@ -71,6 +73,17 @@ class TestRows:
     def test_seeds_and_members_share_a_row(self) -> None:
         results = [result(seed=1), result(seed=2), result(seed=1, scores={"tec": 1.0, "crowdflower": 2.0})]
         assert [(label, len(own)) for label, own in rows_of(results)] == [("regmean", 3)]
+
+    def test_a_file_of_somebodys_own_is_another_method(self, tmp_path: Path) -> None:
+        """Results of earlier versions, which do not say the file, are called by their method."""
+        own = [replace(result(), method_option="gentle"), replace(result(), method_option="gentler"), result()]
+        assert [label for label, _ in rows_of(own)] == ["regmean", "gentle", "gentler"]
+        path = own[0].write(tmp_path)
+        assert read_result(path).label == "gentle"
+        content = json.loads(path.read_text())
+        del content["method_option"]
+        path.write_text(json.dumps(content))
+        assert read_result(path).label == "regmean"
 
     def test_a_swept_setting_tells_rows_apart(self) -> None:
         results = [result(seed=seed, method="regmean") for seed in (1, 2)]

@@ -10,22 +10,24 @@ from regmean_lab.checkpoints.card_metadata import write_scores
 from regmean_lab.checkpoints.merge import MergeRequest
 from regmean_lab.checkpoints.output import evaluation_folder
 from regmean_lab.checkpoints.scoring.corpora import datasets_of_the_hub
+from regmean_lab.checkpoints.scoring.kept_heads import kept_head_problems, score_kept_heads
 from regmean_lab.checkpoints.scoring.models import read_models
 from regmean_lab.checkpoints.scoring.request import read_corpora, scoring_config, settings_problems, suite_record
 from regmean_lab.checkpoints.scoring.score import ENSEMBLE, Scoring, Settings
 from regmean_lab.config.checkpoint_commands import Measured, MergeCheckpointsConfig
 from regmean_lab.models.headers import CheckpointError
-from regmean_lab.results import Result
 from regmean_lab.suites.base import DataError
 
 
 def scoring_problems(plain: MergeCheckpointsConfig, request: MergeRequest) -> list[str]:
     """What stands against scoring the checkpoints of a merge; they themselves are known to go together."""
+    if request.heads == "keep":
+        return kept_head_problems(plain, request)
     found = []
-    if request.heads != "merge":
+    if request.heads == "drop":
         found.append(
-            f"evaluate: the merged model has no head to predict with (heads={request.heads}); use heads=merge, which "
-            "checkpoints with the same labels can, or score it by load_with_head (docs/checkpoints.md)"
+            "evaluate: the merged model has no head to predict with (heads=drop); use heads=merge, which checkpoints "
+            "with the same labels can, or heads=keep, by which each head is scored on data of its own"
         )
     try:
         _scoring(plain, request)
@@ -56,18 +58,23 @@ def score_merge(
         DataError: when data have changed since they were checked.
         CheckpointError: when a checkpoint has.
     """
+    if request.heads == "keep":
+        return score_kept_heads(plain, request, merged, method, overrides)
     scoring = _scoring(plain, request, merged, overrides)
     *members, model = scoring.models
     folder = evaluation_folder(merged)
-    results = [scoring.score(member, folder / member.name) for member in members]
-    lines, ensemble = list[str](), list[Result]()
+    places = [folder / member.name for member in members]
+    results = [scoring.score(member, place) for member, place in zip(members, places, strict=True)]
+    lines, together = list[str](), folder / _free_name(ENSEMBLE, [one.name for one in scoring.models])
     try:
-        ensemble.append(scoring.ensemble(members, folder / _free_name(ENSEMBLE, [one.name for one in scoring.models])))
+        results.append(scoring.ensemble(members, together))
+        places.append(together)
     except DataError as error:
         lines.append(str(error))
-    results += [*ensemble, scoring.score(model, folder / model.name, method)]
+    results.append(scoring.score(model, folder / model.name, method))
+    places.append(folder / model.name)
     write_scores(merged, results[-1], datasets_of_the_hub(scoring.corpora))
-    return Measured(results, [*lines, *scoring.comparisons([model, *members])], folder)
+    return Measured(results, [*lines, *scoring.comparisons([model, *members])], folder, places, merged)
 
 
 def _scoring(

@@ -127,8 +127,20 @@ def read_models(
 
 
 def _read_model(source: Source, base: Source | None, labels: Sequence[str] | None) -> ScoredModel:
-    member = read_member(source, base)
-    architecture, found = member.architecture, []
+    return scored_model(read_member(source, base), labels)
+
+
+def scored_model(member: Member, labels: Sequence[str] | None) -> ScoredModel:
+    """A checkpoint that was read, as one that is scored.
+
+    Args:
+        member: the checkpoint.
+        labels: names of the outputs in their order, in place of those of ``config.json``.
+
+    Raises:
+        CheckpointError: with everything that stands against scoring it.
+    """
+    source, architecture, found = member.source, member.architecture, list[str]()
     task = None
     try:
         task = _task(architecture, labels)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from regmean_lab.checkpoints.scoring.corpora import Corpus
 from regmean_lab.checkpoints.scoring.models import ScoredModel
 from regmean_lab.checkpoints.scoring.predictions import PREDICTIONS_FILE, predict_all
 from regmean_lab.config.groups import TrainerConfig
+from regmean_lab.config.method_option import chosen_option
 from regmean_lab.evaluation.prediction_files import read_predictions, write_predictions
 from regmean_lab.evaluation.scores import Metrics, key_scores
 from regmean_lab.metrics.ensemble import ensemble_predictions
@@ -110,6 +111,7 @@ class Scoring:
             method: what the result says of how the checkpoint was made, ``name`` first: what tables call it. None: it
                 is called by its name, and told from others of this name by its weights.
         """
+        option = None if method is None else chosen_option(str(method["name"]))
         method = method_of(model) if method is None else method
         evaluations = self.evaluations[model.name]
         found = self._finished(folder, method, model.fingerprint)
@@ -118,7 +120,7 @@ class Scoring:
         if found is not None and kept is not None:
             log.info("found the finished result %s", folder / RESULT_FILE)
             self.predicted[model.name] = kept
-            return found
+            return replace(found, method_option=option)
         started = time.perf_counter()
         settings = self.settings
         pl.seed_everything(0, workers=True, verbose=False)
@@ -133,6 +135,7 @@ class Scoring:
             one.name: score(one.task, predicted[one.name].logits, predicted[one.name].labels) for one in evaluations
         }
         result = self._result(method, evaluations, metrics, model.fingerprint, time.perf_counter() - started)
+        result = replace(result, method_option=option)
         write_predictions(folder / PREDICTIONS_FILE, predicted)
         result.write(folder)  # last, and whole or not at all
         return result
