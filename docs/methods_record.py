@@ -41,12 +41,14 @@ TOLD_OF_STATISTICS = ("form", "rank", "pairs", "by_label", "epsilon", "delta", "
 INDIVIDUAL, BASELINE = "individual", "simple"
 CONTROL = "distill text=own examples=null"
 COUNTS = "regmean_sequential text=pseudo start=simple"
+TOWARDS_MEAN = "regmean_sequential followed_by=towards_mean(share=0.3) text=pseudo start=simple"
 CONTRASTS = (
     (COUNTS, CONTROL),
-    (f"{COUNTS} followed_by=towards_mean(share=0.3)", CONTROL),
+    (TOWARDS_MEAN, CONTROL),
     ("distill start=regmean_sequential start_settings=(start=simple)", CONTROL),
     ("regmean_sequential", CONTROL),
     (COUNTS, "regmean_sequential"),
+    (TOWARDS_MEAN, COUNTS),
     (f"{COUNTS} tokens.epsilon=3 tokens.delta=1e-06", COUNTS),
     ("regmean gram=weighted", "regmean off_diagonal=1"),
 )
@@ -112,11 +114,11 @@ def label(result: Result) -> str:
 
 def _changed(default: Any, settings: Mapping[str, Any], left_out: list[str] | None = None) -> list[str]:
     """``key=value`` of the settings that differ from the defaults."""
-    defaults = {entry.name: getattr(default, entry.name) for entry in fields(default) if entry.init}
+    names = [entry.name for entry in fields(default) if entry.init]  # in their order, whatever that of the settings
     return [
-        f"{key}={_text(value)}"
-        for key, value in settings.items()
-        if key in defaults and value != defaults[key] and key not in (left_out or ())
+        f"{name}={_text(settings[name])}"
+        for name in names
+        if name in settings and settings[name] != getattr(default, name) and name not in (left_out or ())
     ]
 
 
