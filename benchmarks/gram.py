@@ -25,7 +25,7 @@ def figures(setting: Setting) -> list[Figure]:
     found = _against_baseline_and_floor(minilm(setting), setting.repeats, main=True)
     if setting.emotion_dir is not None and not setting.pico:
         found += _against_baseline_and_floor(minilm_emotion(setting), setting.repeats)
-    found += _against_baseline_and_floor(shaped("roberta_base", setting, real_lengths(setting, 1 / 6)), setting.repeats)
+    found += _against_baseline_and_floor(shaped("roberta_base", setting, real_lengths(setting, 1 / 4)), setting.repeats)
     work = shaped("t5_base", setting, real_lengths(setting, 1 / 12))
     found += _against_baseline_and_floor(work, setting.repeats, goal=None)
     return found

@@ -13,8 +13,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from regmean_lab.config.groups import LoggerConfig
-from regmean_lab.modules.base import DEV_SCORE
-from regmean_lab.tracking.logged_results import DIAGNOSTICS_TABLE, REPORT_PAGE, SCORES_TABLE
+from regmean_lab.tracking.names import DEV_SCORE, DIAGNOSTICS_TABLE, REPORT_PAGE, SCORES_TABLE
 
 PROGRAM = "python -m regmean_lab.dashboard"
 EXIT_FAILED, EXIT_WRONG = 1, 2

@@ -70,6 +70,8 @@ class Result:
         statistics_bytes: size of the files of statistics that a merge read, by kind, of the member with most of them:
             what its owner publishes beside the model. None where nothing is merged, and in results of version 0.1.
         method_option: the YAML file of somebody's own by which the method was chosen, where that has another name.
+        candidates: of a greedy order, hash of all data and weights by which members were ordered, those that were not
+            merged included; None of other jobs, and in results of version 0.1.
         schema: version of this format.
     """
 
@@ -101,6 +103,7 @@ class Result:
     choice: dict[str, Any] | None = None
     statistics_bytes: dict[str, int] | None = None
     method_option: str | None = None
+    candidates: str | None = None
     schema: int = SCHEMA
 
     @property
@@ -139,6 +142,7 @@ def find_result(
     model_fingerprint: str,
     *,
     merged_too: bool = False,
+    of_candidates: bool = False,
 ) -> Result | None:
     """The result in a job's folder, if it was computed from the same configuration, data and pretrained weights.
 
@@ -148,6 +152,7 @@ def find_result(
         data_fingerprint: hash of all data that the job reads.
         model_fingerprint: identifies the pretrained weights.
         merged_too: whether the merged model must lie beside it.
+        of_candidates: whether data and weights are those of all members of whom a greedy order chooses some.
     """
     path = folder / RESULT_FILE
     if not path.exists() or (merged_too and not (folder / MERGED_FOLDER).is_dir()):
@@ -157,9 +162,22 @@ def find_result(
     except ResultError as error:
         log.warning("%s", error)
         return None
+    if of_candidates:
+        wanted_candidates = candidates_fingerprint(data_fingerprint, model_fingerprint)
+        return result if (result.fingerprint, result.candidates) == (fingerprint(resolved), wanted_candidates) else None
     wanted = (fingerprint(resolved), data_fingerprint, model_fingerprint)
     found = (result.fingerprint, result.data_fingerprint, result.model_fingerprint)
     return result if found == wanted else None
+
+
+def candidates_fingerprint(data_fingerprint: str, model_fingerprint: str) -> str:
+    """Hash of all by which a greedy order ranks members.
+
+    Args:
+        data_fingerprint: hash of all data that the job reads with all of its members.
+        model_fingerprint: identifies the weights that all of them start from.
+    """
+    return combine_fingerprints([data_fingerprint, model_fingerprint])
 
 
 def unknown_text(unknown: Mapping[str, Sequence[str]]) -> str:

@@ -11,7 +11,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import regmean_lab.training.train
 from regmean_lab.__main__ import EXIT_CONFIGURATION, EXIT_INTERRUPTED, main
+from regmean_lab.checkpoints.checks import find_finished
 from regmean_lab.config.locations import configuration_root
 from regmean_lab.config.resolvers import job_folder
 from regmean_lab.config.schema import settings_of
@@ -629,6 +630,21 @@ class TestOrder:
         alone, _ = workspace.run("method=individual", *three)
         own = {member: alone.metrics[member]["emoint"]["macro_f1"] for member in ("tec", "isear", "crowdflower")}
         assert result.members == sorted(own, key=lambda member: -own[member])[:2]
+
+    def test_a_greedy_result_is_found_by_the_data_of_all_members(self, workspace: Workspace) -> None:
+        job = ("method=simple", "members=[tec,isear,crowdflower]", "order=greedy", "first=2")
+        result, _ = workspace.run(*job)
+        settings, folder = settings_of(workspace.configuration(*job)), workspace.folder(*job)
+        assert find_finished(settings, folder) == result
+        # Of version 0.1 there is no such record, and members are ordered to find it.
+        replace(result, candidates=None).write(folder)
+        assert find_finished(settings, folder) is None
+        assert workspace.run(*job) == (replace(result, candidates=None), False)
+        result.write(folder)
+        (left_out,) = {"tec", "isear", "crowdflower"} - set(result.members)
+        path = workspace.data_dir / "emotion_splits" / left_out / "train.jsonl"
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
+        assert find_finished(settings_of(workspace.configuration(*job)), folder) is None
 
 
 @pytest.mark.parametrize("splits", [("train", "dev"), ("test", "test")])

@@ -95,8 +95,54 @@ def test_what_is_refused_planned_and_found_waits_for_no_large_library(finished: 
     for status, printed, names in (one, sweep):
         assert (status, names) == (0, {"matplotlib"}), printed  # which draws the figure
         assert "1 result, 0 computed now" in printed
-    assert (unfinished[0], unfinished[2]) == (0, {"matplotlib", "transformers"})  # which knows the model's size
+    assert (unfinished[0], unfinished[2]) == (0, {"matplotlib"})
     assert "2 to train" in unfinished[1]
+
+
+def test_pages_and_lists_wait_for_no_large_library(finished: Finished) -> None:
+    verbs = ("run", "plan", "merge", "extract", "evaluate", "collect", "zoo", "prepare", "report")
+    pages = [["--help"], *([verb, "--help"] for verb in verbs), ["zoo", "add", "--help"]]
+    lists = [["zoo", "list"], ["zoo", "verify"], ["prepare"]]
+    wrong = [["merge", "checkpoints=[a,b]", "method=none"], ["extract", "rang=2"]]
+    for status, printed, names in finished.large(*pages, *lists):
+        assert (status, names) == (0, set()), printed
+    for status, printed, names in finished.large(*wrong):
+        assert (status, names) == (2, set()), printed
+    (report,) = finished.large(["report", "results=outputs", "output=page"])
+    assert (report[0], report[2]) == (0, {"matplotlib"}), report[1]
+
+
+def test_the_command_for_views_waits_for_no_large_library() -> None:
+    command = f"import sys, regmean_lab.dashboard; print(*(name for name in {LARGE!r} if name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", command], check=True, capture_output=True, text=True, timeout=300)
+    assert done.stdout.split() == []
+
+
+@pytest.mark.parametrize("model", ["minilm", "pico_bert"])
+def test_plans_of_what_is_not_finished_wait_for_no_large_library(finished: Finished, model: str) -> None:
+    job = ["plan", *finished.overrides, f"model={model}", "seed=2"]
+    plans = finished.large(
+        [*job, "method=regmean,fisher,ensemble"],
+        [*job, "method=simple", "training.lora.rank=2"],
+        [*job, "method=regmean_plusplus,iso_c,distill", "training.max_length=8"],
+        [*job, "method=simple", "training.lora.target_modules=[nothing]", "training.lora.rank=2"],
+    )
+    for _, printed, names in plans:
+        assert not names, printed
+        assert "2 to train: about" in printed
+        assert "time unknown" not in printed
+    assert [status for status, _, _ in plans] == [0, 0, 0, 2]
+
+
+def test_a_finished_greedy_order_is_found_without_large_libraries(finished: Finished, forks: Forks) -> None:
+    job = [*finished.overrides, "members=[tec,isear]", "method=simple", "order=greedy", "first=2"]
+    status, printed = forks.run(job, finished.folder / "greedy.txt", finished.folder)
+    assert status == 0, printed
+    plan, again = finished.large(["plan", *job], job)
+    assert (plan[0], plan[2]) == (0, set()), plan[1]
+    assert "1 finished" in plan[1]
+    assert (again[0], again[2]) == (0, {"matplotlib"}), again[1]
+    assert "1 result, 0 computed now" in again[1]
 
 
 def test_a_merge_of_folders_waits_for_transformers_alone(finished: Finished) -> None:

@@ -47,10 +47,9 @@ def find_finished(settings: Settings, folder: Path) -> Result | None:
         folder: where the job writes.
 
     Returns:
-        The result; None also where something is missing, which :func:`check` tells, and for a greedy order: which data
-        such a job reads is known when its members are there.
+        The result; None also where something is missing, which :func:`check` tells.
     """
-    if settings.config.force or settings.config.order == "greedy" or not (folder / RESULT_FILE).is_file():
+    if settings.config.force or not (folder / RESULT_FILE).is_file():
         return None
     checkpoint, problems = find_files(settings)
     given, others = find_given(settings, checkpoint)

@@ -53,8 +53,12 @@ def finished_result(
     data: str,
     folder: Path,
     evaluations: Callable[[], Sequence[Evaluation]],
+    *,
+    ordered: bool = False,
 ) -> Result | None:
     """A job's result, if it was computed before from the same configuration, data and pretrained weights.
+
+    Whom a greedy order chooses follows from these of all members, so that its result is found before they are ordered.
 
     Args:
         settings: the checked configuration.
@@ -62,12 +66,15 @@ def finished_result(
         data: hash of all data that the job reads, see :func:`data_fingerprint`.
         folder: where the job writes.
         evaluations: reads what is evaluated; called for results of version 0.1 only.
+        ordered: whether the members are those that a greedy order has chosen already, as it has to for results of
+            version 0.1.
     """
     config = settings.config
     if config.force:
         return None
     wanted = (settings.resolved, data, model)
-    found = find_result(folder, *wanted, merged_too=config.save_merged)
+    candidates = config.order == "greedy" and not ordered
+    found = find_result(folder, *wanted, merged_too=config.save_merged, of_candidates=candidates)
     if found is not None and found.unknown_labels is None and _counts_unknown(settings, evaluations()):
         log.info("%s counts labels as predicted that were not trained, and is computed again", folder / RESULT_FILE)
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from regmean_lab.config.schema import Settings
 from regmean_lab.merging.parts import missing_blocks
 from regmean_lab.models.pretrained import Checkpoint
+from regmean_lab.models.shapes import bare_shape
 from regmean_lab.models.task_models import task_model
 from regmean_lab.training.lora import lora_problems
 from regmean_lab.training.starting_heads import head_problems
@@ -20,5 +21,8 @@ def model_problems(settings: Settings, checkpoint: Checkpoint) -> list[str]:
     found += head_problems(checkpoint, trained)
     found += lora_problems(config.training.lora, checkpoint, list(trained.values()))
     if parts := getattr(settings.method, "parts", None):
-        found += [f"method.{problem}" for problem in missing_blocks(parts, checkpoint.parameter_names())]
+        found += [
+            f"method.{problem}"
+            for problem in missing_blocks(parts, [name for name, _ in bare_shape(checkpoint).named_parameters()])
+        ]
     return found

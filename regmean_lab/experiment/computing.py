@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -21,7 +22,16 @@ from regmean_lab.evaluation.job import Job, Outcome
 from regmean_lab.evaluation.label_spaces import unknown_labels
 from regmean_lab.merging import MergeMethod
 from regmean_lab.models.merged_model import model_card, write_merged_model
-from regmean_lab.results import MERGED_FOLDER, RESULT_FILE, Result, fingerprint, mean, unknown_text, zero_note
+from regmean_lab.results import (
+    MERGED_FOLDER,
+    RESULT_FILE,
+    Result,
+    candidates_fingerprint,
+    fingerprint,
+    mean,
+    unknown_text,
+    zero_note,
+)
 from regmean_lab.tracking.environment import environment, peak_memory_bytes
 from regmean_lab.tracking.logged_results import log_result
 from regmean_lab.tracking.loggers import open_loggers
@@ -34,7 +44,7 @@ log = logging.getLogger(__name__)
 
 
 def compute(settings: Settings, folder: Path, overrides: list[str]) -> tuple[Result, bool]:
-    """Compute a job's result; one that is finished is found where that could not be told before.
+    """Compute a job's result; one that is finished is found where that could not be told before: data were brought now.
 
     Args:
         settings: the job's configuration, whose values were checked.
@@ -49,14 +59,15 @@ def compute(settings: Settings, folder: Path, overrides: list[str]) -> tuple[Res
     """
     checkpoint, given = check(settings)
     job = Job.open(settings, checkpoint, folder, {name: member.record for name, member in given.items()})
+    candidates = None
     if settings.config.order == "greedy":
+        candidates = candidates_fingerprint(job.data_fingerprint, job.model_fingerprint)
         find_or_train_members(job, given)  # all of them, whatever number is merged
         with memory_for_evaluation(job):
             order = best_out_of_domain_first(job)
         job = job.of_members(order[: settings.config.first])
-    # What a greedy job reads is known only now, as are data that were brought for it.
     finished = finished_result(
-        job.settings, job.model_fingerprint, job.data_fingerprint, folder, lambda: job.evaluations
+        job.settings, job.model_fingerprint, job.data_fingerprint, folder, lambda: job.evaluations, ordered=True
     )
     if finished is not None:
         log.info("found the finished result %s", folder / RESULT_FILE)
@@ -64,7 +75,7 @@ def compute(settings: Settings, folder: Path, overrides: list[str]) -> tuple[Res
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     find_or_train_members(job, given)
-    result = evaluate_and_log(job, overrides)
+    result = replace(evaluate_and_log(job, overrides), candidates=candidates)
     result.write(folder)  # last, and whole or not at all
     return result, True
 

@@ -341,7 +341,8 @@ def inner_products(tensors: Sequence[Tensor]) -> Tensor:
     count, device = len(tensors), tensors[0].device
     # Sums of float32 products in float64, where the device has it.
     dtype = torch.float32 if device.type == "mps" else torch.float64
-    products = torch.zeros(count, count, dtype=torch.float64)
+    # Numbers of Python: to change one of a tensor takes as long as a product.
+    products = [[0.0] * count for _ in range(count)]
     flat = [tensor.flatten() for tensor in tensors]
     # On a processor, some elements at a time: their float64 values then stay in its cache.
     size = _SUMMED_ELEMENTS if device.type == "cpu" else _SUMMED_ON_DEVICE
@@ -349,8 +350,9 @@ def inner_products(tensors: Sequence[Tensor]) -> Tensor:
         wide = [vector[start : start + size].to(dtype) for vector in flat]
         for row, one in enumerate(wide):
             for column, other in enumerate(wide[: row + 1]):
-                products[row, column] += _inner(one, other)
-    return products + products.tril(-1).T
+                products[row][column] += torch.dot(one, other).item()
+    found = torch.tensor(products, dtype=torch.float64)
+    return found + found.tril(-1).T
 
 
 def _inner(one: Tensor, other: Tensor) -> float:

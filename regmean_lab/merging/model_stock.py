@@ -64,8 +64,8 @@ class ModelStock(MergeMethod):
         if self._of_rows(parameter):
             cosines = mean_cosines(task_vectors(parameter)).clamp(min=0)
             share = _share(count, cosines).to(mean.dtype).to(mean.device)
-            return base + (mean - base) * share.reshape(-1, *[1] * (base.dim() - 1)), None
-        return base + (mean - base) * surveyed(self, parameter).known, None
+            return torch.lerp(base, mean, share.reshape(-1, *[1] * (base.dim() - 1))), None
+        return torch.lerp(base, mean, surveyed(self, parameter).known), None
 
     def _of_rows(self, parameter: Parameter) -> bool:
         return self.by_row and parameter.base is not None and parameter.base.dim() > 1

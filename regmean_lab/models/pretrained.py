@@ -13,14 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from huggingface_hub import constants, try_to_load_from_cache
 from safetensors.torch import load_file
 
 from regmean_lab.models.converted_weights import (
     matching,
 )
-from regmean_lab.models.folders import check_weights, stored_tensors
+from regmean_lab.models.folders import CONFIG_FILE, check_weights, read_json_file, stored_tensors
 from regmean_lab.models.headers import CheckpointError, StoredTensor
 from regmean_lab.models.hub import fetch, find_on_hub
+from regmean_lab.models.outlines import Outline
+from regmean_lab.models.plain_tokenizers import TOKENIZER_FILE, PlainTokenizer, plain_tokenizer
 from regmean_lab.suites.base import Task, TaskKind
 from regmean_lab.utils.errors import UserError
 from regmean_lab.utils.names import abbreviated, unwrapped
@@ -131,10 +134,28 @@ class Checkpoint:
                     setattr(config, name, self.dropout)
         return config
 
-    def parameter_names(self) -> list[str]:
-        """The names of the model's parameters without a head, from its configuration alone."""
-        with quiet_transformers() as transformers, torch.device("meta"), torch.random.fork_rng(devices=[]):
-            return [name for name, _ in transformers.AutoModel.from_config(self.config()).named_parameters()]
+    def plain_config(self) -> dict[str, Any] | None:
+        """What its ``config.json`` says, if that is on this machine and can be read."""
+        path = self._file(CONFIG_FILE)
+        try:
+            return None if path is None else read_json_file(path)
+        except CheckpointError:
+            return None
+
+    def counting_tokenizer(self) -> PreTrainedTokenizerBase | PlainTokenizer:
+        """Its tokenizer, to count the tokens of texts: without transformers where its files allow it."""
+        path = self._file(TOKENIZER_FILE)
+        found = None if path is None else plain_tokenizer(path.parent)
+        return self.tokenizer() if found is None else found
+
+    def _file(self, name: str) -> Path | None:
+        """One of its files, if it is on this machine: of a model of the hub, in the cache."""
+        if self.revision is None or self.folder is not None:
+            return Path(self.location) / name
+        cached = try_to_load_from_cache(
+            self.source, name, cache_dir=str(constants.HF_HUB_CACHE), revision=self.revision
+        )
+        return Path(cached) if isinstance(cached, str) else None
 
     def load(self, auto_class: Any, **settings: Any) -> PreTrainedModel:
         """The pretrained model; layers that the checkpoint lacks are drawn from torch's global random state.
@@ -265,7 +286,7 @@ def load_model(auto_class: Any, folder: Path) -> PreTrainedModel:
         return model.eval()
 
 
-def head_parameters(model: PreTrainedModel) -> list[str]:
+def head_parameters(model: PreTrainedModel | Outline) -> list[str]:
     """Names of the parameters on top of the encoder, which a model of another task would not have alike.
 
     Of a model that is not divided into encoder and head (T5 with its language-model head), the head is the output
@@ -282,14 +303,16 @@ def head_parameters(model: PreTrainedModel) -> list[str]:
     return [name for name, tensor in model.state_dict(keep_vars=True).items() if id(tensor) not in encoded]
 
 
-def adapter_task(model: PreTrainedModel) -> str | None:
+def adapter_task(model: PreTrainedModel | Outline) -> str | None:
     """PEFT's name of the kind of task that a model is for; None where it has none."""
+    if isinstance(model, Outline):
+        return model.task
     with quiet_transformers() as transformers:
         mappings = {task: getattr(transformers, name)._model_mapping for task, name in ADAPTER_TASKS.items()}
     return next((task for task, mapping in mappings.items() if type(model) in mapping.values()), None)
 
 
-def head_modules(model: PreTrainedModel) -> list[str]:
+def head_modules(model: PreTrainedModel | Outline) -> list[str]:
     """Names of the model's own modules that its head lies in; parameters of the model itself have none."""
     return list(dict.fromkeys(name.partition(".")[0] for name in head_parameters(model) if "." in name))
 

@@ -4,35 +4,20 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
-from transformers import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    MODEL_FOR_MASKED_LM_MAPPING,
-    AutoConfig,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
-
-from regmean_lab.models.pretrained import PROBLEM_TYPES, Checkpoint, label_names, load_model
+from regmean_lab.models.pretrained import PROBLEM_TYPES, Checkpoint, label_names, load_model, quiet_transformers
+from regmean_lab.models.shapes import CLASSES, WRITING, described, writes_as
 from regmean_lab.suites.base import Task
 from regmean_lab.suites.text_generation import FORMS
 from regmean_lab.utils.registry import ByKind
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
 
 class TaskModel:
-    """The model of a kind of task; the module that trains it derives from it.
-
-    ``head_class`` is the one of transformers' ``AutoModelFor…`` that puts a head for the task's labels on an encoder;
-    None where the pretrained model's own output layer answers.
-    """
-
-    head_class: ClassVar[Any] = None
+    """The model of a kind of task; the module that trains it derives from it."""
 
     @classmethod
     @abstractmethod
@@ -64,36 +49,32 @@ def task_model(task: Task) -> type[TaskModel]:
 class SequenceClassifier(TaskModel):
     """One of ``AutoModelForSequenceClassification``."""
 
-    head_class = AutoModelForSequenceClassification
-
     @classmethod
     def new_model(cls, checkpoint: Checkpoint, task: Task) -> PreTrainedModel:
         """The pretrained encoder with a newly initialised head."""
         return checkpoint.load(
-            AutoModelForSequenceClassification, **label_names(task), problem_type=PROBLEM_TYPES[task.kind]
+            _auto_class(CLASSES["sequence"]), **label_names(task), problem_type=PROBLEM_TYPES[task.kind]
         )
 
     @classmethod
     def load_model(cls, folder: Path) -> PreTrainedModel:
         """A fine-tuned classifier from a folder."""
-        return load_model(AutoModelForSequenceClassification, folder)
+        return load_model(_auto_class(CLASSES["sequence"]), folder)
 
 
 @register_model("token_labels")
 class TokenClassifier(TaskModel):
     """One of ``AutoModelForTokenClassification``."""
 
-    head_class = AutoModelForTokenClassification
-
     @classmethod
     def new_model(cls, checkpoint: Checkpoint, task: Task) -> PreTrainedModel:
         """The pretrained encoder with a newly initialised head."""
-        return checkpoint.load(AutoModelForTokenClassification, **label_names(task))
+        return checkpoint.load(_auto_class(CLASSES["tokens"]), **label_names(task))
 
     @classmethod
     def load_model(cls, folder: Path) -> PreTrainedModel:
         """A fine-tuned token classifier from a folder."""
-        return load_model(AutoModelForTokenClassification, folder)
+        return load_model(_auto_class(CLASSES["tokens"]), folder)
 
 
 @register_model("answers")
@@ -108,18 +89,18 @@ class AnsweringModel(TaskModel):
     @classmethod
     def load_model(cls, folder: Path) -> PreTrainedModel:
         """A fine-tuned model from a folder."""
-        return load_model(generation_class(AutoConfig.from_pretrained(folder)), folder)
+        return load_model(generation_class(_auto_class("AutoConfig").from_pretrained(folder)), folder)
 
     @classmethod
     def model_problems(cls, checkpoint: Checkpoint, task: Task) -> list[str]:
         """A message for a model that cannot write."""
-        config = checkpoint.config()
-        if generation_class(config) is None:
+        own = described(checkpoint)
+        if own.writes is None:
             return [
-                f"model: {checkpoint.name} ({config.model_type}) reads texts but does not write; answers in words need "
+                f"model: {checkpoint.name} ({own.model_type}) reads texts but does not write; answers in words need "
                 "an encoder-decoder or a decoder, for example model=t5_v1_1_base or model=gpt2"
             ]
-        if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
+        if own.writes == "encoder-decoder" and not own.starts:
             return [
                 f"model: the config.json of {checkpoint.name} lacks decoder_start_token_id, its decoder's first token"
             ]
@@ -135,7 +116,7 @@ class LanguageModel(AnsweringModel):
         """A message for a model that cannot write, or is not of the task's form."""
         if found := super().model_problems(checkpoint, task):
             return found
-        form = FORMS[0] if checkpoint.config().is_encoder_decoder else FORMS[1]
+        form = FORMS[0] if described(checkpoint).writes == "encoder-decoder" else FORMS[1]
         if task.labels not in ((), (form,)):
             return [
                 f"model: {checkpoint.name} is {'an encoder-decoder' if form == FORMS[0] else 'a decoder'}; expected "
@@ -151,17 +132,21 @@ class BareModel(TaskModel):
     @classmethod
     def new_model(cls, checkpoint: Checkpoint, task: Task) -> PreTrainedModel:
         """The model as it is."""
-        return checkpoint.load(AutoModel)
+        return checkpoint.load(_auto_class(CLASSES["bare"]))
 
     @classmethod
     def load_model(cls, folder: Path) -> PreTrainedModel:
         """An encoder from a folder."""
-        return load_model(AutoModel, folder)
+        return load_model(_auto_class(CLASSES["bare"]), folder)
 
 
 def generation_class(config: PreTrainedConfig) -> Any:
     """What loads a model that writes; None for a model that only reads (masked language models such as BERT)."""
-    if config.is_encoder_decoder:
-        return AutoModelForSeq2SeqLM
-    writes = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) not in MODEL_FOR_MASKED_LM_MAPPING
-    return AutoModelForCausalLM if writes else None
+    writes = writes_as(config)
+    return None if writes is None else _auto_class(WRITING[writes])
+
+
+def _auto_class(name: str) -> Any:
+    """A class of transformers, which is imported when it is used: what is checked of a model needs none."""
+    with quiet_transformers() as transformers:
+        return getattr(transformers, name)

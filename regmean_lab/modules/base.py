@@ -24,12 +24,10 @@ from regmean_lab.statistics.settings import WrittenAnswers as WrittenAnswers
 from regmean_lab.statistics.vocabulary import Vocabulary
 from regmean_lab.suites.base import IGNORED, Task
 from regmean_lab.suites.pseudo_text import vocabulary_of
+from regmean_lab.tracking.names import DEV_SCORE
 from regmean_lab.utils.registry import ByKind
 
 Batch = Mapping[str, Tensor]
-
-DEV_SCORE = "dev/score"
-"""Name under which the key score on dev is logged (mean over dev sets, times 100)."""
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from regmean_lab.config.groups import LoggerConfig
 from regmean_lab.report.content import Report
 from regmean_lab.report.tables import Table
 from regmean_lab.report.write import FIGURES, PAGE
-from regmean_lab.tracking.logged_results import REPORT_PAGE
 from regmean_lab.tracking.loggers import open_loggers
+from regmean_lab.tracking.names import REPORT_PAGE
 
 JOB_TYPE = "report"
 

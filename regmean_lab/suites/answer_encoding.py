@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from regmean_lab.suites.answers import AnswerExample, Wording
 from regmean_lab.suites.base import IGNORED
 from regmean_lab.suites.encoding import Collator, padded, register_encoding
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 SENTINEL = "<extra_id_0>"
 """The token of T5's pretraining that stands for what is to be filled in."""

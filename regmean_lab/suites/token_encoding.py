@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from regmean_lab.suites.base import IGNORED, Task
 from regmean_lab.suites.conll import TokenExample, continues_entity
 from regmean_lab.suites.encoding import Collator, register_encoding
+
+if TYPE_CHECKING:
+    from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 _logger = logging.getLogger(__name__)
 

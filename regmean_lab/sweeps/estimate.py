@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 
@@ -19,16 +19,14 @@ from regmean_lab.config.groups import TrainingConfig
 from regmean_lab.merging.auto import Auto, candidates_of
 from regmean_lab.merging.distill import Distill
 from regmean_lab.merging.refining import PSEUDO, RefiningMethod
-from regmean_lab.models.pretrained import Checkpoint, quiet_transformers
+from regmean_lab.models.pretrained import Checkpoint
+from regmean_lab.models.shapes import bare_shape
 from regmean_lab.statistics import KINDS, is_conv1d, linear_layers
 from regmean_lab.suites import Suite
 from regmean_lab.suites.base import DataError
 from regmean_lab.suites.encoding import encoding_of
 from regmean_lab.sweeps.plan import Plan, PlannedJob, PlannedMember, PlannedStatistics
 from regmean_lab.zoo import Zoo
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 DEFAULT_EFFICIENCY = 0.4
 """Share of the matrix speed that training reaches, where nothing was measured yet."""
@@ -118,8 +116,7 @@ def total_cost(costs: Iterable[Cost]) -> Cost:
 
 def size_of(checkpoint: Checkpoint) -> Size:
     """Size of a model, from its configuration alone."""
-    with quiet_transformers() as transformers, torch.device("meta"):
-        model = transformers.AutoModel.from_config(checkpoint.config())
+    model = bare_shape(checkpoint)
     weights = dict(model.named_parameters())
     layers = linear_layers(model)
     shapes = [weights[f"{name}.weight"].shape[:: -1 if is_conv1d(layer) else 1] for name, layer in layers.items()]
@@ -150,7 +147,7 @@ class _Costs:
         accelerated = torch.cuda.is_available() and accelerators != {"cpu"}
         self._speed = matrix_speed(torch.device("cuda" if accelerated else "cpu"))
         self._sizes: dict[str, Size] = {}
-        self._tokenizers: dict[str, PreTrainedTokenizerBase] = {}
+        self._tokenizers: dict[str, Any] = {}
         self._loads: dict[tuple[int, str, str, str], tuple[int, float] | None] = {}
         self._slowness: dict[tuple[str, str], float] = {}
 
@@ -276,7 +273,7 @@ class _Costs:
         key = (id(suite), corpus, split, checkpoint.fingerprint)
         if key not in self._loads:
             if checkpoint.fingerprint not in self._tokenizers:
-                self._tokenizers[checkpoint.fingerprint] = checkpoint.tokenizer()
+                self._tokenizers[checkpoint.fingerprint] = checkpoint.counting_tokenizer()
             tokenizer, longest = self._tokenizers[checkpoint.fingerprint], member.training.training.max_length
             try:
                 examples = _examples(suite, corpus, split)

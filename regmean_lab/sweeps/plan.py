@@ -290,8 +290,6 @@ class Planner:
     ) -> bool:
         if checkpoint is None or not folder.is_dir():
             return False
-        if settings.config.order == "greedy":
-            return False  # which data the job reads is known when its members are there
         corpora = {corpus: self._fingerprint(settings.suite, corpus) for corpus in settings.corpora}
         known = {corpus: found for corpus, found in corpora.items() if found is not None}
         if len(known) < len(corpora):

@@ -10,13 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
 from regmean_lab.callbacks.requests import StatisticsRequest, requests_of
 from regmean_lab.config.schema import Settings
 from regmean_lab.merging import Layout, MergeMethod
 from regmean_lab.merging.layout import layout_of
-from regmean_lab.models.pretrained import Checkpoint, quiet_transformers
+from regmean_lab.models.pretrained import Checkpoint
+from regmean_lab.models.shapes import bare_shape
 
 STEP_KEY = "hydra.sweeper.step"
 
@@ -82,8 +81,7 @@ def requests_for(settings: Settings, layout: Layout | None) -> list[StatisticsRe
 
 def empty_layout(checkpoint: Checkpoint) -> Layout:
     """The layout of a model without its head, from its configuration alone."""
-    with quiet_transformers() as transformers, torch.device("meta"):
-        return layout_of(transformers.AutoModel.from_config(checkpoint.config()))
+    return layout_of(bare_shape(checkpoint))
 
 
 def quoted(text: str) -> str:

@@ -13,11 +13,8 @@ from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 
 from regmean_lab.results import Result
 from regmean_lab.statistics import StatisticsFile
+from regmean_lab.tracking.names import DIAGNOSTICS_TABLE, SCORES_TABLE
 from regmean_lab.utils.files import write_text
-
-SCORES_TABLE, DIAGNOSTICS_TABLE = "scores", "merge_diagnostics"
-REPORT_PAGE = "report"
-"""What W&B calls the page of a report."""
 
 
 @dataclass(frozen=True)

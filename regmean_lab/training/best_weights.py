@@ -11,7 +11,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from regmean_lab.modules.base import DEV_SCORE, TrainableModule
+from regmean_lab.modules.base import TrainableModule
+from regmean_lab.tracking.names import DEV_SCORE
 
 
 class BestWeights(pl.Callback):

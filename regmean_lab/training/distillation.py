@@ -17,10 +17,11 @@ from torch.utils.data import DataLoader, IterableDataset
 from regmean_lab.merging.distill import Distill
 from regmean_lab.models.pretrained import ModelError
 from regmean_lab.modules import TaskModule
-from regmean_lab.modules.base import DEV_SCORE, Batch
+from regmean_lab.modules.base import Batch
 from regmean_lab.modules.distillation import HELD_OUT, DistillationModule, TaughtBatch
 from regmean_lab.modules.reading_together import Teachers
 from regmean_lab.tracking.environment import versions
+from regmean_lab.tracking.names import DEV_SCORE
 from regmean_lab.training.best_weights import BestWeights
 from regmean_lab.training.snapshots import Snapshots
 from regmean_lab.training.trainers import distillation_trainer

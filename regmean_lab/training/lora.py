@@ -12,19 +12,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from transformers import PreTrainedModel
-
 from regmean_lab.config.groups import LoraConfig
 from regmean_lab.merging.layout import layout_of
-from regmean_lab.models.pretrained import Checkpoint, adapter_task, head_modules, label_names
-from regmean_lab.models.task_models import generation_class, task_model
+from regmean_lab.models.pretrained import Checkpoint, adapter_task, head_modules
+from regmean_lab.models.shapes import FORMS, Shape, shape_of
 from regmean_lab.suites.base import Task
 from regmean_lab.utils.files import CARD_FILE
 from regmean_lab.utils.names import did_you_mean
 
 if TYPE_CHECKING:
     from peft import PeftModel
+    from transformers import PreTrainedModel
 
 PACKAGE = "peft"
 
@@ -69,7 +67,7 @@ def lora_problems(settings: LoraConfig, checkpoint: Checkpoint, tasks: Sequence[
     return found
 
 
-def whole_modules(model: PreTrainedModel) -> list[str]:
+def whole_modules(model: Shape) -> list[str]:
     """The modules that are trained whole: a head for labels, and a pooler, which many checkpoints lack, too.
 
     The output layer of a model that writes is the pretrained model's own: it stays as it is.
@@ -80,7 +78,7 @@ def whole_modules(model: PreTrainedModel) -> list[str]:
     return list(dict.fromkeys([*head_modules(model), *poolers]))
 
 
-def trainable_layers(model: PreTrainedModel) -> list[str]:
+def trainable_layers(model: Shape) -> list[str]:
     """Names of the linear layers that can be adapted: all outside of heads, and of what is trained whole."""
     left_out = [*whole_modules(model), *head_modules(model)]
     return [
@@ -90,7 +88,7 @@ def trainable_layers(model: PreTrainedModel) -> list[str]:
     ]
 
 
-def adapted_layers(model: PreTrainedModel, settings: LoraConfig) -> list[str]:
+def adapted_layers(model: Shape, settings: LoraConfig) -> list[str]:
     """Names of the linear layers that are adapted."""
     layers = trainable_layers(model)
     if settings.target_modules is None:
@@ -158,16 +156,9 @@ def _is_called(layer: str, name: str) -> bool:
 
 
 @lru_cache(maxsize=16)
-def _empty_model(checkpoint: Checkpoint, task: Task) -> PreTrainedModel | None:
+def _empty_model(checkpoint: Checkpoint, task: Task) -> Shape | None:
     """The model that is trained, without weights; None for a checkpoint that does not do for the task."""
-    head_class = task_model(task).head_class
     try:
-        config = checkpoint.config() if head_class is None else checkpoint.config(**label_names(task))
-        auto_class = generation_class(config) if head_class is None else head_class
-        if auto_class is None:
-            return None
-        with torch.device("meta"), torch.random.fork_rng(devices=[]):
-            model: PreTrainedModel = auto_class.from_config(config)
+        return shape_of(checkpoint, FORMS[task.kind], task)
     except (OSError, ValueError, KeyError, AttributeError):  # what transformers raises for config.json
         return None
-    return model

@@ -6,15 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from regmean_lab.models.folders import stored_tensors
 from regmean_lab.models.headers import CheckpointError
 from regmean_lab.models.hub import cached_folder
-from regmean_lab.models.pretrained import NEW_HEAD_ADVICE, Checkpoint, head_parameters, label_names
-from regmean_lab.models.task_models import task_model
+from regmean_lab.models.pretrained import NEW_HEAD_ADVICE, Checkpoint, head_parameters
+from regmean_lab.models.shapes import FORMS, described, shape_of
 from regmean_lab.suites.base import Task
 from regmean_lab.utils.names import unwrapped
 
@@ -80,26 +77,24 @@ def head_note(checkpoint: Checkpoint, task: Task) -> str | None:
 @lru_cache(maxsize=64)
 def _starting_head(checkpoint: Checkpoint, task: Task) -> StartingHead | None:
     """None where the task has no head of its own, or the checkpoint none."""
-    auto_class = task_model(task).head_class
-    if auto_class is None:
+    form = FORMS[task.kind]
+    if form not in ("sequence", "tokens"):
         return None
-    config = checkpoint.config(**label_names(task))
-    with torch.device("meta"), torch.random.fork_rng(devices=[]):
-        model = auto_class.from_config(config)
+    model = shape_of(checkpoint, form, task)
+    assert model is not None
     needed = {name: tuple(model.state_dict()[name].shape) for name in head_parameters(model)}
-    own = checkpoint.config()
+    own = described(checkpoint)
     stored = _stored_sizes(checkpoint)
     if stored is None:
         # Its weights are not here yet, so its configuration must do.
-        named = (getattr(own, "architectures", None) or [""])[0]
-        if named != type(model).__name__:
+        as_saved = shape_of(checkpoint, form)
+        if own.classes[:1] != (type(model).__name__,) or as_saved is None:
             return None
-        with torch.device("meta"), torch.random.fork_rng(devices=[]):
-            stored = {name: tuple(tensor.shape) for name, tensor in auto_class.from_config(own).state_dict().items()}
+        stored = {name: tuple(tensor.shape) for name, tensor in as_saved.state_dict().items()}
     sizes = [(name, stored[name], size) for name, size in needed.items() if stored.get(name, size) != size]
     if not set(needed) & set(stored):
         return None
-    return StartingHead(tuple(sizes), _own_labels(own))
+    return StartingHead(tuple(sizes), _own_labels(own.labels))
 
 
 def _stored_sizes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]] | None:
@@ -116,9 +111,8 @@ def _stored_sizes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]] | None:
     return {unwrapped(name): tensor.shape for name, tensor in tensors.items()}
 
 
-def _own_labels(config: Any) -> tuple[str, ...]:
-    names = config.id2label or {}
-    labels = tuple(str(names[number]) for number in sorted(names))
+def _own_labels(labels: tuple[str, ...]) -> tuple[str, ...]:
+    """Labels of a checkpoint that have names of their own."""
     return () if labels == tuple(f"LABEL_{number}" for number in range(len(labels))) else labels
 
 

@@ -20,7 +20,7 @@ from regmean_lab.config.groups import TrainerConfig, TrainingConfig
 from regmean_lab.config.schema import Settings
 from regmean_lab.models.pretrained import Checkpoint, ModelError
 from regmean_lab.modules import Optimization, module_type
-from regmean_lab.modules.base import DEV_SCORE, TaskModule, TrainableModule
+from regmean_lab.modules.base import TaskModule, TrainableModule
 from regmean_lab.modules.multi_task import MultiTaskModule
 from regmean_lab.modules.reweighting import sqrt_weights
 from regmean_lab.modules.sequence_classification import SequenceClassificationModule
@@ -33,6 +33,7 @@ from regmean_lab.suites.multi_task_data import MultiTaskDataModule
 from regmean_lab.suites.reading import read_together
 from regmean_lab.tracking.environment import versions
 from regmean_lab.tracking.loggers import open_loggers
+from regmean_lab.tracking.names import DEV_SCORE
 from regmean_lab.training.best_weights import BestWeights, epoch_of
 from regmean_lab.training.descriptions import MemberTraining, describe, multi_task, name_of
 from regmean_lab.training.history import History

@@ -13,8 +13,9 @@ from torch.utils.data import DataLoader
 from regmean_lab.config.groups import ModelConfig
 from regmean_lab.models.find import find_checkpoint
 from regmean_lab.modules import Optimization, module_type
-from regmean_lab.modules.base import DEV_SCORE, TaskModule
+from regmean_lab.modules.base import TaskModule
 from regmean_lab.suites.base import Task
+from regmean_lab.tracking.names import DEV_SCORE
 
 TASK = Task("single_label", ("a", "b", "c"), "macro_f1")
 
