@@ -80,11 +80,13 @@ class Divergences:
         }
         gaps = {}
         for gap, name in (("gap_closed", "kl"), ("gap_closed_tempered", "kl_tempered")):
-            values = [[part["members"][member][name] for member in members] for part in (own, simple)]
-            gaps[gap] = gap_closed(*values, [self.job.settings.suite.task(member) for member in members])
-        outside = [[values["kl_to_mean"] for values in part["out_of_domain"].values()] for part in (own, simple)]
+            merge, reference = ([part["members"][member][name] for member in members] for part in (own, simple))
+            gaps[gap] = gap_closed(merge, reference, [self.job.settings.suite.task(member) for member in members])
+        merge, reference = (
+            [values["kl_to_mean"] for values in part["out_of_domain"].values()] for part in (own, simple)
+        )
         tasks = [one.task for one in self.job.evaluations if one.name in own["out_of_domain"]]
-        gaps["gap_closed_out_of_domain"] = gap_closed(*outside, tasks) if outside[0] else None
+        gaps["gap_closed_out_of_domain"] = gap_closed(merge, reference, tasks) if merge else None
         agreements = [part["agreement"] for part in members.values() if part["agreement"] is not None]
         return {
             "members": members,
