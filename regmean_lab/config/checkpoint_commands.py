@@ -69,6 +69,8 @@ class MergeCheckpointsConfig:
         paths: group ``paths``.
         evaluate: what the merged model, each checkpoint and their ensemble are scored on: a file or several, or a
             mapping with the keys of :class:`ScoringConfig`; None scores nothing.
+        measure_gap: with ``evaluate``, also merge and score the mean of the weights, for the share of the divergence
+            from the checkpoints that the merge closes of it.
         push: a repository of the hub, ``owner/name``, to which the merged model is pushed when it is finished; None
             pushes nothing.
         private: whether only the owner sees that repository.
@@ -88,6 +90,7 @@ class MergeCheckpointsConfig:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
     evaluate: Any = None
+    measure_gap: bool = False
     push: str | None = None
     private: bool = True
     force: bool = False
