@@ -209,7 +209,7 @@ class MergeCallback(pl.Callback):
             evidence = self._with_statistics(requests), layout_of(module.model)
         else:
             readers = taught(self.members, self._texts(requests, auto, module))
-        told = list(self.notes)
+        told = [*self.notes, *auto.own_notes]
         merged, choice = chosen_merge(
             auto,
             merge,

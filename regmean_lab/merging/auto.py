@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from regmean_lab.merging.base import MergeMethod, matches, method_types, register_method
 from regmean_lab.merging.choice import Candidate
-from regmean_lab.merging.member_text import ReadsText
+from regmean_lab.merging.member_text import PSEUDO, ReadsText
 from regmean_lab.merging.parameters import LayerDiagnostics, Layout, Parameter
 from regmean_lab.merging.refining import RefiningMethod
 from regmean_lab.merging.simple import Simple
@@ -128,8 +128,19 @@ class Auto(ReadsText, MergeMethod):
 
     @property
     def notes(self) -> list[str]:
-        """Those of all candidates."""
-        return list(dict.fromkeys(note for method in self.methods for note in method.notes))
+        """Those of all candidates, and its own."""
+        return list(dict.fromkeys([*(note for method in self.methods for note in method.notes), *self.own_notes]))
+
+    @property
+    def own_notes(self) -> list[str]:
+        """Which candidates may be fitted to the text by which they are judged."""
+        readers = dict.fromkeys(method.name for method in self.methods if isinstance(method, RefiningMethod))
+        if not (self.by_text and self.text != PSEUDO and readers):
+            return []
+        return [
+            f"auto: {', '.join(readers)} may read the texts by which candidates are judged, which favours it; "
+            f"method.text={PSEUDO} draws others to judge by"
+        ]
 
     def gram_layers(self, names: Any, layout: Layout) -> list[str]:
         """Those of all candidates that read matrices, and those that are judged."""

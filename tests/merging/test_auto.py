@@ -67,6 +67,12 @@ class TestCandidates:
         both = Auto(candidates=[{"ties": None, "regmean": {"off_diagonal": 0.2}}], favour=1.0, mixes=[0.0])
         assert candidates_of(both, 2)[1:] == [Candidate(Ties()), Candidate(RegMean(off_diagonal=0.2))]
 
+    @pytest.mark.parametrize(("text", "told"), [("pseudo", False), ("own", True), ("texts.txt", True)])
+    def test_that_they_may_be_judged_by_what_they_have_read_is_told(self, text: str, told: bool) -> None:
+        reading = Auto(candidates=["regmean", {"regmean_sequential": {"start": "simple"}}], text=text)
+        assert any("regmean_sequential may read the texts" in note for note in reading.notes) == told
+        assert Auto(candidates=["regmean"], text=text).notes == []
+
     def test_what_it_costs(self) -> None:
         assert work_of(Auto(), 2) == "auto tries 15 candidates, of 9 merges; each is judged on 200 texts a member"
         alone = Auto(candidates=["simple"], favour=1.0, criterion="quadratic")
