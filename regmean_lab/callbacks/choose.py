@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from regmean_lab.merging import Layout, MergeMember, MergeMethod
-from regmean_lab.merging.auto import Auto, candidates_of
+from regmean_lab.merging.auto import Auto, candidates_of, work_of
 from regmean_lab.merging.base import matches
 from regmean_lab.merging.choice import Candidate, Choice, choose, quadratic_errors, relative_errors
 from regmean_lab.merging.distill import mixed
@@ -52,6 +52,7 @@ def chosen_merge(
         precision: the context in which models run.
     """
     candidates, merge = candidates_of(auto, count), _Last(merge)
+    log.info("%s", work_of(auto, count))
     mean = merge(candidates[0].method)
     if not auto.by_text:
         assert evidence is not None

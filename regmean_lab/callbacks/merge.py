@@ -176,7 +176,7 @@ class MergeCallback(pl.Callback):
         distillation = Distillation(
             self.method,
             self.members,
-            self._texts(requests, self.method),
+            self._texts(requests, self.method, module),
             {
                 "statistics": self._statistics_read(requests),
                 # Which of the members' own examples the start reads, if it reads some.
@@ -208,8 +208,8 @@ class MergeCallback(pl.Callback):
         if not auto.by_text:
             evidence = self._with_statistics(requests), layout_of(module.model)
         else:
-            readers = taught(self.members, self._texts(requests, auto))
-        told = list(self.notes)
+            readers = taught(self.members, self._texts(requests, auto, module))
+        told = [*self.notes, *auto.own_notes]
         merged, choice = chosen_merge(
             auto,
             merge,
@@ -223,9 +223,12 @@ class MergeCallback(pl.Callback):
         self.notes.append(choice.reason())
         return merged
 
-    def _texts(self, requests: Sequence[StatisticsRequest], method: Distill | Auto) -> list[TextStream]:
+    def _texts(
+        self, requests: Sequence[StatisticsRequest], method: Distill | Auto, module: TaskModule
+    ) -> list[TextStream]:
         batches = [member.batches for member in self.members]
-        return text_streams(batches, method, self.reading, self._counts(self._with_statistics(requests)))
+        counts = self._counts(self._with_statistics(requests))
+        return text_streams(batches, method, self.reading, counts, module.task)
 
     def _counts(self, members: Sequence[MergeMember]) -> list[TokenCounts | None]:
         """What pseudo-text of each member is drawn from, where that was asked for."""

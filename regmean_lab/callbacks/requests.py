@@ -139,7 +139,7 @@ class StatisticsRequest:
         if not self.published or not path.is_file():
             return False
         if self.settings.serves_any:
-            return self._is_of_the_kind(path)
+            return self._serving_problem(path) is None
         try:
             with self.about.file(path) as file:
                 told = {**file.metadata, **file.metadata["settings"]}
@@ -151,12 +151,23 @@ class StatisticsRequest:
         free = (*OF_THE_SAMPLE, *(OF_THE_FORM if own.get("form") == "full" else ()))
         return all(told.get(key, defaults[key]) == own[key] for key in own if key not in free)
 
-    def _is_of_the_kind(self, path: Path) -> bool:
+    def refusal(self, entry: ZooEntry) -> str | None:
+        """Why statistics that were published with a member do not serve, where they promise less than was asked for.
+
+        None where they serve, where there are none, and where they are of something else.
+        """
+        path = published_path(entry.path, self.kind)
+        if not self.published or not path.is_file() or not self.settings.serves_any:
+            return None
+        return self._serving_problem(path) or None
+
+    def _serving_problem(self, path: Path) -> str | None:
+        """Why a file does not serve, whatever its settings; empty for one that is not of the kind, None if it does."""
         try:
-            with self.about.file(path):
-                return True
+            with self.about.file(path) as file:
+                return self.about.serving_problem(file, self.settings)
         except StatisticsError:
-            return False
+            return ""
 
     def _with_more_layers(self, entry: ZooEntry, data_fingerprint: str) -> Path | None:
         assert self.layers is not None

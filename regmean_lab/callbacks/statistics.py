@@ -222,6 +222,8 @@ def collect_for_entry(
     with lock():
         if not wanted():
             return False
+        if told := request.refusal(entry):
+            log.warning("%s; measured anew on the member's own text", told)
         if request.devices is None or not request.can_be_shared:
             _collect_and_save(trainer, entry, request, load, batches, data_fingerprint)
         else:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, Protocol
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from regmean_lab.callbacks.refine import TextReading
@@ -13,6 +14,7 @@ from regmean_lab.callbacks.statistics import MakeBatches
 from regmean_lab.merging.member_text import OWN
 from regmean_lab.modules.base import Batch
 from regmean_lab.statistics.token_counts import TokenCounts
+from regmean_lab.suites.base import IGNORED, Task
 from regmean_lab.suites.plain_text import plain_loader, read_texts
 from regmean_lab.suites.pseudo_text import PseudoExamples, pad, vocabulary_of
 from regmean_lab.suites.sampling import seeded_permutation
@@ -47,21 +49,27 @@ class ExampleText:
         examples: encoded examples, in the order in which they are drawn.
         collate: joins examples into a batch.
         settings: how many a batch, how many are held out, and the seed.
+        task: of the models that read examples without labels; None where they have labels.
     """
 
     def __init__(
-        self, examples: Sequence[Any], collate: Callable[[Sequence[Any]], Batch], settings: StreamSettings
+        self,
+        examples: Sequence[Any],
+        collate: Callable[[Sequence[Any]], Batch],
+        settings: StreamSettings,
+        task: Task | None = None,
     ) -> None:
         held = min(settings.held_out, max(1, int(MOST_HELD_OUT * len(examples))))
         self._held, self._read = examples[:held], examples[held:] or examples
         self._collate = collate
         self._settings = settings
+        self._told = _told_of(task)
         self._order: tuple[int, list[int]] = (-1, [])
 
     @cached_property
     def fingerprint(self) -> str:
         """Hash of the examples."""
-        return sha256_of(map(repr, [*self._held, *self._read]))
+        return sha256_of(map(repr, [*self._held, *self._read, *self._told]))
 
     def batch(self, step: int) -> Batch:
         """As many as a batch has, from where the last step ended."""
@@ -88,6 +96,7 @@ class PseudoStream:
         tokenizer: of the model that reads.
         settings: how many a batch, how many are held out, and the seed.
         max_length: most tokens of a text, special ones included; None cuts none.
+        task: of the models that read.
 
     Raises:
         StatisticsError: for counts from which nothing can be drawn, or that are of another tokenizer.
@@ -99,13 +108,14 @@ class PseudoStream:
         tokenizer: PreTrainedTokenizerBase,
         settings: StreamSettings,
         max_length: int | None,
+        task: Task | None = None,
     ) -> None:
         self._counts, self._settings = counts, settings
         self._drawn = PseudoExamples(counts, tokenizer, settings.text_seed, max_length=max_length)
         # No seed that a user gives is below 0.
         self._held = PseudoExamples(counts, tokenizer, -1 - settings.text_seed, max_length=max_length)
-        self._collate = pad(int(tokenizer.pad_token_id or 0))
-        self._described = (vocabulary_of(tokenizer).digest, max_length)
+        self._collate = unlabelled(pad(int(tokenizer.pad_token_id or 0)), tokenizer, task)
+        self._described = (vocabulary_of(tokenizer).digest, max_length, *_told_of(task))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -133,6 +143,7 @@ def text_streams(
     settings: StreamSettings,
     reading: TextReading,
     counts: Sequence[TokenCounts | None] = (),
+    task: Task | None = None,
 ) -> list[TextStream]:
     """The text of every member, as the settings say.
 
@@ -141,6 +152,7 @@ def text_streams(
         settings: whose text is read, and how much.
         reading: with which tokenizer, where that is not the members' own text.
         counts: for pseudo-text, of each member what it is drawn from.
+        task: what the members predict.
 
     Raises:
         DataError: for a file of texts that cannot be read.
@@ -151,9 +163,9 @@ def text_streams(
     assert reading.tokenizer is not None
     tokenizer = reading.tokenizer()
     if settings.text_file is not None:
-        stream = _of_file(settings, tokenizer, reading.max_length)
+        stream = _of_file(settings, tokenizer, reading.max_length, task)
         return [stream for _ in batches]
-    return [PseudoStream(own, tokenizer, settings, reading.max_length) for own in counts if own is not None]
+    return [PseudoStream(own, tokenizer, settings, reading.max_length, task) for own in counts if own is not None]
 
 
 def own_text(batches: MakeBatches, settings: StreamSettings) -> ExampleText:
@@ -162,7 +174,34 @@ def own_text(batches: MakeBatches, settings: StreamSettings) -> ExampleText:
     return ExampleText(loader.dataset, loader.collate_fn, settings)
 
 
-def _of_file(settings: StreamSettings, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> ExampleText:
+def unlabelled(
+    collate: Callable[[Sequence[Any]], Batch], tokenizer: PreTrainedTokenizerBase, task: Task | None
+) -> Callable[[Sequence[Any]], Batch]:
+    """What joins texts without labels into batches for models of a task.
+
+    Of taggers, ``labels`` [texts, tokens] are then ``IGNORED`` at what the tokenizer puts around texts, and at padding,
+    as they are in labelled text: taggers learn nothing there. They are 0 elsewhere, which says only what counts.
+    """
+    if task is None or task.kind != "token_labels":
+        return collate
+    around = torch.tensor(sorted(vocabulary_of(tokenizer).separators))
+
+    def joined(examples: Sequence[Any]) -> Batch:
+        batch = collate(examples)
+        counted = batch["attention_mask"].bool() & ~torch.isin(batch["input_ids"], around)
+        return {**batch, "labels": torch.where(counted, 0, IGNORED)}
+
+    return joined
+
+
+def _told_of(task: Task | None) -> tuple[str, ...]:
+    """What tells batches that leave special tokens out from those of earlier versions, which did not."""
+    return ("special tokens left out",) if task is not None and task.kind == "token_labels" else ()
+
+
+def _of_file(
+    settings: StreamSettings, tokenizer: PreTrainedTokenizerBase, max_length: int | None, task: Task | None
+) -> ExampleText:
     texts = read_texts(settings.text_file, "method.text")
     loader: Any = plain_loader(
         texts,
@@ -174,4 +213,5 @@ def _of_file(settings: StreamSettings, tokenizer: PreTrainedTokenizerBase, max_l
     )
     examples = loader.dataset
     order = seeded_permutation(len(examples), settings.text_seed)
-    return ExampleText([examples[number] for number in order], loader.collate_fn, settings)
+    collate = unlabelled(loader.collate_fn, tokenizer, task)
+    return ExampleText([examples[number] for number in order], collate, settings, task)

@@ -21,6 +21,7 @@ from regmean_lab.merging.parameters import LayerDiagnostics, MergeMember
 from regmean_lab.merging.refining import RefiningMethod, refine_
 from regmean_lab.models.pretrained import quiet_transformers
 from regmean_lab.modules import TaskModule, module_type
+from regmean_lab.suites.base import Task
 
 log = logging.getLogger(__name__)
 
@@ -73,16 +74,31 @@ class _Reader:
 
 def read_module(plan: TextPlan, member: Member, lead: Member, weights: AlignedWeights) -> TaskModule:
     """A member that reads the merged model's tokens, with its own weights in float32."""
+    return module_with(member, weights, plan.task, lead.rows, plan.tokenizer.pad_token_id)
+
+
+def module_with(
+    member: Member, weights: Mapping[str, Tensor], task: Task, rows: int, padding: int | None
+) -> TaskModule:
+    """A model of a member's class in evaluation mode, in float32.
+
+    Args:
+        member: the member.
+        weights: its weights by name.
+        task: what it predicts.
+        rows: rows of its tables of tokens.
+        padding: the tokenizer's padding token, for a configuration that names none.
+    """
     config = member.architecture.own_config()
     for part in {id(part): part for part in (config, config.get_text_config())}.values():
         if hasattr(part, "vocab_size"):
-            part.vocab_size = lead.rows
+            part.vocab_size = rows
     if getattr(config, "pad_token_id", None) is None:
-        config.pad_token_id = plan.tokenizer.pad_token_id
+        config.pad_token_id = padding
     model_class: Any = type(member.architecture.model)
     state = {name: weights[name] for name in weights}
     model: PreTrainedModel
     with quiet_transformers(), torch.random.fork_rng(devices=[]):
         # What is missing is a pooler that nothing reads: the member was checked to have everything else.
         model = model_class.from_pretrained(None, config=config, state_dict=state, dtype="float32")
-    return module_type(plan.task)(model.eval(), plan.task)
+    return module_type(task)(model.eval(), task)

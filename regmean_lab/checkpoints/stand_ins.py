@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from regmean_lab.checkpoints.members import Member
+from regmean_lab.checkpoints.pseudo_statistics import EXAMPLES, pseudo_matrices
 from regmean_lab.merging.base import MergeMethod
 
 ESTIMATED = ("gram", "weighted_gram")
@@ -31,8 +32,8 @@ class StandIn:
 def stand_in(member: Member, kind: str, method: MergeMethod) -> StandIn | None:
     """The best that there is in place of statistics that were not published; None where a method takes nothing else.
 
-    Published statistics come before anything of this, and what is measured on some text would come before what the
-    weights tell.
+    Published statistics come before anything of this, and what is measured on pseudo-text from the member's published
+    counts of tokens comes before what the weights tell.
 
     Args:
         member: the checkpoint.
@@ -42,5 +43,8 @@ def stand_in(member: Member, kind: str, method: MergeMethod) -> StandIn | None:
     if not method.stands_in:
         return None
     if kind in ESTIMATED:
+        if (measured := pseudo_matrices(member, kind)) is not None:
+            note = f"{member.name}: no {kind} statistics; measured on {EXAMPLES} texts drawn from its counts of tokens"
+            return StandIn(note, measured, [measured.path])
         return StandIn(f"{member.name}: no {kind} statistics; estimated from what fine-tuning changed in its weights")
     return None

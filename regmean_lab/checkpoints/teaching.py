@@ -52,7 +52,7 @@ class Readers:
         """
         plan = self.plan
         reading = TextReading(tokenizer=lambda: plan.tokenizer, max_length=plan.max_length)
-        streams = text_streams([None] * len(self.members), method, reading, plan.counts)
+        streams = text_streams([None] * len(self.members), method, reading, plan.counts, plan.task)
         found = []
         for number, (member, order, stream) in enumerate(zip(self.members, self.orders, streams, strict=True)):
             names = {name: name for name in member.weights}

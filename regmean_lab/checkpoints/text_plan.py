@@ -112,7 +112,7 @@ def plan_text(
         found.append(f"method: {method.name} needs checkpoints of one class, to read text with")
     task = None
     try:
-        task = _task(lead)
+        task = task_of_member(lead)
     except ModelError as error:
         found.append(str(error).replace("task:", f"{lead.name}:"))
     if found or task is None or lead.tokenizer_folder is None:
@@ -136,7 +136,12 @@ def plan_text(
     return TextPlan(method, tokenizer, task, max_length, counts), found, notes
 
 
-def _task(lead: Member) -> Task:
-    config = copy.copy(lead.architecture.config)
-    config.architectures = [lead.architecture.name]
+def task_of_member(member: Member) -> Task:
+    """What a checkpoint predicts, by its own class.
+
+    Raises:
+        ModelError: where that cannot be told.
+    """
+    config = copy.copy(member.architecture.config)
+    config.architectures = [member.architecture.name]
     return task_of(config, task_name(config, None))

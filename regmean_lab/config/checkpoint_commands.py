@@ -71,6 +71,8 @@ class MergeCheckpointsConfig:
         evaluate: what the merged model, each checkpoint and their ensemble are scored on: a file or several, or a
             mapping with the keys of :class:`ScoringConfig`; with ``heads=keep`` such a value for each checkpoint, by
             its name. None scores nothing.
+        measure_gap: with ``evaluate``, also merge and score the mean of the weights, for the share of the divergence
+            from the checkpoints that the merge closes of it.
         push: a repository of the hub, ``owner/name``, to which the merged model is pushed when it is finished; None
             pushes nothing.
         private: whether only the owner sees that repository.
@@ -91,6 +93,7 @@ class MergeCheckpointsConfig:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
     evaluate: Any = None
+    measure_gap: bool = False
     push: str | None = None
     private: bool = True
     plan: bool = False

@@ -80,10 +80,13 @@ class Divergences:
         }
         gaps = {}
         for gap, name in (("gap_closed", "kl"), ("gap_closed_tempered", "kl_tempered")):
-            values = [[part["members"][member][name] for member in members] for part in (own, simple)]
-            gaps[gap] = gap_closed(*values)
-        outside = [[values["kl_to_mean"] for values in part["out_of_domain"].values()] for part in (own, simple)]
-        gaps["gap_closed_out_of_domain"] = gap_closed(*outside) if outside[0] else None
+            merge, reference = ([part["members"][member][name] for member in members] for part in (own, simple))
+            gaps[gap] = gap_closed(merge, reference, [self.job.settings.suite.task(member) for member in members])
+        merge, reference = (
+            [values["kl_to_mean"] for values in part["out_of_domain"].values()] for part in (own, simple)
+        )
+        tasks = [one.task for one in self.job.evaluations if one.name in own["out_of_domain"]]
+        gaps["gap_closed_out_of_domain"] = gap_closed(merge, reference, tasks) if merge else None
         agreements = [part["agreement"] for part in members.values() if part["agreement"] is not None]
         return {
             "members": members,
@@ -207,7 +210,10 @@ class Divergences:
         keys = [predictions_key(one, precision, length) for one in (*self.job.evaluations, *self.dev)]
         kept = repr((simple.keep_layers, simple.merge_layers, simple.keep_top, self.job.settings.suite.own_heads))
         names = [f"{source.name} {source.entry.name}" for source in sources]
-        digest = sha256_of(f"{part}\n" for part in (kept, *names, *keys))
+        parts = [kept, *names, *keys]
+        if len({one.task.kind == "regression" for one in self.dev}) > 1:
+            parts.append("regressions have no temperature")  # files of earlier versions may hold that of the first
+        digest = sha256_of(f"{part}\n" for part in parts)
         return Path(self.job.settings.config.paths.zoo_dir) / REFERENCES / f"simple-{digest[:16]}.json"
 
 

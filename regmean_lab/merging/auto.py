@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar
 
@@ -11,15 +12,17 @@ from typing_extensions import override
 
 from regmean_lab.merging.base import MergeMethod, matches, method_types, register_method
 from regmean_lab.merging.choice import Candidate
-from regmean_lab.merging.member_text import ReadsText
+from regmean_lab.merging.member_text import PSEUDO, ReadsText
 from regmean_lab.merging.parameters import LayerDiagnostics, Layout, Parameter
+from regmean_lab.merging.refining import RefiningMethod
 from regmean_lab.merging.simple import Simple
-from regmean_lab.merging.starting_merge import SHARED, starting_merge
+from regmean_lab.merging.starting_merge import SHARED, TEXT, starting_merge, starting_problems
 from regmean_lab.utils.checks import at_least_one, fraction, one_of, positive
 from regmean_lab.utils.names import did_you_mean
 
 SIMPLE = "simple"
 CANDIDATES = ("regmean",)
+NO_CANDIDATES = ("auto", "distill")
 OFF_DIAGONALS = (0.9, 1.0)
 MIXES = (0.0, 0.5)
 CRITERIA = ("divergence", "quadratic")
@@ -30,18 +33,21 @@ CRITERIA = ("divergence", "quadratic")
 class Auto(ReadsText, MergeMethod):
     """The best of several merges with several settings, as far as what members' owners published tells; or the mean.
 
-    Candidates are the mean of the members (``simple``) and the methods ``candidates``, those with an ``off_diagonal``
-    with each of ``off_diagonals``, each mixed with the mean at each of ``mixes``; and all of that with equal
-    coefficients and with each member in turn counting ``favour`` times as much as each other one.
+    Candidates are the mean of the members (``simple``) and the methods ``candidates``, those named without settings
+    that have an ``off_diagonal`` with each of ``off_diagonals``, each mixed with the mean at each of ``mixes``; and all
+    of that with equal coefficients and with each member in turn counting ``favour`` times as much as each other one.
 
     By ``divergence`` a candidate is judged by KL(member i ‖ candidate) on held-out text of each member i, a mean over
-    texts and members; by ``quadratic``, without any text, by tr((W − Wᵢ)ᵀ Gᵢ (W − Wᵢ)) of each linear layer, relative
-    to that of the mean of the members, a mean over layers and members. The best one is taken if it is better than the
-    mean of the members by more than ``margin`` standard errors of the difference, and otherwise that mean.
+    texts and members. The best one is taken of those that are better than the mean of the members by more than noise,
+    see :func:`regmean_lab.merging.choice.choose`, and otherwise that mean. By ``quadratic``, without any text, it is
+    judged by tr((W − Wᵢ)ᵀ Gᵢ (W − Wᵢ)) of each linear layer, relative to that of the mean of the members, a mean over
+    layers and members: by the matrices that ``regmean`` is fitted to, which so has the least with a factor of 1.
 
     Attributes:
-        candidates: names of methods; None is ``regmean``, ``[simple]`` none but the mean.
-        off_diagonals: values of ``off_diagonal``; None is 0.9 and 1.
+        candidates: names of methods, or methods with settings of their own (``{regmean: {gram: weighted}}``); None is
+            ``regmean``, and of checkpoints what can be tried with what was published with all of them; ``[simple]`` is
+            none but the mean.
+        off_diagonals: values of ``off_diagonal`` of candidates without settings; None is 0.9 and 1.
         mixes: shares of the mean that are mixed in; None is 0 and 0.5.
         exclude_layers: patterns of names of linear layers that are averaged by candidates that read Gram matrices, as
             owners have left them out.
@@ -55,7 +61,9 @@ class Auto(ReadsText, MergeMethod):
         examples: most texts of each member, where they are not drawn; None is all.
         held_out: texts of each member on which candidates are judged.
         batch_size: texts a batch; changes no choice.
-        margin: standard errors by which a candidate must be better than the mean of the members.
+        margin: standard errors by which a candidate must be better than the mean of the members, if there is one alone;
+            of several more is asked for, so that noise is taken for a gain no more often. 0 takes the best, noise or
+            not. Without effect by ``quadratic``.
         seed: which texts are read.
     """
 
@@ -65,7 +73,7 @@ class Auto(ReadsText, MergeMethod):
         "method=actmat and base=FOLDER_OR_NAME",
     )
 
-    candidates: list[str] | None = None
+    candidates: list[Any] | None = None
     off_diagonals: list[float] | None = None
     mixes: list[float] | None = None
     exclude_layers: list[str] = field(default_factory=list)
@@ -91,13 +99,14 @@ class Auto(ReadsText, MergeMethod):
     def methods(self) -> list[MergeMethod]:
         """The candidates with equal coefficients, the mean first, before anything is mixed."""
         found = [self.beginning]
-        for name in self.candidates or CANDIDATES:
+        for name, given in named(self.candidates or CANDIDATES):
             if name == SIMPLE or name not in method_types():
                 continue  # which is there already, or what problems() tells
             own = {entry.name for entry in fields(method_types()[name])}
             shared = {"exclude_layers": self.exclude_layers} if "exclude_layers" in own else {}
-            factors = self.off_diagonals or OFF_DIAGONALS
-            settings = [{"off_diagonal": factor} for factor in factors] if "off_diagonal" in own else [{}]
+            settings = [_without_text(given)] if given is not None else [{}]
+            if given is None and "off_diagonal" in own:
+                settings = [{"off_diagonal": factor} for factor in self.off_diagonals or OFF_DIAGONALS]
             found += [starting_merge(self, name, {**shared, **one}) for one in settings]
         return found
 
@@ -119,8 +128,19 @@ class Auto(ReadsText, MergeMethod):
 
     @property
     def notes(self) -> list[str]:
-        """Those of all candidates."""
-        return list(dict.fromkeys(note for method in self.methods for note in method.notes))
+        """Those of all candidates, and its own."""
+        return list(dict.fromkeys([*(note for method in self.methods for note in method.notes), *self.own_notes]))
+
+    @property
+    def own_notes(self) -> list[str]:
+        """Which candidates may be fitted to the text by which they are judged."""
+        readers = dict.fromkeys(method.name for method in self.methods if isinstance(method, RefiningMethod))
+        if not (self.by_text and self.text != PSEUDO and readers):
+            return []
+        return [
+            f"auto: {', '.join(readers)} may read the texts by which candidates are judged, which favours it; "
+            f"method.text={PSEUDO} draws others to judge by"
+        ]
 
     def gram_layers(self, names: Any, layout: Layout) -> list[str]:
         """Those of all candidates that read matrices, and those that are judged."""
@@ -144,10 +164,8 @@ class Auto(ReadsText, MergeMethod):
         found = self.beginning.problems()
         if self.coefficients is not None:
             found.append("coefficients: they are chosen; expected null")
-        known = [name for name in method_types() if name not in (self.name, "distill")]
-        for name in self.candidates or ():
-            if name not in known:
-                found.append(f"candidates: there is no merge method {name!r} to try; {did_you_mean(name, known)}")
+        for name, settings in named(self.candidates or ()):
+            found += self._candidate_problems(name, settings)
         for name in ("off_diagonals", "mixes"):
             for value in getattr(self, name) or ():
                 fraction(name, value, found)
@@ -161,9 +179,43 @@ class Auto(ReadsText, MergeMethod):
             found.append(f"margin: expected at least 0, got {self.margin}")
         return found
 
+    def _candidate_problems(self, name: Any, settings: Any) -> list[str]:
+        """What is wrong with one of ``candidates``."""
+        known = [key for key in method_types() if key not in NO_CANDIDATES]
+        if name not in known:
+            return [f"candidates: there is no merge method {name!r} to try; {did_you_mean(str(name), known)}"]
+        if settings is None:
+            return []
+        if not isinstance(settings, Mapping):
+            return [f"candidates.{name}: expected its settings by name, got {settings!r}"]
+        found = [
+            f"candidates.{name}.{key}: a candidate reads the text by which it is judged; expected method.{key}"
+            for key in TEXT
+            if key in settings and settings[key] != getattr(self, key)
+        ]
+        told = starting_problems(self, name, _without_text(settings), NO_CANDIDATES)
+        return found + [f"candidates.{name}.{problem.removeprefix('start_settings.')}" for problem in told]
+
     def merge(self, parameter: Parameter) -> tuple[Tensor, LayerDiagnostics | None]:
         """One parameter of the mean."""
         return self.beginning.merge(parameter)
+
+
+def named(candidates: Iterable[Any]) -> list[tuple[Any, Any]]:
+    """Candidates by name, each with its own settings; None where it is named without any."""
+    pairs: list[tuple[Any, Any]] = []
+    for entry in candidates:
+        pairs += (
+            [(name, settings or {}) for name, settings in entry.items()]
+            if isinstance(entry, Mapping)
+            else [(entry, None)]
+        )
+    return pairs
+
+
+def _without_text(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without those of the text, which are those of the choice."""
+    return {key: value for key, value in settings.items() if key not in TEXT}
 
 
 def candidates_of(auto: Auto, members: int) -> list[Candidate]:
@@ -178,3 +230,20 @@ def candidates_of(auto: Auto, members: int) -> list[Candidate]:
         mixes = [0.0] if method.name == SIMPLE else auto.mixes or list(MIXES)
         found += [Candidate(replace(method, coefficients=share), mix) for share in shares for mix in mixes]
     return found
+
+
+def work_of(auto: Auto, members: int) -> str:
+    """What the choice costs, in a sentence.
+
+    Args:
+        auto: what is tried.
+        members: how many there are.
+    """
+    candidates = candidates_of(auto, members)
+    merges = [one.method for number, one in enumerate(candidates) if one.method != candidates[number - 1].method]
+    told = f"auto tries {len(candidates)} candidates, of {max(len(merges), 1)} merges"
+    refitted = [method for method in merges if isinstance(method, RefiningMethod)]
+    if refitted:
+        texts = max(one.text_examples for one in refitted)
+        told += f"; {len(refitted)} of them refit every layer on {texts} texts a member"
+    return f"{told}; each is judged on {auto.held_out} texts a member" if auto.by_text else told

@@ -8,12 +8,36 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
+from scipy.stats import norm
 from torch import Tensor
 
 from regmean_lab.merging.base import MergeMethod
 from regmean_lab.merging.merge import MergedParameter
 from regmean_lab.merging.parameters import Layout, MergeMember
 from regmean_lab.merging.task_vectors import oriented
+
+HELD_OUT = "held-out text"
+FITTED = (
+    "the matrices that candidates are fitted to, which regmean with a factor of 1 fits best: no evidence of other text"
+)
+
+DRAWS = 2000
+"""How often texts are drawn again."""
+
+FEWEST = 20
+"""Of these draws so many have to exceed a quantile."""
+
+
+HELD_OUT = "held-out text"
+FITTED = (
+    "the matrices that candidates are fitted to, which regmean with a factor of 1 fits best: no evidence of other text"
+)
+
+DRAWS = 2000
+"""How often texts are drawn again."""
+
+FEWEST = 20
+"""Of these draws so many have to exceed a quantile."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +60,7 @@ class Candidate:
             for entry in fields(self.method)
             if entry.init and (value := getattr(self.method, entry.name)) != getattr(defaults, entry.name)
         }
-        if hasattr(self.method, "off_diagonal"):
+        if "gram" in self.method.statistics and hasattr(self.method, "off_diagonal"):
             settings["off_diagonal"] = self.method.off_diagonal
         return {"method": self.method.name, "settings": settings, "mix": self.mix}
 
@@ -61,13 +85,20 @@ class Verdict:
         candidate: the candidate.
         figure: the mean of what it is judged by; less is better.
         gain: by how much it is less than the figure of the mean of the members.
-        standard_error: of the gain.
+        standard_error: of the gain, over texts; None where nothing was drawn of which it could be one.
+        gains_left_out: the gain without what each member in turn says; None of fewer than three members.
     """
 
     candidate: Candidate
     figure: float
     gain: float
-    standard_error: float
+    standard_error: float | None
+    gains_left_out: list[float] | None = None
+
+    @property
+    def holds(self) -> bool:
+        """Whether it is better than the mean whichever member is left out."""
+        return self.gains_left_out is None or min(self.gains_left_out) > 0
 
 
 @dataclass(frozen=True)
@@ -78,6 +109,8 @@ class Choice:
         verdicts: of all candidates, the mean of the members first.
         best: number of the candidate with the lowest figure.
         chosen: number of the candidate that is taken.
+        threshold: standard errors by which a candidate has to be better than the mean, as many as there are; None
+            where nothing has one.
         gain_left_out: mean over members of the gain on one of them of the candidate that the others choose; None of
             fewer than three.
         criterion: what candidates are judged by.
@@ -86,6 +119,7 @@ class Choice:
     verdicts: list[Verdict]
     best: int
     chosen: int
+    threshold: float | None
     gain_left_out: float | None
     criterion: str
 
@@ -94,14 +128,27 @@ class Choice:
         """The one that is taken."""
         return self.verdicts[self.chosen].candidate
 
+    @property
+    def evidence(self) -> str:
+        """What the figures are of."""
+        return HELD_OUT if self.criterion == "divergence" else FITTED
+
     def record(self) -> dict[str, Any]:
         """All of it, for a record."""
         rows = [
-            {**one.candidate.describe(), "figure": one.figure, "gain": one.gain, "standard_error": one.standard_error}
+            {
+                **one.candidate.describe(),
+                "figure": one.figure,
+                "gain": one.gain,
+                "standard_error": one.standard_error,
+                **({} if one.gains_left_out is None else {"gains_left_out": one.gains_left_out}),
+            }
             for one in self.verdicts
         ]
         return {
             "by": self.criterion,
+            "evidence": self.evidence,
+            "threshold": self.threshold,
             "chosen": self.candidate.describe(),
             "candidates": rows,
             "gain_left_out": self.gain_left_out,
@@ -109,13 +156,25 @@ class Choice:
 
     def reason(self) -> str:
         """Why this one, in a sentence."""
-        best = self.verdicts[self.best]
+        taken, mean = self.verdicts[self.chosen], self.verdicts[0]
         what = "divergence from the members on held-out text" if self.criterion == "divergence" else "quadratic error"
-        told = f"{what} {best.figure:.4g}, the mean {self.verdicts[0].figure:.4g}"
-        told += f", a gain of {best.gain:.4g} ± {best.standard_error:.2g}"
-        if self.chosen == self.best:
-            return f"chose {self.candidate.words}: {told if self.best else f'{what} {best.figure:.4g}, the least'}"
-        return f"kept the mean: the best other candidate is {best.candidate.words}, {told}, which may be noise"
+        if self.chosen:
+            told = f"chose {taken.candidate.words}: {self._told(taken, what, mean)}"
+        elif self.best == 0:
+            told = f"chose {mean.candidate.words}: {what} {mean.figure:.4g}, the least"
+        else:
+            best = self.verdicts[self.best]
+            why = "which may be noise" if best.holds else "which does not hold without one of the members"
+            told = f"kept the mean: the best other candidate is {best.candidate.words}, "
+            told += f"{self._told(best, what, mean)}, {why}"
+        return told if self.criterion == "divergence" else f"{told}; that is by {FITTED}"
+
+    def _told(self, one: Verdict, what: str, mean: Verdict) -> str:
+        told = f"{what} {one.figure:.4g}, the mean {mean.figure:.4g}, a gain of {one.gain:.4g}"
+        if one.standard_error is None or self.threshold is None:
+            return told
+        asked = f"of {len(self.verdicts) - 1} candidates, {self.threshold:.3g} standard errors are asked for"
+        return f"{told} ± {one.standard_error:.2g} ({asked})"
 
     def lines(self) -> list[str]:
         """A table of all candidates in Markdown, the best first."""
@@ -124,9 +183,8 @@ class Choice:
         for number in order:
             one = self.verdicts[number]
             mark = "chosen" if number == self.chosen else ""
-            rows.append(
-                f"| {one.candidate.words} | {one.figure:.4g} | {one.gain:.4g} | {one.standard_error:.2g} | {mark} |"
-            )
+            error = "–" if one.standard_error is None else f"{one.standard_error:.2g}"
+            rows.append(f"| {one.candidate.words} | {one.figure:.4g} | {one.gain:.4g} | {error} | {mark} |")
         return rows
 
 
@@ -135,25 +193,83 @@ def choose(
 ) -> Choice:
     """Choose by what each candidate is worth on each unit (a text, a layer) of each member; less is better.
 
+    By ``divergence`` the best of the candidates is taken that are better than the first by more than noise, by a test
+    of all of them together (see :func:`threshold_of`). The layers of a model are no sample of anything, so that
+    ``quadratic`` has no such test: the best one is taken. Of three members or more, a candidate is taken only if it is
+    better than the first whichever of them is left out.
+
     Args:
         candidates: the candidates, the mean of the members first.
         values: by candidate and member, one value a unit, shape [units]; the same units for all candidates.
-        margin: standard errors by which a candidate must be better than the first.
+        margin: standard errors by which a candidate must be better than the first, if it is the only one.
         criterion: what values are of.
     """
-    wide = [[own.double() for own in each] for each in values]
-    members = len(wide[0])
+    members = [torch.stack([each[number].double() for each in values]) for number in range(len(values[0]))]
+    means = torch.stack([own.mean(1) for own in members], 1)
+    differences = [own[0] - own for own in members]
+    gains = torch.stack([own.mean(1) for own in differences], 1)
+    left_out = None
+    if len(members) > 2:
+        left_out = (gains.sum(1, keepdim=True) - gains) / (len(members) - 1)
+    sampled = criterion == "divergence"
     verdicts = []
-    for candidate, each in zip(candidates, wide, strict=True):
-        figure = sum(float(own.mean()) for own in each) / members
-        differences = [first - own for first, own in zip(wide[0], each, strict=True)]
-        gain = sum(float(own.mean()) for own in differences) / members
-        variance = sum(_variance_of_mean(own) for own in differences)
-        verdicts.append(Verdict(candidate, figure, gain, math.sqrt(variance) / members))
-    best = min(range(len(verdicts)), key=lambda number: verdicts[number].figure)
-    better = best != 0 and verdicts[best].gain > margin * verdicts[best].standard_error
-    means = torch.tensor([[float(own.mean()) for own in each] for each in wide])
-    return Choice(verdicts, best, best if better else 0, _gain_left_out(means), criterion)
+    for number, candidate in enumerate(candidates):
+        error = None
+        if sampled:
+            error = math.sqrt(sum(_variance_of_mean(own[number]) for own in differences)) / len(members)
+        without = None if left_out is None else left_out[number].tolist()
+        verdicts.append(Verdict(candidate, float(means[number].mean()), float(gains[number].mean()), error, without))
+    errors = [one.standard_error or 0.0 for one in verdicts]
+    threshold = threshold_of([own[1:] for own in differences], errors[1:], margin) if sampled else None
+    able = [
+        number
+        for number, one in enumerate(verdicts)
+        if number and one.holds and one.gain > 0 and one.gain > _product(threshold or 0.0, errors[number])
+    ]
+    best, chosen = (
+        min(numbers, key=lambda number: verdicts[number].figure) for numbers in (range(len(verdicts)), able or [0])
+    )
+    return Choice(verdicts, best, chosen, threshold, _gain_left_out(means), criterion)
+
+
+def threshold_of(differences: Sequence[Tensor], errors: Sequence[float], margin: float) -> float:
+    """Standard errors by which the best of several candidates has to be better than the mean, as many as they are.
+
+    It is as likely that the largest of them exceeds it by chance, if none is better than the mean, as that a single
+    one exceeds ``margin``: the quantile of the studentised maximum over texts that are drawn again with replacement,
+    the same ones for all candidates, so that candidates that are nearly the same count as one. Too far out for
+    :data:`DRAWS` of them it is that of independent normal ones, which is larger.
+
+    Args:
+        differences: of each member, by how much each candidate is better on each text, shape [candidates, texts].
+        errors: standard error of each candidate's mean gain.
+        margin: that of a single candidate; with 0, nothing is asked for.
+    """
+    usable = [number for number, error in enumerate(errors) if 0 < error < math.inf]
+    if margin == 0 or not usable:
+        return margin
+    chance = float(norm.sf(margin))
+    if chance * DRAWS < FEWEST:
+        return max(margin, float(norm.isf(-math.expm1(math.log1p(-chance) / len(usable)))))
+    generator = torch.Generator().manual_seed(0)
+    sums = torch.zeros(2, DRAWS, len(usable), dtype=torch.float64)
+    for own in differences:
+        centred = own[usable] - own[usable].mean(1, keepdim=True)
+        texts = centred.shape[1]
+        numbers = torch.randint(texts, (DRAWS, texts), generator=generator)
+        times = torch.zeros(DRAWS, texts, dtype=torch.float64).scatter_add_(
+            1, numbers, torch.ones_like(numbers).double()
+        )
+        means = times @ centred.T / texts
+        sums += torch.stack([means, (times @ centred.T.square() / texts - means.square()) / max(texts - 1, 1)])
+    # What was drawn may be one text over and over, without a spread of its own.
+    largest = (sums[0] / sums[1].clamp(min=0).sqrt()).nan_to_num(0.0, 0.0, 0.0).amax(1)
+    return max(margin, float(largest.quantile(1 - chance)))
+
+
+def _product(threshold: float, error: float) -> float:
+    """Of infinity and 0, 0: what is equal on every text has no noise."""
+    return threshold * error if error else 0.0
 
 
 def quadratic_errors(

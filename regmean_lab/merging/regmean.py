@@ -60,8 +60,8 @@ class RegMean(MergeMethod):
       its Frobenius norm. They have a factor of their own, ``weighted_off_diagonal``, which leaves them as they are.
     - ``gram_from=estimated``: Cᵢ = DᵢᵀDᵢ with the task matrix Dᵢ = Wᵢ − W₀ as [out, in], from the weights alone, as
       :class:`~regmean_lab.merging.actmat.ActMat` has them. A layer that the base model does not have is averaged.
-    - ``gram_from=auto``: measured ones of the members that have any, estimated ones of the others; all of a layer are
-      divided by their Frobenius norms then.
+    - ``gram_from=auto``: measured ones of the members that have any (of a checkpoint with counts of tokens, on text
+      drawn from these), estimated ones of the others; all of a layer are divided by their Frobenius norms then.
 
     Attributes:
         off_diagonal: factor α on the off-diagonal entries of Gᵢ; 1 leaves them, 0 is the same as ``diagonal``.

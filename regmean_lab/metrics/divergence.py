@@ -78,26 +78,45 @@ def agreement(pair: Pair) -> float | None:
 
 
 def best_temperature(pairs: Sequence[Pair]) -> float:
-    """The temperature of the other model that makes the mean divergence smallest; 1 of regressions.
+    """The temperature of the other model that makes the mean divergence smallest; 1 where all are regressions.
+
+    Regressions among others are left out: a temperature changes nothing of them.
 
     Args:
         pairs: of each member, on data that are not the test data.
     """
-    if not pairs or pairs[0].task.kind == "regression":
+    tempered = [pair for pair in pairs if pair.task.kind != "regression"]
+    if not tempered:
         return 1.0
 
     def mean(logarithm: float) -> float:
-        return sum(divergence(pair, math.exp(logarithm)) for pair in pairs) / len(pairs)
+        return sum(divergence(pair, math.exp(logarithm)) for pair in tempered) / len(tempered)
 
     bounds = tuple(map(math.log, TEMPERATURES))
     return math.exp(float(minimize_scalar(mean, bounds=bounds, method="bounded", options={"xatol": 1e-4}).x))
 
 
-def gap_closed(divergences: Sequence[float], of_simple: Sequence[float]) -> float | None:
-    """100 (1 − KL(member ‖ merged) / KL(member ‖ Simple)), both means over members: 0 of the mean, 100 of the members.
+def gap_closed(
+    divergences: Sequence[float], of_simple: Sequence[float], tasks: Sequence[Task] | None = None
+) -> float | None:
+    """How much of the gap that the mean of weights leaves is closed, in percent: 0 of the mean, 100 of the members.
 
-    None where the mean of weights leaves no gap.
+    It is 100 (1 − KL(member ‖ merged) / KL(member ‖ Simple)), both means over members. Where some are regressions and
+    some are not, it is the mean over members of each one's own share: nats and squared differences have no sum, and
+    the unit of the regression would decide.
+
+    Args:
+        divergences: of the merged model, by member.
+        of_simple: of the mean of weights, by member.
+        tasks: by member, what is predicted; None where all are alike.
+
+    Returns:
+        None where the mean of weights leaves no gap; of unlike members, where it leaves one of them none.
     """
+    if tasks is not None and len({task.kind == "regression" for task in tasks}) > 1:
+        each = [gap_closed([own], [simple]) for own, simple in zip(divergences, of_simple, strict=True)]
+        known = [share for share in each if share is not None]
+        return sum(known) / len(known) if len(known) == len(each) else None
     whole = sum(of_simple) / len(of_simple)
     return 100 * (1 - sum(divergences) / len(divergences) / whole) if whole > 0 else None
 

@@ -1,7 +1,8 @@
-"""Counting of tokens over batches, with a threshold by texts or differential privacy."""
+"""Counting of tokens over batches, with a threshold by different texts or differential privacy."""
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .accumulator import Accumulator
-from .distributed import add_up_, gather
+from .distributed import add_up_, gather, rank, world_size
 from .errors import StatisticsError
 from .privacy import FALSE_LENGTHS, LENGTHS_SHARE, Noise, secure_source
 from .token_counts import LONGEST_TEXT, TokenCounts
@@ -20,6 +21,9 @@ from .vocabulary import Vocabulary
 
 LENGTH_EDGES = tuple(takewhile(lambda edge: edge < LONGEST_TEXT, chain((1,), *((2 << k, 3 << k) for k in range(24)))))
 """First lengths of the ranges of the histogram: powers of two and what is half-way between; the same for all data."""
+
+
+_NOT_KEPT = (0, b"")
 
 
 @dataclass(frozen=True)
@@ -69,9 +73,13 @@ class TokenStatistics:
 class TokenAccumulator(Accumulator[TokenStatistics]):
     """Counts tokens, texts that have them, and texts' lengths.
 
+    A text that repeats another one hides nobody's: what is told is told by texts of which no two have the same tokens
+    in the same order. How often something occurs is counted over all of them. With a guarantee every text counts, as
+    neighbours differ in one text, repeated or not. In memory are 16 bytes a text; in several processes its tokens.
+
     Args:
         vocabulary: of the tokenizer.
-        minimum: a token, a pair, or a range of lengths is told if it occurs in at least so many texts.
+        minimum: a token, a pair, or a range of lengths is told if it occurs in at least so many different texts.
         labels: rows of counts: 1, or one for each label.
         pairs: count pairs of adjacent tokens too.
         privacy: a guarantee; a count is then the number of texts, with noise.
@@ -99,6 +107,8 @@ class TokenAccumulator(Accumulator[TokenStatistics]):
         self.occurrences = torch.zeros(labels, size, dtype=torch.int64)
         self.texts = torch.zeros(labels, size, dtype=torch.int64)
         self.lengths = torch.zeros(len(LENGTH_EDGES), dtype=torch.int64)
+        self.texts_of_lengths = torch.zeros_like(self.lengths)
+        self._seen: dict[bytes, tuple[int, bytes]] = {}
         self.pairs: dict[int, tuple[int, int]] | None = {} if pairs else None
 
     def add(self, ids: Tensor, mask: Tensor | None = None, labels: Tensor | None = None) -> None:
@@ -111,16 +121,18 @@ class TokenAccumulator(Accumulator[TokenStatistics]):
         """
         self._check_open("add")
         with self._whole():
-            ids = ids.cpu()
+            ids = ids.cpu().long()
             real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.cpu().bool()
             counted = real & self.countable[ids]
             rows = torch.zeros(len(ids), dtype=torch.int64) if labels is None else labels.cpu()
-            self._add_tokens(ids, counted, rows)
-            lengths = counted.sum(1)
-            ranges = torch.bucketize(lengths[lengths > 0], torch.tensor(LENGTH_EDGES), right=True) - 1
-            self.lengths += torch.bincount(ranges, minlength=len(LENGTH_EDGES))
+            table = self.texts.shape
+            example, place = counted.nonzero(as_tuple=True)
+            keys = rows[example] * table[1] + ids[example, place]
+            self.occurrences += torch.bincount(keys, minlength=table.numel()).view(table)
+            self.lengths += _histogram(counted)
             if self.pairs is not None:
-                self._add_pairs(self.pairs, ids, counted)
+                _add_pairs(self.pairs, ids, counted, table[1], occurrences=1, texts=0)
+            self._add_texts(ids, counted, rows, self._different(ids, real, counted, rows), 1)
             if self._examples == 0 and len(ids):  # all examples are pairs, or none is: no secret
                 inside = (real & ~self.separator[ids])[0]
                 self.parts = 2 if int((inside[1:] & ~inside[:-1]).sum() + inside[0]) == 2 else 1
@@ -142,14 +154,14 @@ class TokenAccumulator(Accumulator[TokenStatistics]):
         noisy = None if self.privacy is None else _released(self.privacy, self, source())
         if noisy is None:
             values, told = self.occurrences, self.texts >= self.minimum
-            lengths, told_lengths = self.lengths, self.lengths >= self.minimum
+            lengths, told_lengths = self.lengths, self.texts_of_lengths >= self.minimum
             privacy: dict[str, Any] = {}
         else:
             values, told, lengths, told_lengths, privacy = noisy
         some = told.any(0)
         if not some.any() or not told_lengths.any():
             what = "token" if not some.any() else "range of lengths"
-            by = f"at least {self.minimum} texts" if noisy is None else "more texts than the noise hides"
+            by = f"at least {self.minimum} different texts" if noisy is None else "more texts than the noise hides"
             raise StatisticsError(
                 f"no {what} occurs in {by}: count more texts{'' if noisy is None else ', or with a larger epsilon'}"
             )
@@ -167,13 +179,25 @@ class TokenAccumulator(Accumulator[TokenStatistics]):
             return TokenStatistics(counts, self._examples, self._batches, {})
         return TokenStatistics(counts, int(counts.lengths[:, 2].sum()), 0, privacy)
 
-    def _add_tokens(self, ids: Tensor, counted: Tensor, rows: Tensor) -> None:
+    def _different(self, ids: Tensor, real: Tensor, counted: Tensor, rows: Tensor) -> Tensor:
+        """Which texts of a batch are none that was seen before, bool [examples]; with a guarantee, all."""
+        if self.privacy is not None:
+            return torch.ones(len(ids), dtype=torch.bool)
+        several, found = world_size() > 1, []
+        for text, there, own, row in zip(ids.numpy(), real.numpy(), counted.numpy(), rows.tolist(), strict=True):
+            key = hashlib.blake2b(text[own].tobytes(), digest_size=16).digest()
+            found.append(key not in self._seen)
+            if found[-1]:
+                self._seen[key] = (row, text[there].tobytes()) if several else _NOT_KEPT
+        return torch.tensor(found, dtype=torch.bool)
+
+    def _add_texts(self, ids: Tensor, counted: Tensor, rows: Tensor, chosen: Tensor, times: int) -> None:
+        """Count by texts, ``times`` (1 or -1) for each of those that are chosen."""
+        ids, counted, rows = ids[chosen], counted[chosen], rows[chosen]
         labels, size = self.texts.shape
         example, place = counted.nonzero(as_tuple=True)
-        tokens = ids[example, place]
-        self.occurrences += torch.bincount(rows[example] * size + tokens, minlength=labels * size).view(labels, size)
         if self.privacy is None:
-            own = torch.stack([example, tokens]).unique(dim=1)
+            own = torch.stack([example, ids[example, place]]).unique(dim=1)
         else:
             first = [
                 list(dict.fromkeys(row[keep].tolist()))[: self.privacy.tokens_per_text]
@@ -181,16 +205,10 @@ class TokenAccumulator(Accumulator[TokenStatistics]):
             ]
             listed = [(number, token) for number, row in enumerate(first) for token in row]
             own = torch.tensor(listed, dtype=torch.int64).view(-1, 2).T
-        self.texts += torch.bincount(rows[own[0]] * size + own[1], minlength=labels * size).view(labels, size)
-
-    def _add_pairs(self, pairs: dict[int, tuple[int, int]], ids: Tensor, counted: Tensor) -> None:
-        size = self.texts.shape[1]
-        example, place = (counted[:, 1:] & counted[:, :-1]).nonzero(as_tuple=True)
-        keys = ids[example, place] * size + ids[example, place + 1]
-        each, times = torch.stack([example, keys]).unique(dim=1, return_counts=True)
-        for key, count in zip(each[1].tolist(), times.tolist(), strict=True):
-            occurrences, texts = pairs.get(key, (0, 0))
-            pairs[key] = occurrences + count, texts + 1
+        self.texts += times * torch.bincount(rows[own[0]] * size + own[1], minlength=labels * size).view(labels, size)
+        self.texts_of_lengths += times * _histogram(counted)
+        if self.pairs is not None:
+            _add_pairs(self.pairs, ids, counted, size, occurrences=0, texts=times)
 
     def _told_pairs(self, positions: dict[int, int]) -> Tensor:
         assert self.pairs is not None
@@ -203,7 +221,8 @@ class TokenAccumulator(Accumulator[TokenStatistics]):
         return torch.tensor(told, dtype=torch.int64).view(-1, 3)
 
     def _add_up_sums(self) -> None:
-        for table in (self.occurrences, self.texts, self.lengths):
+        self._leave_to_earlier_processes()
+        for table in (self.occurrences, self.texts, self.lengths, self.texts_of_lengths):
             add_up_(table)
         self.parts = max(gather(self.parts))
         if self.pairs is not None:
@@ -213,6 +232,36 @@ class TokenAccumulator(Accumulator[TokenStatistics]):
                     before = every.get(key, (0, 0))
                     every[key] = before[0] + occurrences, before[1] + texts
             self.pairs = every
+
+    def _leave_to_earlier_processes(self) -> None:
+        """Take back texts that a process of a lower number has seen as well."""
+        earlier: set[bytes] = set().union(*gather(set(self._seen))[: rank()])
+        for row, text in (self._seen[key] for key in earlier & self._seen.keys()):
+            if not text:
+                continue  # it has nothing that counts
+            ids = (
+                torch.frombuffer(bytearray(text), dtype=torch.int64).unsqueeze(0) if text else torch.zeros(1, 0).long()
+            )
+            self._add_texts(ids, self.countable[ids], torch.tensor([row]), torch.tensor([True]), -1)
+
+
+def _histogram(counted: Tensor) -> Tensor:
+    """Texts by ranges of lengths, int64, from which tokens count [examples, tokens]; those without any are left out."""
+    lengths = counted.sum(1)
+    ranges = torch.bucketize(lengths[lengths > 0], torch.tensor(LENGTH_EDGES), right=True) - 1
+    return torch.bincount(ranges, minlength=len(LENGTH_EDGES))
+
+
+def _add_pairs(
+    pairs: dict[int, tuple[int, int]], ids: Tensor, counted: Tensor, size: int, occurrences: int, texts: int
+) -> None:
+    """Add to each pair of neighbours its occurrences, and the texts that have it, times a factor each."""
+    example, place = (counted[:, 1:] & counted[:, :-1]).nonzero(as_tuple=True)
+    keys = ids[example, place] * size + ids[example, place + 1]
+    each, times = torch.stack([example, keys]).unique(dim=1, return_counts=True)
+    for key, count in zip(each[1].tolist(), times.tolist(), strict=True):
+        before = pairs.get(key, (0, 0))
+        pairs[key] = before[0] + occurrences * count, before[1] + texts
 
 
 def _released(

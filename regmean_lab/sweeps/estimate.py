@@ -213,7 +213,7 @@ class _Costs:
         return Cost(self._seconds(member, operations) + JOB_SECONDS, 0)
 
     def _learning(self, job: PlannedJob, method: Distill | Auto) -> float | None:
-        """Operations of a distillation, or of judging candidates; None where a member has no text yet.
+        """Operations of a distillation, or of fitting and judging candidates; None where a member has no text yet.
 
         A text that is trained on costs eight operations a token and parameter (the member's forward pass, and forward
         and backward passes of the merge), one that merge and member only read costs four. Pseudo-text is taken to be
@@ -229,6 +229,10 @@ class _Costs:
             else:
                 texts = 4.0 * method.held_out * len(candidates_of(method, len(job.members))) * method.by_text
             operations += texts * size.multiplied * tokens
+        if isinstance(method, Auto):
+            fits = {repr(one.method): one.method for one in candidates_of(method, len(job.members))}
+            readings = [self._reading(job, fit) for fit in fits.values() if isinstance(fit, RefiningMethod)]
+            operations += sum(reading for reading in readings if reading is not None)
         return operations
 
     def _texts(self, job: PlannedJob) -> list[tuple[tuple[int, float], Size]] | None:

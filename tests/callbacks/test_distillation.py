@@ -21,7 +21,7 @@ from torch import Tensor
 from regmean_lab.callbacks import distill as shell
 from regmean_lab.callbacks.merge import MemberSource, MergeCallback
 from regmean_lab.callbacks.statistics import StatisticsRequest, open_statistics
-from regmean_lab.callbacks.text_streams import ExampleText, PseudoStream, own_text
+from regmean_lab.callbacks.text_streams import ExampleText, PseudoStream, own_text, text_streams, unlabelled
 from regmean_lab.config.groups import ModelConfig, TokensConfig, TrainerConfig
 from regmean_lab.merging.distill import Distill
 from regmean_lab.merging.simple import Simple
@@ -29,7 +29,8 @@ from regmean_lab.merging.weights import SafetensorsWeights
 from regmean_lab.models.find import find_checkpoint
 from regmean_lab.modules import TaskModule
 from regmean_lab.modules.reading_together import SharedParameters, Teachers
-from regmean_lab.suites.base import IGNORED
+from regmean_lab.suites.base import IGNORED, Task
+from regmean_lab.suites.pseudo_text import PseudoExample, pad
 from regmean_lab.training import snapshots
 from regmean_lab.zoo import Zoo
 
@@ -321,6 +322,55 @@ class TestOtherText:
         simple, _ = run(Simple(), sources)
         before, after = (mean_divergence(one, sources) for one in (simple, module))
         assert after < before
+
+    @pytest.mark.parametrize("text", ["pseudo", "file"])
+    def test_taggers_are_taught_nothing_at_special_tokens(
+        self, text: str, draw: Draw, pico_cache: Path, tmp_path: Path
+    ) -> None:
+        """The mean over what stands between [CLS] and [SEP], one sentence after the other."""
+        sources = draw("ner_open", "bert")
+        path = tmp_path / "texts.txt"
+        path.write_text("".join(f"the river of {word} rose\n" for word in ("London", "music", "Maria") * 8))
+        method = replace(QUICK, text="pseudo" if text == "pseudo" else str(path), steps=1, batch_size=1, hidden=0.0)
+        self.run(method, sources, "bert", pico_cache)
+        simple, _ = run(Simple(), sources)
+        tokenizer = find_checkpoint(ModelConfig("bert", "pico:bert"), pico_cache).tokenizer()
+        if text == "pseudo":
+            counts = [open_statistics(source.entry, self.TOKENS, source.data_fingerprint).counts for source in sources]
+        values = []
+        for number, source in enumerate(sources):
+            if text == "pseudo":
+                stream: Any = PseudoStream(counts[number], tokenizer, method, 24)
+            else:
+                reading = replace(READING, tokenizer=lambda: tokenizer, max_length=24)
+                (stream,) = text_streams([None], method, reading)
+            member = source.load()
+            for batch in stream.held_out():
+                assert batch["input_ids"][0, 0] == tokenizer.cls_token_id
+                assert batch["input_ids"][0, -1] == tokenizer.sep_token_id
+                told, other = (outputs(one, batch).double().numpy()[1:-1] for one in (member, simple))
+                values.append(float(rel_entr(softmax(told, -1), softmax(other, -1)).sum(-1).mean()))
+        (entry,) = [one for one in Zoo(sources[0].entry.path.parent).entries() if one.name.startswith("distill-")]
+        assert entry.training["scores"]["kl_of_start"] == pytest.approx(np.mean(values), rel=1e-4)
+
+    def test_which_tokens_of_drawn_text_count(self, draw: Draw, pico_cache: Path) -> None:
+        """Between [CLS] and [SEP], unknown words among it, as in text with labels; of whole texts nothing is said."""
+        sources = draw("ner_open", "bert")
+        self.run(replace(QUICK, text="pseudo", steps=1), sources, "bert", pico_cache)
+        tokenizer = find_checkpoint(ModelConfig("bert", "pico:bert"), pico_cache).tokenizer()
+        texts = ("river", f"river {tokenizer.unk_token} music of")
+        rows = [PseudoExample(dict(tokenizer(text))) for text in texts]
+        task = sources[0].load().task
+        labels = unlabelled(pad(tokenizer.pad_token_id), tokenizer, task)(rows)["labels"]
+        assert tokenizer.unk_token_id in rows[1].inputs["input_ids"]
+        for row, counted in zip(rows, labels.tolist(), strict=True):
+            inside = row.length - 2
+            assert counted == [IGNORED, *[0] * inside, *[IGNORED] * (len(counted) - inside - 1)]
+        other = Task("single_label", ("a", "b"), "accuracy")
+        assert "labels" not in unlabelled(pad(tokenizer.pad_token_id), tokenizer, other)(rows)
+        counts = open_statistics(sources[0].entry, self.TOKENS, sources[0].data_fingerprint).counts
+        told = {PseudoStream(counts, tokenizer, QUICK, 24, one).fingerprint for one in (task, other, None)}
+        assert len(told) == 2
 
     def test_each_step_has_other_sentences(self, draw: Draw, pico_cache: Path) -> None:
         sources = draw("emotion", "bert")

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from regmean_lab.callbacks.merge import MemberSource, MergeCallback
 from regmean_lab.callbacks.refine import TextReading, member_texts
+from regmean_lab.callbacks.requests import published_path
 from regmean_lab.callbacks.statistics import StatisticsRequest
 from regmean_lab.config.groups import TrainerConfig
 from regmean_lab.merging import MergeMethod
@@ -28,6 +29,7 @@ from regmean_lab.training.trainers import test_trainer as make_trainer
 __all__ = ["draw", "suite_of"]
 
 TOKENS = StatisticsRequest("tokens", TokensConfig(minimum_count=2), batch_size=8, seed=0, precision="32-true")
+PRIVATE = replace(TOKENS, settings=TokensConfig(minimum_count=2, epsilon=50.0, tokens_per_text=4))
 METHODS: list[Any] = [
     RegMeanSequential(examples=20, text="pseudo", start="simple"),
     RegMeanPlusPlus(examples=20, text="pseudo"),
@@ -141,3 +143,27 @@ def test_counts_of_another_tokenizer_name_both(draw: Draw) -> None:
         StatisticsError, match=r"another tokenizer \(BPE, 2 tokens, digest .*than the model's \(WordPiece"
     ):
         next(texts)
+
+
+def test_published_counts_without_a_guarantee_are_no_private_ones(draw: Draw, caplog: pytest.LogCaptureFixture) -> None:
+    sources = draw("emotion", "bert")
+    run(METHODS[0], sources)
+    published = [published_path(source.entry.path, "tokens") for source in sources]
+    for source, path in zip(sources, published, strict=True):
+        (own,) = [one for one in source.entry.statistics_files() if one.name.startswith("tokens-")]
+        path.parent.mkdir(exist_ok=True)
+        own.rename(path)
+    module, callback = (
+        sources[0].load(),
+        MergeCallback(sources, METHODS[0], [*REQUESTS, PRIVATE], reading=reading(sources[0])),
+    )
+    trainer = make_trainer(TrainerConfig(accelerator="cpu", progress_bar=False), [callback])
+    trainer.test(module, sources[0].batches(8, 4, 0), verbose=False)
+    for source, path in zip(sources, published, strict=True):
+        read = PRIVATE.find(source.entry, source.data_fingerprint)
+        assert read is not None and read != path
+        assert TokensFile(read).privacy["epsilon"] == 50 and TokensFile(path).privacy == {}
+        assert (
+            f"{path} has no guarantee of differential privacy; asked for: epsilon=50, delta=0; measured" in caplog.text
+        )
+        assert TOKENS.find(source.entry, source.data_fingerprint) == path

@@ -5,12 +5,15 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from omegaconf import DictConfig
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from regmean_lab.callbacks.requests import StatisticsRequest
@@ -19,6 +22,10 @@ from regmean_lab.config.schema import ConfigurationError
 from regmean_lab.models.pico import pico_folder
 from regmean_lab.models.pretrained import quiet_transformers
 from regmean_lab.statistics import StatisticsError, TokensConfig, TokensFile
+from regmean_lab.statistics.kinds.tokens import save_tokens
+from regmean_lab.statistics.token_counter import TokenStatistics
+from regmean_lab.statistics.token_counts import TokenCounts
+from regmean_lab.statistics.vocabulary import Vocabulary
 from regmean_lab.suites.pseudo_text import vocabulary_of
 from regmean_lab.zoo import ZooEntry
 
@@ -62,7 +69,7 @@ def counted(folder: Path, minimum: int = 5, chosen: Callable[[str], bool] = lamb
     tokenizer = AutoTokenizer.from_pretrained(folder)
     rows = [tokenizer.tokenize(text) for text in sentences() if chosen(text)]
     special = set(tokenizer.all_special_tokens)
-    in_texts = Counter(token for row in rows for token in set(row))
+    in_texts = Counter(token for row in {*map(tuple, rows)} for token in {*row})
     times = Counter(token for row in rows for token in row)
     return {token: times[token] for token, count in in_texts.items() if count >= minimum and token not in special}
 
@@ -82,12 +89,30 @@ def test_counts_beside_the_model_and_what_the_card_says(
     assert (file.examples, file.privacy) == (61, {})
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert f"{len(file.counts.tokens)} tokens | whole numbers | 61 | – |" in card
-    assert "of fewer than 5 texts is not told; order and combinations of words are not." in card
+    assert "of fewer than 5 different texts is not told; order and combinations of words are not." in card
     assert "method=regmean_sequential method.start=simple method.text=pseudo" in card
     assert "There is no guarantee in the sense of differential privacy" in card
     assert "zebra" not in card
     run(config, tmp_path / "again")
     assert "tokens: found" in capsys.readouterr().out
+
+
+def test_copies_of_a_text_tell_nothing_and_files_that_told_are_replaced(
+    folder: Path, texts: Path, compose: Callable[..., DictConfig], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    texts.write_text(texts.read_text(encoding="utf-8") + 9 * "\nzebra secret", encoding="utf-8")
+    config = compose(f"checkpoint={folder}", f"data={texts}", "kinds=[tokens]")
+    run(config, tmp_path / "job")
+    path = folder / "statistics" / "tokens.safetensors"
+    before = path.read_bytes()
+    assert told(TokensFile(path)) == counted(folder)
+    with safe_open(path, framework="pt") as file:
+        metadata = dict(file.metadata() or {})
+    del metadata["thresholds"]  # as version 0.2.0 wrote it
+    save_file(load_file(path), path, metadata=metadata)
+    run(config, tmp_path / "again")
+    assert f"{path} may tell words of a single text that is repeated, and is replaced" in caplog.text
+    assert told(TokensFile(path)) == counted(folder) and len(path.read_bytes()) == len(before)
 
 
 def test_counts_by_the_label_that_the_model_gives(
@@ -197,12 +222,12 @@ def test_settings_are_refused_before_any_work(
 
 def test_too_few_texts_share_anything(folder: Path, tmp_path: Path, compose: Callable[..., DictConfig]) -> None:
     (tmp_path / "few.txt").write_text("the river was happy\nthe sun was angry\n")
-    with pytest.raises(StatisticsError, match="no token occurs in at least 5 texts: count more texts"):
+    with pytest.raises(StatisticsError, match="no token occurs in at least 5 different texts: count more texts"):
         run(compose(f"checkpoint={folder}", f"data={tmp_path / 'few.txt'}", "kinds=[tokens]"), tmp_path / "job")
     assert not (folder / "statistics").exists()
 
 
-@pytest.mark.parametrize("settings", [{}, {"minimum_count": 9}, {"epsilon": 1.0}, {"pairs": True}])
+@pytest.mark.parametrize("settings", [{}, {"minimum_count": 9}, {"by_label": True}, {"pairs": True}])
 def test_published_counts_serve_a_job_whatever_its_settings(
     settings: dict[str, Any], folder: Path, texts: Path, compose: Callable[..., DictConfig], tmp_path: Path
 ) -> None:
@@ -212,6 +237,51 @@ def test_published_counts_serve_a_job_whatever_its_settings(
     assert request.find(ZooEntry(folder), "d") == path
     path.write_bytes(b"no statistics")
     assert request.find(ZooEntry(folder), "d") is None
+    assert request.refusal(ZooEntry(folder)) is None
+
+
+@pytest.mark.parametrize(
+    ("has", "asked", "serves"),
+    [
+        (None, (3.0, None), False),
+        (None, (None, None), True),
+        ((3.0, 0.0), (None, None), True),
+        ((3.0, 0.0), (3.0, None), True),
+        ((3.0, 0.0), (8.0, 1e-6), True),
+        ((3.0, 0.0), (2.9, None), False),
+        ((3.0, 1e-6), (3.0, 1e-6), True),
+        ((3.0, 1e-5), (3.0, 1e-6), False),
+        ((3.0, 1e-6), (8.0, None), False),
+        (("3", 0.0), (8.0, None), False),
+        ((True, 0.0), (8.0, None), False),
+    ],
+    ids=str,
+)
+def test_a_guarantee_that_is_asked_for_is_that_of_the_file(
+    has: Any, asked: tuple[Any, Any], serves: bool, folder: Path
+) -> None:
+    """Less ε and less δ promise more. A file of an earlier version, or made by hand, may state none."""
+    counts = TokenCounts(
+        ("river",),
+        torch.tensor([[9]]),
+        torch.tensor([[1, 2, 9]]),
+        Vocabulary(("river",), frozenset(), frozenset()).describe(),
+    )
+    privacy = {} if has is None else {"epsilon": has[0], "delta": has[1], "neighbours": "one text"}
+    path = folder / "statistics" / "tokens.safetensors"
+    path.parent.mkdir()
+    save_tokens(path, TokenStatistics(counts, 9, 1, privacy), {"settings": {}, "data_fingerprint": ""})
+    request = StatisticsRequest("tokens", TokensConfig(epsilon=asked[0], delta=asked[1]), 8, 0, "32-true")
+    assert (request.find(ZooEntry(folder), "d") == path) == request.is_served_by(path) == serves
+    told = request.refusal(ZooEntry(folder))
+    if serves:
+        assert told is None
+    else:
+        assert told is not None and told.startswith(f"{path} has ")
+        assert told.endswith(f"; asked for: epsilon={asked[0]:g}, delta={asked[1] or 0:g}")
+        known = has is not None and isinstance(has[0], float)
+        assert (f"epsilon={has[0]:g}, delta={has[1]:g};" if known else "no guarantee of differential privacy") in told
+    assert replace(request, published=False).refusal(ZooEntry(folder)) is None
 
 
 def test_taggers_and_bare_encoders_have_counts_too(

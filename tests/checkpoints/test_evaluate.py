@@ -15,6 +15,7 @@ import torch
 from omegaconf import DictConfig
 from peft import LoraConfig, get_peft_model
 from round_trip import compose_root
+from scipy.special import rel_entr, softmax
 from scipy.stats import binomtest, pearsonr
 from seqeval.metrics import f1_score as entity_f1
 from sklearn.metrics import accuracy_score, f1_score
@@ -29,6 +30,7 @@ from transformers import (
 from regmean_lab.checkpoints import merge_command
 from regmean_lab.checkpoints.evaluate_command import check, run
 from regmean_lab.checkpoints.heads import load_with_head
+from regmean_lab.checkpoints.scoring import merged as scored_merges
 from regmean_lab.config.schema import ConfigurationError
 from regmean_lab.models.pico import pico_folder
 from regmean_lab.models.pretrained import quiet_transformers
@@ -370,7 +372,15 @@ def test_a_merge_is_scored_with_its_members_and_their_ensemble(
     for name, part in logits.items():
         predicted = [COLOURS[number] for number in part.argmax(-1)]
         assert scores[name] == pytest.approx(100 * accuracy_score(gold, predicted)), name
-    assert [line.partition(" is right")[0] for line in measured.lines] == ["films: first", "films: second"]
+    distance, *lines = measured.lines
+    assert [line.partition(" is right")[0] for line in lines] == ["films: first", "films: second"]
+    divergence = measured.results[-1].divergence
+    assert divergence is not None and divergence["gap_closed"] is None
+    for name in orders:
+        said, other = (softmax(logits[one], 1) for one in (name, "simple"))
+        kl, alike = float(rel_entr(said, other).sum(1).mean()), 100 * np.mean(said.argmax(1) == other.argmax(1))
+        assert divergence["members"][name] == {"kl": pytest.approx(kl, rel=1e-4), "agreement": pytest.approx(alike)}
+        assert f"{name} {kl:.4g} ({alike:.1f} % alike)" in distance
     written = {
         path.parent.name: path.stat().st_mtime_ns for path in (tmp_path / "merged-evaluation").glob("*/result.json")
     }
@@ -429,6 +439,11 @@ def test_heads_that_are_kept_are_scored_on_their_own_data(
         tokens = AutoTokenizer.from_pretrained(tmp_path / "merged")(texts, padding=True, return_tensors="pt")
         with torch.no_grad():
             logits = [(joined, head(**tokens).logits), (own, torch.tensor(logits_of(folders[name], texts)))]
+        after, before = (part.log_softmax(-1).double() for _, part in logits)
+        assert joined.divergence is not None
+        assert joined.divergence["members"][name]["kl"] == pytest.approx(
+            float((before.exp() * (before - after)).sum(-1).mean()), rel=1e-4
+        )
         for result, part in logits:
             predicted = [kinds[name][number] for number in part.argmax(-1).tolist()]
             assert result.scores["in_domain"] == {f"{name}_data": pytest.approx(100 * accuracy_score(gold, predicted))}
@@ -446,6 +461,8 @@ def test_heads_that_are_kept_are_scored_on_their_own_data(
             merge_command.check(merged(evaluate))
         return caught.value.problems
 
+    with pytest.raises(ConfigurationError, match="measure_gap: the mean of the weights has no head of its own"):
+        merge_command.check(merged(f"evaluate={{first: {first}, second: {second}}}", "measure_gap=true"))
     expected = "expected evaluate={first: FILE, second: FILE}, with null for what is not scored"
     assert told(f"evaluate={first}") == [
         f"evaluate: with heads=keep each checkpoint's head is scored on data of its own; {expected}"
@@ -543,6 +560,38 @@ def test_a_model_that_answers_in_words(
         right.append(int(losses[1] < losses[0]) == example.label[0])
     assert 0 < sum(right) < len(right)
     assert result.metrics["tec"]["accuracy"] == pytest.approx(100 * np.mean(right), abs=1e-3)
+
+
+def test_the_gap_that_a_merge_closes(
+    save: Callable[..., Path], compose: Callable[..., DictConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside the mean of the weights, merged by another command; measured once."""
+    folders = [save(name, COLOURS, seed) for seed, name in enumerate(("first", "second"))]
+    texts, _ = labelled(tmp_path / "films.csv", 0)
+
+    def command(output: str, *overrides: str) -> Any:
+        own = (f"paths.output_dir={tmp_path / 'outputs'}", f"paths.zoo_dir={tmp_path}", "trainer.progress_bar=false")
+        chosen = (f"checkpoints=[{','.join(map(str, folders))}]", f"output={tmp_path / output}")
+        return compose_root("merge_checkpoints", *own, *chosen, f"evaluate={tmp_path / 'films.csv'}", *overrides)
+
+    weighted = ("method=simple", "method.coefficients=[0.7,0.3]")
+    measured = merge_command.run(command("merged", *weighted, "measure_gap=true"), tmp_path / "job")
+    mean = merge_command.run(command("mean", "method=simple", "measure_gap=true"), tmp_path / "job")
+    assert measured is not None and mean is not None
+    found, reference = (one.results[-1].divergence for one in (measured, mean))
+    assert found is not None and reference is not None
+    assert reference["gap_closed"] == 0
+    for member, values in found["members"].items():
+        assert values["kl_simple"] == pytest.approx(reference["members"][member]["kl"], rel=1e-5)
+    said = {name: softmax(logits_of(tmp_path / name, texts), 1) for name in ("merged", "mean")}
+    own = [softmax(logits_of(folder, texts), 1) for folder in folders]
+    merged, simple = (sum(float(rel_entr(one, said[name]).sum()) for one in own) for name in ("merged", "mean"))
+    assert found["gap_closed"] == pytest.approx(100 * (1 - merged / simple), abs=1e-2)
+    assert f"{found['gap_closed']:.1f} % of the gap" in measured.lines[0]
+    assert not list((tmp_path / "merged-evaluation").rglob(".mean-*"))
+    monkeypatch.setattr(scored_merges, "_mean", lambda *_: pytest.fail("merged again"))
+    again = merge_command.run(command("merged", *weighted, "measure_gap=true"), tmp_path / "job")
+    assert again is not None and again.results[-1].divergence == found
 
 
 def test_a_merge_by_a_recipe_is_scored_too(

@@ -27,6 +27,7 @@ from regmean_lab.checkpoints.lora.request import AdapterRequest
 from regmean_lab.checkpoints.merge_command import run
 from regmean_lab.merging.auto import Auto
 from regmean_lab.merging.distill import Distill
+from regmean_lab.merging.regmean_sequential import RegMeanSequential
 from regmean_lab.merging.simple import Simple
 from regmean_lab.statistics import collect_gram, save_gram
 
@@ -182,7 +183,8 @@ class TestChoice:
         record = json.loads((output / "merge.json").read_text())
         choice = record["choice"]
         assert choice["by"] == "divergence"
-        assert [row["method"] for row in choice["candidates"]] == ["simple", *["regmean"] * 4]
+        tried = ["simple", *["regmean"] * 4, *["regmean_sequential"] * 2]
+        assert [row["method"] for row in choice["candidates"]] == tried
         card = (output / "README.md").read_text(encoding="utf-8")
         assert "## What was tried" in card and card.count("| chosen |") == 1
         simple = merge_into(tmp_path / "simple", folders, Simple())
@@ -209,10 +211,28 @@ class TestChoice:
         assert told in problems(encoders, by_gram)
 
     def test_among_what_is_there(self, folders: list[Path], tmp_path: Path) -> None:
+        """Counts of tokens alone: the mean, weighted ones, and a fit to pseudo-text that begins with it."""
         output = merge_into(tmp_path / "merged", folders, Auto(held_out=24))
         record = json.loads((output / "merge.json").read_text())
-        assert [row["method"] for row in record["choice"]["candidates"]] == ["simple"] * 3
-        assert "not tried, as not all checkpoints have statistics for it: regmean" in record["notes"]
+        rows = record["choice"]["candidates"]
+        assert [row["method"] for row in rows] == [*["simple"] * 3, *["regmean_sequential"] * 6]
+        assert {row["settings"].get("start") for row in rows[3:]} == {"simple"}
+        assert {row["settings"].get("text") for row in rows[3:]} == {"pseudo"}
+        told = "not tried, as not all checkpoints have statistics for it: regmean (gram), "
+        assert f"{told}regmean gram=weighted (weighted_gram)" in record["notes"]
+        cost = (
+            "auto tries 9 candidates, of 6 merges; 3 of them refit every layer on 3000 texts a member; each is judged"
+        )
+        assert any(note.startswith(cost) for note in record["notes"])
+        # Each candidate is what a merge by hand is; the first one is the mean.
+        fitted = RegMeanSequential(start="simple", text="pseudo", coefficients=[2 / 3, 1 / 3])
+        auto = Auto(held_out=24, margin=0.0, favour=2.0, mixes=[0.0])
+        best = merge_into(tmp_path / "best", folders, auto)
+        chosen = json.loads((best / "merge.json").read_text())["choice"]["chosen"]
+        assert chosen["method"] == "regmean_sequential"
+        by_hand = merge_into(tmp_path / "by_hand", folders, replace(fitted, **chosen["settings"]))
+        for name, value in tensors_of(best).items():
+            torch.testing.assert_close(value, tensors_of(by_hand)[name])
 
     def test_of_equal_checkpoints_it_is_the_mean(self, folders: list[Path], tmp_path: Path) -> None:
         twin = twin_of(folders[0], tmp_path / "twin")

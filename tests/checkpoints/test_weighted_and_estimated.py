@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import random
 import re
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from checkpoint_folders import save_classifier, tensors_of
 from omegaconf import DictConfig
 from torch import Tensor
-from transformers import AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from weighted_rows import centred, mixture, naive_weighted
 
+from regmean_lab.checkpoints import pseudo_statistics
 from regmean_lab.checkpoints.collect_command import run as collect
 from regmean_lab.checkpoints.merge import MergeRequest, prepare_merge
 from regmean_lab.checkpoints.output import checksums, write_output
@@ -23,7 +26,8 @@ from regmean_lab.merging import MergeMethod
 from regmean_lab.merging.mats import Mats
 from regmean_lab.merging.regmean import RegMean
 from regmean_lab.models.headers import CheckpointError
-from regmean_lab.statistics import GramFile, StatisticsError, WeightedGramFile
+from regmean_lab.statistics import GramFile, StatisticsError, TokensFile, WeightedGramFile
+from regmean_lab.suites.pseudo_text import PseudoExamples
 
 WORDS = ["the", "river", "film", "was", "happy", "angry", "people", "and", "music", "village", "sun", "rain"]
 DRAWN = random.Random(0)
@@ -91,8 +95,6 @@ def test_what_an_owner_publishes_is_merged_by_others(
         measure(compose, folder, "gram,weighted_gram", "allow_few_rows=true")
     files = [WeightedGramFile(folder / "statistics" / "weighted_gram.safetensors") for folder in members]
     assert files[0].form == "packed"
-    from transformers import AutoModelForSequenceClassification
-
     model = AutoModelForSequenceClassification.from_pretrained(members[0]).double().eval()
     tokenizer = AutoTokenizer.from_pretrained(members[0])
     examples = [dict(tokenizer(text, return_tensors="pt")) for text in TEXTS]
@@ -156,6 +158,79 @@ def test_estimates_stand_in_where_nothing_was_published(
     record = json.loads((output / "merge.json").read_text())
     assert note in record["notes"] and not any(line.startswith("a: no gram") for line in record["notes"])
     assert note in (output / "README.md").read_text(encoding="utf-8")
+
+
+def inputs_of(model: Any, examples: list[dict[str, Tensor]]) -> Tensor:
+    """What a layer is fed, of one example after the other."""
+    rows: list[Tensor] = []
+    hook = model.get_submodule(LAYER).register_forward_pre_hook(lambda _, args: rows.append(args[0][0].detach()))
+    for example in examples:
+        model(**example)
+    hook.remove()
+    return torch.cat(rows)
+
+
+def stand_ins_of(output: Path) -> list[str]:
+    """By member, how its Gram matrices came about."""
+    notes = json.loads((output / "merge.json").read_text())["notes"]
+    return [f"{note[0]} {note.split(';')[1].split()[0]}" for note in notes if "no gram statistics" in note]
+
+
+@pytest.mark.parametrize("gram", ["plain", "weighted"])
+def test_counts_of_tokens_come_before_the_weights(
+    gram: str, folders: list[Path], compose: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of each member on the texts that are drawn from its counts, one by one with transformers alone."""
+    monkeypatch.setattr(pseudo_statistics, "EXAMPLES", 40)
+    base, *members = folders
+    for folder in members:
+        measure(compose, folder, "tokens")
+    found, output = merge(
+        members, RegMean(gram=gram, off_diagonal=1.0 if gram == "plain" else 0.9, gram_from="auto"), base
+    )
+    matrices = []
+    for folder in members:
+        model = AutoModelForSequenceClassification.from_pretrained(folder).double().eval()
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        counts = TokensFile(folder / "statistics" / "tokens.safetensors").counts
+        drawn = PseudoExamples(counts, tokenizer, 0)
+        examples = [{key: torch.tensor([row]) for key, row in drawn[number].inputs.items()} for number in range(40)]
+        inputs = inputs_of(model, examples)
+        matrices.append(inputs.T @ inputs / len(inputs))
+        if gram == "weighted":
+            own, _ = naive_weighted(model, examples, lambda one, model=model: centred(model(**one).logits))
+            matrices[-1] = mixture(own[LAYER], matrices[-1], 0.01)
+    if gram == "weighted":
+        assert_solved(found, members, matrices)
+    else:
+        weights = [tensors_of(folder)[f"{LAYER}.weight"].double() for folder in members]
+        right = sum(matrix @ weight.T for matrix, weight in zip(matrices, weights, strict=True))
+        left = (matrices[0] + matrices[1]) @ found[f"{LAYER}.weight"].double().T
+        assert float((left - right).norm()) < 1e-4 * float(right.norm())
+        assert not torch.allclose(matrices[0] / matrices[0].norm(), matrices[1] / matrices[1].norm(), rtol=1e-3)
+    record = json.loads((output / "merge.json").read_text())
+    kind = "gram" if gram == "plain" else "weighted_gram"
+    for name in "ab":
+        assert any(note.startswith(f"{name}: no {kind} statistics; measured on ") for note in record["notes"])
+    assert "tokens.safetensors" in json.dumps(record["checkpoints"])
+    assert not any("estimated" in note for note in record["notes"])
+
+
+def test_of_the_statistics_that_there_are_the_first_are_taken(
+    folders: list[Path], compose: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Published matrices, then counts of tokens, then the weights: one member of each."""
+    monkeypatch.setattr(pseudo_statistics, "EXAMPLES", 20)
+    base, *members = folders
+    shutil.copytree(members[0], members[0].parent / "c")
+    members.append(members[0].parent / "c")
+    measure(compose, members[0], "gram,tokens", "allow_few_rows=true")
+    measure(compose, members[1], "tokens")
+    _, output = merge(members, RegMean(gram_from="auto"), base)
+    assert stand_ins_of(output) == ["b measured", "c estimated"]
+    (members[1] / "statistics" / "tokens.safetensors").write_bytes(b"none")
+    _, output = merge(members, RegMean(gram_from="auto"), base)
+    assert stand_ins_of(output) == ["b estimated", "c estimated"]
 
 
 def test_all_may_be_estimated(folders: list[Path]) -> None:

@@ -21,7 +21,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     draw = random.Random(0)
     for name in ("films", "books"):
         rows = [
-            (f"the {name} were {word} {draw.choice('abcd')}", word) for word in draw.choices(("bad", "good"), k=120)
+            (f"the {name} were {word} {' '.join(draw.choices('abcdefgh', k=3))}", word)
+            for word in draw.choices(("bad", "good"), k=120)
         ]
         (made / f"{name}.csv").write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows))
     return made

@@ -97,6 +97,26 @@ def test_the_best_temperature_is_that_of_another_optimiser(task: Task) -> None:
     assert best_temperature([scaled]) == pytest.approx(2.5, rel=1e-3)
 
 
+def test_regressions_among_members_do_not_decide_the_temperature() -> None:
+    numbers = Pair(NUMBERS, torch.tensor([[1.0], [2.0]]), torch.tensor([[3.0], [2.5]]), torch.tensor([0.0, 0.0]))
+    member = logits(50, 3, seed=5)
+    scaled = Pair(SINGLE, member, 2.5 * member, torch.zeros(50, dtype=torch.long))
+    found = [best_temperature(pairs) for pairs in ([numbers, scaled], [scaled, numbers], [scaled])]
+    assert found[0] == found[1] == found[2] == pytest.approx(2.5, rel=1e-3)
+    assert divergence(scaled, found[0]) < 1e-6 < divergence(scaled)
+
+
+def test_the_gap_closed_of_unlike_members() -> None:
+    """The unit of a regression decides nothing: ten times the scale is a hundred times the squared difference."""
+    for scale in (1.0, 100.0, 1e-4):
+        both = [0.2, 0.3 * scale], [0.4, 0.4 * scale]
+        assert gap_closed(*both, [SINGLE, NUMBERS]) == pytest.approx(100 * (0.5 + 0.25) / 2)
+        assert gap_closed(both[0][::-1], both[1][::-1], [NUMBERS, SINGLE]) == pytest.approx(37.5)
+    assert gap_closed([0.1, 0.1], [0.4, 0.0], [SINGLE, NUMBERS]) is None
+    for alike in ([SINGLE, SINGLE], [SINGLE, MULTI], [TOKENS, SINGLE], [NUMBERS, NUMBERS]):
+        assert gap_closed([0.1, 0.2], [0.3, 0.5], alike) == gap_closed([0.1, 0.2], [0.3, 0.5]) == pytest.approx(62.5)
+
+
 def test_the_gap_closed() -> None:
     assert gap_closed([0.2, 0.2], [0.3, 0.5]) == pytest.approx(50)
     assert gap_closed([0.3, 0.5], [0.3, 0.5]) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from dataclasses import replace
 from typing import Any
@@ -10,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 from merging_members import LAYOUT, Grams, merged, random_member
+from scipy.stats import norm
 
 from regmean_lab.merging import MergedParameter, merge_members
-from regmean_lab.merging.auto import Auto, candidates_of
-from regmean_lab.merging.choice import Candidate, choose, quadratic_errors, relative_errors
+from regmean_lab.merging.auto import Auto, candidates_of, work_of
+from regmean_lab.merging.choice import Candidate, choose, quadratic_errors, relative_errors, threshold_of
 from regmean_lab.merging.regmean import RegMean
+from regmean_lab.merging.regmean_sequential import RegMeanSequential
 from regmean_lab.merging.simple import Simple
 from regmean_lab.merging.ties import Ties
 
@@ -43,6 +46,41 @@ class TestCandidates:
         ]
         assert auto.needs_base
 
+    def test_with_settings_of_their_own(self) -> None:
+        """Just those, but for what they share with the choice: the text, and layers that owners have left out."""
+        given = [
+            {"regmean_sequential": {"start": "simple", "text": "pseudo"}},
+            "regmean",
+            {"regmean": {"gram": "weighted"}},
+        ]
+        auto = Auto(candidates=given, off_diagonals=[0.5], mixes=[0.0], favour=1.0, text_seed=3, exclude_layers=["a"])
+        assert auto.problems() == []
+        assert candidates_of(auto, 2) == [
+            Candidate(Simple()),
+            Candidate(RegMeanSequential(start="simple", text="pseudo", text_seed=3, exclude_layers=["a"])),
+            Candidate(RegMean(off_diagonal=0.5, exclude_layers=["a"])),
+            Candidate(RegMean(gram="weighted", exclude_layers=["a"])),
+        ]
+        assert set(auto.statistics) == {"tokens", "gram", "weighted_gram"}
+        words = "regmean_sequential exclude_layers=['a'] text=pseudo text_seed=3 start=simple"
+        assert candidates_of(auto, 2)[1].words == words
+        both = Auto(candidates=[{"ties": None, "regmean": {"off_diagonal": 0.2}}], favour=1.0, mixes=[0.0])
+        assert candidates_of(both, 2)[1:] == [Candidate(Ties()), Candidate(RegMean(off_diagonal=0.2))]
+
+    @pytest.mark.parametrize(("text", "told"), [("pseudo", False), ("own", True), ("texts.txt", True)])
+    def test_that_they_may_be_judged_by_what_they_have_read_is_told(self, text: str, told: bool) -> None:
+        reading = Auto(candidates=["regmean", {"regmean_sequential": {"start": "simple"}}], text=text)
+        assert any("regmean_sequential may read the texts" in note for note in reading.notes) == told
+        assert Auto(candidates=["regmean"], text=text).notes == []
+
+    def test_what_it_costs(self) -> None:
+        assert work_of(Auto(), 2) == "auto tries 15 candidates, of 9 merges; each is judged on 200 texts a member"
+        alone = Auto(candidates=["simple"], favour=1.0, criterion="quadratic")
+        assert work_of(alone, 2) == "auto tries 1 candidates, of 1 merges"
+        by_text = Auto(candidates=[{"regmean_sequential": {"start": "simple", "examples": 70}}], held_out=5)
+        expected = "auto tries 9 candidates, of 6 merges; 3 of them refit every layer on 70 texts a member; "
+        assert work_of(by_text, 2) == f"{expected}each is judged on 5 texts a member"
+
     def test_in_words(self) -> None:
         candidate = Candidate(RegMean(coefficients=[2 / 3, 1 / 3]), 0.5)
         assert candidate.words == "regmean coefficients=[0.667, 0.333] off_diagonal=0.9 + 0.5 of the mean"
@@ -60,6 +98,24 @@ class TestCandidates:
         ({"candidates": ["regmaen"]}, "candidates: there is no merge method 'regmaen' to try; did you mean regmean or"),
         ({"candidates": ["distill"]}, "candidates: there is no merge method 'distill' to try"),
         ({"candidates": ["auto"]}, "candidates: there is no merge method 'auto' to try"),
+        (
+            {"candidates": [{"regmean": {"off_diagonl": 0.5}}]},
+            "candidates.regmean.off_diagonl: no setting of regmean; did you mean off_diagonal",
+        ),
+        (
+            {"candidates": [{"regmean": {"off_diagonal": 2.0}}]},
+            "candidates.regmean.off_diagonal: expected a number from",
+        ),
+        (
+            {"candidates": [{"regmean": "weighted"}]},
+            "candidates.regmean: expected its settings by name, got 'weighted'",
+        ),
+        ({"candidates": [{"distill": {}}]}, "candidates: there is no merge method 'distill' to try"),
+        ({"candidates": [7]}, "candidates: there is no merge method 7 to try"),
+        (
+            {"candidates": [{"regmean_sequential": {"text": "own"}}]},
+            "candidates.regmean_sequential.text: a candidate reads the text by which it is judged; expected method",
+        ),
         ({"off_diagonals": [0.5, 2.0]}, "off_diagonals: expected a number from 0 to 1, got 2.0"),
         ({"mixes": [-0.5]}, "mixes: expected a number from 0 to 1, got -0.5"),
         ({"favour": 0.0}, "favour: expected a positive number, got 0.0"),
@@ -111,18 +167,52 @@ class TestChoice:
         assert found.gain_left_out is None
 
     def test_noise_does_not_beat_the_mean(self) -> None:
-        for margin, chosen in ((1.0, 1), (100.0, 0)):
+        for margin, chosen in ((0.0, 1), (1.0, 1), (100.0, 0), (math.inf, 0)):
             found = choose(CANDIDATES[:2], self.values(-0.05, noise=0.2), margin, "divergence")
             assert (found.best, found.chosen) == (1, chosen)
         assert found.reason().startswith("kept the mean: the best other candidate is regmean off_diagonal=0.9, ")
+        assert found.reason().endswith(", which may be noise")
 
-    def test_how_often_pure_noise_beats_the_mean(self) -> None:
-        """One candidate that is as good as the mean is taken about one time in six, with a margin of one."""
-        generator, taken = torch.Generator().manual_seed(0), 0
-        for _ in range(400):
-            values = [[torch.randn(60, generator=generator), torch.randn(40, generator=generator)] for _ in range(2)]
-            taken += choose(CANDIDATES[:2], values, 1.0, "divergence").chosen
-        assert taken / 400 == pytest.approx(0.159, abs=0.05)
+    @pytest.mark.parametrize(("others", "alike"), [(1, 0.0), (14, 0.0), (14, 0.9)])
+    def test_how_often_pure_noise_beats_the_mean(self, others: int, alike: float) -> None:
+        """However many candidates are as good as the mean, and however alike: one time in six, with a margin of one."""
+        generator, taken, draws = np.random.default_rng(0), 0, 200
+        candidates = [Candidate(Simple())] * (1 + others)
+        for _ in range(draws):
+            sizes = (60, 40)
+            shared = [alike**0.5 * generator.normal(size=size) for size in sizes]
+            rows = [[np.zeros(size) for size in sizes]]
+            for _ in range(others):
+                rows.append([own + (1 - alike) ** 0.5 * generator.normal(size=len(own)) for own in shared])
+            values = [[torch.tensor(own) for own in row] for row in rows]
+            taken += choose(candidates, values, 1.0, "divergence").chosen > 0
+        assert 0.1 < taken / draws <= 0.2
+
+    def test_the_best_of_many_is_taken_if_it_is_better(self) -> None:
+        """By four standard errors, among thirteen that are as good as the mean."""
+        generator, taken, draws = np.random.default_rng(1), 0, 60
+        candidates = [Candidate(Simple())] * 15
+        for _ in range(draws):
+            noise = [[generator.normal(size=100) for _ in range(2)] for _ in range(14)]
+            noise[6] = [own - 4 / math.sqrt(200) for own in noise[6]]
+            values = [[torch.zeros(100), torch.zeros(100)], *([torch.tensor(own) for own in row] for row in noise)]
+            taken += choose(candidates, values, 1.0, "divergence").chosen == 7
+        assert taken / draws > 0.8
+
+    def test_the_threshold_against_the_normal_distribution(self) -> None:
+        """Of independent normal candidates and many texts it is known: Φ(t)^K = Φ(margin)."""
+        generator = torch.Generator().manual_seed(0)
+        for count in (1, 5, 14):
+            gains = [torch.randn(count, 400, generator=generator, dtype=torch.float64) for _ in range(2)]
+            errors = [math.sqrt(sum(float(own[number].var()) / 400 for own in gains)) / 2 for number in range(count)]
+            for margin in (1.0, 2.0):
+                expected = norm.ppf(norm.cdf(margin) ** (1 / count))
+                assert threshold_of(gains, errors, margin) == pytest.approx(expected, abs=0.15)
+            assert threshold_of(gains, errors, 5.0) == pytest.approx(norm.isf(norm.sf(5.0) / count), rel=1e-3)
+            # Candidates that are all the same are one.
+            same = [own[:1].expand(14, -1) for own in gains]
+            assert threshold_of(same, errors[:1] * 14, 1.0) == pytest.approx(1.0, abs=0.1)
+        assert threshold_of([torch.zeros(2, 9)], [0.0, math.inf], 1.5) == 1.5
 
     def test_what_is_worse_or_equal_leaves_the_mean(self) -> None:
         assert choose(CANDIDATES, self.values(0.2, 0.1), 0.0, "divergence").chosen == 0
@@ -146,6 +236,33 @@ class TestChoice:
         # Without the first or the second: the last (0.75 or 0.8 against 1 and 1.6); without the third: the second.
         expected = ((1 - 0.9) + (1 - 0.8) + (1 - 3.0)) / 3
         assert choose(CANDIDATES, values, 1.0, "divergence").gain_left_out == pytest.approx(expected, rel=1e-6)
+
+    @pytest.mark.parametrize("criterion", ["divergence", "quadratic"])
+    def test_a_gain_that_one_owner_alone_gives_is_none(self, criterion: str) -> None:
+        """The second is best by far on the third member, and worse than the mean without it."""
+        means = [[1.0, 1.0, 1.0], [1.1, 1.1, 0.1], [0.9, 0.95, 0.98]]
+        values = [[torch.tensor([mean, mean]) for mean in row] for row in means]
+        found = choose(CANDIDATES, values, 1.0, criterion)
+        assert (found.best, found.chosen) == (1, 2)
+        assert found.verdicts[1].gains_left_out == pytest.approx([0.4, 0.4, -0.1])
+        assert not found.verdicts[1].holds and found.verdicts[2].holds
+        alone = choose(CANDIDATES[:2], values[:2], 1.0, criterion)
+        assert (alone.best, alone.chosen) == (1, 0)
+        assert "which does not hold without one of the members" in alone.reason()
+        assert alone.record()["candidates"][1]["gains_left_out"] == pytest.approx([0.4, 0.4, -0.1])
+        two = choose(CANDIDATES[:2], [row[1:] for row in values[:2]], 1.0, criterion)
+        assert two.chosen == 1 and two.verdicts[1].gains_left_out is None
+
+    def test_by_what_candidates_are_fitted_to_there_is_no_standard_error(self) -> None:
+        """Layers are no sample: the least figure is taken, and what that is evidence of is said."""
+        found = choose(CANDIDATES, self.values(-0.001, 0.1, noise=0.0001), 50.0, "quadratic")
+        assert (found.best, found.chosen, found.threshold) == (1, 1, None)
+        record = found.record()
+        assert [row["standard_error"] for row in record["candidates"]] == [None] * 3
+        assert "fitted to" in record["evidence"] and "no evidence of other text" in record["evidence"]
+        assert "±" not in found.reason() and record["evidence"] in found.reason()
+        assert all("| – |" in line for line in found.lines()[2:])
+        assert choose(CANDIDATES, self.values(-0.2, -0.1), 1.0, "divergence").record()["evidence"] == "held-out text"
 
     def test_the_record_and_the_table(self) -> None:
         found = choose(CANDIDATES, self.values(-0.2, -0.1), 1.0, "divergence")

@@ -61,9 +61,9 @@ def test_shares_give_the_statistics_of_all_examples_in_every_process(kind: str, 
                 assert float((file.read(name) - exact).norm()) <= 1e-6 * float(exact.norm())
 
 
-@pytest.mark.parametrize("name", ["tokens", "alone"])
+@pytest.mark.parametrize("name", ["tokens", "alone", "twice"])
 def test_shares_give_the_counts_of_all_texts_in_every_process(name: str, folder: Path) -> None:
-    whole = two_processes.count(two_processes.batches())
+    whole = two_processes.count((2 if name == "twice" else 1) * two_processes.batches())
     for number in range(2):
         with TokensFile(folder / f"{name}-{number}.safetensors") as file:
             assert (file.examples, file.batches) == (whole.examples, whole.batches)

@@ -60,7 +60,7 @@ def counted(rows: Sequence[Sequence[int]], **settings: Any) -> TokenStatistics:
 def naive(rows: Sequence[Sequence[int]], minimum: int) -> dict[str, int]:
     """Occurrences of the tokens that are in enough texts."""
     own = [[token for token in row if token not in SPECIAL] for row in rows]
-    in_texts = Counter(token for row in own for token in set(row))
+    in_texts = Counter(token for row in {*map(tuple, own)} for token in {*row})
     times = Counter(token for row in own for token in row)
     return {f"w{token}": times[token] for token, count in in_texts.items() if count >= minimum}
 
@@ -79,20 +79,57 @@ def test_counts_are_those_of_a_loop(minimum: int) -> None:
 
 
 def test_a_token_counts_by_the_texts_that_have_it_and_not_by_how_often_they_do() -> None:
-    rows = [[10] * 50, [10] * 50, [10, 11], [11, 12], [11, 12], [11, 10], [12, 11], [13, 14]]
+    rows = [[10] * 50, [10] * 51, [10, 11], [11, 12], [12, 12, 11], [11, 10], [12, 11], [13, 14]]
     assert as_dict(counted(rows, minimum_count=5)) == {"w11": 5}
-    assert as_dict(counted(rows, minimum_count=4)) == {"w10": 102, "w11": 5}
-    assert as_dict(counted(rows, minimum_count=3)) == {"w10": 102, "w11": 5, "w12": 3}
+    assert as_dict(counted(rows, minimum_count=4)) == {"w10": 103, "w11": 5}
+    assert as_dict(counted(rows, minimum_count=3)) == {"w10": 103, "w11": 5, "w12": 4}
 
 
 def test_lengths_are_told_in_ranges_that_enough_texts_share() -> None:
-    rows = [[10] * 3] * 6 + [[10] * 9] * 3 + [[10] * 11] * 2 + [[10] * 40] + [[UNKNOWN]] * 9
+    rows = [[10, 10, word] for word in range(10, 16)] + [[10] * 8 + [word] for word in range(10, 13)]
+    rows += [[10] * 10 + [word] for word in (10, 11)] + [[10] * 40] + [[UNKNOWN]] * 9
     found = counted(rows).counts.lengths.tolist()
     assert found == [[3, 3, 6], [8, 11, 5]]  # neither the one of 40, nor those without any token that counts
     exact = Counter(len([token for token in row if token not in SPECIAL]) for row in texts())
     ranges = [(first, last, n) for first, last, n in counted(texts(), minimum_count=1).counts.lengths.tolist()]
     assert ranges == [(first, last, sum(exact[n] for n in range(first, last + 1))) for first, last, _ in ranges]
     assert all(first in LENGTH_EDGES for first, *_ in ranges)
+
+
+def told(rows: Sequence[Sequence[int]], **settings: Any) -> tuple[set[Any], ...]:
+    """Tokens, ranges of lengths and pairs of which a file tells anything."""
+    found = counted(rows, **settings).counts
+    pairs = [] if found.pairs is None else found.pairs.tolist()
+    names = {(found.tokens[one], found.tokens[other]) for one, other, _ in pairs}
+    return set(found.tokens), {(first, last) for first, last, _ in found.lengths.tolist()}, names
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_repeats_of_a_text_tell_nothing_of_it(pairs: bool) -> None:
+    """Neighbours of a data set, which have one of its texts, or a new one, many times over."""
+    rows = [*texts(60), list(range(40, 60)) * 3]
+    before = told(rows, pairs=pairs)
+    for repeated in [*rows[::7], rows[-1], [59, 58, 57]]:
+        for size in (1, 100):  # in one batch, and in several
+            more = [*rows, *[repeated] * 9] if size == 1 else [*[repeated] * 9, *rows]
+            if repeated in rows:
+                assert told(more, pairs=pairs) == before
+            else:
+                once = told([*rows, repeated], pairs=pairs)
+                assert told(more, pairs=pairs) == once
+    alike = [[UNKNOWN] * n + [50, UNKNOWN, 51] for n in range(9)]  # nothing that counts tells them apart
+    assert told([*rows, *alike], pairs=pairs)[0] == told([*rows, alike[0]], pairs=pairs)[0]
+    # How often what is told occurs is that of all texts.
+    assert as_dict(counted([*rows, *[rows[0]] * 9])) == naive([*rows, *[rows[0]] * 9], 5)
+
+
+def test_by_label_a_repeated_text_counts_once() -> None:
+    accumulator = TokenAccumulator(VOCABULARY, 2, labels=2)
+    for labels in ([0, 1, 1], [1, 0, 1]):
+        ids = torch.tensor([[10, 11], [12, 13], [13, 12]])
+        accumulator.add(ids, None, torch.tensor(labels))
+    assert accumulator.texts.sum(0)[[10, 11, 12, 13]].tolist() == [1, 1, 2, 2]
+    assert accumulator.compute().counts.tokens == ("w12", "w13")
 
 
 def test_pairs_are_adjacent_tokens_that_enough_texts_have() -> None:
@@ -103,7 +140,8 @@ def test_pairs_are_adjacent_tokens_that_enough_texts_have() -> None:
     for row in rows:
         own = [pair for pair in pairwise(row) if not SPECIAL & {*pair}]
         every.update(own)
-        in_texts.update(set(own))
+    for row in {tuple(token for token in row if token != UNKNOWN): row for row in reversed(rows)}.values():
+        in_texts.update({pair for pair in pairwise(row) if not SPECIAL & {*pair}})
     expected = {(f"w{one}", f"w{two}"): every[one, two] for (one, two), n in in_texts.items() if n >= 5}
     assert expected
     assert {(found.tokens[a], found.tokens[b]): n for a, b, n in found.pairs.tolist()} == expected
@@ -121,15 +159,15 @@ def test_by_label_each_label_has_its_own_threshold() -> None:
 
 
 def test_examples_of_two_texts_are_known_by_what_separates_them() -> None:
-    pair = {"input_ids": torch.tensor([[CLS, 10, UNKNOWN, 11, SEP, 12, 13, SEP]] * 5)}
+    pair = {"input_ids": torch.tensor([[CLS, 10, UNKNOWN, 11, SEP, 12, word, SEP] for word in range(20, 25)])}
     assert collect_tokens([pair], VOCABULARY).counts.parts == 2
-    assert counted([[10, UNKNOWN, 11]] * 5).counts.parts == 1
+    assert counted([[10, UNKNOWN, 11, word] for word in range(20, 25)]).counts.parts == 1
 
 
 def test_nothing_that_occurs_often_enough_is_an_error() -> None:
-    with pytest.raises(StatisticsError, match="no token occurs in at least 5 texts: count more texts"):
-        counted([[10, 11]] * 4)
-    with pytest.raises(StatisticsError, match="no range of lengths occurs in at least 5 texts"):
+    with pytest.raises(StatisticsError, match="no token occurs in at least 5 different texts: count more texts"):
+        counted([[10, 11]] * 9)
+    with pytest.raises(StatisticsError, match="no range of lengths occurs in at least 5 different texts"):
         counted([[10] * 2**n for n in range(6)])
     with pytest.raises(StatisticsError, match="no batch was added"):
         counted([])
@@ -157,13 +195,13 @@ def test_700_words_take_about_4_kilobytes(tmp_path: Path) -> None:
     words = ["".join(random.Random(n).choices("etaoinshrdlu", k=2 + n % 5)) + str(n % 7) for n in range(900)]
     words = list(dict.fromkeys(words))[:700]
     vocabulary = Vocabulary(("[PAD]", *words), frozenset({0}), frozenset({0}))
-    ids = torch.arange(1, 701).repeat(5, 1)
+    ids = torch.stack([torch.arange(700).roll(shift) + 1 for shift in range(5)])
     save_tokens(tmp_path / "tokens.safetensors", collect_tokens([{"input_ids": ids}], vocabulary), {})
     assert (tmp_path / "tokens.safetensors").stat().st_size < 6000
 
 
 def test_large_counts_are_kept(tmp_path: Path) -> None:
-    found = counted([[10, 10]] * 5)
+    found = counted([[10] * (4 + n) for n in range(2)], minimum_count=2)
     found.counts.counts[0, 0] = 3_000_000
     save_tokens(tmp_path / "tokens.safetensors", found, {})
     assert TokensFile(tmp_path / "tokens.safetensors").counts.counts.tolist() == [[3_000_000]]

@@ -111,6 +111,9 @@ def main(rank: int, processes: int, folder: Path) -> None:
     # A process for which there is no batch at all.
     alone = count(batches() if rank == 1 else [], across_processes=True)
     save_tokens(folder / f"alone-{rank}.safetensors", alone, {})
+    # Every text is there twice, in a process each.
+    twice = count((2 * batches())[rank::processes], across_processes=True)
+    save_tokens(folder / f"twice-{rank}.safetensors", twice, {})
     few = collect("gram", batches(2)[:1] if rank == 0 else [], layers=["query", "value"], across_processes=True)
     save_gram(folder / f"few-{rank}.safetensors", few, {})
     broken = batches()[rank::processes]

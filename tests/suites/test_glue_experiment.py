@@ -246,6 +246,24 @@ def test_a_body_is_distilled_below_heads_of_other_labels(run_job: RunJob) -> Non
     assert chosen.choice is not None and len(chosen.choice["candidates"]) == 15
 
 
+def test_the_gap_of_a_regression_and_a_classifier_in_either_order(run_job: RunJob) -> None:
+    """One temperature, from the classifier; and the mean of both members' own shares."""
+    results = [
+        run_job("pico_distilbert", "regmean", *glue(*pair), "measure_divergence=true")
+        for pair in (("stsb", "sst2"), ("sst2", "stsb"))
+    ]
+    first, second = (result.divergence for result in results)
+    assert first is not None and second is not None
+    for name in ("gap_closed", "gap_closed_tempered", "temperature", "temperature_simple"):
+        assert first[name] == pytest.approx(second[name], rel=1e-3)
+    assert first["temperature"] != 1 != first["temperature_simple"]
+    for gap, kl in (("gap_closed", "kl"), ("gap_closed_tempered", "kl_tempered")):
+        shares = [1 - member[kl] / member[f"{kl}_simple"] for member in first["members"].values()]
+        assert first[gap] == pytest.approx(100 * sum(shares) / 2)
+    assert first["members"]["stsb"]["kl_tempered"] == first["members"]["stsb"]["kl"]
+    assert first["members"]["sst2"]["kl_tempered"] < first["members"]["sst2"]["kl"]
+
+
 def test_three_tasks(run_job: RunJob) -> None:
     result = run_job("pico_bert", "simple", *glue("rte", "stsb", "sst2"))
     assert list(result.scores["in_domain"]) == ["rte", "stsb", "sst2"]

@@ -306,6 +306,9 @@ def found_file(path: Path, kind: Kind, settings: dict[str, Any], model: dict[str
     except StatisticsError as error:
         log.warning("%s", error)
         return None
+    if told := kind.outdated(file):
+        log.warning("%s, and is replaced", told)
+        return None
     collected = file.metadata.get("collected")
     if (
         isinstance(collected, dict)

@@ -12,6 +12,7 @@ from regmean_lab.checkpoints.heads import read_with_head
 from regmean_lab.checkpoints.merge import MergeRequest
 from regmean_lab.checkpoints.output import evaluation_folder
 from regmean_lab.checkpoints.scoring.corpora import Corpus, datasets_of_the_hub
+from regmean_lab.checkpoints.scoring.distances import distance_line, distances
 from regmean_lab.checkpoints.scoring.models import ScoredModel, read_models, scored_model
 from regmean_lab.checkpoints.scoring.request import read_corpora, scoring_config, settings_problems, suite_record
 from regmean_lab.checkpoints.scoring.score import Scoring, Settings
@@ -126,14 +127,32 @@ def score_kept_heads(
         own_places.append(folder / name)
         own.append(scoring.score(part.model, own_places[-1]))
         joined_places.append(folder / headed.name)
-        joined.append(scoring.score(headed, joined_places[-1], method))
+        joined.append(
+            _with_distance(scoring, scoring.score(headed, joined_places[-1], method), joined_places[-1], lines)
+        )
         write_scores(merged, joined[-1], datasets_of_the_hub(part.corpora))
         lines += scoring.comparisons([headed, part.model])
     return Measured([*own, *joined], lines, folder, [*own_places, *joined_places], merged, len(joined))
 
 
+def _with_distance(scoring: Scoring, result: Result, folder: Path, lines: list[str]) -> Result:
+    """The result of a merged encoder with how far it is from the checkpoint whose head it has; tells it, or why not."""
+    member, headed = scoring.models
+    try:
+        if result.divergence is None:
+            result = replace(result, divergence=distances(scoring, headed, [member]))
+            result.write(folder)
+        assert result.divergence is not None
+        lines.append(distance_line(result.divergence))
+    except DataError as error:
+        lines += [line for line in str(error).splitlines() if line not in lines]
+    return result
+
+
 def kept_head_problems(plain: MergeCheckpointsConfig, request: MergeRequest) -> list[str]:
     """What stands against it."""
+    if plain.measure_gap:
+        return ["measure_gap: the mean of the weights has no head of its own to be scored with; not with heads=keep"]
     try:
         head_scorings(plain, request)
     except (DataError, CheckpointError) as error:

@@ -1,22 +1,29 @@
-"""What ``evaluate=`` adds to a merge: scores of the merged model, of each checkpoint, and of their ensemble."""
+"""What ``evaluate=`` adds to a merge: scores of the merged model, each checkpoint and their ensemble; distances."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from regmean_lab.checkpoints.card_metadata import write_scores
-from regmean_lab.checkpoints.merge import MergeRequest
-from regmean_lab.checkpoints.output import evaluation_folder
+from regmean_lab.checkpoints.merge import MergeRequest, prepare_merge
+from regmean_lab.checkpoints.output import evaluation_folder, write_output
 from regmean_lab.checkpoints.scoring.corpora import datasets_of_the_hub
+from regmean_lab.checkpoints.scoring.distances import distance_line, distances
 from regmean_lab.checkpoints.scoring.kept_heads import kept_head_problems, score_kept_heads
-from regmean_lab.checkpoints.scoring.models import read_models
+from regmean_lab.checkpoints.scoring.models import ScoredModel, read_models
+from regmean_lab.checkpoints.scoring.predictions import predict_all
 from regmean_lab.checkpoints.scoring.request import read_corpora, scoring_config, settings_problems, suite_record
 from regmean_lab.checkpoints.scoring.score import ENSEMBLE, Scoring, Settings
 from regmean_lab.config.checkpoint_commands import Measured, MergeCheckpointsConfig
+from regmean_lab.merging.simple import Simple
 from regmean_lab.models.headers import CheckpointError
+from regmean_lab.results import Result
 from regmean_lab.suites.base import DataError
+from regmean_lab.training.processes import first_device
 
 
 def scoring_problems(plain: MergeCheckpointsConfig, request: MergeRequest) -> list[str]:
@@ -71,10 +78,58 @@ def score_merge(
         places.append(together)
     except DataError as error:
         lines.append(str(error))
-    results.append(scoring.score(model, folder / model.name, method))
+    result = scoring.score(model, folder / model.name, method)
+    try:
+        result = _with_distances(plain, request, scoring, result, folder / model.name)
+        assert result.divergence is not None
+        lines.append(distance_line(result.divergence))
+    except DataError as error:
+        lines += [line for line in str(error).splitlines() if line not in lines]
+    results.append(result)
     places.append(folder / model.name)
-    write_scores(merged, results[-1], datasets_of_the_hub(scoring.corpora))
+    write_scores(merged, result, datasets_of_the_hub(scoring.corpora))
     return Measured(results, [*lines, *scoring.comparisons([model, *members])], folder, places, merged)
+
+
+def _with_distances(
+    plain: MergeCheckpointsConfig, request: MergeRequest, scoring: Scoring, result: Result, folder: Path
+) -> Result:
+    """The merged model's result with how far it is from the checkpoints, written where it was not there.
+
+    Raises:
+        DataError: for checkpoints that cannot be compared.
+    """
+    *members, model = scoring.models
+    there = result.divergence
+    if there is not None and (not plain.measure_gap or there["gap_closed"] is not None):
+        return result
+    simple = None
+    if plain.measure_gap:
+        is_mean = request.method == Simple() and request.settings is None
+        simple = model if is_mean else _mean(plain, request, scoring, folder)
+    compared = replace(result, divergence=distances(scoring, model, members, simple))
+    compared.write(folder)
+    return compared
+
+
+def _mean(plain: MergeCheckpointsConfig, request: MergeRequest, scoring: Scoring, folder: Path) -> ScoredModel:
+    """The mean of the checkpoints' weights, which is merged for this, scored, and removed again."""
+    asked = replace(request, method=Simple(), settings=None, recipe=None, adapter=None)
+    with tempfile.TemporaryDirectory(prefix=".mean-", dir=folder) as temporary:
+        path = Path(temporary) / "mean of weights"
+        prepared = prepare_merge(asked)
+        write_output(prepared, path, {"name": Simple().name}, first_device(plain.trainer.accelerator))
+        own = _scoring(plain, request, path)
+        model, settings = own.models[-1], scoring.settings
+        scoring.evaluations[model.name] = own.evaluations[model.name]
+        scoring.predicted[model.name] = predict_all(
+            model,
+            own.evaluations[model.name],
+            settings.trainer,
+            batch_size=settings.batch_size,
+            max_length=settings.max_length,
+        )
+    return model
 
 
 def _scoring(

@@ -157,7 +157,7 @@ class Scoring:
         started = time.perf_counter()
         first, metrics = models[0], {}
         for one in self.evaluations[first.name]:
-            parts = [self._as_first(first, model, one.name) for model in models]
+            parts = [self.as_first(first, model, one.name) for model in models]
             together = ensemble_predictions(one.task, "soft", [part.logits for part in parts], parts[0].labels)
             metrics[one.name] = score_predictions(one.task, together, parts[0].labels)
         evaluations = self.evaluations[first.name]
@@ -176,17 +176,22 @@ class Scoring:
                     lines.append(comparison_line(own.name, model.name, first.name, compared(right, reference)))
         return lines
 
-    def _as_first(self, first: ScoredModel, model: ScoredModel, corpus: str) -> Predictions:
-        """Predictions of a checkpoint with its outputs in the order of the first one's."""
+    def as_first(self, first: ScoredModel, model: ScoredModel, corpus: str) -> Predictions:
+        """Predictions of a checkpoint that was scored, with its outputs in the order of the first one's.
+
+        Raises:
+            DataError: for one with other labels, or that divides the corpus into other tokens.
+        """
         reference, own = self.predicted[first.name][corpus], self.predicted[model.name][corpus]
         names, others = first.task.labels, model.task.labels
         if set(names) != set(others):
-            raise DataError(f"{model.name} has other labels than {first.name}, and no ensemble with it")
+            raise DataError(f"{model.name} has other labels than {first.name}: neither an ensemble nor a divergence")
         logits = own.logits
         if model.task.kind in ("single_label", "multi_label", "token_labels"):
             logits = logits[..., [others.index(name) for name in names]]
         if logits.shape != reference.logits.shape:
-            raise DataError(f"{model.name} divides {corpus} into other tokens than {first.name}: no ensemble of both")
+            cuts = f"{model.name} divides {corpus} into other tokens than {first.name}"
+            raise DataError(f"{cuts}: neither an ensemble nor a divergence")
         return Predictions(logits, reference.labels)
 
     def _finished(self, folder: Path, method: Mapping[str, Any], model_fingerprint: str) -> Result | None:

@@ -272,6 +272,14 @@ class Kind(ABC):
         """Why statistics with these settings cannot be collected of models of a kind of task; None if they can."""
         return None
 
+    def serving_problem(self, file: Any, settings: Any) -> str | None:
+        """Of kinds of which any published file serves, why one cannot for these settings; None if it can."""
+        return None
+
+    def outdated(self, file: Any) -> str | None:
+        """Why a file of an earlier version should not be published any more; None if it may be."""
+        return None
+
     def needs_labels(self, settings: Any) -> str | None:
         """Where labels come from, a value of the setting ``labels_from``; None for kinds that need none."""
         source: str | None = getattr(settings, "labels_from", None)

@@ -2,8 +2,9 @@
 
 A file holds ``counts`` [labels, tokens] and ``lengths`` [ranges, 3], the tokens themselves as ``tokens`` (a JSON list,
 compressed by zlib, uint8), and ``pairs`` [pairs, 3] where they were counted; numbers are uint16 where they fit, else
-int32. Metadata has ``vocabulary`` (what :meth:`Vocabulary.describe` says), ``parts`` (texts an example) and ``privacy``
-(what a guarantee is; empty without one).
+int32. Metadata has ``vocabulary`` (what :meth:`Vocabulary.describe` says), ``parts`` (texts an example), ``privacy``
+(what a guarantee is; empty without one) and ``thresholds`` (:data:`DIFFERENT`: what is told is told by texts of which
+none repeats another one; files of earlier versions lack it).
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from regmean_lab.statistics.vocabulary import Vocabulary
 
 MOST_BYTES = 1 << 26
 """Largest list of tokens that a file may hold."""
+
+DIFFERENT = "different texts"
 
 DESCRIBED = {"digest": str, "size": int, "mark": str, "algorithm": str}
 
@@ -110,8 +113,8 @@ class TokensKind(Kind):
     method = "regmean_sequential method.start=simple method.text=pseudo"
     reveals = (
         "Counts of tokens tell which words the texts have and how often, and about how long the texts are: topics, "
-        "names and habits that many of them share. A word, or a range of lengths, of fewer than {minimum} texts is not "
-        "told; order and combinations of words are not{pairs}. Texts of one author count as several."
+        "names and habits that many of them share. A word, or a range of lengths, of fewer than {minimum} different "
+        "texts is not told; order and combinations of words are not{pairs}. Texts of one author count as several."
     )
     forward_rows = False
     runs_model = False
@@ -172,9 +175,33 @@ class TokensKind(Kind):
             return "by_label: is for models that give each text one label; expected false"
         return None
 
+    def serving_problem(self, file: Any, settings: Any) -> str | None:
+        """Where a guarantee is asked for, that of the file has to be as strong; where none is, any file serves."""
+        if settings.epsilon is None:
+            return None
+        own, asked = _guarantee(file.privacy), (settings.epsilon, settings.delta or 0.0)
+        if own is not None and own[0] <= asked[0] and own[1] <= asked[1]:
+            return None
+        has = "no guarantee of differential privacy" if own is None else f"epsilon={own[0]:g}, delta={own[1]:g}"
+        return f"{file.path} has {has}; asked for: epsilon={asked[0]:g}, delta={asked[1]:g}"
+
+    def outdated(self, file: Any) -> str | None:
+        """Files of earlier versions without a guarantee have counted a repeated text as often as it is there."""
+        if file.privacy or file.metadata.get("thresholds") == DIFFERENT:
+            return None
+        return f"{file.path} may tell words of a single text that is repeated"
+
     def operations(self, size: ModelSize, labels: int) -> int:
         """None."""
         return 0
+
+
+def _guarantee(privacy: Mapping[str, Any]) -> tuple[float, float] | None:
+    """ε and δ that a file states; None where it states none that can be read."""
+    numbers = [privacy.get("epsilon"), privacy.get("delta", 0.0)]
+    if not all(type(number) in (int, float) and number >= 0 for number in numbers) or not numbers[0]:
+        return None
+    return float(numbers[0]), float(numbers[1])
 
 
 def accumulator_of(vocabulary: Vocabulary, settings: TokensConfig, labels: int = 1) -> TokenAccumulator:
@@ -233,6 +260,7 @@ def save_tokens(path: str | os.PathLike[str], statistics: TokenStatistics, metad
         "vocabulary": counts.vocabulary,
         "parts": counts.parts,
         "privacy": statistics.privacy,
+        **({} if statistics.privacy else {"thresholds": DIFFERENT}),
     }
     write_statistics(path, tensors, header, metadata, dtype=None)
 
