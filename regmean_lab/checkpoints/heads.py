@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-
-import transformers
-from transformers import AutoConfig, PreTrainedModel
+from typing import TYPE_CHECKING
 
 from regmean_lab.checkpoints.weights import FileWeights
 from regmean_lab.models.folders import stored_tensors
 from regmean_lab.models.headers import CheckpointError
 from regmean_lab.models.pretrained import quiet_transformers
 from regmean_lab.utils.names import abbreviated
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 HEADS_FOLDER = "heads"
 
@@ -35,8 +36,8 @@ def load_with_head(folder: Path | str, name: str) -> PreTrainedModel:
         raise CheckpointError([f"{own}: no such head; there are {', '.join(there) or 'none'}"])
     weights = [FileWeights(stored_tensors(part)) for part in (Path(folder), own)]
     state = {tensor: part[tensor] for part in weights for tensor in part}
-    with quiet_transformers():
-        config = AutoConfig.from_pretrained(own, trust_remote_code=False)
+    with quiet_transformers() as transformers:
+        config = transformers.AutoConfig.from_pretrained(own, trust_remote_code=False)
         model: PreTrainedModel
         model, info = getattr(transformers, config.architectures[0]).from_pretrained(
             None, config=config, state_dict=state, dtype="float32", output_loading_info=True
