@@ -355,9 +355,9 @@ def read_architecture(
             origin = Origin(content, like or Like(), stored, lenient)
             found_before = _kept_structure(origin)
             architecture, told = _made(origin) if found_before is None else found_before
-        _ = architecture.labels  # numbers that are not those of the outputs show here
-        if found_before is None:
-            _keep_structure(architecture, told)
+            _ = architecture.labels  # numbers that are not those of the outputs show here
+            if found_before is None:
+                _keep_structure(architecture, told)
         architecture.notes = notes + [f"{path}: {note}" for note in told]
     except CheckpointError as error:
         raise CheckpointError([f"{path}: {problem}" for problem in error.problems]) from None

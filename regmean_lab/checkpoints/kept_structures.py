@@ -6,8 +6,8 @@ in the user's cache folder (:func:`regmean_lab.utils.cache.cache_folder`).
 
 The files that a structure is made of come from strangers. Its key is a SHA-256 over all that it follows from, so that
 the structure of one checkpoint is never taken for one with other content, whoever made that and whatever it is called.
-Nothing is kept of a checkpoint that is refused. What is read is JSON and never runs; a file that is not just what was
-written under its key (another format, damaged, edited) is not taken. Only the user may write to the folder.
+No refusal is kept. What is read is JSON and never runs; a file that is not just what was written under its key (another
+format, damaged, edited) is not taken. The folder is made such that its user alone may write there.
 """
 
 from __future__ import annotations
@@ -111,7 +111,8 @@ def _is_told_by_versions() -> bool:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     conversions = sys.modules.get("transformers.conversion_mapping")
-    return not CONFIG_MAPPING._extra_content and not getattr(conversions, "USER_REGISTERED_MAPPINGS", ())
+    added = (getattr(CONFIG_MAPPING, "_extra_content", ()), getattr(conversions, "USER_REGISTERED_MAPPINGS", ()))
+    return not any(added)
 
 
 @lru_cache(maxsize=1)
