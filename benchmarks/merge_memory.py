@@ -21,6 +21,7 @@ from benchmarks.figure import Figure, Setting
 from benchmarks.measure import interleaved, ratio
 from regmean_lab.checkpoints.writing import PlannedTensor, plan_shards, write_shards
 from regmean_lab.statistics import GramStatistics, save_gram
+from regmean_lab.utils.cache import CACHE_VARIABLE
 
 METHODS = ("simple", "task_arithmetic")
 MANY_METHODS = (
@@ -54,6 +55,7 @@ def _large(folder: Path, parameters: int, setting: Setting) -> list[Figure]:
     """Two checkpoints and their base: memory in units of a checkpoint, and time in units of copying the bytes."""
     config = decoder_config(parameters)
     folders = [write_decoder(folder / name, config, seed) for seed, name in enumerate(("base", "one", "two"))]
+    run_merge("task_arithmetic", folder / "merged", folders[0], folders[1:])  # their structure is known from here on
     size = sum(path.stat().st_size for path in folders[0].glob("*.safetensors"))
     name = f"{size / 2e9:.3f} billion parameters, bfloat16"
     found = []
@@ -100,6 +102,7 @@ def _many(folder: Path, parameters: int, setting: Setting) -> list[Figure]:
         folders.append(copied)
     size = sum(path.stat().st_size for path in folders[0].glob("*.safetensors"))
     found = []
+    run_merge("task_arithmetic", folder / "merged", folders[0], folders[1:3])  # as above
     for method in MANY_METHODS:
         ratios, notes = [], []
         for _ in range(min(setting.repeats, MEMORY_ROUNDS)):
@@ -123,12 +126,15 @@ def _many(folder: Path, parameters: int, setting: Setting) -> list[Figure]:
 
 
 def run_merge(method: str, output: Path, base: Path, checkpoints: Sequence[Path]) -> dict[str, float]:
-    """Merge in a process of its own; seconds, and bytes of memory before and at most."""
+    """Merge in a process of its own; seconds, and bytes of memory before and at most.
+
+    Structures of architectures are kept beside the output, so that all merges but the first find them there.
+    """
     shutil.rmtree(output, ignore_errors=True)
     arguments = [method, str(output), str(base), *map(str, checkpoints)]
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.merge_process", *arguments], check=True, capture_output=True, text=True
-    )
+    command = [sys.executable, "-m", "benchmarks.merge_process", *arguments]
+    environment = {**os.environ, CACHE_VARIABLE: str(output.parent / "kept")}
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
     shutil.rmtree(output)
     measured: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return measured

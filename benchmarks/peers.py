@@ -1,6 +1,10 @@
 """The same merges by this project and by mergekit, in turns; the family `training` does so with transformers' Trainer.
 
 mergekit runs in an environment of its own, which the variable `ENVIRONMENT` names: its requirements are other ones.
+
+This project learns the structure of an architecture in its first merge, and keeps it. So models of each size are merged
+once before anything is measured, and what is measured is a merge of an architecture that was merged before; what the
+first one costs more is a figure of the family `start`.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -25,6 +30,7 @@ from torch import Tensor
 from benchmarks.figure import Figure, Setting, unmeasured
 from benchmarks.merge_memory import PICO_PARAMETERS, decoder_config, write_decoder
 from regmean_lab.checkpoints.writing import PlannedTensor, plan_shards, write_shards
+from regmean_lab.utils.cache import CACHE_VARIABLE
 
 ENVIRONMENT = "MERGEKIT_ENVIRONMENT"
 """Variable that names the folder of a virtual environment with mergekit."""
@@ -82,6 +88,8 @@ def figures(setting: Setting) -> list[Figure]:
             folder = Path(scratch)
             models = write_models(folder, parameters)
             peers = Peers(folder, Path(environment), models)
+            with suppress(RuntimeError):  # each method tells it again
+                peers.warm_up()
             for name in names:
                 try:
                     found += peers.figures(name, min(setting.repeats, ROUNDS))
@@ -128,6 +136,14 @@ class Peers:
         parameters = sum(path.stat().st_size for path in self.models[0].glob("*.safetensors")) / 2
         return f"{name} of 2, {parameters / 1e6:.1f} million parameters"
 
+    def warm_up(self) -> None:
+        """Merge once by this project, base included, so that the structures of the models are kept.
+
+        Raises:
+            RuntimeError: as :meth:`run` does.
+        """
+        self.run(self._recipe("task_arithmetic", {"dtype": "bfloat16"}), None, self.folder / "ours")
+
     def figures(self, name: str, rounds: int) -> list[Figure]:
         """Time, memory and equality of one method."""
         recipe = self._recipe(name, {"dtype": "bfloat16"})
@@ -158,6 +174,7 @@ class Peers:
             python = str(self.environment / "bin" / "python")
             command = [python, "-m", "benchmarks.mergekit_process", str(recipe), str(output), json.dumps(options)]
         environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "HF_HUB_OFFLINE": "1"}
+        environment[CACHE_VARIABLE] = str(self.folder / "kept")
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)}: {(done.stdout + done.stderr)[-2000:]}")

@@ -9,20 +9,24 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
 from benchmarks.command_line import run_sweep
 from benchmarks.figure import Figure, Setting
 from benchmarks.measure import interleaved
+from regmean_lab.utils.cache import CACHE_VARIABLE
 
 CORPORA = ("films", "books", "hotels")
 EXAMPLES = 60
 TORCH, TRANSFORMERS = "import torch", "import torch, transformers"
 MODELS = "import torch; from transformers import PreTrainedModel"
 """The library imports its parts when they are used; whoever makes a model, even without weights, needs this one."""
+
+MERGE = "a merge of two tiny folders, written"
+FIRST, AGAIN = f"{MERGE}, the first of their architectures", f"{MERGE}, after one of their architectures"
 
 
 @dataclass(frozen=True)
@@ -47,12 +51,16 @@ class Command:
         arguments: of the interpreter.
         goal: most seconds of the processor; None without a goal.
         status: its exit status.
+        environment: variables that it has beside those of this process.
+        new: folders that are removed before each run.
     """
 
     name: str
     arguments: Sequence[str]
     goal: float | None = None
     status: int = 0
+    environment: Mapping[str, str] = field(default_factory=dict)
+    new: Sequence[Path] = ()
 
 
 def figures(setting: Setting) -> list[Figure]:
@@ -60,7 +68,7 @@ def figures(setting: Setting) -> list[Figure]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         sweep = finished_sweep(folder)
-        merge = _merge(folder)
+        first, again = _merge(folder, FIRST, known=False), _merge(folder, AGAIN, known=True)
         commands = [
             *(Command(libraries, ["-c", libraries]) for libraries in (TORCH, TRANSFORMERS, MODELS)),
             Command("--help", _ours("--help"), 1.5),
@@ -70,9 +78,11 @@ def figures(setting: Setting) -> list[Figure]:
             Command("report without figures", _ours("report", f"results={folder / 'outputs'}", "figures=false")),
             Command("plan of a finished sweep", _ours("plan", *sweep)),
             Command("a finished sweep found again, with summary and figure", _ours("-m", *sweep), 4.0),
-            merge,
+            first,
+            again,
         ]
-        starts = _measured(commands, folder, setting)
+        started(again)  # it is to have run before
+        starts = _measured(commands, setting)
     found = [
         Figure(
             f"{command.name}: seconds of the processor",
@@ -82,10 +92,10 @@ def figures(setting: Setting) -> list[Figure]:
         )
         for command in commands
     ]
-    ratios = [
-        ours.processor / theirs.processor for ours, theirs in zip(starts[merge.name], starts[TRANSFORMERS], strict=True)
-    ]
-    found.append(Figure(f"{merge.name}: processor time / {TRANSFORMERS}", *_spread(ratios), goal=1.5))
+    for merge, goal in ((first, None), (again, 1.5)):
+        pairs = zip(starts[merge.name], starts[TRANSFORMERS], strict=True)
+        ratios = [ours.processor / theirs.processor for ours, theirs in pairs]
+        found.append(Figure(f"{merge.name}: processor time / {TRANSFORMERS}", *_spread(ratios), goal=goal))
     return found
 
 
@@ -110,28 +120,32 @@ def finished_sweep(folder: Path) -> list[str]:
     return overrides
 
 
-def _merge(folder: Path) -> Command:
-    """A merge of the sweep's members, which are folders of a few hundred kilobytes."""
+def _merge(folder: Path, name: str, known: bool) -> Command:
+    """A merge of the sweep's members, which are folders of a few hundred kilobytes.
+
+    Args:
+        folder: where the sweep is.
+        name: what it is called.
+        known: whether structures of architectures that an earlier run has kept are there.
+    """
     members = [path.parent for path in sorted((folder / "zoo").glob("*/training.json"))]
     checkpoints = f"checkpoints=[{','.join(map(str, members))}]"
     overrides = ["method=simple", checkpoints, f"output={folder / 'merged'}", "trainer=cpu"]
     overrides += [f"paths.output_dir={folder / 'merges'}", f"paths.zoo_dir={folder / 'zoo'}"]
-    return Command("a merge of two tiny folders, written", _ours("merge", *overrides))
+    kept = folder / ("known" if known else "unknown")
+    new = [folder / "merged", *([] if known else [kept])]
+    return Command(name, _ours("merge", *overrides), environment={CACHE_VARIABLE: str(kept)}, new=new)
 
 
 def _ours(*arguments: str) -> list[str]:
     return ["-m", "regmean_lab", *arguments]
 
 
-def _measured(commands: Sequence[Command], folder: Path, setting: Setting) -> dict[str, list[Start]]:
+def _measured(commands: Sequence[Command], setting: Setting) -> dict[str, list[Start]]:
     starts: dict[str, list[Start]] = {command.name: [] for command in commands}
 
     def runs(command: Command) -> Callable[[], None]:
-        def run() -> None:
-            shutil.rmtree(folder / "merged", ignore_errors=True)
-            starts[command.name].append(started(command))
-
-        return run
+        return lambda: starts[command.name].append(started(command))
 
     interleaved({command.name: runs(command) for command in commands}, setting.repeats, setting.device)
     return starts
@@ -143,9 +157,12 @@ def started(command: Command) -> Start:
     Raises:
         RuntimeError: when it ends with another status, with the end of what it wrote.
     """
+    for folder in command.new:
+        shutil.rmtree(folder, ignore_errors=True)
     with tempfile.TemporaryFile() as log:
+        environment = {**os.environ, **command.environment}
         began = time.perf_counter()
-        process = subprocess.Popen([sys.executable, *command.arguments], stdout=log, stderr=log)
+        process = subprocess.Popen([sys.executable, *command.arguments], stdout=log, stderr=log, env=environment)
         _, ended, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - began
         process.returncode = os.waitstatus_to_exitcode(ended)

@@ -20,6 +20,8 @@ from quick_configurations import install
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["WANDB_SILENT"] = "true"
+# Models are made in each test, as if for the first time; tests of what is kept have folders of their own.
+os.environ.setdefault("REGMEAN_LAB_CACHE", "")
 
 torch.set_num_threads(1)  # tests run in several processes
 install()

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +14,12 @@ import pytest
 from forks import Forks
 
 import regmean_lab
+from regmean_lab.utils.cache import CACHE_VARIABLE
 
 LARGE = ("datasets", "lightning_fabric", "matplotlib", "pytorch_lightning", "torchmetrics", "transformers", "wandb")
+MODELS = ("sympy", "torch._dynamo", "torch.distributed.tensor", "transformers.modeling_utils")
+"""What to make a model imports, even one without weights."""
+
 PROBE = """
 import contextlib, io, json, sys
 from regmean_lab.__main__ import main
@@ -44,10 +48,19 @@ class Finished:
     folder: Path
     overrides: list[str]
 
-    def large(self, *commands: list[str]) -> list[tuple[int, str, set[str]]]:
-        """Exit status, what was printed, and the large libraries so far, after each command of one process."""
-        environment = {**os.environ, "PYTHONPATH": str(Path(regmean_lab.__file__).parent.parent)}
-        command = [sys.executable, "-c", PROBE, json.dumps(LARGE), json.dumps(commands)]
+    def large(
+        self, *commands: list[str], names: Sequence[str] = LARGE, cache: str = ""
+    ) -> list[tuple[int, str, set[str]]]:
+        """Exit status, what was printed, and which modules were imported so far, after each command of one process.
+
+        Args:
+            commands: arguments of the command.
+            names: the modules that are told.
+            cache: folder in which structures of models are kept; empty: nowhere.
+        """
+        root = str(Path(regmean_lab.__file__).parent.parent)
+        environment = {**os.environ, "PYTHONPATH": root, CACHE_VARIABLE: cache}
+        command = [sys.executable, "-c", PROBE, json.dumps(names), json.dumps(commands)]
         done = subprocess.run(
             command, cwd=self.folder, env=environment, check=True, capture_output=True, text=True, timeout=300
         )
@@ -155,3 +168,22 @@ def test_a_merge_of_folders_waits_for_transformers_alone(finished: Finished) -> 
     for status, printed, names in (simple, regmean):
         assert (status, names) == (0, {"transformers"}), printed
     assert (finished.folder / "simple" / "model.safetensors").is_file()
+
+
+def test_a_merge_of_architectures_that_were_merged_before_makes_no_model(finished: Finished, tmp_path: Path) -> None:
+    members = sorted(path.parent for path in (finished.folder / "zoo").glob("*/training.json"))
+    checkpoints, cache = f"checkpoints=[{','.join(map(str, members))}]", str(tmp_path / "kept")
+
+    def merged(output: str, method: str) -> tuple[set[str], bytes]:
+        command = ["merge", checkpoints, "trainer=cpu", f"method={method}", f"output={tmp_path / output}"]
+        ((status, printed, names),) = finished.large(command, names=MODELS, cache=cache)
+        assert status == 0, printed
+        return names, (tmp_path / output / "model.safetensors").read_bytes()
+
+    first, expected = merged("first", "simple")
+    again, found = merged("again", "simple")
+    other, _ = merged("other", "regmean")
+    assert "transformers.modeling_utils" in first
+    assert again == set()
+    assert found == expected
+    assert not other & {"transformers.modeling_utils", "torch._dynamo"}

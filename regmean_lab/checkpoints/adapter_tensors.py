@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers.pytorch_utils import Conv1D
 
 from regmean_lab.checkpoints.architecture import Architecture
 from regmean_lab.models.headers import StoredTensor
@@ -231,6 +230,8 @@ class SortedTensors:
 
 def _is_transposed(name: str, architecture: Architecture, settings: Mapping[str, Any]) -> bool:
     """Whether a layer's weight is [in, out]: as the model tells, or where it does not, the adapter's configuration."""
+    from transformers.pytorch_utils import Conv1D
+
     module = architecture.model.get_submodule(name.rpartition(".")[0])
     if isinstance(module, torch.nn.Linear | Conv1D):
         return isinstance(module, Conv1D)

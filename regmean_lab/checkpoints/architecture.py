@@ -1,56 +1,178 @@
-"""Inspects a checkpoint's architecture on the ``meta`` device, without allocating memory."""
+"""Inspects a checkpoint's architecture on the ``meta`` device, without allocating memory.
+
+What a merge of weights wants of a model is plain data, kept between processes (``kept_structures.py``); the model is
+made where it is not kept, and by whoever wants the model itself: adapters, weights that are untied or put together from
+several, and all that reads text.
+"""
 
 from __future__ import annotations
 
 import copy
+import json
+import logging
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from regmean_lab.checkpoints.empty_models import Like, content_problems, empty_model
+from regmean_lab.checkpoints.kept_structures import header_content, keep, kept, structure_key
+from regmean_lab.checkpoints.names import StoredNames, read_names, tied_names
+from regmean_lab.checkpoints.structure import (
+    PROPERTIES,
+    NotPlainError,
+    change_settings_,
+    plain,
+    properties,
+    read_properties,
+    read_stored_names,
+    setting_changes,
+    stored_names,
+)
 from regmean_lab.merging.layout import layout_of
 from regmean_lab.merging.parameters import Layout
 from regmean_lab.models.folders import CONFIG_FILE, read_json_file
 from regmean_lab.models.headers import CheckpointError, StoredTensor
 from regmean_lab.models.pretrained import head_parameters, quiet_transformers
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+log = logging.getLogger(__name__)
+
 LABEL_ARCHITECTURES = ("ForSequenceClassification", "ForTokenClassification")
 """Endings of the names of classes whose last layer has a row for each label."""
 
 _NOT_SETTINGS = ("model_type", "transformers_version")
 _CODE_KEYS = ("auto_map", "custom_pipelines")
+_MALFORMED = (AttributeError, KeyError, TypeError, ValueError, NotPlainError)
+"""What is raised for kept content that is not what it should be."""
 
 
 POOLER = "pooler"
 """What encoders with a ``[CLS]`` token have on top; embeddings do without, and many are stored without it."""
 
 
-@dataclass
+@dataclass(frozen=True)
+class Origin:
+    """All that a model without weights is made of; what it is follows from this and from the libraries' versions.
+
+    Attributes:
+        content: of its configuration, without what names code.
+        like: what an adapter makes of it.
+        stored: the tensors that are to be its weights, or None.
+        lenient: whether an encoder without a head will do where the class is not known.
+    """
+
+    content: Mapping[str, Any]
+    like: Like
+    stored: Mapping[str, StoredTensor] | None
+    lenient: bool
+
+    @cached_property
+    def key(self) -> str | None:
+        """What its structure is kept under; None for the base of an adapter, which fits its changes into the model."""
+        if self.stored is None:
+            return None
+        auto_class = self.like.auto_class
+        like = {**asdict(self.like), "auto_class": None if auto_class is None else auto_class.__name__}
+        stored = header_content(self.stored)
+        return structure_key({"content": self.content, "like": like, "stored": stored, "lenient": self.lenient})
+
+    def config(self) -> PreTrainedConfig:
+        """The configuration, before a model is made of it."""
+        from transformers import AutoConfig
+
+        settings = {key: value for key, value in self.content.items() if key not in _NOT_SETTINGS}
+        config: PreTrainedConfig = AutoConfig.for_model(self.content["model_type"], **settings)
+        return config
+
+    def model(self, config: PreTrainedConfig) -> tuple[PreTrainedModel, list[str]]:
+        """The model of its configuration, and what a user should know of it; some settings are changed by that."""
+        model, told = empty_model(config, self.like, self.stored, self.lenient)
+        if self.stored and not any(f".{POOLER}." in f".{name}" for name in self.stored) and _without_pooler(model):
+            told = [f"its files have no {POOLER}, which is left out", *told]
+        return model, told
+
+
 class Architecture:
     """A checkpoint's model, without weights.
 
-    Attributes:
-        model: the model, its parameters on the device ``meta``.
+    Args:
+        model: the model, its parameters on the device ``meta``; None where it is made when it is asked for.
         config: its configuration.
         content: the configuration as it was read, without what names code.
         notes: what a user should know of how the configuration was read.
+        origin: what the model is made of; None for one that is not kept.
+        structure: what is known of the model, by the names of these properties.
     """
 
-    model: PreTrainedModel
-    config: PreTrainedConfig
-    content: dict[str, Any]
-    notes: list[str] = field(default_factory=list)
+    def __init__(
+        self,
+        model: PreTrainedModel | None,
+        config: PreTrainedConfig,
+        content: Mapping[str, Any],
+        notes: Sequence[str] = (),
+        origin: Origin | None = None,
+        structure: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.config = config
+        self.content = content
+        self.notes = list(notes)
+        self.origin = origin
+        self.__dict__.update(structure or {})
+        if model is not None:
+            self.__dict__["model"] = model
 
-    @property
+    @cached_property
+    def model(self) -> PreTrainedModel:
+        """The model, on the device ``meta``; made here if its structure was known without it."""
+        assert self.origin is not None
+        with quiet_transformers():
+            return self.origin.model(self.origin.config())[0]
+
+    def stored_names(self, tensors: Mapping[str, StoredTensor]) -> StoredNames:
+        """What stored tensors are for the model (:func:`~regmean_lab.checkpoints.names.read_names`)."""
+        key = None
+        if self.origin is not None and self.origin.key is not None:
+            key = structure_key({"architecture": self.origin.key, "names": header_content(tensors)})
+            if (content := kept(key)) is not None:
+                try:
+                    return read_stored_names(content)
+                except _MALFORMED as error:
+                    log.debug("%s: not read (%s)", key, error)
+        names = read_names(tensors, self.model)
+        if key is not None:
+            try:
+                keep(key, stored_names(names))
+            except NotPlainError as error:
+                log.debug("%s: not kept (%s)", key, error)
+        return names
+
+    @cached_property
     def name(self) -> str:
         """Name of the model's class."""
         return type(self.model).__name__
+
+    @cached_property
+    def base_class(self) -> str:
+        """Module and name of the class of its encoder (or decoder)."""
+        cls = type(self.model.base_model)
+        return f"{cls.__module__}.{cls.__qualname__}"
+
+    @property
+    def base_name(self) -> str:
+        """Name of the class of its encoder (or decoder)."""
+        return self.base_class.rpartition(".")[2]
+
+    @cached_property
+    def base_model_prefix(self) -> str:
+        """What its class calls its encoder."""
+        return self.model.base_model_prefix
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -62,6 +184,16 @@ class Architecture:
         """By name, the first name of the same tensor: tied weights have one leader."""
         first: dict[int, str] = {}
         return {name: first.setdefault(id(tensor), name) for name, tensor in self._state.items()}
+
+    @cached_property
+    def tied(self) -> dict[str, str]:
+        """By name, the name that a tensor is tied to when a file is loaded, in the model's order."""
+        return tied_names(self.model)
+
+    @cached_property
+    def ties_words(self) -> bool:
+        """Whether its configuration ties the output layer to the input embedding."""
+        return bool(getattr(self.model.config, "tie_word_embeddings", True))
 
     @cached_property
     def layout(self) -> Layout:
@@ -102,12 +234,12 @@ class Architecture:
         names |= {name for name in self.head if name.endswith("bias") and self.shapes[name] == (rows,)}
         return frozenset(name for name in names if self.shapes[name][0] == rows)
 
-    @property
+    @cached_property
     def is_bare(self) -> bool:
         """Whether it is an encoder (or decoder) without anything on top."""
         return bool(self.model.base_model is self.model) and self.model.get_output_embeddings() is None
 
-    @property
+    @cached_property
     def encoder_prefix(self) -> str:
         """What the names of its encoder's tensors begin with."""
         return "" if self.model.base_model is self.model else f"{self.model.base_model_prefix}."
@@ -120,6 +252,23 @@ class Architecture:
     def encoder_parts(self) -> frozenset[str]:
         """All parts of its encoder that have tensors."""
         return frozenset(name.split(".")[0] for name in self.model.base_model.state_dict(keep_vars=True))
+
+    @cached_property
+    def may_lack(self) -> frozenset[str]:
+        """Tensors that its files need not have: transformers fills them (``_keys_to_ignore_on_load_missing``)."""
+        info: Any = SimpleNamespace(missing_keys=set(self.shapes), unexpected_keys=set())
+        self.model._adjust_missing_and_unexpected_keys(info)
+        return frozenset(self.shapes) - info.missing_keys
+
+    @cached_property
+    def pads_positions(self) -> bool:
+        """Whether its positions begin after the number of the padding token, as RoBERTa's do."""
+        tokens = self.model.get_input_embeddings()
+        return any(
+            isinstance(module, torch.nn.Embedding) and module.padding_idx is not None and "position" in name
+            for name, module in self.model.named_modules()
+            if module is not tokens
+        )
 
     def groups(self) -> list[tuple[str, ...]]:
         """Names of its tensors; those of tied ones together, the leader first."""
@@ -153,9 +302,8 @@ class Architecture:
     def own_config(self) -> PreTrainedConfig:
         """A copy of the configuration that says whether weights are tied as the files or an adapter said."""
         config = copy.deepcopy(self.config)
-        tied = getattr(self.model, "all_tied_weights_keys", {})
-        apart = tied and all(self.leaders[name] == name for name in tied)
-        if apart or not getattr(self.model.config, "tie_word_embeddings", True):
+        apart = self.tied and all(self.leaders[name] == name for name in self.tied)
+        if apart or not self.ties_words:
             config.tie_word_embeddings = False
         return config
 
@@ -166,7 +314,7 @@ class Architecture:
 
     def own_name(self, name: str) -> str | None:
         """The model's own name for a stored tensor; for tied tensors, this one; None where it has no such tensor."""
-        prefix = f"{self.model.base_model_prefix}."
+        prefix = f"{self.base_model_prefix}."
         candidates = (name, f"{prefix}{name}", name.removeprefix(prefix))
         return next((candidate for candidate in candidates if candidate in self.leaders), None)
 
@@ -204,20 +352,58 @@ def read_architecture(
             notes.append(f"{path}: names code ({key}), which is not run; transformers' own class is taken")
     try:
         with quiet_transformers():
-            settings = {key: value for key, value in content.items() if key not in _NOT_SETTINGS}
-            config: PreTrainedConfig = AutoConfig.for_model(content["model_type"], **settings)
-            model, told = empty_model(config, like or Like(), stored, lenient)
-        if stored and not any(f".{POOLER}." in f".{name}" for name in stored) and _without_pooler(model):
-            notes.append(f"{path}: its files have no {POOLER}, which is left out")
-        notes += [f"{path}: {note}" for note in told]
-        architecture = Architecture(model, config, content, notes)
-        _ = architecture.labels  # numbers that are not those of the outputs show here
+            origin = Origin(content, like or Like(), stored, lenient)
+            found_before = _kept_structure(origin)
+            architecture, told = _made(origin) if found_before is None else found_before
+            _ = architecture.labels  # numbers that are not those of the outputs show here
+            if found_before is None:
+                _keep_structure(architecture, told)
+        architecture.notes = notes + [f"{path}: {note}" for note in told]
     except CheckpointError as error:
         raise CheckpointError([f"{path}: {problem}" for problem in error.problems]) from None
     except Exception as error:  # whatever a class raises for settings that make no sense
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError([f"{path}: no model can be made of it ({reason[:300]})"]) from None
     return architecture
+
+
+def _made(origin: Origin) -> tuple[Architecture, list[str]]:
+    """The architecture with its model, and what a user should know of it."""
+    config = origin.config()
+    model, told = origin.model(config)
+    return Architecture(model, config, dict(origin.content), origin=origin), told
+
+
+def _kept_structure(origin: Origin) -> tuple[Architecture, list[str]] | None:
+    """The architecture without its model, and what a user should know of it; None where they are not kept."""
+    if origin.key is None or (content := kept(origin.key)) is None:
+        return None
+    config = origin.config()
+    try:
+        structure, told = read_properties(content["properties"]), [str(note) for note in content["told"]]
+        change_settings_(config, content["settings"])
+    except _MALFORMED as error:
+        log.debug("%s: not read (%s)", origin.key, error)
+        return None
+    return Architecture(None, config, dict(origin.content), origin=origin, structure=structure), told
+
+
+def _keep_structure(architecture: Architecture, told: Sequence[str]) -> None:
+    """Keep what a merge wants of a model, if it is the same when it is read again."""
+    origin = architecture.origin
+    if origin is None or origin.key is None:
+        return
+    try:
+        before = origin.config()
+        settings = setting_changes(before, architecture.config)
+        content = {"properties": properties(architecture), "settings": settings, "told": plain(list(told))}
+        again = json.loads(json.dumps(content))
+        change_settings_(before, again["settings"])
+        same = read_properties(again["properties"]) == {name: getattr(architecture, name) for name in PROPERTIES}
+        if same and not setting_changes(before, architecture.config):
+            keep(origin.key, content)
+    except Exception as error:  # whatever a class raises that lacks what most have; who asks for it is told
+        log.debug("%s: not kept (%s)", origin.key, error)
 
 
 def _without_pooler(model: PreTrainedModel) -> bool:
@@ -260,8 +446,7 @@ def untied_architecture(architecture: Architecture, names: Sequence[str]) -> Arc
 def lacking(architecture: Architecture, found: Collection[str]) -> list[str]:
     """Tensors of a model that it needs and that are not among those found, tied ones by their leader.
 
-    Those that transformers fills itself (``_keys_to_ignore_on_load_missing``) are not needed.
+    Those that transformers fills itself are not needed.
     """
-    info: Any = SimpleNamespace(missing_keys=set(architecture.leaders.values()) - set(found), unexpected_keys=set())
-    architecture.model._adjust_missing_and_unexpected_keys(info)
-    return [name for name in architecture.shapes if name in info.missing_keys]
+    missing = set(architecture.leaders.values()) - set(found) - architecture.may_lack
+    return [name for name in architecture.shapes if name in missing]

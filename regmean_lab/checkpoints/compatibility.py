@@ -140,7 +140,7 @@ def _kinds(first: Member, other: Member, heads: str) -> list[str]:
             f"{other.name} is a {two.name}, {first.name} a {one.name}; heads=keep keeps each model's own head, "
             "heads=drop merges the encoders alone"
         ]
-    if type(one.model.base_model) is not type(two.model.base_model):
+    if one.base_class != two.base_class:
         return [f"{other.name} is a {two.name}, {first.name} a {one.name}: they are not built on the same encoder"]
     return []
 
@@ -184,7 +184,7 @@ def _strangers(member: Member, heads: str) -> tuple[list[str], list[str]]:
     if not member.strangers:
         return [], []
     shown, kind = abbreviated(member.strangers), member.architecture.name
-    own, prefix = member.architecture.encoder_parts, f"{member.architecture.model.base_model_prefix}."
+    own, prefix = member.architecture.encoder_parts, f"{member.architecture.base_model_prefix}."
     on_top = any(name.removeprefix(prefix).split(".")[0] not in own for name in member.strangers)
     if member.architecture.is_bare and on_top and heads != "drop":
         return [

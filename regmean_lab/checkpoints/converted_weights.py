@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
-from transformers.core_model_loading import Chunk, Concatenate, Interleave, MergeModulelist, Split, Transpose
 
 from regmean_lab.checkpoints.names import Conversion, StoredNames, convert
 from regmean_lab.checkpoints.weights import FileWeights
 from regmean_lab.merging.parameters import MergeError
 from regmean_lab.merging.weights import StoredWeights
+
+if TYPE_CHECKING:
+    from regmean_lab.checkpoints.architecture import Architecture
 
 
 class ConvertedWeights(StoredWeights):
@@ -24,13 +26,13 @@ class ConvertedWeights(StoredWeights):
     Args:
         files: the stored tensors.
         names: what they are for the model.
-        model: the model, whose configuration some rules read.
+        architecture: of the model, whose configuration some rules read.
     """
 
-    def __init__(self, files: FileWeights, names: StoredNames, model: PreTrainedModel) -> None:
+    def __init__(self, files: FileWeights, names: StoredNames, architecture: Architecture) -> None:
         self.files = files
         self.names = names
-        self.model = model
+        self.architecture = architecture
 
     def __getitem__(self, name: str) -> Tensor:
         """Read one tensor, or put it together."""
@@ -87,13 +89,15 @@ class ConvertedWeights(StoredWeights):
         assert isinstance(parts, dict)
         read = {pattern: [self.files[stored] for stored in names] for pattern, names in parts.items()}
         try:
-            return convert(conversion.converter, conversion.name, read, self.model)
+            return convert(conversion.converter, conversion.name, read, self.architecture.model)
         except Exception as error:  # whatever an operation of transformers raises
             raise MergeError(f"{conversion.name}: cannot be put together from the stored tensors ({error})") from None
 
 
 def _is_stacked(conversion: Conversion, name: str) -> bool:
     """Whether row i of a tensor is made of the i-th stored tensor of each kind alone."""
+    from transformers.core_model_loading import Concatenate, Interleave, MergeModulelist, Transpose
+
     first, *others = conversion.converter.operations
     along = {
         Concatenate: lambda operation: (operation.dim,),
@@ -111,6 +115,8 @@ def _is_stacked(conversion: Conversion, name: str) -> bool:
 
 def _offset(conversion: Conversion, name: str) -> int | None:
     """The first row of a tensor in the one stored tensor that it is a block of rows of, or None if it is no such."""
+    from transformers.core_model_loading import Chunk, Split
+
     first, *others = conversion.converter.operations
     if others or not isinstance(first, Chunk | Split) or first.dim != 0:
         return None

@@ -5,16 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 import transformers
-from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from regmean_lab.checkpoints.labels import label_problems
-from regmean_lab.checkpoints.names import read_names, ties
+from regmean_lab.checkpoints.names import read_names, tied_names, ties
 from regmean_lab.models.headers import CheckpointError, StoredTensor
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 MAX_LABELS = 1_000_000
 
@@ -78,6 +80,8 @@ def empty_model(
     config: PreTrainedConfig, like: Like, stored: Mapping[str, StoredTensor] | None, lenient: bool
 ) -> tuple[PreTrainedModel, list[str]]:
     """The model of a configuration without weights, and what a user should know of how its class was found."""
+    from transformers import AutoModel, PreTrainedModel
+
     if like.labels is not None and like.labels != config.num_labels:
         config.num_labels = like.labels
     if like.tokens is not None:
@@ -131,7 +135,7 @@ def _fitting(
             continue
         names = read_names(stored, model)
         state = model.state_dict(keep_vars=True)
-        origin, _ = ties(model, names.found, lambda one, other: True)
+        origin, _ = ties(tied_names(model), names.found, lambda one, other: True)
         if names.strangers or names.problems or set(state) - set(origin):
             continue
         shaped = all(tuple(state[name].shape) == stored[own].shape for name, own in names.plain.items())

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-
-import transformers
-from transformers import AutoConfig, PreTrainedModel
+from typing import TYPE_CHECKING
 
 from regmean_lab.checkpoints.alignment import AlignedWeights
 from regmean_lab.checkpoints.architecture import read_architecture
@@ -17,6 +15,9 @@ from regmean_lab.models.folders import CONFIG_FILE, stored_tensors
 from regmean_lab.models.headers import CheckpointError
 from regmean_lab.models.pretrained import quiet_transformers
 from regmean_lab.utils.names import abbreviated
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 HEADS_FOLDER = "heads"
 
@@ -75,8 +76,8 @@ def load_with_head(folder: Path | str, name: str) -> PreTrainedModel:
     own = _head_folder(Path(folder), name)
     weights = [FileWeights(stored_tensors(part)) for part in (Path(folder), own)]
     state = {tensor: part[tensor] for part in weights for tensor in part}
-    with quiet_transformers():
-        config = AutoConfig.from_pretrained(own, trust_remote_code=False)
+    with quiet_transformers() as transformers:
+        config = transformers.AutoConfig.from_pretrained(own, trust_remote_code=False)
         model: PreTrainedModel
         model, info = getattr(transformers, config.architectures[0]).from_pretrained(
             None, config=config, state_dict=state, dtype="float32", output_loading_info=True

@@ -6,9 +6,9 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from regmean_lab.checkpoints.adapter_tensors import Adapter
 from regmean_lab.checkpoints.adapters import (
@@ -22,7 +22,7 @@ from regmean_lab.checkpoints.alignment import AlignedWeights
 from regmean_lab.checkpoints.architecture import Architecture, lacking, read_architecture
 from regmean_lab.checkpoints.converted_weights import ConvertedWeights
 from regmean_lab.checkpoints.empty_models import Like
-from regmean_lab.checkpoints.names import StoredNames, read_names, ties
+from regmean_lab.checkpoints.names import StoredNames, ties
 from regmean_lab.checkpoints.sources import Source
 from regmean_lab.checkpoints.weights import FileWeights, dtype_problems
 from regmean_lab.merging.weights import StoredWeights
@@ -38,6 +38,9 @@ from regmean_lab.models.pretrained import TOKENIZER_FILES, quiet_transformers
 from regmean_lab.models.sentence_folders import SentenceFolder, read_sentence_folder
 from regmean_lab.utils.files import sha256_of
 from regmean_lab.utils.names import abbreviated
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 COMPARED_ROWS = 4096
 """Rows of tied weights that are compared at a time."""
@@ -242,9 +245,9 @@ def read_stored(tensors: Mapping[str, StoredTensor], architecture: Architecture)
     Weights are read only to compare tied ones that are both stored.
     """
     files = FileWeights(tensors)
-    names = read_names(tensors, architecture.model)
-    weights = ConvertedWeights(files, names, architecture.model)
-    values, _ = ties(architecture.model, names.found, lambda one, other: equal_tensors(weights, one, other))
+    names = architecture.stored_names(tensors)
+    weights = ConvertedWeights(files, names, architecture)
+    values, _ = ties(architecture.tied, names.found, lambda one, other: equal_tensors(weights, one, other))
     architecture.untie(values)
     origins = {name: values[name] for name in dict.fromkeys(architecture.leaders.values()) if name in values}
     return Stored(names, weights, origins, [(files, first, other) for first, other in names.doubles])
@@ -359,15 +362,15 @@ def _vocabulary(folder: Path, digest: str) -> dict[str, int]:
 @lru_cache(maxsize=64)
 def _read_vocabulary(folder: str, digest: str) -> dict[str, int]:
     """The vocabulary of a folder's tokenizer; the files' hash is there so that changed files are read again."""
-    with quiet_transformers():
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    with quiet_transformers() as transformers:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     return dict(tokenizer.get_vocab())
 
 
 def tokenizer_in(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder; without a padding token it pads with the token that ends a text."""
-    with quiet_transformers():
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    with quiet_transformers() as transformers:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

@@ -24,7 +24,6 @@ from regmean_lab.checkpoints.lora.request import AdapterRequest, adapter_problem
 from regmean_lab.checkpoints.members import Member, equal_tensors, read_member
 from regmean_lab.checkpoints.merge_base import aligned_base, read_base
 from regmean_lab.checkpoints.merge_work import MergeWork
-from regmean_lab.checkpoints.names import read_names
 from regmean_lab.checkpoints.published_statistics import MemberStatistics, open_statistics, other_weights
 from regmean_lab.checkpoints.recipe.reading import UNION, Recipe
 from regmean_lab.checkpoints.sentence_modules import MergedModules, agree_on_modules
@@ -392,7 +391,7 @@ def _unreadable(agreement: Agreement) -> list[str]:
     """Why transformers cannot load the merged tensors under the model's own names."""
     architecture = agreement.lead.architecture
     written = {name: StoredTensor(Path(), "F32", architecture.shapes[name], 0, 0) for name in agreement.names}
-    names = read_names(written, architecture.model)
+    names = architecture.stored_names(written)
     if not (changed := [name for name in written if names.plain.get(name) != name]):
         return []
     return [

@@ -10,7 +10,7 @@ from regmean_lab.checkpoints.compatibility import Agreement, base_orders
 from regmean_lab.checkpoints.converted_weights import ConvertedWeights
 from regmean_lab.checkpoints.lora.request import base_problems
 from regmean_lab.checkpoints.members import Member, equal_tensors, read_tokens
-from regmean_lab.checkpoints.names import read_names, ties
+from regmean_lab.checkpoints.names import ties
 from regmean_lab.checkpoints.sources import Source
 from regmean_lab.checkpoints.weights import FileWeights
 from regmean_lab.models.folders import CONFIG_FILE, stored_tensors
@@ -39,9 +39,9 @@ def read_base(source: Source, agreement: Agreement, exact: bool = False) -> Memb
             [f"base: a {own.config.model_type} model; the checkpoints are {lead.architecture.config.model_type} models"]
         )
     # As transformers would load it into the class of the checkpoints.
-    names = read_names(tensors, lead.architecture.model)
-    weights = ConvertedWeights(FileWeights(tensors), names, lead.architecture.model)
-    values, _ = ties(lead.architecture.model, names.found, lambda one, other: equal_tensors(weights, one, other))
+    names = lead.architecture.stored_names(tensors)
+    weights = ConvertedWeights(FileWeights(tensors), names, lead.architecture)
+    values, _ = ties(lead.architecture.tied, names.found, lambda one, other: equal_tensors(weights, one, other))
     same_head = own.name == lead.architecture.name and own.labels == lead.architecture.labels
     wanted = [name for name in agreement.names if same_head or name not in lead.architecture.head]
     for name in wanted:  # weights that the base ties, and the merged model does not

@@ -12,22 +12,18 @@ from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import (
-    WeightConverter,
-    WeightRenaming,
-    dot_natural_key,
-    rename_source_key,
-)
 
 from regmean_lab.checkpoints.weights import DTYPES
 from regmean_lab.models.headers import StoredTensor
 from regmean_lab.utils.names import abbreviated, unwrapped
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+    from transformers.core_model_loading import WeightConverter
 
 LEGACY_BUFFERS = re.compile(
     r"(^|\.)(position_ids|masked_bias|attn\.bias|attention\.bias|inv_freq|cos_cached|sin_cached|_float_tensor|version)$"
@@ -92,6 +88,10 @@ def read_names(tensors: Mapping[str, StoredTensor], model: PreTrainedModel) -> S
         tensors: the stored tensors.
         model: the model, on whatever device.
     """
+    # With what makes a model, which many merges do without.
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
+
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict(keep_vars=True).items()}
     transforms = get_model_conversion_mapping(model)
     renamings = [part for part in transforms if isinstance(part, WeightRenaming)]
@@ -122,6 +122,8 @@ def _unwrapped(
     model: PreTrainedModel,
 ) -> tuple[dict[str, tuple[str, str | None]], dict[str, str]]:
     """Where tensors belong, without what wrappers added to names, or what all names begin with if that is not known."""
+    from transformers.core_model_loading import dot_natural_key
+
     cleaned = {stored: stored if place in shapes else unwrapped(stored) for stored, (place, _) in places.items()}
     order = sorted(places, key=lambda stored: dot_natural_key(cleaned[stored]))
     places = {stored: places[stored] if cleaned[stored] == stored else target(cleaned[stored]) for stored in order}
@@ -239,8 +241,13 @@ def convert(
     return {key: value[0] if isinstance(value, list) else value for key, value in values.items()}
 
 
+def tied_names(model: PreTrainedModel) -> dict[str, str]:
+    """By name, in the model's order, the name that a tensor is tied to."""
+    return dict(getattr(model, "all_tied_weights_keys", {}))
+
+
 def ties(
-    model: PreTrainedModel, found: Iterable[str], equal: Callable[[str, str], bool]
+    tied: Mapping[str, str], found: Iterable[str], equal: Callable[[str, str], bool]
 ) -> tuple[dict[str, str], set[str]]:
     """Which of a model's tensors share their values once a file is loaded, as ``PreTrainedModel.tie_weights`` does it.
 
@@ -248,7 +255,7 @@ def ties(
     if they are equal, whatever the configuration says.
 
     Args:
-        model: the model.
+        tied: :func:`tied_names` of the model.
         found: names of its tensors that the file has.
         equal: whether the file's tensors for two names are equal.
 
@@ -257,7 +264,7 @@ def ties(
     """
     origin = {name: name for name in found}
     apart = set()
-    pairs = list(getattr(model, "all_tied_weights_keys", {}).items())
+    pairs = list(tied.items())
     for number, (target, source) in enumerate(pairs):
         if target in origin and source in origin:
             if origin[target] != origin[source] and not equal(origin[target], origin[source]):

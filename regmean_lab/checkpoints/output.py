@@ -209,7 +209,7 @@ def _write_configuration(prepared: PreparedMerge, folder: Path) -> None:
     architecture = prepared.lead.architecture
     config = architecture.own_config()
     headless = prepared.request.heads != "merge" and architecture.head
-    config.architectures = [type(architecture.model.base_model if headless else architecture.model).__name__]
+    config.architectures = [architecture.base_name if headless else architecture.name]
     floating = {tensor.dtype for shard in prepared.shards for tensor in shard.tensors if tensor.dtype.is_floating_point}
     if len(floating) == 1:
         config.dtype = floating.pop()

@@ -10,8 +10,6 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from torch import nn
-
 from regmean_lab.checkpoints.members import Member
 
 _HARMLESS = frozenset(
@@ -104,7 +102,7 @@ def settings_problem(first: Member, other: Member, heads: str) -> str | None:
         and (heads == "merge" or not _OF_HEADS.search(key))
     ]
     pad = "pad_token_id"
-    if one.get(pad) != two.get(pad) and (_pads_positions(first) or _pads_positions(other)):
+    if one.get(pad) != two.get(pad) and (first.architecture.pads_positions or other.architecture.pads_positions):
         found.append(
             f"{pad}, which positions begin after, is {two.get(pad)} in {other.name}, {one.get(pad)} in {first.name}"
         )
@@ -145,16 +143,6 @@ def _is_harmless(key: str, one: Any, two: Any) -> bool:
     # A rate of dropout; a switch may change more (ESM's token_dropout scales embeddings).
     rates = all(value is None or type(value) in (int, float) for value in (one, two))
     return rates and _DROPOUT.search(parts[-1]) is not None
-
-
-def _pads_positions(member: Member) -> bool:
-    """Whether a model's positions begin after the number of the padding token, as RoBERTa's do."""
-    tokens = member.architecture.model.get_input_embeddings()
-    return any(
-        isinstance(module, nn.Embedding) and module.padding_idx is not None and "position" in name
-        for name, module in member.architecture.model.named_modules()
-        if module is not tokens
-    )
 
 
 def _text(member: Member, number: Any) -> Any:

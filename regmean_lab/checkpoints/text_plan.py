@@ -5,12 +5,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any
 
 from regmean_lab.checkpoints.members import Member, tokenizer_in
-from regmean_lab.checkpoints.tasks import longest_text, task_name, task_of
 from regmean_lab.merging.base import MergeMethod
 from regmean_lab.merging.member_text import OWN, PSEUDO, ReadsText
 from regmean_lab.merging.refining import RefiningMethod
@@ -22,6 +19,9 @@ from regmean_lab.suites.base import DataError, Task
 from regmean_lab.suites.plain_text import read_texts
 from regmean_lab.suites.pseudo_text import PseudoExamples
 from regmean_lab.suites.tables.table import missing_file
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,8 @@ def plan_text(
         lead: the member whose configuration and tokenizer the merged model has.
         sources: of each member its statistics by kind.
     """
+    from regmean_lab.checkpoints.tasks import longest_text  # with transformers' lists of models
+
     assert isinstance(method, MergeMethod)
     found: list[str] = []
     notes: list[str] = []
@@ -142,6 +144,8 @@ def task_of_member(member: Member) -> Task:
     Raises:
         ModelError: where that cannot be told.
     """
+    from regmean_lab.checkpoints.tasks import task_name, task_of
+
     config = copy.copy(member.architecture.config)
     config.architectures = [member.architecture.name]
     return task_of(config, task_name(config, None))

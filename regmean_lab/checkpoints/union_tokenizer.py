@@ -5,9 +5,9 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerBase
 
 from regmean_lab.checkpoints.alignment import AlignedWeights, RowOrder
 from regmean_lab.checkpoints.architecture import Like, read_architecture
@@ -15,6 +15,9 @@ from regmean_lab.checkpoints.members import Member
 from regmean_lab.models.folders import CONFIG_FILE, stored_tensors
 from regmean_lab.models.headers import CheckpointError
 from regmean_lab.models.pretrained import quiet_transformers
+
+if TYPE_CHECKING:
+    from transformers import AddedToken, PreTrainedTokenizerBase
 
 _FOLDERS: list[tempfile.TemporaryDirectory[str]] = []
 """They are there until the process ends: a prepared merge reads its tokenizer when it writes."""
@@ -59,6 +62,8 @@ def union_lead(members: Sequence[Member]) -> Member | None:
 
 
 def _loaded(folder: Path) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
     return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
 
 

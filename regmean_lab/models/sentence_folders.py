@@ -13,9 +13,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForTextEncoding
-from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
-
 from regmean_lab.models.folders import CONFIG_FILE, MAX_JSON_BYTES, PICKLED, escape_problem, read_json_file
 from regmean_lab.models.headers import CheckpointError, StoredTensor, parse_json, read_header
 from regmean_lab.utils.files import WEIGHTS_FILE
@@ -152,6 +149,9 @@ class SentenceFolder:
 
         That class does not count for embeddings: a model that was saved with a head is read without.
         """
+        from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForTextEncoding
+        from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
+
         task = self.modules[0].settings.get(TASK_KEY)
         if self.modules[0].kind == "MLMTransformer" or task == "fill-mask":
             return AutoModelForMaskedLM

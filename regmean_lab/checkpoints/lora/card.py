@@ -15,8 +15,7 @@ def adapter_section(architecture: Architecture, base: str, adapter: WrittenAdapt
         adapter: what was written.
         headless: whether it is of the encoder alone.
     """
-    model = architecture.model
-    name = type(model.base_model if headless else model).__name__
+    name = architecture.base_name if headless else architecture.name
     rows = "".join(
         f"| `{layer}` | {rank} | {100 * adapter.share(layer):.2f} |\n" for layer, (rank, _, _) in adapter.layers.items()
     )
