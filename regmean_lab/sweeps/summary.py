@@ -68,7 +68,7 @@ def summarise(folder: Path) -> None:
 
         table = score_table(results)
         print_table(table, console)
-        (folder / TABLE_FILE).write_text(markdown_table(table), encoding="utf-8")
+        write_text(folder / TABLE_FILE, markdown_table(table))
 
         score_figure(results, folder / FIGURE_FILE)
         computed = sum(record.computed for record in records)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from regmean_lab.config.checkpoint_commands import root_module
 from regmean_lab.config.resolvers import register_resolvers
 from regmean_lab.sweeps.summary import JobRecord, record_job, show_measured
+from regmean_lab.utils.disk import DiskShortage, named_setting, writing
 from regmean_lab.utils.garbage import collect_again
 from regmean_lab.utils.progress import is_listened, job_begins, job_ended
 from regmean_lab.utils.quiet import quiet_libraries
@@ -57,7 +58,7 @@ def job(config: DictConfig) -> float | None:
 
     name = job_name(config) if step is None else step.name
     try:
-        with _told(name, several=hydra_config.mode == RunMode.MULTIRUN) as scores:
+        with _told(name, several=hydra_config.mode == RunMode.MULTIRUN) as scores, _on_disk(config):
             if step is not None:
                 from regmean_lab.sweeps.step_work import run_step  # imports Lightning; finding results does without
 
@@ -67,19 +68,47 @@ def job(config: DictConfig) -> float | None:
             result, computed = run(config, folder, overrides)
             scores.append(result.mean_in_domain)
     except UserError as error:
-        record(str(error))
-        raise JobError(str(error)) from error
+        told = str(error)
+        _record_if_possible(lambda: record(told))
+        raise JobError(told) from error
     except Exception as error:
         log.exception("the job failed")
-        record(f"{type(error).__name__}: {error}")
+        text = f"{type(error).__name__}: {error}"
+        _record_if_possible(lambda: record(text))
         raise
     finally:
         # Jobs of a sweep share a process: leave no memory of the GPU behind for the next one.
         if torch.cuda.is_available():
             gc.collect()
             torch.cuda.empty_cache()
-    record(None, computed)
+    _record_if_possible(lambda: record(None, computed))
     return result.mean_in_domain
+
+
+@contextmanager
+def _on_disk(config: DictConfig) -> Iterator[None]:
+    """Tell an error for want of room, wherever it comes from, and by which setting the folder is chosen."""
+    try:
+        with writing(None):
+            yield
+    except DiskShortage as error:
+        folders = {
+            f"paths.{key}": Path(str(folder))
+            for key, folder in (OmegaConf.select(config, "paths") or {}).items()
+            if folder is not None
+        }
+        if (output := OmegaConf.select(config, "output")) is not None:
+            folders["output"] = Path(str(output)).expanduser()
+        text = named_setting(str(error), error.path, folders)
+        raise DiskShortage.of(text, error) from error
+
+
+def _record_if_possible(write: Callable[[], None]) -> None:
+    """Leave a record for the summary; on a full disk the job's own end counts."""
+    try:
+        write()
+    except DiskShortage as error:
+        log.warning("the summary does not tell how this job ended: %s", str(error).splitlines()[0])
 
 
 def job_name(config: DictConfig) -> str:
@@ -129,9 +158,10 @@ def root_job(config: DictConfig) -> None:
     hydra_config = HydraConfig.get()
     limit_threads(config.trainer.threads, hydra_config.launcher)
     try:
-        measured = root_module(config.experiment).run(config, Path(hydra_config.runtime.output_dir))
-        if measured is not None:
-            show_measured(measured)
+        with _on_disk(config):
+            measured = root_module(config.experiment).run(config, Path(hydra_config.runtime.output_dir))
+            if measured is not None:
+                show_measured(measured)
     except UserError as error:
         if hydra_config.mode == RunMode.MULTIRUN:  # Hydra tells only the first error of a sweep, when it has ended
             log.error("failed: %s: %s", " ".join(hydra_config.overrides.task), error)
