@@ -36,7 +36,7 @@ def figures(setting: Setting) -> list[Figure]:
     parts: list[dict[str, float]] = []
     times = interleaved(
         {
-            "float64": lambda: parts.append(in_float64(weights, by_layer)),
+            "float64": lambda: parts.append(in_float64(weights, by_layer, grams[0].shared)),
             "warm-up": lambda: merge(members[:2], layout, work.device),
             "baseline": lambda: textbook_regmean(weights, by_layer, OFF_DIAGONAL),
             "ours": lambda: merge(members, layout, work.device),
@@ -58,20 +58,31 @@ def merge(members: list[MergeMember], layout: Layout, device: torch.device) -> d
     return {part.name: part.value for part in parts}
 
 
-def in_float64(weights: Sequence[Mapping[str, Tensor]], grams: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
+def in_float64(
+    weights: Sequence[Mapping[str, Tensor]], grams: Sequence[Mapping[str, Tensor]], shared: Mapping[str, str]
+) -> dict[str, float]:
     """Seconds of what a solution in float64 cannot leave out for two members, by step, over all layers.
 
-    The sum of the Gram matrices, the product of one of them with the difference of the weights, a Cholesky
-    factorisation, and the solution of two triangular systems.
+    The sum of the Gram matrices and its Cholesky factorisation, once for all layers that share their inputs; the
+    product of one of the matrices with the difference of a layer's weights; and the solution of two triangular systems.
+
+    Args:
+        weights: of both members.
+        grams: the matrices of both, by layer.
+        shared: for every layer the leading one, whose matrix it has.
     """
     taken = dict.fromkeys(("sums", "right-hand sides", "Cholesky", "solutions"), 0.0)
-    for layer, gram in grams[0].items():
-        one, other = (state[f"{layer}.weight"].double() for state in weights)
-        change = other - one
+    for leader in dict.fromkeys(shared.values()):
+        gram = grams[0][leader]
+        change = [
+            weights[1][f"{layer}.weight"].double() - weights[0][f"{layer}.weight"].double()
+            for layer, own in shared.items()
+            if own == leader
+        ]
         moments = [_moment(gram.device)]
-        total = gram.double().add_(grams[1][layer])
+        total = gram.double().add_(grams[1][leader])
         moments.append(_moment(gram.device))
-        right = change @ gram.double()
+        right = torch.cat(change) @ gram.double()
         moments.append(_moment(gram.device))
         factor = torch.linalg.cholesky_ex(total)[0]
         moments.append(_moment(gram.device))
