@@ -71,6 +71,7 @@ MARKS = {
     "test_experiment.py": "experiments",
     "test_from_the_release.py": "experiments",
     "test_full_disk.py": "experiments",
+    "test_gpu.py": "experiments",
     "test_memory.py": "experiments",
     "test_notebook.py": "processes",
     "test_starts.py": "processes",
