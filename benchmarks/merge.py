@@ -12,8 +12,8 @@ from torch import Tensor
 
 from benchmarks.baseline import textbook_regmean
 from benchmarks.figure import Figure, Setting
-from benchmarks.measure import interleaved, now, ratio, synchronize
-from benchmarks.workload import Workload, minilm
+from benchmarks.measure import interleaved, now, ratio, seconds, synchronize
+from benchmarks.workload import Workload, made_up_sentences, minilm, shaped
 from regmean_lab.merging import Layout, MergeMember, merge_members
 from regmean_lab.merging.layout import layout_of
 from regmean_lab.merging.regmean import RegMean
@@ -44,12 +44,29 @@ def figures(setting: Setting) -> list[Figure]:
         max(3, setting.repeats),
         work.device,
     )
+    on_device = gpu_figures(setting) if setting.on_gpu else []
     name = f"RegMean of {MEMBERS} members, {work.name}: "
     steps = ", ".join(f"{step} {median(part[step] for part in parts):.2f} s" for step in parts[0])
     return [
         ratio(f"{name}time / textbook (inverse)", times["ours"], times["baseline"], 0.3),
         ratio(f"{name}what float64 must take / textbook (inverse)", times["float64"], times["baseline"], note=steps),
+        *on_device,
     ]
+
+
+def gpu_figures(setting: Setting) -> list[Figure]:
+    """Seconds of a merge of two models with the shapes of RoBERTa-base, whose weights and statistics lie in memory."""
+    work = shaped("roberta_base", setting, made_up_sentences(min(setting.sentences, 64)))
+    weights, grams = drawn_members(work)
+    layout = layout_of(work.model)
+    members = [
+        MergeMember(f"member {number}", state, gram)
+        for number, (state, gram) in enumerate(zip(weights, grams, strict=True))
+    ]
+    merge(members, layout, work.device)  # what a device sets up once
+    taken = [seconds(lambda: merge(members, layout, work.device), work.device) for _ in range(max(3, setting.repeats))]
+    name = f"RegMean of {MEMBERS} members, {work.name}, on the device: seconds"
+    return [Figure(name, median(taken), min(taken), max(taken), 1.0)]
 
 
 def merge(members: list[MergeMember], layout: Layout, device: torch.device) -> dict[str, Tensor]:
