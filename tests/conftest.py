@@ -72,6 +72,8 @@ MARKS = {
     "test_documented_experiments.py": "experiments",
     "test_experiment.py": "experiments",
     "test_from_the_release.py": "experiments",
+    "test_full_disk.py": "experiments",
+    "test_gpu.py": "experiments",
     "test_memory.py": "experiments",
     "test_notebook.py": "processes",
     "test_starts.py": "processes",
@@ -118,6 +120,7 @@ LONGEST = (
     "callbacks/test_merge_of_text_generators.py",
     "report/test_report_command.py",
     "sweeps/test_plan.py",
+    "test_full_disk.py",
     "training/test_lora.py",
     "test_fidelity.py",
 )

@@ -1,9 +1,10 @@
 """A process that imports the command once and runs it in forks: a test may start, kill and repeat it in little time.
 
 Reads one JSON object a line. ``{"arguments": […], "log": FILE, "folder": FOLDER, "installed": FOLDER, "environment":
-{…}}`` starts a fork in a folder (None: where this process is), which finds packages in another one, too, and whose
-environment differs in some variables (None: it has none of that name); it answers with its process number.
-``{"wait": NUMBER}`` answers with its exit status once it has ended (minus the signal that ended it).
+{…}, "largest_file": BYTES}`` starts a fork in a folder (None: where this process is), which finds packages in another
+one, too, whose environment differs in some variables (None: it has none of that name), and whose files may have so many
+bytes (None: any number); it answers with its process number. ``{"wait": NUMBER}`` answers with its exit status once it
+has ended (minus the signal that ended it).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import gc
 import importlib
 import json
 import os
+import resource
 import signal
 import sys
 import traceback
@@ -34,7 +36,12 @@ LATER = (
 
 
 def start(
-    arguments: list[str], log: str, folder: str | None, installed: str | None, environment: dict[str, str | None]
+    arguments: list[str],
+    log: str,
+    folder: str | None,
+    installed: str | None,
+    environment: dict[str, str | None],
+    largest_file: int | None = None,
 ) -> int:
     process = os.fork()
     if process:
@@ -51,6 +58,8 @@ def start(
         if installed is not None:
             sys.path.insert(0, installed)
         sys.argv = ["regmean_lab", *arguments]
+        if largest_file is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
         signal.signal(signal.SIGINT, signal.default_int_handler)  # also where this process was told to ignore it
         main()
         status = 0

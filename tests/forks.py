@@ -34,6 +34,7 @@ class Forks:
         *,
         installed: Path | None = None,
         environment: Mapping[str, str | None] | None = None,
+        largest_file: int | None = None,
     ) -> int:
         """Start the command and return its process number.
 
@@ -43,10 +44,12 @@ class Forks:
             folder: where it runs.
             installed: where it finds packages besides.
             environment: what its environment differs in; without variables that are None.
+            largest_file: bytes that a file that it writes may have at most.
         """
         folders = {"folder": folder, "installed": installed}
         paths = {key: path and str(path) for key, path in folders.items()}
-        return self._ask(arguments=arguments, log=str(log), **paths, environment=dict(environment or {}))
+        settings = {"environment": dict(environment or {}), "largest_file": largest_file}
+        return self._ask(arguments=arguments, log=str(log), **paths, **settings)
 
     def wait(self, process: int) -> int:
         """The exit status of a process, once it has ended."""

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from regmean_lab.callbacks.requests import published_path
 from regmean_lab.callbacks.statistics import StatisticsRequest
 from regmean_lab.checkpoints.empty_models import Like, empty_model
-from regmean_lab.checkpoints.publishing.blocks import BlockCollection, file_states, is_by_blocks
+from regmean_lab.checkpoints.publishing.blocks import BlockCollection, is_by_blocks
 from regmean_lab.checkpoints.publishing.card import write_cards
 from regmean_lab.checkpoints.publishing.collect import Publication, collect
 from regmean_lab.checkpoints.publishing.collect_problems import (
@@ -40,13 +40,14 @@ from regmean_lab.checkpoints.publishing.pushing import (
 )
 from regmean_lab.checkpoints.table_settings import HEADERS, texts_of
 from regmean_lab.checkpoints.tasks import TASKS, longest_text, task_name, task_of
+from regmean_lab.checkpoints.unchanged import ReadFiles
 from regmean_lab.checkpoints.writing import parse_size
 from regmean_lab.config.checkpoint_commands import CollectConfig, pushed_to
 from regmean_lab.config.groups import ModelConfig
 from regmean_lab.config.resolvers import root_folder
 from regmean_lab.config.schema import ConfigurationError, plain_config
 from regmean_lab.merging.base import matches
-from regmean_lab.models.converted_weights import MODELS_FOLDER
+from regmean_lab.models.converted_weights import MODELS_FOLDER, small_files
 from regmean_lab.models.find import find_checkpoint
 from regmean_lab.models.folders import stored_tensors
 from regmean_lab.models.headers import CheckpointError
@@ -140,6 +141,7 @@ def run(config: DictConfig, folder: Path) -> None:
     check(config)
     plain = _plain(config)
     checkpoint, sentence = _checkpoint(plain)
+    read = _read_files(checkpoint, sentence)
     output, model = _output(plain, folder), identity_of(checkpoint, sentence, plain.push is not None)
     push_to, found = _push(plain, output)
     if push_to is not None and (problem := weights_problem(push_to, model)):
@@ -151,7 +153,7 @@ def run(config: DictConfig, folder: Path) -> None:
     if plain.matrices is not None:
         done = _converted(plain, checkpoint, output, model)
     else:
-        done = _measured(plain, checkpoint, sentence, folder, output, model)
+        done = _measured(plain, checkpoint, sentence, folder, output, model, read)
     title = Path(plain.checkpoint).expanduser().resolve().name if is_local(plain.checkpoint) else plain.checkpoint
     try:
         cards = write_cards(output, title, both=plain.card)
@@ -210,6 +212,7 @@ def _measured(
     folder: Path,
     output: Path,
     model: dict[str, Any],
+    read: ReadFiles,
 ) -> dict[str, str]:
     """Measure statistics of a model on data, or find them; what was done by kind."""
     model_config, tokenizer = read_checkpoint(checkpoint)
@@ -261,7 +264,9 @@ def _measured(
         **{key: public[column] for key, column in (("target", columns.target), ("label", columns.label)) if column},
     }
     publication = _publication(
-        *(plain, output, model, described, public_command(plain, public)), distinct=distinct_share(examples)
+        *(plain, output, model, described, public_command(plain, public)),
+        distinct=distinct_share(examples),
+        read=read,
     )
     requests = _requests(plain, module)
     private = [request.kind for request in requests if request.settings.is_private]
@@ -290,6 +295,7 @@ def _publication(
     described: dict[str, Any],
     command: str,
     distinct: float = 1.0,
+    read: ReadFiles | None = None,
 ) -> Publication:
     return Publication(
         folder=output,
@@ -302,6 +308,7 @@ def _publication(
         model=model,
         pushed=plain.push is not None,
         distinct=distinct,
+        read=read or ReadFiles(),
     )
 
 
@@ -317,9 +324,19 @@ def _module(
     tensors = stored_tensors(checkpoint.weights_folder())
     if not_by_blocks(plain) or not is_by_blocks(plain.blocks, tensors, plain.trainer):
         return load_module(checkpoint, name, task, sentence), None
-    files = file_states(tensor.path for tensor in tensors.values())
     module, read = empty_module(checkpoint, name, task, sentence)
-    return module, BlockCollection(module, read, plain.trainer, parse_size(plain.held_activations), folder, files)
+    return module, BlockCollection(module, read, plain.trainer, parse_size(plain.held_activations), folder)
+
+
+def _read_files(checkpoint: Checkpoint, sentence: SentenceFolder | None) -> ReadFiles:
+    """The files of a model in a folder, as they are now; those of a commit of the hub stay what they are."""
+    read = ReadFiles()
+    if checkpoint.revision is None:
+        folder = Path(checkpoint.location)
+        read.add(tensor.path for tensor in stored_tensors(folder).values())
+        read.add(small_files(folder))
+        read.add({} if sentence is None else sentence.weight_files.values())
+    return read
 
 
 def _checkpoint(plain: CollectConfig) -> tuple[Checkpoint, SentenceFolder | None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import errno
 import json
 import logging
 import shutil
@@ -41,8 +40,6 @@ from regmean_lab.utils.quantities import byte_size
 log = logging.getLogger(__name__)
 
 RECORD_FILE = "merge.json"
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What the system calls it when there is no room for a file."""
 TOKEN_SETTINGS = tuple(f"{token}_token_id" for token in ("pad", "bos", "eos", "sep", "cls", "mask", "unk"))
 """Settings of a configuration that are numbers of tokens."""
 TEMPLATES_FOLDER = "additional_chat_templates"
@@ -145,48 +142,51 @@ def write_output(
         sums: checksums of the sources, if they are known; otherwise they are computed while weights are merged.
 
     Raises:
-        MergeError: for weights that cannot be merged, too little room, and files that change while they are read.
+        MergeError: for weights that cannot be merged, for less room than the weights take, and for files that change
+            while they are read.
+        DiskShortage: where the disk is full on the way.
     """
     if problem := _space_problem(prepared, folder):
         raise MergeError(problem)
     files = _named_files(prepared)
     prepared.read.add(path for own in files.values() for path in own.values())
-    try:
-        with hashed(files if sums is None else {}) as computed, new_folder(folder) as temporary:
-            adapter = None
-            if prepared.request.adapter is None:
-                write_merged_weights(prepared, temporary, device)
-            else:
-                adapter = write_merged_adapter(prepared, temporary, device)
-                for line in adapter.lines():
-                    log.info("%s", line)
-            _write_configuration(prepared, temporary)
-            copy_tokenizer(prepared.lead, temporary)
-            _set_template(prepared, temporary)
-            if prepared.request.heads != "drop" and prepared.agreement.apart:
-                for member in prepared.members:
-                    _write_head(prepared, member, temporary / HEADS_FOLDER / member.name)
-            record = _record(prepared, settings, computed.result() if sums is None else sums, adapter)
-            if prepared.request.recipe is not None:
-                (temporary / RECIPE_FILE).write_text(recipe_text(prepared.request.recipe), encoding="utf-8")
-            (temporary / CARD_FILE).write_text(_card(prepared, record, adapter), encoding="utf-8")
-            write_json(temporary / RECORD_FILE, record)
-            if changed := prepared.read.changed(path for own in files.values() for path in own.values()):
-                raise MergeError(
-                    f"{abbreviated(list(map(str, changed)))}: changed while it was read, so that the merge may be of "
-                    "neither state; nothing was written. Merge again when nothing else writes there"
-                )
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        raise MergeError(f"{folder}: {_full_text(error)}") from None
+    room = new_folder(folder, "the merged model", _needed(prepared))
+    with hashed(files if sums is None else {}) as computed, room as temporary:
+        adapter = None
+        if prepared.request.adapter is None:
+            write_merged_weights(prepared, temporary, device)
+        else:
+            adapter = write_merged_adapter(prepared, temporary, device)
+            for line in adapter.lines():
+                log.info("%s", line)
+        _write_configuration(prepared, temporary)
+        copy_tokenizer(prepared.lead, temporary)
+        _set_template(prepared, temporary)
+        if prepared.request.heads != "drop" and prepared.agreement.apart:
+            for member in prepared.members:
+                _write_head(prepared, member, temporary / HEADS_FOLDER / member.name)
+        record = _record(prepared, settings, computed.result() if sums is None else sums, adapter)
+        if prepared.request.recipe is not None:
+            (temporary / RECIPE_FILE).write_text(recipe_text(prepared.request.recipe), encoding="utf-8")
+        (temporary / CARD_FILE).write_text(_card(prepared, record, adapter), encoding="utf-8")
+        write_json(temporary / RECORD_FILE, record)
+        if changed := prepared.read.changed(path for own in files.values() for path in own.values()):
+            raise MergeError(
+                f"{abbreviated(list(map(str, changed)))}: changed while it was read, so that the merge may be of "
+                "neither state; nothing was written. Merge again when nothing else writes there"
+            )
+
+
+def _needed(prepared: PreparedMerge) -> int:
+    """Bytes that the merged weights take; 0 of an adapter: how large it is shows when it is there."""
+    if prepared.request.adapter is not None:
+        return 0
+    return sum(tensor.size for shard in prepared.shards for tensor in shard.tensors)
 
 
 def _space_problem(prepared: PreparedMerge, folder: Path) -> str | None:
     """Why the merged weights do not fit where they are to be written."""
-    if prepared.request.adapter is not None:  # how large it is shows when it is there
-        return None
-    needed = sum(tensor.size for shard in prepared.shards for tensor in shard.tensors)
+    needed = _needed(prepared)
     there = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
     free = shutil.disk_usage(there).free
     if free >= needed:
@@ -194,14 +194,6 @@ def _space_problem(prepared: PreparedMerge, folder: Path) -> str | None:
     return (
         f"output: {folder}: the merged weights take {byte_size(needed)}, and {byte_size(free)} are free there; make "
         "room, or choose a folder on another disk"
-    )
-
-
-def _full_text(error: OSError) -> str:
-    """What to tell when a file could not be written for want of room."""
-    return (
-        f"{error.strerror} while it was written: nothing was, and what was there before is there still; make room, or "
-        "choose a folder on another disk"
     )
 
 

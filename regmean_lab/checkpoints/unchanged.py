@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from regmean_lab.utils.names import abbreviated
+
 Stamp = tuple[int, int, int]
 
 
@@ -28,6 +30,20 @@ class ReadFiles:
     def changed(self, paths: Iterable[Path]) -> list[Path]:
         """Those among some files that are not any more what they were."""
         return [path for path in dict.fromkeys(paths) if path in self.stamps and _stamp(path) != self.stamps[path]]
+
+    def change(self, of: str, again: str) -> str | None:
+        """What to tell where any of the files is not any more what it was; None where all are.
+
+        Args:
+            of: what was read from them, and may be of neither state.
+            again: what to do when nothing else writes there.
+        """
+        if changed := self.changed(self.stamps):
+            return (
+                f"{abbreviated(list(map(str, changed)))}: changed while it was read, so that {of} may be of neither "
+                f"state; nothing was written. {again} when nothing else writes there"
+            )
+        return None
 
 
 def _stamp(path: Path) -> Stamp | None:

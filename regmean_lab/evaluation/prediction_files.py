@@ -21,7 +21,7 @@ def write_predictions(path: Path, predicted: Mapping[str, Predictions]) -> None:
     tensors: dict[str, Tensor] = {}
     for name, part in predicted.items():
         tensors |= {_key(name, "logits"): part.logits.contiguous(), _key(name, "labels"): part.labels.contiguous()}
-    with new_file(path) as temporary:
+    with new_file(path, "predictions") as temporary:
         save_file(tensors, temporary, {"kind": "predictions"})
         share(temporary)
 

@@ -79,6 +79,18 @@ def has_fast_float64(device: torch.device) -> bool:
     return capability[0] == 9 if torch.version.hip else capability in FAST_FLOAT64
 
 
+def waits_for_numbers(device: torch.device) -> bool:
+    """Whether to read a number of a device means to wait for all that it was told to do before."""
+    return device.type != "cpu"
+
+
+def fetched(numbers: Sequence[Tensor]) -> list[float]:
+    """Numbers of one device as Python's, with one wait for it; each as precise as it is."""
+    dtype = torch.float32 if numbers[0].device.type == "mps" else torch.float64
+    together: list[float] = torch.stack([number.detach().reshape(()).to(dtype) for number in numbers]).cpu().tolist()
+    return together
+
+
 def scale_off_diagonal(matrix: Tensor, factor: float) -> Tensor:
     """A copy of a square matrix with off-diagonal entries multiplied by ``factor`` (Jin et al., 2023, section 4)."""
     scaled = matrix * factor
@@ -95,8 +107,17 @@ def scale_off_diagonal_(matrix: Tensor, factor: float) -> Tensor:
 
 def off_diagonal_share(matrix: Tensor) -> float:
     """Share of the squared Frobenius norm of a square matrix that lies off its diagonal; 0 for a zero matrix."""
-    total = float(torch.linalg.vector_norm(matrix)) ** 2
-    return max(0.0, 1.0 - float(matrix.diagonal().square().sum()) / total) if total > 0 else 0.0
+    return share_of_parts(*fetched(off_diagonal_parts(matrix)))
+
+
+def off_diagonal_parts(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """What `share_of_parts` takes, on the matrix's device: its norm, and the sum of its diagonal's squares."""
+    return torch.linalg.vector_norm(matrix), matrix.diagonal().square().sum()
+
+
+def share_of_parts(norm: float, diagonal: float) -> float:
+    """`off_diagonal_share` by the parts of `off_diagonal_parts`."""
+    return max(0.0, 1.0 - diagonal / norm**2) if norm**2 > 0 else 0.0
 
 
 def condition_bound(matrix: Tensor) -> float | None:
@@ -111,14 +132,23 @@ def condition_bound(matrix: Tensor) -> float | None:
     Returns:
         At least 1, of a diagonal matrix; None where all rows are left out.
     """
+    return bound_of_parts(*fetched(condition_parts(matrix)))
+
+
+def condition_parts(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """What `bound_of_parts` takes, on the matrix's device: the sum of squares, and the number of rows that count."""
     scale = matrix.diagonal().rsqrt()
-    scale[torch.isinf(scale)] = 0
-    count = int(torch.count_nonzero(scale))
+    scale.masked_fill_(torch.isinf(scale), 0)
     squares = [
         torch.linalg.vector_norm(rows * scale * own[:, None]).square()
         for rows, own in zip(matrix.split(_SOLVED_ROWS), scale.split(_SOLVED_ROWS), strict=True)
     ]
-    return float(torch.stack(squares).sum()) / count if count else None
+    return torch.stack(squares).sum(), torch.count_nonzero(scale)
+
+
+def bound_of_parts(squares: float, count: float) -> float | None:
+    """`condition_bound` by the parts of `condition_parts`."""
+    return squares / count if count else None
 
 
 def solve_positive(
@@ -144,32 +174,94 @@ def solve_positive(
     Raises:
         ValueError: when the matrix is not positive semi-definite even with its diagonal doubled.
     """
-    scale = matrix.diagonal().rsqrt()
-    unseen = torch.isinf(scale)
-    scale[unseen] = 0
-    matrix.mul_(scale).mul_(scale[:, None])
-    diagonal = matrix.diagonal()
-    diagonal.fill_(1)
-    right.mul_(scale[:, None])
-    if refine is None:
-        refine = solve_dtype(matrix.device, len(matrix)) != torch.float64
-    if refine and matrix.dtype == torch.float64 and (found := _refined(matrix, right)) is not None:
-        value, smallest = found
-        return Solution(value.mul_(scale[:, None]), 0.0, _largest_eigenvalue(matrix) / smallest, int(unseen.sum()))
-    first = max(_FIRST_JITTER[matrix.dtype], _FIRST_JITTER[entries or matrix.dtype])
-    jitter = 0.0
-    while True:
-        factor, failed = torch.linalg.cholesky_ex(matrix)
-        smallest = 0.0 if int(failed) else _smallest_eigenvalue(factor)
-        if smallest > first / 2:
-            break
-        jitter = jitter * 10 if jitter else first
-        if jitter > _LAST_JITTER * 1.001:
-            raise ValueError("the matrix is not positive semi-definite")
-        diagonal.fill_(1 + jitter)
-    for rows in right.T.split(_SOLVED_ROWS):
-        rows.copy_(_solve_factored(factor, rows)).mul_(scale)
-    return Solution(right, jitter, _largest_eigenvalue(matrix) / smallest, int(unseen.sum()))
+    system = PositiveSystem(matrix, entries, refine=refine)
+    value = system.solve(right)
+    return Solution(value, system.jitter, system.condition, system.unseen)
+
+
+class PositiveSystem:
+    """A symmetric positive semi-definite matrix that is factorised once, for any number of right-hand sides.
+
+    As `solve_positive` does it, with its arguments and errors. A device is waited for once, and once more for each time
+    that the diagonal has to be raised; while solutions are refined, once a refinement.
+
+    Args:
+        matrix: shape [n, n]; overwritten.
+        entries: the dtype in which its entries were computed.
+        refine: whether a float64 matrix is factorised in float32.
+        told: numbers on its device that are fetched together with those that decide.
+
+    Attributes:
+        jitter, condition, unseen: as those of `Solution`.
+        told: the numbers that were to be fetched.
+    """
+
+    def __init__(
+        self,
+        matrix: Tensor,
+        entries: torch.dtype | None = None,
+        *,
+        refine: bool | None = None,
+        told: Sequence[Tensor] = (),
+    ) -> None:
+        self._scale = matrix.diagonal().rsqrt()
+        unseen = torch.isinf(self._scale)
+        self._scale.masked_fill_(unseen, 0)
+        matrix.mul_(self._scale).mul_(self._scale[:, None])
+        matrix.diagonal().fill_(1)
+        if refine is None:
+            refine = solve_dtype(matrix.device, len(matrix)) != torch.float64
+        self._entries = entries or matrix.dtype
+        self._matrix: Tensor | None = None
+        numbers = [unseen.sum(), *told]
+        self.jitter = 0.0
+        if refine and matrix.dtype == torch.float64:
+            factor, failed = torch.linalg.cholesky_ex(matrix.float())
+            smallest, largest, *found = fetched([_decisive(factor, failed), _largest_eigenvalue(matrix), *numbers])
+            if smallest >= _WELL_POSED:
+                self._factor, self._matrix, self.condition = factor, matrix, largest / smallest
+            else:
+                self._factorise(matrix, ())
+        else:
+            found = self._factorise(matrix, numbers)
+        self.unseen, self.told = int(found[0]), found[1:]
+
+    @property
+    def is_refined(self) -> bool:
+        """Whether solutions are those of a float32 factor, refined."""
+        return self._matrix is not None
+
+    def solve(self, right: Tensor) -> Tensor:
+        """The solution for right-hand sides ``[n, m]``, which are overwritten."""
+        right.mul_(self._scale[:, None])
+        if self._matrix is not None:
+            if (value := _refined(self._matrix, self._factor, right)) is not None:
+                return value.mul_(self._scale[:, None])
+            matrix, self._matrix = self._matrix, None
+            self._factorise(matrix, ())
+        for rows in right.T.split(_SOLVED_ROWS):
+            rows.copy_(_solve_factored(self._factor, rows)).mul_(self._scale)
+        return right
+
+    def _factorise(self, matrix: Tensor, told: Sequence[Tensor]) -> list[float]:
+        """Factorise a matrix with a unit diagonal, in its own precision; returns the numbers that were to be told."""
+        first = max(_FIRST_JITTER[matrix.dtype], _FIRST_JITTER[self._entries])
+        found: list[float] | None = None
+        self.jitter = 0.0
+        while True:
+            self._factor, failed = torch.linalg.cholesky_ex(matrix)
+            smallest, largest, *others = fetched(
+                [_decisive(self._factor, failed), _largest_eigenvalue(matrix), *(told if found is None else ())]
+            )
+            found = others if found is None else found
+            if smallest > first / 2:
+                break
+            self.jitter = self.jitter * 10 if self.jitter else first
+            if self.jitter > _LAST_JITTER * 1.001:
+                raise ValueError("the matrix is not positive semi-definite")
+            matrix.diagonal().fill_(1 + self.jitter)
+        self.condition = largest / smallest
+        return found
 
 
 def solve_in_range(matrix: Tensor, right: Tensor) -> Solution:
@@ -186,15 +278,16 @@ def solve_in_range(matrix: Tensor, right: Tensor) -> Solution:
     Raises:
         ValueError: when the matrix is not positive semi-definite.
     """
-    trace, unseen = float(matrix.diagonal().sum()), int((matrix.diagonal() == 0).sum())
-    if trace == 0:
-        return Solution(torch.zeros_like(right), 0.0, 1.0, unseen)
+    trace, zeros = matrix.diagonal().sum(), (matrix.diagonal() == 0).sum()
     matrix.diagonal().add_(_RANGE * trace)
     factor, failed = torch.linalg.cholesky_ex(matrix)
-    if int(failed):
+    decisive, most = _decisive(factor, failed), _largest_eigenvalue(matrix)
+    smallest, largest, size, unseen = fetched([decisive, most, trace, zeros])
+    if size == 0:
+        return Solution(torch.zeros_like(right), 0.0, 1.0, int(unseen))
+    if not smallest:
         raise ValueError("the matrix is not positive semi-definite")
-    condition = _largest_eigenvalue(matrix) / _smallest_eigenvalue(factor)
-    return Solution(_solve_factored(factor, right.T).T, 0.0, condition, unseen)
+    return Solution(_solve_factored(factor, right.T).T, 0.0, largest / smallest, int(unseen))
 
 
 def _solve_factored(factor: Tensor, rows: Tensor) -> Tensor:
@@ -203,24 +296,22 @@ def _solve_factored(factor: Tensor, rows: Tensor) -> Tensor:
     return torch.linalg.solve_triangular(factor, half, upper=False, left=False)
 
 
-def _refined(matrix: Tensor, right: Tensor) -> tuple[Tensor, float] | None:
-    """A solution from a float32 factor, with residuals in float64, and the least eigenvalue; None if that fails.
+def _refined(matrix: Tensor, factor: Tensor, right: Tensor) -> Tensor | None:
+    """A solution by a float32 factor, with residuals in float64; None if that fails.
 
     Args:
         matrix: ``[n, n]``, float64, with a unit diagonal.
+        factor: its Cholesky factor, float32.
         right: ``[n, m]``, float64.
     """
-    factor, failed = torch.linalg.cholesky_ex(matrix.float())
-    if int(failed) or (smallest := _smallest_eigenvalue(factor)) < _WELL_POSED:
-        return None
-    value, norm = torch.zeros_like(right), float(matrix.norm())
+    value, norm = torch.zeros_like(right), matrix.norm()
     for columns, wanted in zip(value.T.split(_SOLVED_ROWS), right.T.split(_SOLVED_ROWS), strict=True):
-        size = float(wanted.norm())
+        size = wanted.norm()
         before = math.inf
         for _ in range(_REFINEMENTS):
             residual = wanted - columns @ matrix
-            left = float(residual.norm())
-            if left <= _RESIDUAL * (norm * float(columns.norm()) + size):
+            left, enough = fetched([residual.norm(), _RESIDUAL * (norm * columns.norm() + size)])
+            if left <= enough:
                 break
             if not left < before / 2:
                 return None
@@ -230,10 +321,18 @@ def _refined(matrix: Tensor, right: Tensor) -> tuple[Tensor, float] | None:
             columns.add_(step.to(residual.dtype), alpha=left)
         else:
             return None
-    return value, smallest
+    return value
 
 
-def _smallest_eigenvalue(factor: Tensor) -> float:
+def _decisive(factor: Tensor, failed: Tensor) -> Tensor:
+    """The smallest eigenvalue of a Cholesky factor's matrix, 0 where there is no factor; on its device."""
+    if not waits_for_numbers(factor.device) and int(failed):
+        return torch.zeros((), dtype=torch.float64)
+    smallest = _smallest_eigenvalue(factor)
+    return torch.where(failed == 0, smallest, torch.zeros_like(smallest))
+
+
+def _smallest_eigenvalue(factor: Tensor) -> Tensor:
     """Upper bound, nearly always close, of the smallest eigenvalue of a Cholesky factor's matrix: inverse iteration."""
 
     def step(vector: Tensor) -> Tensor:
@@ -244,18 +343,30 @@ def _smallest_eigenvalue(factor: Tensor) -> float:
     return 1 / _growth(_start(factor), step)
 
 
-def _largest_eigenvalue(matrix: Tensor) -> float:
+def _largest_eigenvalue(matrix: Tensor) -> Tensor:
     """Lower bound, nearly always close, of the largest eigenvalue of a symmetric matrix: power iteration."""
     return _growth(_start(matrix), lambda vector: matrix @ vector)
 
 
-def _growth(vector: Tensor, step: Callable[[Tensor], Tensor]) -> float:
-    """How much a linear map lengthens a vector that it has been applied to again and again, until that hardly grows."""
-    norm = 0.0
+def _growth(vector: Tensor, step: Callable[[Tensor], Tensor]) -> Tensor:
+    """How much a linear map lengthens a vector that it has been applied to again and again, until that hardly grows.
+
+    Args:
+        vector: shape [n, 1].
+        step: the map.
+
+    Returns:
+        A number on the vector's device, float64. Where numbers have to be waited for, all iterations are done, and
+        those after the last that counts are without effect.
+    """
+    waits, norm = waits_for_numbers(vector.device), torch.zeros((), dtype=torch.float64, device=vector.device)
+    steady = torch.zeros((), dtype=torch.bool, device=vector.device)
     for _ in range(_ITERATIONS):
         vector = step(vector / vector.norm())
-        before, norm = norm, float(vector.norm())
-        if norm <= before * _STEADY:
+        found = vector.norm().double()
+        grown, norm = found > norm * _STEADY, torch.where(steady, norm, found)
+        steady = steady | ~grown
+        if not waits and bool(steady):
             break
     return norm
 
@@ -287,14 +398,15 @@ def agreement(matrices: Callable[[], Iterable[Tensor]], weights: Sequence[float]
     diagonal = sum(matrix.diagonal() * weight for matrix, weight in zip(matrices(), weights, strict=True))
     assert isinstance(diagonal, Tensor)
     scale = diagonal.rsqrt()
-    scale[torch.isinf(scale)] = 0
-    total, mean_square = torch.zeros_like(scale.outer(scale)), 0.0
+    scale.masked_fill_(torch.isinf(scale), 0)
+    total = torch.zeros_like(scale.outer(scale))
+    mean_of_squares = torch.zeros((), dtype=torch.float64, device=scale.device)
     for matrix, weight in zip(matrices(), weights, strict=True):
         scaled = matrix * scale * scale[:, None]
         scaled.diagonal().zero_()
         total.add_(scaled, alpha=weight)
-        mean_square += weight * float(scaled.square().sum())
-    size = float(total.square().sum())
+        mean_of_squares = mean_of_squares + weight * scaled.square().sum().double()
+    size, mean_square = fetched([total.square().sum(), mean_of_squares])
     if size == 0:
         return 1.0 if mean_square == 0 else 0.0
     variance = max(0.0, mean_square - size) * squares / (1 - squares)
@@ -341,18 +453,18 @@ def inner_products(tensors: Sequence[Tensor]) -> Tensor:
     count, device = len(tensors), tensors[0].device
     # Sums of float32 products in float64, where the device has it.
     dtype = torch.float32 if device.type == "mps" else torch.float64
-    # Numbers of Python: to change one of a tensor takes as long as a product.
-    products = [[0.0] * count for _ in range(count)]
+    sums = torch.zeros(count * (count + 1) // 2, dtype=torch.float64)  # of the lower triangle, row after row
     flat = [tensor.flatten() for tensor in tensors]
     # On a processor, some elements at a time: their float64 values then stay in its cache.
     size = _SUMMED_ELEMENTS if device.type == "cpu" else _SUMMED_ON_DEVICE
     for start in range(0, len(flat[0]), size):
         wide = [vector[start : start + size].to(dtype) for vector in flat]
-        for row, one in enumerate(wide):
-            for column, other in enumerate(wide[: row + 1]):
-                products[row][column] += torch.dot(one, other).item()
-    found = torch.tensor(products, dtype=torch.float64)
-    return found + found.tril(-1).T
+        pairs = [torch.dot(one, other) for row, one in enumerate(wide) for other in wide[: row + 1]]
+        sums += torch.stack(pairs).to("cpu", torch.float64)  # one transfer for all of them
+    rows, columns = torch.tril_indices(count, count)
+    products = torch.zeros(count, count, dtype=torch.float64)
+    products[rows, columns] = sums
+    return products + products.tril(-1).T
 
 
 def _inner(one: Tensor, other: Tensor) -> float:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from regmean_lab.merging.linear_algebra import fetched
 from regmean_lab.merging.parameters import LayerDiagnostics, Parameter
 
 
@@ -22,10 +23,13 @@ def with_movement(diagnostics: LayerDiagnostics, parameter: Parameter, value: Te
         value: its merged weight, of the same shape.
     """
     mean, spread, distances = parameter.mean(), 0.0, {}
-    moved = float(torch.linalg.vector_norm(value - mean))
-    for coefficient, member, tensor in zip(parameter.coefficients, parameter.members, parameter.tensors, strict=True):
-        from_mean = float(torch.linalg.vector_norm(tensor - mean))
-        spread += coefficient * from_mean**2
-        if from_mean > 0:
-            distances[member.name] = float(torch.linalg.vector_norm(tensor - value)) / from_mean
+    norms = [torch.linalg.vector_norm(value - mean)]
+    for tensor in parameter.tensors:
+        norms += [torch.linalg.vector_norm(tensor - mean), torch.linalg.vector_norm(tensor - value)]
+    moved, *of_members = fetched(norms)
+    from_mean, from_value = of_members[::2], of_members[1::2]
+    for number, (coefficient, member) in enumerate(zip(parameter.coefficients, parameter.members, strict=True)):
+        spread += coefficient * from_mean[number] ** 2
+        if from_mean[number] > 0:
+            distances[member.name] = from_value[number] / from_mean[number]
     return replace(diagnostics, moved=moved / math.sqrt(spread) if spread > 0 else None, distances=distances)

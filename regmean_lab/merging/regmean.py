@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -12,15 +12,8 @@ from typing_extensions import override
 
 from regmean_lab.merging.base import MergeMethod, matches, register_method
 from regmean_lab.merging.gram_sources import estimated_gram, measured_gram
-from regmean_lab.merging.linear_algebra import (
-    agreement,
-    condition_bound,
-    off_diagonal_share,
-    scale_off_diagonal_,
-    solve_device,
-    solve_in_range,
-    solve_positive,
-)
+from regmean_lab.merging.layer_systems import GramSum, SharedSystems
+from regmean_lab.merging.linear_algebra import agreement, solve_device
 from regmean_lab.merging.parameters import GramSource, LayerDiagnostics, Layout, MergeError, MergeMember, Parameter
 from regmean_lab.merging.task_vectors import oriented
 from regmean_lab.utils.checks import fraction, one_of, positive
@@ -29,6 +22,9 @@ REGULARIZATIONS = ("off_diagonal", "shrinkage", "ridge")
 ANCHORS = ("mean", "base")
 GRAMS = ("plain", "weighted")
 GRAM_SOURCES = ("measured", "estimated", "auto")
+
+SYSTEM_SETTINGS = ("off_diagonal", "regularization", "ridge", "gram", "gram_from", "weighted_off_diagonal")
+"""Those that the left-hand side of a layer's system depends on."""
 
 COLUMNS = 512
 """Columns of a product whose factors are converted to float64 at a time."""
@@ -89,6 +85,9 @@ class RegMean(MergeMethod):
     gram: str = "plain"
     gram_from: str = "measured"
     weighted_off_diagonal: float = 1.0
+
+    def __post_init__(self) -> None:
+        self._systems = SharedSystems()
 
     @property
     def statistics(self) -> tuple[str, ...]:
@@ -152,11 +151,14 @@ class RegMean(MergeMethod):
         layout: Layout,
         base: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """Check that every pattern of ``exclude_layers`` names a linear layer."""
+        """Check that every pattern of ``exclude_layers`` names a layer, and count layers with the same inputs."""
         layers = [layer.name for layer in layout.linear.values()]
         layers += [layer.name for stack in layout.stacked.values() for layer in stack.layers]
         if unmatched := [text for text in self.exclude_layers if not any(matches(name, [text]) for name in layers)]:
             raise MergeError(f"method.exclude_layers: no linear layer matches {', '.join(unmatched)}")
+        merged = [layout.linear[name].name for name in names if name in layout.linear]
+        kept = [layer for layer in merged if not matches(layer, self.exclude_layers)]
+        self._systems.expect(self._inputs(layer, members) for layer in kept)
 
     def merge(self, parameter: Parameter) -> tuple[Tensor, LayerDiagnostics | None]:
         """Regression mean of a linear layer's weight; mean of any other parameter."""
@@ -176,21 +178,21 @@ class RegMean(MergeMethod):
         # In float64 whatever the factor: the condition number of a sum scaled to a unit diagonal grows with its width
         # (1536 features that are alike have one of 13,800 with a factor of 0.9), which makes float32 rounding visible.
         device, dtype = solve_device(own_device), torch.float64
-        mean, entries = parameter.mean(dtype, device), dtype
+        mean = parameter.mean(dtype, device)
         size = mean.shape[0] if parameter.layer.transposed else mean.shape[1]
-        factor = self._factor(parameter, size, device)
-        total = torch.zeros(size, size, dtype=dtype, device=device)
+        # Layers with the same inputs, as queries, keys and values of an attention, differ in right-hand sides alone.
+        inputs = self._inputs(parameter.layer.name, parameter.members)
+        key = self._key(inputs, parameter, device)
+        known = self._systems.known(key)
+        factor = self._factor(parameter, size, device) if known is None else known.factor
+        sums = GramSum(size, device) if known is None else None
         right = torch.zeros(mean.numel() // size, size, dtype=dtype, device=device)
         first: Tensor | None = None
-        conditions: dict[str, float] = {}
         for number, (weight, tensor) in enumerate(zip(parameter.weights, parameter.tensors, strict=True)):
             stored = self._matrix(parameter, number, size)
-            if stored.dtype != torch.float64:
-                entries = torch.float32  # in float64 they are as rough as they were
             gram = stored.to(device)
-            if (bound := condition_bound(gram)) is not None:
-                conditions[parameter.members[number].name] = bound
-            total.add_(gram, alpha=weight)
+            if sums is not None:
+                sums.add(gram, weight, parameter.members[number].name)
             if first is None:
                 first = gram
                 continue
@@ -205,36 +207,44 @@ class RegMean(MergeMethod):
                 right.addcmul_(difference, apart, value=weight * (1 - factor))
             del difference
         del first, gram, stored
-        # A factor on every matrix is one on their sum.
-        if factor != 1:
-            total = scale_off_diagonal_(total, factor)
-        share = off_diagonal_share(total)
-        if self.regularization == "ridge":
-            strength = self.ridge * float(total.diagonal().mean())
-            total.diagonal().add_(strength)
-            if self.ridge_towards == "base" and parameter.base is not None:
-                offset = (parameter.base.to(device, dtype) - mean) * strength
-                right.add_(oriented(offset, parameter.layer))
-        # Where no member has changed anything the weights are the base's, which matter to inputs that are there.
-        from_weights = all(map(self._is_estimated, parameter.members))
         try:
-            solution = solve_in_range(total, right.T) if from_weights else solve_positive(total, right.T, entries)
+            if known is None:
+                assert sums is not None
+                # Where no member has changed anything the weights are the base's, which matter to inputs that occur.
+                from_weights = all(map(self._is_estimated, parameter.members))
+                ridge = self.ridge if self.regularization == "ridge" else None
+                known = sums.system(factor, ridge, from_weights)
+                self._systems.keep(inputs, key, known)
+                del sums
+            if known.strength is not None and self.ridge_towards == "base" and parameter.base is not None:
+                offset = (parameter.base.to(device, dtype) - mean) * known.strength
+                right.add_(oriented(offset, parameter.layer))
+            solution = known.solve(right.T)
         except ValueError as error:
             raise MergeError(
                 f"layer {layer}: the sum of the members' Gram matrices cannot be solved: {error}"
             ) from None
-        change = oriented(solution.value.T, parameter.layer)
+        change = oriented(solution.T, parameter.layer)
         merged = mean.add_(change).to(own_device, own_dtype)
-        estimated = factor if self.regularization == "shrinkage" else None
-        return merged, LayerDiagnostics(
-            layer,
-            solution.jitter,
-            solution.condition,
-            solution.unseen,
-            share,
-            off_diagonal=estimated,
-            conditions=conditions,
-        )
+        return merged, known.diagnostics(layer, factor if self.regularization == "shrinkage" else None)
+
+    def _inputs(self, layer: str, members: Sequence[MergeMember]) -> Hashable:
+        """What tells a layer's inputs: the layer whose matrix each member has for it; None where that is not known."""
+        leaders = []
+        for member in members:
+            source = self._source(member)
+            if source is None or self._is_estimated(member):
+                return None
+            leaders.append(getattr(source, "shared", {}).get(layer, layer))
+        return tuple(leaders)
+
+    def _key(self, inputs: Hashable, parameter: Parameter, device: torch.device) -> Hashable:
+        """Everything that a layer's system depends on; None where it serves this layer alone."""
+        if inputs is None or self._systems.expected[inputs] < 2:
+            return None
+        sources = tuple(id(self._source(member)) for member in parameter.members)
+        settings = tuple(getattr(self, name) for name in SYSTEM_SETTINGS)
+        return inputs, sources, tuple(parameter.weights), device, settings
 
     def _factor(self, parameter: Parameter, size: int, device: torch.device) -> float:
         """The factor on off-diagonal entries."""

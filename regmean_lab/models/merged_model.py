@@ -25,7 +25,7 @@ tags:
 
 def write_merged_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, card: str, folder: Path) -> None:
     """Write model, tokenizer and card (``README.md``) into a folder, whole or not at all; replaces an earlier one."""
-    with new_folder(folder) as temporary:
+    with new_folder(folder, "the merged model") as temporary:
         with quiet_transformers():
             model.save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)

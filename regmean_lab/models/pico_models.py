@@ -255,6 +255,6 @@ def write_pico_model(architecture: str, folder: Path) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = make.model(make.config(len(tokenizer)))
-    with new_folder(folder) as temporary:
+    with new_folder(folder, "a generated model") as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)

@@ -16,6 +16,7 @@ from regmean_lab.config.locations import configuration_root
 from regmean_lab.report.entries import Entry, entries_of
 from regmean_lab.report.grid import Section, natural_key, sections_of
 from regmean_lab.report.read import Found, NoResultsError, Run, find_runs
+from regmean_lab.utils.disk import DiskShortage, named_setting
 from regmean_lab.utils.names import did_you_mean
 from regmean_lab.utils.quantities import counted
 
@@ -63,7 +64,8 @@ def main(arguments: Sequence[str] | None = None, program: str = PROGRAM) -> int:
         program: what the command is called in its help.
 
     Returns:
-        The exit code: 0, or 2 for a wrong command line or when there are no results.
+        The exit code: 0, or 2 for a wrong command line, when there are no results, or where there is no room for the
+        report.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     if any(argument in ("-h", "--help") for argument in given):
@@ -80,9 +82,18 @@ def main(arguments: Sequence[str] | None = None, program: str = PROGRAM) -> int:
         print(f"warning: {message}", file=sys.stderr)
     results = counted(len(_runs_of(sections)), "result")
     print(f"{results} in {counted(len(sections), 'section')}{left_out}", flush=True)
-    path = _write(chosen, found, sections, [*_summarised(found.problems), *notices], given)
+    try:
+        path = _write(chosen, found, sections, [*_summarised(found.problems), *notices], given)
+    except DiskShortage as error:
+        print(named_setting(str(error), error.path, {"output": _folder(chosen)}), file=sys.stderr)
+        return EXIT_WRONG
     print(f"Report: {path}")
     return 0
+
+
+def _folder(chosen: Arguments) -> Path:
+    """Where the report is written."""
+    return chosen.output or chosen.results[0] / "report"
 
 
 def completions(finished: Sequence[str], unfinished: str) -> list[str]:
@@ -201,7 +212,7 @@ def _write(chosen: Arguments, found: Found, sections: list[Section], notices: li
         runs=runs,
         command=shlex.join([*PROGRAM.split(), *given]),
     )
-    folder = chosen.output or chosen.results[0] / "report"
+    folder = _folder(chosen)
     path = write_report(report, sections, folder)
     if chosen.wandb is not None:
         from regmean_lab.config.groups import LoggerConfig

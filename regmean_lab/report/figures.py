@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from regmean_lab.report.rows import rows_of
 from regmean_lab.results import Result
+from regmean_lab.utils.files import new_file
 
 # Okabe and Ito's colours can be told apart with any colour vision; the markers differ as well.
 IN_DOMAIN, OUT_OF_DOMAIN = ("#0072B2", "o"), ("#D55E00", "s")
@@ -44,7 +45,5 @@ def score_figure(results: Sequence[Result], path: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.25)
     figure.legend(frameon=False, fontsize=9, loc="outside lower center", ncols=2)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, dpi=150, format="png")
-    temporary.replace(path)
+    with new_file(path) as temporary:
+        figure.savefig(temporary, dpi=150, format="png")

@@ -343,11 +343,13 @@ def write_statistics(
 
     Raises:
         StatisticsError: if ``metadata`` uses a name of the format, or holds something that JSON does not.
+        DiskShortage: where there is no room for the file.
     """
     path = Path(path)
     encoded = encoded_metadata(header, metadata)
     stored = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in tensors.items()}
-    with new_file(path) as temporary:
+    size = sum(tensor.numel() * tensor.element_size() for tensor in stored.values())
+    with new_file(path, f"{header.get('kind', '')} statistics".lstrip(), size) as temporary:
         save_file(stored, temporary, metadata=encoded)
         share(temporary)
 

@@ -35,7 +35,6 @@ class MatrixWriter:
 
     def __init__(
         self,
-        path: Path,
         file: BinaryIO,
         layers: Iterable[str],
         metadata: Mapping[str, Json],
@@ -45,7 +44,6 @@ class MatrixWriter:
         self._form: Form = form
         self._rank = rank
         self._form_header = form_header(form, rank)
-        self._path = path
         self._file = file
         # Metadata are JSON in JSON: quotes and backslashes are written as two characters, and once more.
         each = sum(_NAMED * (len(json.dumps(json.dumps(layer))) + 64) for layer in layers)
@@ -86,13 +84,8 @@ class MatrixWriter:
         self.complete = True
 
     def _write(self, content: bytes | memoryview) -> None:
-        try:
-            self._file.write(content)
-            self._file.flush()  # a disk that is full tells now, and not where the file is closed
-        except OSError as error:
-            raise StatisticsError(
-                f"{self._path}: cannot be written ({error.strerror}); nothing is kept of it"
-            ) from None
+        self._file.write(content)
+        self._file.flush()  # a disk that is full tells now, and not where the file is closed
 
 
 @contextmanager
@@ -109,11 +102,12 @@ def matrix_writer(
         rank: of "low_rank".
 
     Raises:
-        StatisticsError: for another form, or a rank where there is none; where the file cannot be written.
+        StatisticsError: for another form, or a rank where there is none.
+        DiskShortage: where there is no room for the file.
     """
-    with new_file(path) as temporary:
+    with new_file(path, "statistics") as temporary:
         with temporary.open("wb") as file:
-            writer = MatrixWriter(path, file, layers, metadata, form, rank)
+            writer = MatrixWriter(file, layers, metadata, form, rank)
             yield writer
             if not writer.complete:
                 raise StatisticsError(f"{path}: was not finished")

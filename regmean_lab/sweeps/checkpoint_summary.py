@@ -99,7 +99,7 @@ def summarise_checkpoints(folder: Path) -> None:
         else:
             table = score_table([result for _, results in ended for result in results])
         print_table(table, console(), more)
-        (folder / TABLE_FILE).write_text(markdown_table(table, more), encoding="utf-8")
+        write_text(folder / TABLE_FILE, markdown_table(table, more))
         print(f"{counted(len(ended), 'job')}. Table: {folder / TABLE_FILE}")
     tell_failed(records)
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from regmean_lab.config.method_option import option_of
 from regmean_lab.results import MERGED_FOLDER, RESULT_FILE, Result, ResultError, read_result, unknown_text, zero_note
 from regmean_lab.tracking.sweep_name import COMMAND_VARIABLE, current_sweep
-from regmean_lab.utils.files import write_json
+from regmean_lab.utils.files import write_json, write_text
 from regmean_lab.utils.quantities import counted
 
 SWEEPS_FOLDER = "sweeps"
@@ -72,7 +72,7 @@ def summarise(folder: Path) -> None:
 
         table = score_table(results)
         print_table(table, console())
-        (folder / TABLE_FILE).write_text(markdown_table(table), encoding="utf-8")
+        write_text(folder / TABLE_FILE, markdown_table(table))
 
         score_figure(results, folder / FIGURE_FILE)
         computed = sum(record.computed for record in records)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from regmean_lab.sweeps.checkpoint_summary import (
     write_table,
 )
 from regmean_lab.sweeps.summary import JobRecord, record_job
+from regmean_lab.utils.disk import DiskShortage, named_setting, writing
 from regmean_lab.utils.garbage import collect_again
 from regmean_lab.utils.progress import is_listened, job_begins, job_ended
 from regmean_lab.utils.quiet import quiet_libraries
@@ -67,7 +68,7 @@ def job(config: DictConfig) -> float | None:
 
     name = job_name(config) if step is None else step.name
     try:
-        with _told(name, several=hydra_config.mode == RunMode.MULTIRUN) as scores:
+        with _told(name, several=hydra_config.mode == RunMode.MULTIRUN) as scores, _on_disk(config):
             if step is not None:
                 from regmean_lab.sweeps.step_work import run_step  # imports Lightning; finding results does without
 
@@ -77,19 +78,47 @@ def job(config: DictConfig) -> float | None:
             result, computed = run(config, folder, overrides)
             scores.append(result.mean_in_domain)
     except UserError as error:
-        record(str(error))
-        raise JobError(str(error)) from error
+        told = str(error)
+        _record_if_possible(lambda: record(told))
+        raise JobError(told) from error
     except Exception as error:
         log.exception("the job failed")
-        record(f"{type(error).__name__}: {error}")
+        text = f"{type(error).__name__}: {error}"
+        _record_if_possible(lambda: record(text))
         raise
     finally:
         # Jobs of a sweep share a process: leave no memory of the GPU behind for the next one.
         if torch.cuda.is_available():
             gc.collect()
             torch.cuda.empty_cache()
-    record(None, computed)
+    _record_if_possible(lambda: record(None, computed))
     return result.mean_in_domain
+
+
+@contextmanager
+def _on_disk(config: DictConfig) -> Iterator[None]:
+    """Tell an error for want of room, wherever it comes from, and by which setting the folder is chosen."""
+    try:
+        with writing(None):
+            yield
+    except DiskShortage as error:
+        folders = {
+            f"paths.{key}": Path(str(folder))
+            for key, folder in (OmegaConf.select(config, "paths") or {}).items()
+            if folder is not None
+        }
+        if (output := OmegaConf.select(config, "output")) is not None:
+            folders["output"] = Path(str(output)).expanduser()
+        text = named_setting(str(error), error.path, folders)
+        raise DiskShortage.of(text, error) from error
+
+
+def _record_if_possible(write: Callable[[], None]) -> None:
+    """Leave a record for the summary; on a full disk the job's own end counts."""
+    try:
+        write()
+    except DiskShortage as error:
+        log.warning("the summary does not tell how this job ended: %s", str(error).splitlines()[0])
 
 
 def job_name(config: DictConfig) -> str:
@@ -157,10 +186,11 @@ def root_job(config: DictConfig) -> None:
             print("\n".join(planned_module(config.experiment).plan(config)))
             return
         record(NOT_ENDED)
-        measured = root_module(config.experiment).run(config, Path(folder))
-        seconds = time.perf_counter() - started
-        if measured is not None and measured.results:
-            (write_table if several else show_measured)(measured)
+        with _on_disk(config):
+            measured = root_module(config.experiment).run(config, Path(folder))
+            seconds = time.perf_counter() - started
+            if measured is not None and measured.results:
+                (write_table if several else show_measured)(measured)
     except UserError as error:
         record(str(error))
         if several:  # Hydra tells only the first error of a sweep, when it has ended

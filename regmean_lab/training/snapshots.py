@@ -38,8 +38,9 @@ class TensorCheckpoints(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write a checkpoint."""
-        with new_file(Path(path)) as temporary:
-            torch.save(checkpoint, temporary)
+        # Through a file of Python's, whose error says why it could not be written; torch.save's own does not.
+        with new_file(Path(path), "the state of training") as temporary, temporary.open("wb") as file:
+            torch.save(checkpoint, file)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Read a checkpoint."""

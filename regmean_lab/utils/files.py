@@ -15,6 +15,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from regmean_lab.utils.disk import writing
+
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 CARD_FILE = "README.md"
@@ -89,44 +91,67 @@ def share(path: Path) -> None:
 
 
 @contextmanager
-def new_file(path: Path) -> Iterator[Path]:
+def new_file(path: Path, what: str = "", needed: int = 0) -> Iterator[Path]:
     """A temporary name beside ``path``: what is written to it gets the name ``path`` when nothing went wrong.
 
     So a file is either absent (or as it was before) or complete. Folders above it are made.
+
+    Args:
+        path: the file.
+        what: what it is, to tell where there is no room for it.
+        needed: its bytes, if they are known.
+
+    Raises:
+        DiskShortage: where there is no room for it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        yield temporary
-        os.replace(temporary, path)
+        with writing(path, what, temporary=temporary, needed=needed):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 @contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
+def new_folder(path: Path, what: str = "", needed: int = 0) -> Iterator[Path]:
     """A temporary folder that becomes ``path``, in place of one that is there, when nothing went wrong.
 
     Its files are shared as the umask says. Folders above it are made.
+
+    Args:
+        path: the folder.
+        what: what it is, to tell where there is no room for it.
+        needed: bytes of its files, if they are known.
+
+    Raises:
+        DiskShortage: where there is no room for it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=path.parent))
+    with writing(path, what):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=path.parent))
     try:
-        yield temporary
-        temporary.chmod(0o755)
-        for file in temporary.rglob("*"):
-            if file.is_file() and file.stat().st_nlink == 1:  # what is linked belongs to somebody else as well
-                share(file)
-        if path.is_dir():
-            shutil.rmtree(path)
-        os.replace(temporary, path)
+        with writing(path, what, temporary=temporary, needed=needed):
+            yield temporary
+            temporary.chmod(0o755)
+            for file in temporary.rglob("*"):
+                if file.is_file() and file.stat().st_nlink == 1:  # what is linked belongs to somebody else as well
+                    share(file)
+            if path.is_dir():
+                shutil.rmtree(path)
+            os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_bytes(path: Path, content: bytes) -> Path:
-    """Write a file, whole or not at all; returns its path."""
-    with new_file(path) as temporary:
+    """Write a file, whole or not at all; returns its path.
+
+    Raises:
+        DiskShortage: where there is no room for it.
+    """
+    with new_file(path, needed=len(content)) as temporary:
         temporary.write_bytes(content)
     return path
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
+from regmean_lab.utils.disk import writing
 from regmean_lab.utils.files import WEIGHTS_FILE, file_sha256, share
 from regmean_lab.zoo.address import ADDRESS_LENGTH, JSON, member_address, plain
 from regmean_lab.zoo.entry import (
@@ -106,6 +107,7 @@ class Zoo:
         Raises:
             ZooError: if ``train`` did not write the files, or an entry at this address is damaged.
             ValueError: if ``train`` returns a key that the zoo writes itself.
+            DiskShortage: where there is no room for the entry.
         """
         address = member_address(description)
         if (entry := self.find(address)) is not None:
@@ -116,13 +118,14 @@ class Zoo:
                 return entry, False
             self._remove_temporary(address)
             temporary = self._temporary_path(address)
-            temporary.mkdir()
             try:
-                extra = train(temporary)
-                _write_training(temporary, address, description, extra)
-                _flush_folder(temporary)
-                temporary.rename(path)
-                _flush(self.root)
+                with writing(path, "a member", temporary=temporary):
+                    temporary.mkdir()
+                    extra = train(temporary)
+                    _write_training(temporary, address, description, extra)
+                    _flush_folder(temporary)
+                    temporary.rename(path)
+                    _flush(self.root)
                 shutil.rmtree(self._training_folder(address), ignore_errors=True)
             except BaseException:
                 shutil.rmtree(temporary, ignore_errors=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import command, families, gram
+from benchmarks import command, families, gram, merge
 from benchmarks.figure import Figure, Setting
 from benchmarks.measure import interleaved, ratio
 from benchmarks.report import read_sections, table
@@ -18,7 +18,7 @@ from benchmarks.report import read_sections, table
 SETTING = Setting(torch.device("cpu"), repeats=2, sentences=24, pico=True)
 
 
-WHOLE_PROCESSES = ("blocks", "jobs", "merge-memory", "scores", "peers", "start")
+WHOLE_PROCESSES = ("blocks", "demo", "jobs", "merge-memory", "scores", "peers", "start")
 """Families that start processes: too long for a test."""
 
 
@@ -34,6 +34,12 @@ def test_a_family_is_measured(family: str) -> None:
             assert figure.note.startswith("not measured: ")
         else:
             assert 0 < figure.low <= figure.value <= figure.high < math.inf
+
+
+def test_the_merge_of_a_gpu_is_measured_on_any_device() -> None:
+    (figure,) = merge.gpu_figures(SETTING)
+    assert figure.goal == 1
+    assert 0 < figure.low <= figure.value <= figure.high
 
 
 def test_the_figures_of_a_gpu_are_measured_on_any_device() -> None:

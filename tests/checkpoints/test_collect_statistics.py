@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,9 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from regmean_lab.checkpoints import collect_command
 from regmean_lab.checkpoints.collect_command import RECORD_FILE, check, run
+from regmean_lab.checkpoints.publishing import collect as collecting
 from regmean_lab.checkpoints.publishing.card import BEGIN
 from regmean_lab.config.schema import ConfigurationError
 from regmean_lab.models.pico import pico_folder
@@ -103,6 +106,42 @@ def test_a_classifiers_matrices_are_those_of_its_inputs(
     record = json.loads((tmp_path / "job" / RECORD_FILE).read_text())
     assert record["done"] == {"gram": "collected"}
     assert BEGIN in (folder / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+@pytest.mark.parametrize("moment", ["checksums are made", "the model is loaded", "texts are read"])
+def test_a_model_that_changes_while_it_is_read(
+    make: Make,
+    compose: Callable[..., DictConfig],
+    texts: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    moment: str,
+) -> None:
+    """Statistics of one state would be written with the checksums of another."""
+    folder = tmp_path / "model"
+    shutil.copytree(make("bert", "sequence"), folder)
+    where, function = {
+        "checksums are made": (collect_command, "identity_of"),
+        "the model is loaded": (collect_command, "load_module"),
+        "texts are read": (collecting, "measure"),
+    }[moment]
+    original = getattr(where, function)
+
+    def and_change(*arguments: Any, **named: Any) -> Any:
+        found = original(*arguments, **named)
+        (folder / name).write_bytes((folder / name).read_bytes())
+        return found
+
+    monkeypatch.setattr(where, function, and_change)
+    config = compose(f"checkpoint={folder}", f"data={texts}", "kinds=[gram,tokens]", f"output={tmp_path / 'out'}")
+    with pytest.raises(StatisticsError, match=f"{name}: changed while it was read, so that the statistics may be of"):
+        run(config, tmp_path / "job")
+    assert not list((tmp_path / "out").rglob("*.safetensors"))
+    monkeypatch.setattr(where, function, original)
+    run(config, tmp_path / "job")
+    assert (tmp_path / "out" / "statistics" / "gram.safetensors").is_file()
 
 
 def test_a_language_model_counts_each_token_that_another_follows(

@@ -31,7 +31,9 @@ from regmean_lab.checkpoints import merge_command
 from regmean_lab.checkpoints.evaluate_command import check, run
 from regmean_lab.checkpoints.heads import load_with_head
 from regmean_lab.checkpoints.scoring import merged as scored_merges
+from regmean_lab.checkpoints.scoring import score as scoring
 from regmean_lab.config.schema import ConfigurationError
+from regmean_lab.models.headers import CheckpointError
 from regmean_lab.models.pico import pico_folder
 from regmean_lab.models.pretrained import quiet_transformers
 from regmean_lab.report.read import find_runs
@@ -198,6 +200,33 @@ def test_a_finished_result_is_found_until_checkpoint_or_data_change(
     (job / "model" / "predictions.safetensors").unlink()
     fourth = (job / "model" / RESULT_FILE).stat().st_mtime_ns
     assert written() != fourth
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_a_checkpoint_that_changes_while_it_is_scored(
+    save: Callable[..., Path],
+    compose: Callable[..., DictConfig],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    """Its result would be found again as that of the weights that are there now."""
+    folder, data, job = save("model", COLOURS, 0), tmp_path / "films.csv", tmp_path / "job"
+    labelled(data, 0)
+    config, predict = compose(f"checkpoint={folder}", f"data={data}"), scoring.predict_all
+
+    def and_change(*arguments: Any, **named: Any) -> Any:
+        predicted = predict(*arguments, **named)
+        (folder / name).write_bytes((folder / name).read_bytes())
+        return predicted
+
+    monkeypatch.setattr(scoring, "predict_all", and_change)
+    with pytest.raises(CheckpointError, match=f"{name}: changed while it was read, so that the scores may be of neith"):
+        run(config, job)
+    assert not [path for path in job.rglob("*") if path.is_file()]
+    monkeypatch.setattr(scoring, "predict_all", predict)
+    run(config, job)
+    assert (job / "model" / RESULT_FILE).is_file()
 
 
 def test_pairs_of_texts_and_numbers(

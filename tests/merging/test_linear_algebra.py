@@ -10,6 +10,7 @@ from torch import Tensor
 from regmean_lab.merging import linear_algebra
 from regmean_lab.merging.linear_algebra import (
     FLOAT64_LIMIT,
+    PositiveSystem,
     condition_bound,
     off_diagonal_share,
     scale_off_diagonal,
@@ -199,7 +200,8 @@ def test_a_refined_solution_is_that_of_float64(share: float) -> None:
         solution = solve_positive(matrix.clone(), right.clone(), torch.float32, refine=refine)
         assert float((solution.value - expected).norm() / expected.norm()) < 1e-10
         assert solution.jitter == 0
-    assert linear_algebra._refined(alike(300, 1.0) / 3e4, right) is None
+    assert PositiveSystem(alike(300, share), refine=True).is_refined
+    assert not PositiveSystem(alike(300, 1.0), refine=True).is_refined
 
 
 def test_what_refinement_cannot_solve_is_factorised_in_float64() -> None:

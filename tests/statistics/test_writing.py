@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_disks import files_of_at_most
 
 from regmean_lab.statistics import FORMS, GramFile, GramStatistics, StatisticsError, save_gram
 from regmean_lab.statistics import writing as module
 from regmean_lab.statistics.held_outputs import HeldOutputs
 from regmean_lab.statistics.writing import matrix_writer
+from regmean_lab.utils.disk import DiskShortage
 
 METADATA: dict[str, Any] = {"settings": {"kind": "gram", 'a "quoted" key': "\\"}, "data_fingerprint": "abc"}
 
@@ -97,15 +99,12 @@ def test_there_is_room_for_whatever_layers_are_called(count: int, tmp_path: Path
 
 
 def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
-    class Full:
-        def seek(self, position: int) -> None: ...
-
-        def write(self, content: bytes) -> int:
-            raise OSError(28, "No space left on device")
-
-    writer = module.MatrixWriter(tmp_path / "gram.safetensors", Full(), [], {}, "full", None)  # type: ignore[arg-type]
-    with pytest.raises(StatisticsError, match=r"gram\.safetensors: cannot be written \(No space left on device\)"):
-        writer.add("one", torch.eye(2))
+    path = tmp_path / "gram.safetensors"
+    match = r"^cannot write statistics .*/gram\.safetensors: File too large; it takes more than .*at most 80 kB"
+    writing = matrix_writer(path, ["one"], METADATA)
+    with pytest.raises(DiskShortage, match=match), files_of_at_most(80_000), writing as writer:
+        writer.add("one", torch.eye(200))
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_does_not_fit_into_memory_is_held_in_files(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def write_extraction(prepared: PreparedExtraction, folder: Path, device: torch.d
         name: request.dtype if request.dtype is not None and own.is_floating_point else own
         for name, own in member.dtypes.items()
     }
-    with new_folder(folder) as temporary:
+    with new_folder(folder, "the adapter") as temporary:
         adapter = write_adapter(
             temporary,
             _weights(prepared, torch.device(device)),

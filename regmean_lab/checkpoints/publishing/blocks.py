@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -87,7 +87,6 @@ class BlockCollection:
         trainer: device, precision, and whether there are progress bars.
         memory: most bytes of activations that are held in main memory.
         folder: where more of them are written meanwhile.
-        files: of its files of weights, size and time of the last change (ns) when it was opened.
     """
 
     module: TaskModule
@@ -95,20 +94,6 @@ class BlockCollection:
     trainer: TrainerConfig
     memory: int
     folder: Path
-    files: Mapping[Path, tuple[int, int]]
-
-    def check_unchanged(self) -> None:
-        """Raise if a file of weights is another one than when the first block was read, hours ago perhaps.
-
-        Raises:
-            StatisticsError: naming the files.
-        """
-        changed = [path for path, state in self.files.items() if file_states([path]).get(path) != state]
-        if changed:
-            raise StatisticsError(
-                f"{', '.join(map(str, changed))}: changed while the model was read block by block, so that its "
-                "matrices are not of one model; nothing was written. Collect again"
-            )
 
 
 @dataclass
@@ -143,12 +128,6 @@ class WrittenMatrices:
             "batches": self.batches,
             **unseen,
         }
-
-
-def file_states(paths: Iterable[Path]) -> dict[Path, tuple[int, int]]:
-    """By file that is there, its size and the time of its last change (ns)."""
-    states = {path: path.stat() for path in dict.fromkeys(paths) if path.is_file()}
-    return {path: (state.st_size, state.st_mtime_ns) for path, state in states.items()}
 
 
 def choice_problem(value: Any) -> str | None:

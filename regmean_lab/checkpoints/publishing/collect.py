@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from regmean_lab.checkpoints.publishing.blocks import BlockCollection, write_by_
 from regmean_lab.checkpoints.publishing.corpus import CORPUS
 from regmean_lab.checkpoints.publishing.guard import Shortage, guard_file, most_rows, refuse, shortages
 from regmean_lab.checkpoints.publishing.layers import input_widths, wanted_layers
+from regmean_lab.checkpoints.unchanged import ReadFiles
 from regmean_lab.config.groups import TrainerConfig
 from regmean_lab.modules import TaskModule
 from regmean_lab.statistics import (
@@ -65,6 +66,7 @@ class Publication:
         model: what identifies the weights.
         pushed: whether the files will be pushed to the hub: then those that are found are guarded as well.
         distinct: share of texts that do not repeat another one; a repeated text hides nobody's.
+        read: the model's files, as they were before ``model`` told their contents.
     """
 
     folder: Path
@@ -77,6 +79,16 @@ class Publication:
     model: dict[str, Any]
     pushed: bool = False
     distinct: float = 1.0
+    read: ReadFiles = field(default_factory=ReadFiles)
+
+    def check_unchanged(self) -> None:
+        """Raise if the model's files are other ones than those that ``model`` tells, hours ago perhaps.
+
+        Raises:
+            StatisticsError: naming the files.
+        """
+        if (problem := self.read.change("the statistics", "Collect again")) is not None:
+            raise StatisticsError(problem)
 
     def path(self, kind: str) -> Path:
         """The file of one kind of statistics."""
@@ -209,7 +221,7 @@ class _Collection:
         shortage = memory_for_statistics(self.request, self.publication.folder.name, device, by_blocks=True)
         with shortage, self._writer(layers, self._metadata({})) as writer:
             written = write_by_blocks(self.request, blocks, self.data, writer, self._check_rows)
-            blocks.check_unchanged()
+            self.publication.check_unchanged()
             widths = {layer: written.widths[layer] for layer in layers if layer in written.widths}
             writer.finish(written.header(layers), self._metadata(widths))
 
@@ -217,12 +229,13 @@ class _Collection:
         """Write statistics, unless a layer saw too few rows.
 
         Raises:
-            StatisticsError: naming such layers.
+            StatisticsError: naming such layers; for files of the model that have changed meanwhile.
         """
         kind, (form, number) = self.request.about, self.publication.form_of(self.request.kind)
         widths = kind.widths_of(statistics)
         self._check_rows(kind.rows_of(statistics), widths)
         path = self.publication.path(self.request.kind)
+        self.publication.check_unchanged()
         kind.save(path, statistics, self._metadata(widths), form=form, rank=number)
 
     def save_again(self, found: GramFile) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from regmean_lab.checkpoints.members import Member, read_member, tokenizer_in
 from regmean_lab.checkpoints.merge import check_doubles
 from regmean_lab.checkpoints.sources import Source, find_sources
 from regmean_lab.checkpoints.tasks import TASKS, longest_text, task_of
+from regmean_lab.checkpoints.unchanged import ReadFiles
 from regmean_lab.models.headers import CheckpointError
 from regmean_lab.models.pretrained import ModelError, quiet_transformers
 from regmean_lab.suites.base import Task
@@ -36,10 +37,12 @@ class ScoredModel:
         member: what its files hold; nothing of its weights was read.
         task: what it predicts, with the names of its outputs in their order; of a language model the kind ``text``
             and its form.
+        read: its files, as they were when their headers had been read.
     """
 
     member: Member
     task: Task
+    read: ReadFiles = field(default_factory=ReadFiles, compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -150,7 +153,9 @@ def scored_model(member: Member, labels: Sequence[str] | None) -> ScoredModel:
         found.append(f"{source.name}: no tokenizer there, which texts are read with; save it into {source.folder}")
     if found or task is None:
         raise CheckpointError(found)
-    return ScoredModel(member, task)
+    read = ReadFiles()
+    read.add([*member.files, *member.tokenizer_files()])
+    return ScoredModel(member, task, read)
 
 
 def _task(architecture: Architecture, labels: Sequence[str] | None) -> Task:

@@ -21,6 +21,7 @@ from regmean_lab.evaluation.prediction_files import read_predictions, write_pred
 from regmean_lab.evaluation.scores import Metrics, key_scores
 from regmean_lab.metrics.ensemble import ensemble_predictions
 from regmean_lab.metrics.metrics import score, score_predictions
+from regmean_lab.models.headers import CheckpointError
 from regmean_lab.modules import Predictions
 from regmean_lab.results import RESULT_FILE, Result, combine_fingerprints, find_result, fingerprint, mean
 from regmean_lab.suites.base import DataError
@@ -110,6 +111,9 @@ class Scoring:
             folder: where the result is written.
             method: what the result says of how the checkpoint was made, ``name`` first: what tables call it. None: it
                 is called by its name, and told from others of this name by its weights.
+
+        Raises:
+            CheckpointError: when its files change while they are read.
         """
         option = None if method is None else chosen_option(str(method["name"]))
         method = method_of(model) if method is None else method
@@ -130,6 +134,8 @@ class Scoring:
             predicted = predict_all(
                 *(model, evaluations, settings.trainer), batch_size=batch_size, max_length=settings.max_length
             )
+        if (problem := model.read.change("the scores", "Score it again")) is not None:
+            raise CheckpointError([problem])
         self.predicted[model.name] = predicted
         metrics = {
             one.name: score(one.task, predicted[one.name].logits, predicted[one.name].labels) for one in evaluations
