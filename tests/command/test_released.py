@@ -45,7 +45,8 @@ BOTH = "members=[dailydialog,crowdflower]"
             [f"in suite emotion they stand for dailydialog, crowdflower: {BOTH}"],
             None,
         ),
-        (["suite=emotion", "--filter_model", "model7"], ["suite emotion has no 'model7'"], None),
+        (["suite=emotion", "--filter_model", "model4"], ["stands for emobank; the suite has no corpus emobank"], None),
+        (["suite=emotion", "--filter_model", "model13"], ["suite emotion has no 'model13'"], None),
         (
             ["--config", "src/configs/defaults.yaml", "exps/t5/t5-emotion-regmean.yaml", "--templates", "seed=1"],
             ["--config: ", "experiment=emotion_text_pairwise model=t5_v1_1_base method=regmean", "--templates: "],
