@@ -58,7 +58,7 @@ ROWS: tuple[tuple[str, str], ...] = (
     ("regmean", "method=regmean"),
     ("fisher", "method=fisher"),
     # Their settings.
-    ("t5 regmean diag", "method.diagonal=true method.exclude_layers=[decoder,lm_head]"),
+    ("t5 regmean diag", "method.diagonal=true method.exclude_layers=[decoder*,lm_head]"),
     ("regmean diag", "method.diagonal=true"),
     ("regmean full", "method.diagonal=true"),
     ("regmean partial", "method.keep_layers=[roberta.encoder.layer.11,classifier] method.off_diagonal=1"),
