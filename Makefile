@@ -34,7 +34,7 @@ help: ## list these targets
 	@echo "  make plan-NAME       what a table of the paper needs, and what of it is there"
 	@echo "  make reproduce-NAME  run it (again: go on where it stopped), and write its report below $(OUTPUTS)/reports"
 	@echo "                       NAME: $(TABLES),"
-	@echo "                       each also as NAME-mini, which runs on two cores with nothing to prepare"
+	@echo "                       most also as NAME-mini, which runs on two cores with nothing to prepare"
 	@echo
 	@echo "  Variables: OVERRIDES='seed=1 paths.data_dir=DATA' and OUTPUTS=$(OUTPUTS) (for plan and reproduce)"
 	@echo "             PYTHON=python3.12 TORCH_INDEX=URL (for setup), REGMEAN_LAB_TEST_DATA=FOLDER of prepared corpora (for test)"

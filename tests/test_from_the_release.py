@@ -22,12 +22,15 @@ from regmean_lab.checkpoints import released_zoo
 from regmean_lab.command.aliases import known_names
 from regmean_lab.command.members import quoted_members
 from regmean_lab.command.overrides import compose_first_job, override_problems
+from regmean_lab.command.released_files import released_choices
 from regmean_lab.config.grids import Composer, composing, grids_of, values_of
 from regmean_lab.config.locations import configuration_root
 from regmean_lab.config.members import named_members
+from regmean_lab.config.resolvers import job_folder
 from regmean_lab.config.schema import ConfigurationError, settings_of
 from regmean_lab.experiment import run
 from regmean_lab.models.convert_pickled import convert, convert_file
+from regmean_lab.models.pico import pico_folder
 from regmean_lab.suites import suite_types
 from regmean_lab.suites.emotion import IN_DOMAIN, LABELS, OUT_OF_DOMAIN
 from regmean_lab.suites.ner import GENRES
@@ -37,17 +40,21 @@ sys.path.insert(0, str(Path(__file__).parent / "suites"))
 sys.path.insert(0, str(Path(__file__).parent / "checkpoints"))
 from entity_files import write_entities
 from given_folders import save_classifier_of
-from glue_files import write_task
+from glue_files import COLUMNS, write_task
 from released_folders import released, save_statistics
 
 TESTS = Path(__file__).parent
 PAGE = (TESTS.parent / "docs" / "from_the_release.md").read_text(encoding="utf-8").replace(" \\\n        ", " ")
 SECTIONS = dict(re.findall(r"^## ([^\n]+)\n(.*?)(?=^## |\Z)", PAGE, re.M | re.S))
 COMMANDS = re.findall(r"(?:`|^    )python -m regmean_lab ([^`\n]+)", PAGE, re.M)
+(RELEASED,) = re.findall(r"^    python -m src.run_experiments (.+)$", PAGE, re.M)
 VERBS = re.findall(r"^    regmean-lab (?:plan|run) (.+)$", PAGE, re.M)
 IMPORTS = re.findall(r"^    regmean-lab zoo (import .+)$", PAGE, re.M)
 EXAMPLES = re.findall(r"\| `([^`]+)` \|$", SECTIONS["Flags and settings"], re.M)
-TABLES = re.findall(r"`make reproduce-(\w+)(?: OVERRIDES=(\S+))?`", SECTIONS["Experiments"])
+CONFIGURATIONS = re.findall(r"^\| (`.*) \|$", SECTIONS["Configurations"], re.M)
+SWEEPS = SECTIONS["Scripts"] + SECTIONS["Figures and variants"]
+TABLES = re.findall(r"`make reproduce-(\w+)(?: OVERRIDES=(\S+))?`", SWEEPS)
+ANSWER, ALL_METHODS = COMMANDS[:2]
 
 PICO = {
     "roberta_base": "pico_roberta",
@@ -77,8 +84,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory, write_emotions: Callable[[P
         rows = [(emotions / corpus / f"{split}.jsonl").read_text() for split in ("train", "dev", "test")]
         (emotions / corpus / "full.jsonl").write_text("".join(rows))
     write_entities(resources, GENRES)
-    for task in ("cola", "sst2", "mrpc", "rte", "qnli"):
+    for task in COLUMNS:
         write_task(resources, task)
+    shutil.copytree(pico_folder("roberta", pico_cache), resources / "roberta-base")
     for seed, name in enumerate(("tec-model", "isear-model")):
         model = save_classifier_of(made / name, pico_cache, seed, LABELS, "roberta")
         model.config.problem_type = "multi_label_classification"
@@ -92,7 +100,8 @@ def on_pico_models(texts: list[str], folder: Path) -> list[str]:
     for real, small in PICO.items():
         joined = joined.replace(real, small)
     joined = re.sub(r"owner/([\w-]+)(@main)?", rf"{folder}/\1", joined)
-    joined = re.sub(r"paths\.(data|zoo)_dir=\S+\n?|suite\.examples=\d+\n?", "", joined)
+    joined = joined.replace("=resources/roberta-base", f"={folder}/resources/roberta-base")
+    joined = re.sub(r"paths\.(data|zoo|output)_dir=\S+\n?|suite\.examples=\d+\n?", "", joined)
     small = [text for text in joined.splitlines() if text]
     small += ["debug=fast", f"paths.data_dir={folder / 'resources'}", f"paths.zoo_dir={folder / 'zoo'}"]
     small += ["trainer=cpu", "trainer.progress_bar=false", "logger=none", "measure_divergence=false"]
@@ -101,29 +110,124 @@ def on_pico_models(texts: list[str], folder: Path) -> list[str]:
     return small
 
 
-def run_first_job(texts: list[str], folder: Path, job: Path) -> Any:
+def run_first_job(texts: list[str], folder: Path) -> Any:
+    """The result of a command's first job; what commands have in common is computed once, as the program does it."""
+    outputs = folder / "outputs_of_commands"
     with initialize_config_dir(str(configuration_root() / "conf"), version_base="1.3"):
-        config = compose_first_job([*on_pico_models(texts, folder), f"paths.output_dir={job}"])
+        config = compose_first_job([*on_pico_models(texts, folder), f"paths.output_dir={outputs}"])
     OmegaConf.set_struct(config, True)
+    job = outputs / job_folder(config)
+    known = (job / "result.json").is_file()
     result, computed = run(config, job, texts)
-    assert computed
+    assert computed != known
     scores = [score for domain in result.scores.values() for score in domain.values()]
     assert len(result.scores["in_domain"]) == len(result.members) >= 2
     assert all(math.isfinite(score) and -100 <= score <= 100 for score in scores)
     return result
 
 
+SCRIPTS = (
+    "deberta/{incremental_emotion,incremental_ner,pairwise_emotion}",
+    "distilbert/{pairwise_glue_difftask,pairwise_glue_subset}",
+    "roberta/{incremental_emotion,incremental_ner,pairwise_emotion,pairwise_glue_difftask,pairwise_glue_subset}",
+    "t5/{incremental_emotion,pairwise_emotion}",
+)
+"""The released code's scripts, by hand."""
+EXPERIMENT_FILES = (
+    "deberta/deberta-large-emotion{,-fisher,-locals,-mtl,-regmean}",
+    "deberta/ner/deberta-ner-{locals,mtl}",
+    "deberta/ner/ood/deberta-ner{,-ensemble,-fisher,-mtl-ood,-regmean}",
+    "deberta/ood/deberta-large-emotion-{ensemble-ood,fisher-norm-ood,fisher-ood,mtl-ood,ood,regmean-ood}",
+    "distilbert/distilbert-{base,fisher,mtl,ot,regmean}",
+    "distilbert/coeff/distilbert-coeff{,-50,-50-fisher}",
+    "distilbert/coeff/distilbert-coeff-50-fisher-{normalize,fixregression,fixregression-normalize}",
+    "distilbert/fisher/distilbert-fisher_{10,100,1000-normalize,abl}",
+    "distilbert/regmean/distilbert-regmean-coeff",
+    "distilbert/subset/distilbert-iid-{10k-regmean-whead,1k,1k-debug,1k-regmean,1k-whead}",
+    "distilbert/subset/distilbert-niid-1k-{fisher-whead,regmean-whead,whead}",
+    "distilbert/tsp/distilbert-tsp{1,2,3,4}-5",
+    "roberta-base/roberta-base-emotion{,-ensemble,-fisher,-mtl,-ot,-regmean}",
+    "roberta-base/glue/roberta-base{,-fisher,-fisher-norm,-mtl,-mtl-debug,-regmean}",
+    "roberta-base/glue/roberta-coeff-50{,-fisher}",
+    "roberta-base/ner/distilbert-base-ner{,-mtl}",
+    "roberta-base/ner/roberta-base-ner{,-fisher,-mtl,-regmean}",
+    "roberta-base/ner/ood/roberta-base-ner{,-ensemble,-fisher,-mtl-ood,-regmean}",
+    "roberta-base/ood/roberta-base-emotion-{ensemble-ood,fisher-norm-ood,fisher-ood,local-ood,mtl-ood,ood}",
+    "roberta-base/ood/roberta-base-emotion-{partial-regmean-ood,regmean-diag-ood,regmean-ood,regmean-rw-ood}",
+    "roberta-base/subset/rb-1k{,-fisher,-regmean}-whead",
+    "t5/t5-base-{local,emotion,emotion-debug,emotion-fisher,emotion-mtl,emotion-regmean,emotion-regmean-diag}",
+    "t5/ood/t5-base-emotion-{ensemble-ood,fisher-norm-ood,fisher-ood,mtl-ood,ood}",
+    "t5/ood/t5-base-emotion-regmean-{full-ood,ood,ood2,rw-ood}",
+)
+"""The files of its folder ``src/configs/exps``, by hand."""
+DATA_FILES = (
+    "{emotion,emotion_gen,glue,ner}{,_mtl}",
+    "{emotion,ner}_diffseed",
+    "subsets/glue_mtl_subset_{100,1k}",
+    "subsets/glue_partition_{10k_iid,1k_iid,1k_niid,1k_niid_diffseed}",
+)
+"""The files of its folder ``src/configs/datasets``, by hand."""
+
+
+def all_of(patterns: tuple[str, ...]) -> list[str]:
+    return sorted(name for pattern in patterns for name in braces(pattern))
+
+
+def rows_of(section: str) -> list[list[str]]:
+    _, _, body = SECTIONS[section].partition("\n|---")
+    return [line.strip("| ").split(" | ") for line in body.splitlines() if line.startswith("| ")]
+
+
+def named(cell: str) -> list[str]:
+    return [name for text in re.findall(r"`([^`]+)`", cell) for name in braces(text)]
+
+
+def as_settings(texts: list[str]) -> dict[str, str]:
+    return dict(text.split("=", 1) for text in texts if text != "-m")
+
+
 def test_the_page_has_what_is_run_here() -> None:
-    rows = [line for line in SECTIONS["Experiments"].splitlines() if line.startswith("| ")][1:]
-    assert len(rows) == 24
-    assert all("`python -m regmean_lab " in row or "two_checkpoints.ipynb" in row for row in rows)
+    scripts = [name for row in rows_of("Scripts") for name in named(row[0])]
+    assert sorted(scripts) == [f"{name}.py" for name in all_of(SCRIPTS)]
+    assert all(row[1].startswith("`python -m regmean_lab ") for row in rows_of("Scripts"))
+    rows = rows_of("Figures and variants")
+    assert len(rows) == 16
+    assert all("`python -m regmean_lab " in row[1] or "two_checkpoints.ipynb" in row[1] for row in rows)
     rows = [line for line in SECTIONS["Flags and settings"].splitlines() if line.startswith("| ")][1:]
     assert len(rows) == len(EXAMPLES) >= 20
     flags = ("--config_files", "--filter_model", "--templates", "zoo_filter", "local_zoo_dir")
     assert all(any(f"`{flag}" in row for row in rows) for flag in flags)
     assert (len(VERBS), len(IMPORTS)) == (2, 1)
-    assert len(re.findall(r"^\| `suite=", SECTIONS["Configurations"], re.M)) == 9
+    assert len(CONFIGURATIONS) == 9
     assert (TESTS.parent / "notebooks" / "two_checkpoints.ipynb").is_file()
+
+
+def test_every_file_of_an_experiment_is_answered_with_the_command_of_its_row() -> None:
+    seen = []
+    for row in rows_of("Files of experiments"):
+        files, (data,), (command,) = ([name for name in named(row[0]) if "/" in name], named(row[1]), named(row[2]))
+        given = as_settings(shlex.split(command.removeprefix("python -m regmean_lab ")))
+        methods = given.pop("method").split(",")
+        assert given.pop("paths.data_dir") == "resources"
+        used = []
+        for file in files:
+            answer = as_settings(released_choices([f"configs/datasets/{data}.yaml", f"configs/exps/{file}.yaml"]))
+            used.append(answer.pop("method"))
+            assert answer == given, file
+        assert list(dict.fromkeys(used)) == methods or set(used) == set(methods)
+        seen += files
+    assert len(seen) == 100
+    assert sorted(seen) == all_of(EXPERIMENT_FILES)
+
+
+def test_every_file_of_data_is_answered_with_the_command_of_its_row() -> None:
+    rows = rows_of("Files of data")
+    for file, command in rows:
+        given = as_settings(shlex.split(named(command)[0].removeprefix("python -m regmean_lab ")))
+        answer = as_settings(released_choices([f"src/configs/datasets/{named(file)[0]}.yaml"], 2))
+        assert answer.items() <= given.items()
+        assert set(given) - set(answer) <= {"model", "method", "members", "suite.task", "paths.data_dir"}
+    assert sorted(named(file)[0] for file, _ in rows) == all_of(DATA_FILES)
 
 
 def check_jobs(texts: list[str], *, multirun: bool = True) -> None:
@@ -143,38 +247,47 @@ def test_a_command_is_right_as_it_stands(command: str, compose_job: Callable[...
     check_jobs(arguments(command), multirun="-m" in shlex.split(command))
 
 
-@pytest.mark.parametrize("number", range(len(COMMANDS) + len(EXAMPLES)))
-def test_a_command_runs(number: int, folder: Path, tmp_path: Path, compose_job: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("command", [*COMMANDS, *EXAMPLES, *(row.split("`")[1] for row in CONFIGURATIONS)])
+def test_a_command_runs(command: str, folder: Path, compose_job: Callable[..., Any]) -> None:
     compose_job()
-    texts = arguments([*COMMANDS, *EXAMPLES][number])
-    result = run_first_job(texts, folder, tmp_path)
-    if "suite.include_other_members=true" in texts:
+    texts = arguments(command)
+    result = run_first_job(texts, folder)
+    if {"suite=ner", "suite.include_other_members=true"} <= set(texts):
+        assert set(result.scores["out_of_domain"]) == {"conll2003", "twitter"}  # all six are merged
+    elif {"experiment=ner_incremental", "suite.include_other_members=true"} <= set(texts):
         assert set(result.scores["out_of_domain"]) == {"conll2003", "twitter", "bc", "mz", "tc", "wb"}
 
 
 def test_the_example_is_one_command(forks: Forks, folder: Path, tmp_path: Path) -> None:
-    """As somebody types it beside the folder `resources`, with a pico model."""
-    example = COMMANDS[0].replace("roberta_base", PICO["roberta_base"])
+    """As somebody types it beside the folder `resources`, with a pico model; then the plan, and the report."""
+    example = ALL_METHODS.replace("roberta_base", PICO["roberta_base"])
     small = ["debug=fast", "trainer=cpu", "suite.out_of_domain=[emoint]", f"paths.output_dir={tmp_path / 'outputs'}"]
     status, printed = forks.run([*shlex.split(example), *small], tmp_path / "log.txt", folder)
     assert status == 0, printed
     assert "6 results, 6 computed now" in printed
     assert len(list((tmp_path / "outputs").glob("emotion_pairwise/dailydialog+crowdflower/*/result.json"))) == 6
+    plan = ["plan", *shlex.split(VERBS[0].replace("roberta_base", PICO["roberta_base"]))]
+    status, printed = forks.run([*plan, *small], tmp_path / "plan.txt", folder)
+    assert status == 0, printed
+    assert "1 job: 1 finished, 0 to do" in printed  # one of the six
+    (report,) = re.findall(r"`python -m regmean_lab\.report (results=outputs)`", PAGE)
+    status, printed = forks.run(["report", report], tmp_path / "report.txt", tmp_path)
+    assert status == 0, printed
+    assert "6 results in 1 section" in printed
+    assert "dailydialog" in (tmp_path / "outputs" / "report" / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name, override", sorted(set(TABLES)))
-def test_a_table_begins(
-    name: str, override: str, folder: Path, tmp_path: Path, compose_job: Callable[..., Any]
-) -> None:
+def test_a_table_begins(name: str, override: str, folder: Path, compose_job: Callable[..., Any]) -> None:
     compose_job()
     texts = [f"+multirun_sweeps={name}", *([override] if override else [])]
     check_jobs(texts)
     # Models of the sweep's grids are its own: of the first grid a pico one is run.
-    chosen = {"glue_tasks": "members=[mrpc,rte]", "glue_partitions": "suite.task=mrpc"}.get(name)
-    run_first_job([*texts, "model=roberta_base", *([chosen] if chosen else [])], folder, tmp_path)
+    chosen = {"glue_partitions": "suite.task=mrpc"}.get(name, "members=[mrpc,rte]" if "glue" in name else None)
+    run_first_job([*texts, "model=roberta_base", *([chosen] if chosen else [])], folder)
 
 
-@pytest.mark.parametrize("row", re.findall(r"^\| (`.*) \|$", SECTIONS["Configurations"], re.M))
+@pytest.mark.parametrize("row", CONFIGURATIONS)
 def test_published_configurations(row: str, compose_job: Callable[..., Any]) -> None:
     chosen, rate, length, schedule, kept, alpha = row.split(" | ")
     texts = chosen.strip("`").split()
@@ -194,17 +307,56 @@ def test_published_configurations(row: str, compose_job: Callable[..., Any]) -> 
     assert training.max_length == (512 if "suite=ner" in texts else 128)
 
 
-@pytest.mark.parametrize("row", re.findall(r"^\| (`.*) \|$", SECTIONS["Names of members"], re.M))
-def test_numbers_of_members(row: str, compose_job: Callable[..., Any]) -> None:
-    suites, members = (re.findall(r"`([^`]+)`", cell) for cell in row.split(" | "))
-    members = [member for member in members if "@" not in member]
-    for suite in suites:
-        assert suite_types()[suite].reference_order == tuple(members)
-        names = [f"model{number}" for number in (0, len(members) - 1)]
-        with pytest.raises(ConfigurationError) as raised:
-            settings_of(compose_job(f"suite={suite}", f"members=[{','.join(names)}]"))
-        (problem,) = raised.value.problems
-        assert f"stand for {members[0]}, {members[-1]}: members=[{members[0]},{members[-1]}]" in problem
+# dataset_name of model0, model1, … in src/configs/datasets of the released code, by hand: emotion.yaml (and _diffseed,
+# _gen, _mtl and _gen_mtl, which have the same), ner.yaml, glue.yaml, subsets/glue_partition_*.yaml (partition).
+EMOTION_THERE = (
+    "dailydialog crowdflower tec tales-emotion emobank isear emoint ssec electoraltweets fb-valence-arousal-anon "
+    "grounded_emotions emotion-cause affectivetext"
+)
+RELEASED_NUMBERS = {
+    "emotion": EMOTION_THERE.split(),
+    "emotion_text": EMOTION_THERE.split(),
+    "ner": ["bc", "mz", "tc", "nw", "bn", "wb", "conll2003", "twitter"],
+    "glue": ["cola", "sst2", "mrpc", "stsb", "mnli", "qnli", "qqp", "rte", "wnli"],
+    "glue_partition": ["partition_0", "partition_1"],
+}
+NO_CORPORA = ("emobank", "fb-valence-arousal-anon", "emotion-cause")
+
+
+@pytest.mark.parametrize("suite", RELEASED_NUMBERS)
+def test_every_number_of_a_member(suite: str, compose_job: Callable[..., Any], tmp_path: Path) -> None:
+    for number, corpus in enumerate(RELEASED_NUMBERS[suite]):
+        config = compose_job(f"suite={suite}", f"members=[model{number}]", f"paths.data_dir={tmp_path}")
+        problem, *_ = settings_problems(config)  # two are needed to merge, besides
+        then = f"; the suite has no corpus {corpus}; there are " if corpus in NO_CORPORA else f": members=[{corpus}] ("
+        stands = f"in suite {suite} it stands for {corpus}{then}"
+        assert problem.startswith(f"members: model{number} is a name of the paper's released code; {stands}")
+    problem, *_ = settings_problems(compose_job(f"suite={suite}", f"members=[model{number + 1}]"))
+    assert problem.startswith(f"members: suite {suite} has no 'model{number + 1}'; ")
+
+
+def test_numbers_of_members_on_the_page() -> None:
+    shown = {}
+    for row in re.findall(r"^\| (`.*) \|$", SECTIONS["Names of members"], re.M):
+        suites, members, unnamed = (re.findall(r"`([^`]+)`", cell.partition("(")[0]) for cell in row.split(" | "))
+        shown.update(dict.fromkeys(suites, members))
+        for suite in suites:
+            by_default = suite_types()[suite].reference_order
+            numbers = {f"model{number}" for number, name in enumerate(members) if name not in by_default}
+            assert numbers >= set(unnamed) and bool(numbers) == bool(unnamed)
+    assert shown == RELEASED_NUMBERS
+
+
+def test_a_corpus_whose_folder_is_there_can_be_named(folder: Path, compose_job: Callable[..., Any]) -> None:
+    config = compose_job("suite=emotion", "members=[tec,model4]", f"paths.data_dir={folder / 'resources'}")
+    (problem,) = settings_problems(config)
+    assert "in suite emotion it stands for emobank: members=[tec,emobank] (" in problem
+
+
+def settings_problems(config: Any) -> list[str]:
+    with pytest.raises(ConfigurationError) as raised:
+        settings_of(config)
+    return raised.value.problems
 
 
 def test_the_answer_to_names_of_the_release_is_that_of_the_page(compose_job: Callable[..., Any]) -> None:
@@ -227,7 +379,16 @@ def test_the_answer_to_names_of_the_release_is_that_of_the_page(compose_job: Cal
             "is a name of the paper's released code; in suite glue_partition it stands for partition_0: members=[",
         ),
         (["suite=emotion", "members=[tec,model0]"], "it stands for dailydialog: members=[tec,dailydialog] "),
-        (["suite=emotion", "members=[model5,tec]"], "members: suite emotion has no 'model5'; there are dailydialog, "),
+        (
+            ["suite=emotion", "members=[model2,model4]"],
+            "members: model2, model4 are names of the paper's released code; in suite emotion they stand for tec, "
+            "emobank; the suite has no corpus emobank; there are dailydialog, ",
+        ),
+        (
+            ["suite=emotion", "checkpoints.model4=owner/name"],
+            "model4 of the paper's released code is emobank in suite emotion, which is no corpus of it here; there are",
+        ),
+        (["suite=sentiment", "members=[model0,nyt]"], "members: suite sentiment has no 'model0'"),
         (
             ["suite=emotion", "members=['model1=owner/name',tec,isear]"],
             "members: model1=owner/name: model1 of the paper's released code is crowdflower in suite emotion",
@@ -273,16 +434,18 @@ def settings_suite(config: Any) -> Any:
     return kind(Path("data"), kind.settings_type(**values))
 
 
-def test_flags_of_the_release_are_answered(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    (example,) = re.findall(r"^    (--config_files .*)$", PAGE, re.M)
-    monkeypatch.setattr(sys, "argv", ["regmean-lab", *shlex.split(example)])
+def test_the_example_of_the_release_is_answered(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["regmean-lab", *shlex.split(RELEASED)])
     with pytest.raises(SystemExit) as ended:
         main()
     told = capsys.readouterr().err
     assert ended.value.code == 2
     assert "3 things to correct" in told
-    for flag, instead in (("--config_files", "experiment="), ("--filter_model", "members=["), ("--templates", "seed=")):
+    for flag, instead in (("--config", "suite="), ("--filter_model", "members=["), ("--templates", "seed=")):
         assert re.search(rf"{flag}: .*{re.escape(instead)}", told)
+    assert told.partition("The command so corrected:\n")[2].strip() == f"python -m regmean_lab {ANSWER}"
 
 
 def braces(pattern: str) -> list[str]:
@@ -295,8 +458,9 @@ def braces(pattern: str) -> list[str]:
 def test_folders_of_the_page_are_those_that_are_read(folder: Path) -> None:
     """The made-up data lie where the page says, and the commands above have read them there."""
     rows = re.findall(r"^\| `([^`]+)` \|", SECTIONS["Data"], re.M)
-    rows += re.findall(r"^\| GLUE \| `([^`]+)`", SECTIONS["Data"], re.M)
-    assert len(rows) == 8
+    rows += re.findall(r"^\| GLUE, .* \| `([^`]+)`", SECTIONS["Data"], re.M)
+    rows.append("roberta-base")
+    assert len(rows) == 9
     places = [place for row in rows if row != "resources/" for place in braces(row)]
     places = [place.replace("CORPUS", "tec").replace("TASK", "mrpc") for place in places]
     assert [place for place in places if not (folder / "resources" / place).exists()] == []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import re
+import shutil
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
@@ -158,6 +160,32 @@ test_examples, statistics_examples, off_diagonal = 10, 12, 0.5
     table = json.loads(notebook.cells[-1].outputs[0].text)
     assert set(table) == {"before merging", "simple", "regmean"}
     assert all(0 <= score <= 100 for row in table.values() for score in row.values())
+
+
+def test_without_a_hub_both_members_are_made_on_the_tasks_that_are_there(two_tasks: Path) -> None:
+    """The cell with the settings is as it stands, but for sizes; its checkpoints are models of the hub."""
+    (two_tasks / "data").mkdir()
+    (two_tasks / "notebooks").mkdir()
+    (two_tasks / "glue").rename(two_tasks / "data" / "glue")
+    shutil.copytree(two_tasks / "data" / "glue" / "sst2", two_tasks / "data" / "glue" / "cola")
+    notebook = nbformat.read(NOTEBOOKS / "two_checkpoints.ipynb", as_version=4)
+    (parameters,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    small = "\npretrained, train_examples, epochs, test_examples, statistics_examples = '../pretrained', 24, 1, 10, 12"
+    parameters.source += small
+    notebook.cells.append(nbformat.v4.new_code_cell("print(checkpoints, table.to_json(orient='index'))"))
+    NotebookClient(notebook, timeout=240, resources={"metadata": {"path": str(two_tasks / "notebooks")}}).execute()
+    checkpoints, _, table = notebook.cells[-1].outputs[0].text.partition(" ")
+    assert checkpoints == "{}"
+    scores = json.loads(table)
+    assert all(set(row) == {"cola", "sst2", "mean"} for row in scores.values())
+    assert all(0 <= score <= 100 for row in scores.values() for score in row.values())
+
+
+def test_the_stored_run_shows_scores_before_and_after() -> None:
+    notebook = nbformat.read(NOTEBOOKS / "two_checkpoints.ipynb", as_version=4)
+    shown = "".join(output.get("data", {}).get("text/plain", "") for output in notebook.cells[-2].outputs)
+    assert all(re.search(rf"{row} +(\d+\.\d +)+\d+\.\d", shown) for row in ("before merging", "simple", "regmean"))
+    assert all("outputs" not in cell or cell.execution_count for cell in notebook.cells)
 
 
 @pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)

@@ -17,7 +17,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from regmean_lab.command import renamed
 from regmean_lab.command.quoting import as_list, for_shell, joined, quoted_override
-from regmean_lab.command.released import PAGE, released_choices, released_key_problem
+from regmean_lab.command.released import PAGE, released_key_problem
+from regmean_lab.command.released_files import released_choices
 from regmean_lab.config.checkpoint_commands import EXPERIMENT_KEY, ROOTS, root_module
 from regmean_lab.config.grids import (
     CONFIG_NAME,

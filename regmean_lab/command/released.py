@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from pathlib import PurePath
-
 PAGE = "docs/from_the_release.md"
 
 _GRAM_BATCHES = "statistics.gram.batches=1000 (its number counts batches of 16)"
@@ -70,38 +66,6 @@ SETTINGS = {
 }
 """By setting, without what stands before its dots (``merger.``, ``default_model_args.``), what there is here."""
 
-MODELS = {
-    "deberta": "deberta_v3_large",
-    "distilbert": "distilbert_base",
-    "roberta": "roberta_base",
-    "t5": "t5_v1_1_base",
-    "gpt2": "gpt2",
-}
-"""By word in the name of a YAML file, the model."""
-
-EXPERIMENTS = {
-    "niid": "glue_partition",
-    "iid": "glue_partition",
-    "subset": "glue_partition",
-    "ner": "ner_incremental",
-    "emotion": "emotion_pairwise",
-    "glue": "glue_pairwise",
-}
-"""By word in the name of a YAML file, the experiment."""
-
-METHODS = {
-    "regmean": "regmean",
-    "fisher": "fisher",
-    "mtl": "multitask",
-    "ensemble": "ensemble",
-    "ot": "optimal_transport",
-    "locals": "individual",
-}
-"""By word in the name of a YAML file, the method."""
-
-WRITING = ("t5_v1_1_base", "gpt2")
-"""Models that write, for which emotion corpora are text to text."""
-
 
 def released_key_problem(key: str) -> str | None:
     """What to write instead of a setting of the released code; None for every other name."""
@@ -109,26 +73,3 @@ def released_key_problem(key: str) -> str | None:
         if name in SETTINGS:
             return f"{key}: a setting of the paper's released code; here: {SETTINGS[name]} ({PAGE})"
     return None
-
-
-def released_choices(names: Sequence[str]) -> list[str]:
-    """The experiment, model and method that names of the released code's YAML files speak of, as overrides.
-
-    Args:
-        names: paths of files, or names without folder and ending: ``roberta-base-emotion``. What a file's own name
-            says counts more than the names of its folders.
-    """
-    paths = [PurePath(name) for name in names]
-    texts = [*(path.stem for path in paths), *(str(path.parent) for path in paths)]
-    words = [word for text in texts for word in re.split(r"[^a-z0-9]+", text.lower())]
-
-    def first(table: dict[str, str]) -> str | None:
-        return next((table[word] for word in words if word in table), None)
-
-    model, experiment, method = first(MODELS), first(EXPERIMENTS), first(METHODS)
-    if experiment is not None and experiment.endswith("_pairwise") and "incremental" in words:
-        experiment = experiment.replace("pairwise", "incremental")
-    if experiment is not None and experiment.startswith("emotion") and (model in WRITING or "gen" in words):
-        experiment = experiment.replace("emotion", "emotion_text")
-    chosen = {"experiment": experiment, "model": model, "method": method}
-    return [f"{key}={value}" for key, value in chosen.items() if value is not None]

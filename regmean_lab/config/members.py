@@ -130,7 +130,8 @@ def _called_like(reference: str, known: Sequence[str]) -> str | None:
 def _no_corpus(name: str, suite: Suite) -> str:
     known = suite.candidates
     if (meant := suite.released_name(name)) is not None:
-        return f"{name} of the paper's released code is {meant} in suite {suite.name}"
+        absent = "" if meant in known else f", which is no corpus of it here; {suite.what_is_there()}"
+        return f"{name} of the paper's released code is {meant} in suite {suite.name}{absent}"
     return f"suite {suite.name} has no corpus {name!r}; " + (
         did_you_mean(name, known) if known else suite.what_is_there()
     )

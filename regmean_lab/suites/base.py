@@ -86,6 +86,8 @@ class Suite(ABC):
     settings_type: ClassVar[type[Any]]
     reference_order: ClassVar[tuple[str, ...]]
     """All members in the order that numbers them ("member number i") for head initialisation."""
+    released_members: ClassVar[tuple[str, ...]] = ()
+    """What ``model0``, ``model1``, … of the paper's released code stand for; some may be no corpora of the suite."""
     own_heads: ClassVar[bool] = False
     """Whether members solve tasks of their own, so that each keeps its head and only encoders are merged."""
 
@@ -125,10 +127,14 @@ class Suite(ABC):
         found = []
         if meant:
             are, standing = ("is a name", "it stands for") if len(meant) == 1 else ("are names", "they stand for")
+            absent = [corpus for corpus in dict.fromkeys(meant.values()) if corpus not in self.candidates]
             instead = ",".join(dict.fromkeys(meant.get(name, name) for name in members))
+            then = f": members=[{instead}]"
+            if absent:
+                then = f"; the suite has no corpus {', '.join(absent)}; {self.what_is_there()}"
             found.append(
                 f"members: {', '.join(meant)} {are} of the paper's released code; in suite {self.name} {standing} "
-                f"{', '.join(meant.values())}: members=[{instead}] (docs/from_the_release.md)"
+                f"{', '.join(meant.values())}{then} (docs/from_the_release.md)"
             )
         for member in dict.fromkeys(members):
             if member not in self.candidates and member not in meant:
@@ -142,13 +148,16 @@ class Suite(ABC):
         return found
 
     def released_name(self, name: str) -> str | None:
-        """The corpus that ``name`` stands for in the paper's released code, if it is a name of that."""
-        return released_corpus(name, self.reference_order, self.candidates)
+        """The corpus that ``name`` stands for in the paper's released code, if it is a name of that.
+
+        It need not be among :attr:`candidates`: that code numbers corpora that are none of the suite.
+        """
+        return released_corpus(name, self.released_members, self.candidates)
 
     def near(self, corpus: str) -> list[str]:
         """Names of corpora that ``corpus`` may be meant for, at most two: the one that it stands for, or near ones."""
         if (meant := self.released_name(corpus)) is not None:
-            return [meant]
+            return [meant] if meant in self.candidates else []
         return nearest(corpus, self.candidates, most=2, cutoff=0.6)
 
     def what_is_there(self) -> str:

@@ -44,6 +44,11 @@ LABELS = EMOTIONS + DIMENSIONS
 
 IN_DOMAIN = ("dailydialog", "crowdflower", "tec", "tales-emotion", "isear")
 OUT_OF_DOMAIN = ("emoint", "ssec", "electoraltweets", "grounded_emotions", "affectivetext")
+RELEASED_MEMBERS = (
+    *("dailydialog", "crowdflower", "tec", "tales-emotion", "emobank", "isear", "emoint", "ssec", "electoraltweets"),
+    *("fb-valence-arousal-anon", "grounded_emotions", "emotion-cause", "affectivetext"),
+)
+"""``model0`` to ``model12`` of the paper's released code; emobank and two others are no corpora of the suite."""
 THRESHOLDS_ON = ("probability", "logit")
 
 
@@ -141,6 +146,7 @@ class EmotionCorpora(FileSuite):
     settings_type = EmotionDataSettings
     settings: EmotionDataSettings
     reference_order = IN_DOMAIN
+    released_members = RELEASED_MEMBERS
     more_corpora = tuple(sorted(OUT_OF_DOMAIN))
     layout = "emotion_splits/{corpus}/{split}.jsonl"
     brought_by = "suite=emotion from=unified-dataset.jsonl"

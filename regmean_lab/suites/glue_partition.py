@@ -47,6 +47,7 @@ class GluePartitionSuite(CorpusSuite):
 
     settings_type = GluePartitionSettings
     reference_order = PARTITIONS
+    released_members = ("partition_0", "partition_1")
     has_out_of_domain = False
     settings: GluePartitionSettings
 

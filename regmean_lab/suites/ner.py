@@ -48,6 +48,7 @@ class NerSuite(EntitySuite):
 
     settings_type = NerSettings
     reference_order = GENRES
+    released_members = ("bc", "mz", "tc", "nw", "bn", "wb", "conll2003", "twitter")
     more_corpora = OUT_OF_DOMAIN
     no_corpora = ("ontonotes",)
     layout = "ner/{corpus}/{split}.conll"

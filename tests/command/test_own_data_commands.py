@@ -19,6 +19,8 @@ from regmean_lab.suites.text_classification import TextClassificationSettings, T
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "own_data.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^    python -m (regmean_lab .*films.csv.*)$", TEXT, re.M)
+(TEXTS,) = re.findall(r"^    python -m (regmean_lab suite=text_generation .*)$", TEXT, re.M)
+(FILES,) = re.findall(r"^ +python -m (regmean_lab .*\{train: .*)$", TEXT, re.M)
 SMALL = ("model=pico_bert", "training.epochs=2", "training.learning_rate=0.01", "trainer=cpu", "logger=none")
 
 
@@ -44,6 +46,32 @@ def run(forks: Forks, folder: Path, command: str) -> str:
     return printed
 
 
+def test_texts_that_a_model_writes(forks: Forks, tmp_path: Path) -> None:
+    for corpus, word in (("a", "north"), ("b", "south")):
+        rows = [{"question": f"Where is {number}?", "answer": f"{word} {number % 3}"} for number in range(40)]
+        (tmp_path / f"{corpus}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    status, printed = forks.run(
+        [*shlex.split(TEXTS.replace("=gpt2", "=pico_gpt2"))[1:], *SMALL[1:]], tmp_path / "log.txt", tmp_path
+    )
+    assert status == 0, printed
+    (result,) = results(tmp_path).values()
+    assert set(result["scores"]["in_domain"]) == {"a", "b"}  # type: ignore[index]
+
+
+def test_a_corpus_of_two_files(forks: Forks, folder: Path, tmp_path: Path) -> None:
+    """The test file is what is scored, and labels are those of the named column: the other one has one label."""
+    rows = list(csv.reader((folder / "films.csv").open(newline="", encoding="utf-8")))[1:]
+    for name, part in (("train", rows[:90]), ("test", rows[90:])):
+        with (tmp_path / f"films-{name}.csv").open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([["text", "label", "stars"], *([text, "no", label] for text, label in part)])
+    (tmp_path / "books.csv").write_text((folder / "books.csv").read_text())
+    assert "mean in domain" in run(forks, tmp_path, FILES)
+    (result,) = results(tmp_path).values()
+    assert set(result["scores"]["in_domain"]) == {"films", "books"}  # type: ignore[index]
+    right = result["scores"]["in_domain"]["films"] / 100 * 30  # type: ignore[index]
+    assert right == pytest.approx(round(right), abs=1e-6)
+
+
 def results(folder: Path) -> dict[str, dict[str, object]]:
     found = [json.loads(path.read_text()) for path in folder.glob("outputs/**/result.json")]
     return {f"{result['method']} {len(result['members'])}": result for result in found}
@@ -51,6 +79,7 @@ def results(folder: Path) -> dict[str, dict[str, object]]:
 
 def test_the_page_has_the_commands_that_are_run_here() -> None:
     assert len(COMMANDS) == 5
+    assert len(re.findall(r"^ {4,}python -m ", TEXT, re.M)) == len([*COMMANDS, TEXTS, FILES])
     assert ["plan=true" in command for command in COMMANDS] == [True, False, False, False, False]
 
 

@@ -123,7 +123,11 @@ def test_corpora_that_can_be_members(tmp_path: Path) -> None:
     assert suite.member_problems(["conll2003", "bc", "twitter"]) == []
     assert [suite.member_number(name) for name in ("bc", "wb", "conll2003", "twitter")] == [0, 5, 6, 7]
     assert suite.member_problems(["bc", "conll"]) == [
-        "members: suite ner has no 'conll'; did you mean conll2003?",
+        "members: conll is a name of the paper's released code; in suite ner it stands for conll2003: "
+        "members=[bc,conll2003] (docs/from_the_release.md)",
+    ]
+    assert suite.member_problems(["bc", "conl2003"]) == [
+        "members: suite ner has no 'conl2003'; did you mean conll2003?",
     ]
 
 
