@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,19 @@ import pytest
 from regmean_lab.results import Result
 
 SCRIPT = Path(__file__).parents[1] / "docs" / "methods_record.py"
-SPEC = importlib.util.spec_from_file_location("methods_record", SCRIPT)
-assert SPEC is not None and SPEC.loader is not None
-RECORD = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(RECORD)
+
+
+def load(name: str) -> Any:
+    """A script of the documentation, which may import others of it."""
+    spec = importlib.util.spec_from_file_location(name, SCRIPT.with_name(f"{name}.py"))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+RECORD = load("methods_record")
 
 
 def job(method: str, members: str, seed: int, gap: float | None, inside: float, **more: Any) -> dict[str, Any]:
@@ -166,3 +176,32 @@ def test_labels_that_are_compared_are_those_of_results() -> None:
         labelled("regmean", {"off_diagonal": 1.0}),
     }
     assert {name for pair in RECORD.CONTRASTS for name in pair} <= possible
+
+
+def test_the_picture_shows_jobs_that_all_merges_have() -> None:
+    """By hand: of three pairs, one is not measured by every merge of the picture."""
+    picture = load("methods_picture")
+    jobs = []
+    for number, name in enumerate((*picture.PUBLISHED, picture.TEXT)):
+        for members, gap in (("a+b", 10.0), ("a+c", 20.0), ("b+c", 90.0)):
+            if members != "b+c" or number != 2:
+                jobs.append(job(name, members, 1, gap + number, 80.0, statistics_bytes=1000 * number))
+    jobs.append(job(picture.TEXT, "a+b+c", 1, 99.0, 80.0, statistics_bytes=1))
+    *published, text = picture.points(pd.DataFrame(jobs))
+    assert [point.gap for point in published] == [15.0 + number for number in range(len(published))]
+    assert {(point.jobs, point.high - point.low) for point in published} == {(2, 10.0)}
+    assert [point.size for point in published[:5]] == [0, 1000, 2000, 3000, 4000]
+    assert published[5].size == 2500  # packed: half of what the zoo has
+    assert text.gap == 15.0 + len(published)
+    with pytest.raises(ValueError, match="not measured: regmean gram=weighted"):
+        picture.points(pd.DataFrame([one for one in jobs if one["method"] != "regmean gram=weighted"]))
+
+
+def test_readme_tells_what_the_picture_shows() -> None:
+    """The text beside the picture has its numbers."""
+    picture = load("methods_picture")
+    readme = (SCRIPT.parents[1] / "README.md").read_text(encoding="utf-8")
+    alternative = readme.partition("](docs/images/gap_by_size.png)")[0].rpartition("![")[2]
+    shown = [f"{point.gap:.0f}" for point in picture.points(RECORD.read_record()) if point.size]
+    assert shown
+    assert [gap for gap in shown if f"{gap} percent" not in alternative] == []

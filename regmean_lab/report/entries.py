@@ -64,7 +64,7 @@ def command_of(run: Run) -> str:
 
 
 def setting_text(value: Any) -> str:
-    """A value as text, the same however it was written: ``1`` for 1.0, ``none`` for null."""
+    """A value as text, the same however it was written: ``1`` for 1.0, ``none`` for null; mappings as in overrides."""
     if value is None:
         return "none"
     if isinstance(value, bool):
@@ -73,6 +73,8 @@ def setting_text(value: Any) -> str:
         return f"{value:.12g}"
     if isinstance(value, list | tuple):
         return f"[{','.join(map(setting_text, value))}]"
+    if isinstance(value, Mapping):
+        return f"{{{','.join(f'{key}:{setting_text(own)}' for key, own in value.items())}}}"
     return str(value)
 
 

@@ -181,7 +181,7 @@ def test_numbers_in_texts_are_ordered_by_value() -> None:
 
 
 def test_values_are_the_same_text_however_they_were_written() -> None:
-    assert [setting_text(value) for value in (1, 1.0, True, None, 1e-5, [0.5, 1], "x")] == [
+    assert [setting_text(value) for value in (1, 1.0, True, None, 1e-5, [0.5, 1], "x", ["svc", {"a": {"b": 0.3}}])] == [
         "1",
         "1",
         "true",
@@ -189,6 +189,7 @@ def test_values_are_the_same_text_however_they_were_written() -> None:
         "1e-05",
         "[0.5,1]",
         "x",
+        "[svc,{a:{b:0.3}}]",
     ]
 
 
