@@ -1,7 +1,7 @@
 """Draws what members' owners publish and what it is worth, from ``docs/results/methods.csv``.
 
-Run it by ``python docs/methods_picture.py``. The picture of README: gap closed against bytes published, of one suite's pairs, on the members and seeds that all
-merges in it were measured on.
+Run it by ``python docs/methods_picture.py``. The picture of README: gap closed against bytes published, of one suite's
+pairs, on the members and seeds that all merges in it were measured on.
 """
 
 from __future__ import annotations
