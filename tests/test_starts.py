@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from forks import Forks
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import regmean_lab
 from regmean_lab.utils.cache import CACHE_VARIABLE
@@ -19,6 +20,8 @@ from regmean_lab.utils.cache import CACHE_VARIABLE
 LARGE = ("datasets", "lightning_fabric", "matplotlib", "pytorch_lightning", "torchmetrics", "transformers", "wandb")
 MODELS = ("sympy", "torch._dynamo", "torch.distributed.tensor", "transformers.modeling_utils")
 """What to make a model imports, even one without weights."""
+LLAMA = "transformers.models.llama.configuration_llama"
+"""A configuration that imports nearly as much as a model."""
 
 PROBE = """
 import contextlib, io, json, sys
@@ -187,3 +190,22 @@ def test_a_merge_of_architectures_that_were_merged_before_makes_no_model(finishe
     assert again == set()
     assert found == expected
     assert not other & {"transformers.modeling_utils", "torch._dynamo"}
+
+
+def test_a_merge_of_llamas_that_were_merged_before_makes_no_configuration(finished: Finished, tmp_path: Path) -> None:
+    sizes = {"hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2}
+    members = [tmp_path / name for name in ("a", "b")]
+    for folder in members:
+        LlamaForCausalLM(LlamaConfig(**sizes, vocab_size=24)).save_pretrained(folder)
+    command = ["merge", f"checkpoints=[{','.join(map(str, members))}]", "trainer=cpu", "method=simple"]
+    found, written = [], []
+    for output in ("first", "again"):
+        arguments = [*command, f"output={tmp_path / output}"]
+        imports = [*MODELS, LLAMA, "scipy.stats"]
+        ((status, printed, names),) = finished.large(arguments, names=imports, cache=str(tmp_path / "kept"))
+        assert status == 0, printed
+        found.append(names)
+        written.append({name: (tmp_path / output / name).read_bytes() for name in ("config.json", "model.safetensors")})
+    assert found[0] >= {*MODELS, LLAMA}
+    assert found[1] == set()
+    assert written[0] == written[1]

@@ -227,9 +227,9 @@ def _architecture_problems(model: ScoredModel, checkpoint: Checkpoint, task: Tas
     """Why a checkpoint is not fine-tuned from a pretrained model; what it has learned is not looked at."""
     architecture = model.member.architecture
     config = checkpoint.config(**label_names(task)) if model.task.kind != "text" else checkpoint.config()
-    if config.model_type != architecture.config.model_type:
+    if config.model_type != architecture.model_type:
         return [
-            f"{model.name} is a {architecture.config.model_type} model, and model={checkpoint.name} a "
+            f"{model.name} is a {architecture.model_type} model, and model={checkpoint.name} a "
             f"{config.model_type} model; give the one that it was trained from (model=NAME, or model.name=NAME "
             "model.checkpoint=FOLDER_OR_NAME)"
         ]

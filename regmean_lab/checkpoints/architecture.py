@@ -1,8 +1,9 @@
 """Inspects a checkpoint's architecture on the ``meta`` device, without allocating memory.
 
-What a merge of weights wants of a model is plain data, kept between processes (``kept_structures.py``); the model is
-made where it is not kept, and by whoever wants the model itself: adapters, weights that are untied or put together from
-several, and all that reads text.
+What a merge of weights wants of a model and its configuration is plain data, kept between processes
+(``kept_structures.py``). The model is made where it is not kept, and by whoever wants the model itself: adapters,
+weights that are untied or put together from several, and all that reads text. So is the configuration, whose class may
+import as much as a model.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from regmean_lab.checkpoints.structure import (
     PROPERTIES,
     NotPlainError,
     change_settings_,
+    flat_settings,
     plain,
     properties,
     read_properties,
@@ -46,6 +48,9 @@ log = logging.getLogger(__name__)
 
 LABEL_ARCHITECTURES = ("ForSequenceClassification", "ForTokenClassification")
 """Endings of the names of classes whose last layer has a row for each label."""
+
+TOKEN_SETTINGS = tuple(f"{token}_token_id" for token in ("pad", "bos", "eos", "sep", "cls", "mask", "unk"))
+"""Settings of a configuration that are numbers of tokens."""
 
 _NOT_SETTINGS = ("model_type", "transformers_version")
 _CODE_KEYS = ("auto_map", "custom_pipelines")
@@ -104,29 +109,62 @@ class Architecture:
 
     Args:
         model: the model, its parameters on the device ``meta``; None where it is made when it is asked for.
-        config: its configuration.
+        config: its configuration; None where it is made when it is asked for.
         content: the configuration as it was read, without what names code.
         notes: what a user should know of how the configuration was read.
         origin: what the model is made of; None for one that is not kept.
         structure: what is known of the model, by the names of these properties.
+        changes: what making the model changes in its configuration (``setting_changes``), if neither is made.
+        settings: all settings of the configuration (``flat_settings``), if they are known without it.
     """
 
     def __init__(
         self,
         model: PreTrainedModel | None,
-        config: PreTrainedConfig,
+        config: PreTrainedConfig | None,
         content: Mapping[str, Any],
         notes: Sequence[str] = (),
         origin: Origin | None = None,
         structure: Mapping[str, Any] | None = None,
+        changes: Mapping[str, Any] | None = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
-        self.config = config
         self.content = content
         self.notes = list(notes)
         self.origin = origin
         self.__dict__.update(structure or {})
+        self._changes = changes
+        self._known_settings = settings
+        if config is not None:
+            self.__dict__["config"] = config
         if model is not None:
             self.__dict__["model"] = model
+
+    @cached_property
+    def config(self) -> PreTrainedConfig:
+        """The configuration, as making the model leaves it; made here if its settings were known without it."""
+        assert self.origin is not None
+        with quiet_transformers():
+            try:
+                config = self.origin.config()
+                change_settings_(config, self._changes or {})
+            except _MALFORMED as error:
+                log.debug("%s: not read (%s)", self.origin.key, error)
+                config = self.origin.config()
+                self.origin.model(config)
+        return config
+
+    @property
+    def has_config(self) -> bool:
+        """Whether the configuration was made, which can then be changed."""
+        return "config" in self.__dict__
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """All settings of the configuration by name, as :func:`~regmean_lab.checkpoints.structure.flat_settings`."""
+        if self._known_settings is not None and not self.has_config:
+            return self._known_settings
+        return flat_settings(self.config.to_dict())
 
     @cached_property
     def model(self) -> PreTrainedModel:
@@ -214,6 +252,16 @@ class Architecture:
         return [str(names[number]) for number in range(len(names))]
 
     @cached_property
+    def model_type(self) -> str:
+        """What transformers calls the type of the model."""
+        return str(self.config.model_type)
+
+    @cached_property
+    def token_settings(self) -> dict[str, Any]:
+        """Numbers of special tokens by setting, those that the configuration has."""
+        return {key: getattr(self.config, key) for key in TOKEN_SETTINGS if hasattr(self.config, key)}
+
+    @cached_property
     def label_outputs(self) -> frozenset[str]:
         """Parameters with a row for each label."""
         return self.layout.label_outputs & self.head if self.labels is not None else frozenset()
@@ -299,11 +347,16 @@ class Architecture:
             for key in ("_state", "shapes", "leaders", "layout", "head", "label_outputs", "vocabulary"):
                 self.__dict__.pop(key, None)
 
+    @property
+    def is_untied(self) -> bool:
+        """Whether files, an adapter or the configuration say that weights are apart which others of its class tie."""
+        apart = bool(self.tied) and all(self.leaders[name] == name for name in self.tied)
+        return apart or not self.ties_words
+
     def own_config(self) -> PreTrainedConfig:
         """A copy of the configuration that says whether weights are tied as the files or an adapter said."""
         config = copy.deepcopy(self.config)
-        apart = self.tied and all(self.leaders[name] == name for name in self.tied)
-        if apart or not self.ties_words:
+        if self.is_untied:
             config.tie_word_embeddings = False
         return config
 
@@ -353,7 +406,7 @@ def read_architecture(
     try:
         with quiet_transformers():
             origin = Origin(content, like or Like(), stored, lenient)
-            found_before = _kept_structure(origin)
+            found_before = kept_architecture(origin)
             architecture, told = _made(origin) if found_before is None else found_before
             _ = architecture.labels  # numbers that are not those of the outputs show here
             if found_before is None:
@@ -374,18 +427,22 @@ def _made(origin: Origin) -> tuple[Architecture, list[str]]:
     return Architecture(model, config, dict(origin.content), origin=origin), told
 
 
-def _kept_structure(origin: Origin) -> tuple[Architecture, list[str]] | None:
-    """The architecture without its model, and what a user should know of it; None where they are not kept."""
+def kept_architecture(origin: Origin) -> tuple[Architecture, list[str]] | None:
+    """The architecture without model and configuration, and what a user should know; None where it is not kept."""
     if origin.key is None or (content := kept(origin.key)) is None:
         return None
-    config = origin.config()
     try:
         structure, told = read_properties(content["properties"]), [str(note) for note in content["told"]]
-        change_settings_(config, content["settings"])
+        changes, settings = dict(content["changes"]), content["settings"]
+        settings = None if settings is None else dict(settings)
     except _MALFORMED as error:
         log.debug("%s: not read (%s)", origin.key, error)
         return None
-    return Architecture(None, config, dict(origin.content), origin=origin, structure=structure), told
+    known = Architecture(
+        None, None, dict(origin.content),
+        origin=origin, structure=structure, changes=changes, settings=settings,
+    )  # fmt: skip
+    return known, told
 
 
 def _keep_structure(architecture: Architecture, told: Sequence[str]) -> None:
@@ -395,15 +452,28 @@ def _keep_structure(architecture: Architecture, told: Sequence[str]) -> None:
         return
     try:
         before = origin.config()
-        settings = setting_changes(before, architecture.config)
-        content = {"properties": properties(architecture), "settings": settings, "told": plain(list(told))}
+        content = {
+            "properties": properties(architecture),
+            "changes": setting_changes(before, architecture.config),
+            "settings": _plain_settings(architecture),
+            "told": plain(list(told)),
+        }
         again = json.loads(json.dumps(content))
-        change_settings_(before, again["settings"])
+        change_settings_(before, again["changes"])
         same = read_properties(again["properties"]) == {name: getattr(architecture, name) for name in PROPERTIES}
         if same and not setting_changes(before, architecture.config):
             keep(origin.key, content)
     except Exception as error:  # whatever a class raises that lacks what most have; who asks for it is told
         log.debug("%s: not kept (%s)", origin.key, error)
+
+
+def _plain_settings(architecture: Architecture) -> dict[str, Any] | None:
+    """All settings of the configuration; None where JSON does not tell them: it is then made each time."""
+    try:
+        settings: dict[str, Any] = plain(architecture.settings)
+    except NotPlainError:
+        return None
+    return settings
 
 
 def _without_pooler(model: PreTrainedModel) -> bool:

@@ -131,8 +131,8 @@ def base_orders(lead: Member, base: Member) -> dict[str, RowOrder]:
 
 def _kinds(first: Member, other: Member, heads: str) -> list[str]:
     one, two = first.architecture, other.architecture
-    if one.config.model_type != two.config.model_type:
-        return [f"{other.name} is a {two.config.model_type} model, {first.name} is a {one.config.model_type} model"]
+    if one.model_type != two.model_type:
+        return [f"{other.name} is a {two.model_type} model, {first.name} is a {one.model_type} model"]
     if one.name == two.name:
         return []
     if heads == "merge":

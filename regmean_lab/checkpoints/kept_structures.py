@@ -1,8 +1,8 @@
 """Structures of architectures that were found once, kept between processes: what a merge wants of a model, as JSON.
 
-To make a model, even one without weights, takes seconds of imports; what a merge of weights wants of it follows from
-the content of ``config.json`` and of the headers of the weights, and from the versions of the libraries. So it is kept
-in the user's cache folder (:func:`regmean_lab.utils.cache.cache_folder`).
+To make a model, even one without weights, takes seconds of imports, and so do some configurations. What a merge of
+weights wants of them follows from the content of ``config.json`` and of the headers of the weights, and from the
+versions of the libraries. So it is kept in the user's cache folder (:func:`regmean_lab.utils.cache.cache_folder`).
 
 The files that a structure is made of come from strangers. Its key is a SHA-256 over all that it follows from, so that
 the structure of one checkpoint is never taken for one with other content, whoever made that and whatever it is called.
@@ -32,7 +32,7 @@ from regmean_lab.utils.files import json_sha256, sha256, write_text
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 """Changes when what is kept does."""
 
 FOLDER = "structures"

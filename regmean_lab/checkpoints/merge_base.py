@@ -34,9 +34,9 @@ def read_base(source: Source, agreement: Agreement, exact: bool = False) -> Memb
         raise CheckpointError([f"base: {source.reference} is an adapter; expected a whole model"])
     tensors = stored_tensors(source.folder)
     own = read_architecture(source.folder, len(tensors), stored=tensors, lenient=True)
-    if own.config.model_type != lead.architecture.config.model_type:
+    if own.model_type != lead.architecture.model_type:
         raise CheckpointError(
-            [f"base: a {own.config.model_type} model; the checkpoints are {lead.architecture.config.model_type} models"]
+            [f"base: a {own.model_type} model; the checkpoints are {lead.architecture.model_type} models"]
         )
     # As transformers would load it into the class of the checkpoints.
     names = lead.architecture.stored_names(tensors)

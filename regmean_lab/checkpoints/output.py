@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from regmean_lab.checkpoints.recipe.chat_templates import TEMPLATE_FILE, TOKENIZ
 from regmean_lab.checkpoints.recipe.record import RECIPE_FILE, public_name, recipe_text
 from regmean_lab.checkpoints.recipe.translation import method_settings
 from regmean_lab.checkpoints.writing import PlannedTensor, Shard, plan_shards, write_shards
+from regmean_lab.checkpoints.written_configuration import Changes, write_configuration
 from regmean_lab.merging.parameters import MergeError
 from regmean_lab.models.folders import ADAPTER_WEIGHTS_FILE, check_tokenizer_files, read_json_file, stored_tensors
 from regmean_lab.models.headers import CheckpointError
@@ -40,8 +40,6 @@ from regmean_lab.utils.quantities import byte_size
 log = logging.getLogger(__name__)
 
 RECORD_FILE = "merge.json"
-TOKEN_SETTINGS = tuple(f"{token}_token_id" for token in ("pad", "bos", "eos", "sep", "cls", "mask", "unk"))
-"""Settings of a configuration that are numbers of tokens."""
 TEMPLATES_FOLDER = "additional_chat_templates"
 SCHEMA = 1
 
@@ -199,13 +197,14 @@ def _space_problem(prepared: PreparedMerge, folder: Path) -> str | None:
 
 def _write_configuration(prepared: PreparedMerge, folder: Path) -> None:
     architecture = prepared.lead.architecture
-    config = architecture.own_config()
     headless = prepared.request.heads != "merge" and architecture.head
-    config.architectures = [architecture.base_name if headless else architecture.name]
     floating = {tensor.dtype for shard in prepared.shards for tensor in shard.tensors if tensor.dtype.is_floating_point}
-    if len(floating) == 1:
-        config.dtype = floating.pop()
-    config.save_pretrained(folder)
+    changes = Changes(
+        architecture.base_name if headless else architecture.name,
+        untied=architecture.is_untied,
+        dtype=floating.pop() if len(floating) == 1 else None,
+    )
+    write_configuration(architecture, changes, folder)
 
 
 def copy_tokenizer(member: Member, folder: Path) -> None:
@@ -258,16 +257,12 @@ def _write_head(prepared: PreparedMerge, member: Member, folder: Path) -> None:
     folder.mkdir(parents=True)
     shards = [kept_shard(prepared, member)]
     write_shards(folder, shards, ((part.name, member.weights[part.name]) for part in shards[0].tensors))
-    config = copy.deepcopy(member.architecture.config)
-    merged = set(prepared.agreement.names)
+    changes, merged = Changes(member.architecture.name), set(prepared.agreement.names)
     # Where the table of tokens is merged, a head reads the merged model's tokens.
-    if member.vocabulary and merged.issuperset(member.vocabulary) and hasattr(config, "vocab_size"):
-        lead = prepared.lead.architecture.config
-        for key in (key for key in TOKEN_SETTINGS if hasattr(config, key) and hasattr(lead, key)):
-            setattr(config, key, getattr(lead, key))
-        config.vocab_size = prepared.lead.rows
-    config.architectures = [member.architecture.name]
-    config.save_pretrained(folder)
+    if member.vocabulary and merged.issuperset(member.vocabulary):
+        lead = prepared.lead
+        changes = replace(changes, tokens=lead.architecture.token_settings, rows=lead.rows)
+    write_configuration(member.architecture, changes, folder)
 
 
 def _record(

@@ -7,7 +7,6 @@ A setting counts unless it is known not to: what a model type learns next is loo
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 from regmean_lab.checkpoints.members import Member
@@ -93,7 +92,7 @@ def settings_problem(first: Member, other: Member, heads: str) -> str | None:
         other: another one.
         heads: with ``merge``, settings of the head count as well.
     """
-    one, two = _flat(first), _flat(other)
+    one, two = first.architecture.settings, other.architecture.settings
     found = [
         f"{key} is {_short(two.get(key))} in {other.name}, {_short(one.get(key))} in {first.name}"
         for key in sorted({*one, *two})
@@ -113,27 +112,13 @@ def settings_problem(first: Member, other: Member, heads: str) -> str | None:
 
 def setting_notes(lead: Member, member: Member) -> list[str]:
     """Settings that do not change what weights compute, but that a user should know of where they differ."""
-    one, two = _flat(lead), _flat(member)
+    one, two = lead.architecture.settings, member.architecture.settings
     notes = []
     for key in _TOLD:
         own, other = one.get(key), two.get(key)
         if own != other and (_text(lead, own) != _text(member, other) or key == "problem_type"):
             notes.append(f"{member.name}: {key} is {_short(other)}; the merged model has {_short(own)} of {lead.name}")
     return notes
-
-
-def _flat(member: Member) -> dict[str, Any]:
-    """All settings by name, those of parts of the model with the part's name before them; None is left out."""
-    return dict(_flattened(member.architecture.config.to_dict(), ""))
-
-
-def _flattened(content: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in content.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping) and value:
-            yield from _flattened(value, f"{name}.")
-        elif value is not None and value != {}:
-            yield name, list(value) if isinstance(value, tuple) else value
 
 
 def _is_harmless(key: str, one: Any, two: Any) -> bool:

@@ -1,11 +1,12 @@
-"""What a merge wants of an architecture's model as JSON, and back; and what making the model changes in its settings.
+"""What a merge wants of an architecture's model and its configuration as JSON, and back.
 
-Whatever cannot be told in JSON raises here, and is then not kept: the model is made each time.
+With it: what making the model changes in the configuration. Whatever cannot be told in JSON raises here, and is then
+not kept: the model is made each time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from regmean_lab.checkpoints.names import StoredNames
@@ -78,6 +79,7 @@ _AS_IT_IS: Codec = (plain, plain)
 _NAMES: Codec = (sorted, frozenset)
 PROPERTIES: dict[str, Codec] = {
     "name": _AS_IT_IS,
+    "model_type": _AS_IT_IS,
     "base_class": _AS_IT_IS,
     "base_model_prefix": _AS_IT_IS,
     "encoder_prefix": _AS_IT_IS,
@@ -88,6 +90,8 @@ PROPERTIES: dict[str, Codec] = {
     "ties_words": _AS_IT_IS,
     "layout": (_layout, _read_layout),
     "head": _NAMES,
+    "labels": _AS_IT_IS,
+    "token_settings": _AS_IT_IS,
     "vocabulary": _NAMES,
     "encoder_parts": _NAMES,
     "may_lack": _NAMES,
@@ -139,6 +143,24 @@ def read_stored_names(content: Mapping[str, Any]) -> StoredNames:
         dict(content["plain"]), doubles=[(one, other) for one, other in content["doubles"]],
         strangers=list(content["strangers"]),
     )  # fmt: skip
+
+
+def flat_settings(content: Mapping[Any, Any]) -> dict[str, Any]:
+    """All settings of a configuration by name; None is left out.
+
+    Args:
+        content: what its ``to_dict`` returns; settings of parts of the model get the part's name before them.
+    """
+    return dict(_flattened(content, ""))
+
+
+def _flattened(content: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in content.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            yield from _flattened(value, f"{name}.")
+        elif value is not None and value != {}:
+            yield name, list(value) if isinstance(value, tuple) else value
 
 
 def setting_changes(before: PreTrainedConfig, after: PreTrainedConfig) -> dict[str, Any]:

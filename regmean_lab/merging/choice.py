@@ -8,7 +8,6 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
-from scipy.stats import norm
 from torch import Tensor
 
 from regmean_lab.merging.base import MergeMethod
@@ -248,6 +247,8 @@ def threshold_of(differences: Sequence[Tensor], errors: Sequence[float], margin:
     usable = [number for number, error in enumerate(errors) if 0 < error < math.inf]
     if margin == 0 or not usable:
         return margin
+    from scipy.stats import norm  # takes half a second to import, and most merges choose among no candidates
+
     chance = float(norm.sf(margin))
     if chance * DRAWS < FEWEST:
         return max(margin, float(norm.isf(-math.expm1(math.log1p(-chance) / len(usable)))))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
 import regmean_lab
 from regmean_lab.checkpoints import architecture, kept_structures
-from regmean_lab.checkpoints.architecture import Origin, read_architecture
+from regmean_lab.checkpoints.architecture import Architecture, Origin, read_architecture
 from regmean_lab.checkpoints.empty_models import Like
 from regmean_lab.checkpoints.kept_structures import keep, kept
 from regmean_lab.checkpoints.merge import MergeRequest, prepare_merge
 from regmean_lab.checkpoints.structure import NotPlainError, change_settings_, plain, setting_changes
+from regmean_lab.checkpoints.written_configuration import Changes, write_configuration
 from regmean_lab.merging.simple import Simple
 from regmean_lab.merging.task_arithmetic import TaskArithmetic
 from regmean_lab.models.folders import stored_tensors
@@ -139,12 +141,19 @@ def _adapter(folder: Path, pico_cache: Path, seed: int) -> None:
     )
 
 
+def _endless(folder: Path, pico_cache: Path, seed: int) -> None:
+    save_classifier(folder, pico_cache, seed)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"limit": float("inf")}))
+
+
 MADE: dict[str, Callable[[Path, Path, int], object]] = {
     "a mixture of experts": _of_kind("MixtralForCausalLM", num_local_experts=2),
     "untied by its files": _untied_by_its_files,
     "an adapter": _adapter,
+    "a setting that JSON does not tell": _endless,
 }
-"""Models that a merge needs itself."""
+"""Models that a merge needs itself, or the configuration."""
 
 CASES = PLAIN | MADE
 
@@ -156,12 +165,16 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def no_models(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """From its call on, no model is made."""
+    """From its call on, neither models nor configurations are made."""
 
     def refuse(*_: object) -> None:
-        raise AssertionError("a model was made")
+        raise AssertionError("a model or a configuration was made")
 
-    return lambda: monkeypatch.setattr(architecture, "empty_model", refuse)
+    def begin() -> None:
+        monkeypatch.setattr(architecture, "empty_model", refuse)
+        monkeypatch.setattr(Origin, "config", refuse)
+
+    return begin
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -187,9 +200,18 @@ def test_a_merge_with_a_kept_structure_is_the_same(
     assert contents(merge_into(tmp_path / "second", folders, Simple())) == expected
 
 
-@pytest.mark.parametrize("heads", ["keep", "drop"])
-def test_other_heads_and_a_base(
-    heads: str,
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"heads": "keep"},
+        {"heads": "drop"},
+        {"heads": "keep", "dtype": torch.bfloat16},
+        {"heads": "drop", "dtype": torch.float16},
+        {"heads": "keep", "tokenizer": "base"},
+    ],
+)
+def test_other_heads_a_base_and_a_dtype(
+    settings: dict[str, Any],
     tmp_path: Path,
     pico_cache: Path,
     cache: Path,
@@ -199,7 +221,8 @@ def test_other_heads_and_a_base(
     folders = [tmp_path / name for name in ("a", "b")]
     save_classifier(folders[0], pico_cache, 0)
     save_classifier(folders[1], pico_cache, 1, labels=("yes", "no"))
-    method, settings = TaskArithmetic(), {"heads": heads, "base": str(pico_folder("bert", pico_cache))}
+    method, base = TaskArithmetic(), str(pico_folder("bert", pico_cache))
+    settings = settings | {"base": base} | ({"tokenizer": base} if "tokenizer" in settings else {})
     with monkeypatch.context() as nowhere:
         nowhere.setenv(CACHE_VARIABLE, "")
         expected = contents(merge_into(tmp_path / "without", folders, method, **settings))
@@ -493,6 +516,84 @@ def test_a_model_that_is_wanted_is_made_as_it_was(tmp_path: Path, pico_cache: Pa
     assert not setting_changes(known.model.config, made.model.config)
     shapes = [{name: tensor.shape for name, tensor in one.model.state_dict().items()} for one in (made, known)]
     assert shapes[0] == shapes[1]
+
+
+class TestTheWrittenConfiguration:
+    CHANGES = Changes("BertModel", dtype=torch.float16, tokens={"pad_token_id": 1}, rows=9)
+
+    @pytest.fixture
+    def read(self, tmp_path: Path, pico_cache: Path, cache: Path) -> Callable[[], Architecture]:
+        save_classifier(tmp_path / "a", pico_cache, 0)
+        tensors = stored_tensors(tmp_path / "a")
+        return lambda: read_architecture(tmp_path / "a", len(tensors), stored=tensors)
+
+    def test_is_what_transformers_writes(self, read: Callable[[], Architecture], tmp_path: Path) -> None:
+        config = AutoConfig.from_pretrained(tmp_path / "a")
+        config.architectures, config.dtype = ["BertModel"], torch.float16
+        config.pad_token_id, config.vocab_size = 1, 9
+        config.save_pretrained(tmp_path / "expected")
+        expected = (tmp_path / "expected" / "config.json").read_bytes()
+        for made in (True, False):
+            found = read()
+            write_configuration(found, self.CHANGES, tmp_path)
+            assert (tmp_path / "config.json").read_bytes() == expected
+            assert found.has_config is made
+
+    @pytest.mark.parametrize(
+        "other",
+        [
+            {"architecture": "BertForMaskedLM"},
+            {"untied": True},
+            {"dtype": None},
+            {"dtype": torch.bfloat16},
+            {"tokens": {"pad_token_id": 2}},
+            {"tokens": None},
+            {"rows": 8},
+            {"rows": None},
+        ],
+    )
+    def test_of_other_changes_is_another(
+        self, other: dict[str, Any], read: Callable[[], Architecture], tmp_path: Path
+    ) -> None:
+        texts = set()
+        for changes in (self.CHANGES, replace(self.CHANGES, **other), self.CHANGES):
+            write_configuration(read(), changes, tmp_path)
+            texts.add((tmp_path / "config.json").read_text())
+        assert len(texts) == 2
+
+    def test_of_a_configuration_that_was_changed_is_neither_kept_nor_taken(
+        self, read: Callable[[], Architecture], tmp_path: Path
+    ) -> None:
+        texts = []
+        for value in ("a", None, "b", None):
+            if (found := read()) and value is not None:
+                found.config.new = value  # type: ignore[attr-defined]
+            write_configuration(found, self.CHANGES, tmp_path)
+            texts.append(json.loads((tmp_path / "config.json").read_text()).get("new"))
+        assert texts == ["a", None, "b", None]
+
+    def test_of_labels_in_another_order_is_another(
+        self, read: Callable[[], Architecture], tmp_path: Path, cache: Path
+    ) -> None:
+        write_configuration(read(), self.CHANGES, tmp_path)
+        known = files_in(cache)
+        config = json.loads((tmp_path / "a" / "config.json").read_text())
+        config["id2label"] = dict(reversed(config["id2label"].items()))
+        (tmp_path / "a" / "config.json").write_text(json.dumps(config))
+        write_configuration(read(), self.CHANGES, tmp_path)
+        assert len(files_in(cache)) == len(known) + 1
+
+    def test_is_made_anew_where_what_is_kept_makes_no_sense(
+        self, read: Callable[[], Architecture], tmp_path: Path, cache: Path
+    ) -> None:
+        expected = vars(read().config)
+        (path,) = files_in(cache)
+        content = kept(path.stem)
+        assert content is not None
+        keep(path.stem, content | {"changes": {"parts": {"nowhere": {}}, "gone": ["nothing"], "set": {}}})
+        found = read()
+        assert not found.has_config
+        assert vars(found.config) == expected
 
 
 class TestSettings:
