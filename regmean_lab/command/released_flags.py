@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
@@ -93,8 +94,7 @@ def released_flag_problems(arguments: Sequence[str], verb: str | None = None) ->
 def _divided(arguments: Sequence[str], *, with_files: bool) -> _Given:
     given = _Given()
     current = None
-    following = [*arguments[1:], ""]
-    for argument, after in zip(arguments, following, strict=True):
+    for argument, after in pairwise([*arguments, ""]):
         typed, equals, value = argument.partition("=")
         if (flag := _flag(typed, after)) is not None:
             current = flag

@@ -6,6 +6,7 @@ must not change them for those who do not use it, or everything that was compute
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,12 +37,8 @@ LATER_SETTINGS: dict[str, Any] = {
     "model.new_head": False,
     "recipe": None,
     "selection": None,
-    "statistics.gradient_gram.form": "full",
-    "statistics.gradient_gram.rank": None,
-    "statistics.gram.form": "full",
     "statistics.gram.generated_padding": False,
     "statistics.gram.generated_tokens": 4,
-    "statistics.gram.rank": None,
     "statistics.published": True,
     "statistics.weighted_gram": {
         "examples": 1000,
@@ -52,8 +49,6 @@ LATER_SETTINGS: dict[str, Any] = {
         "draws": 4,
         "sign_seed": 0,
     },
-    "statistics.weighted_gram.form": "full",
-    "statistics.weighted_gram.rank": None,
     "statistics.tokens": {
         "examples": None,
         "batches": None,
@@ -78,6 +73,11 @@ LATER_SETTINGS: dict[str, Any] = {
 }
 """By dotted key of the configuration, the value that means what version 0.1 did; those of ``task`` are of a suite's."""
 
+LATER_SETTINGS_OF_KINDS: dict[str, Any] = {"form": "full", "rank": None}
+"""The same of settings that every kind of statistics with a matrix has, below ``statistics.KIND.``."""
+
+_OF_A_KIND = re.compile(r"statistics\.[^.]+\.")
+
 LATER_SETTINGS_OF: dict[tuple[str, str], Any] = {
     ("ner", "suite.include_other_members"): False,
 }
@@ -96,6 +96,9 @@ def without_later_settings(content: Mapping[str, Any], prefix: str = "") -> dict
         key = f"{prefix}{name}"
         of_option = (content.get("name"), key)
         if key in LATER_SETTINGS and value == LATER_SETTINGS[key]:
+            continue
+        of_kinds = name in LATER_SETTINGS_OF_KINDS and _OF_A_KIND.fullmatch(key.removesuffix(name)) is not None
+        if of_kinds and value == LATER_SETTINGS_OF_KINDS[name]:
             continue
         if of_option in LATER_SETTINGS_OF and value == LATER_SETTINGS_OF[of_option]:
             continue

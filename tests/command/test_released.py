@@ -9,6 +9,7 @@ import pytest
 from regmean_lab.__main__ import main
 from regmean_lab.command.released import SETTINGS, released_key_problem
 from regmean_lab.command.released_files import released_choices
+from regmean_lab.command.released_flags import released_flag_problems
 
 
 def told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -248,3 +249,8 @@ def test_what_a_number_of_examples_counts_is_told(
     message = told(monkeypatch, capsys, "num_regmean_examples=1000", "sead=1")
     assert "num_regmean_examples is read as statistics.gram.examples: it counts examples" in message
     assert "batches of 16: statistics.gram.batches" in message
+
+
+@pytest.mark.parametrize("arguments", [[], ["seed=1"], ["--help"]])
+def test_ordinary_commands_have_nothing_of_it(arguments: list[str]) -> None:
+    assert released_flag_problems(arguments, None) == ([], None)

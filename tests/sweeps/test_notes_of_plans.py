@@ -27,7 +27,7 @@ def test_a_plan_names_matrices_that_are_averaged_once(compose_job: Callable[...,
         num_key_value_heads=2,
         num_local_experts=3,
     )
-    checkpoint: Any = SimpleNamespace(fingerprint="one", config=lambda: config)
+    checkpoint: Any = SimpleNamespace(fingerprint="one", config=lambda: config, plain_config=config.to_dict)
     planner = Planner()
     assert planner._layout(Simple(), checkpoint) is None  # it averages everything
     layout = planner._layout(RegMean(), checkpoint)
