@@ -107,9 +107,10 @@ def picture(found: list[Point]) -> Figure:
         bars = [[point.gap - point.low], [point.high - point.gap]]
         axes.errorbar(size, point.gap, yerr=bars, fmt="o", color="#0072B2", ecolor="#9cc4de", markersize=7, capsize=3)
         told = f"{point.name}\n{byte_size(point.size) if point.size else '0'}: {point.gap:.0f} %"
-        right = point.name not in TO_THE_LEFT
-        side = {"ha": "left" if right else "right", "textcoords": "offset points", "fontsize": 8.5}
-        axes.annotate(told, (size, point.gap), (8 if right else -8, -4), **side)
+        left = point.name in TO_THE_LEFT
+        place = (-8 if left else 8, -4)
+        side = "right" if left else "left"
+        axes.annotate(told, (size, point.gap), place, textcoords="offset points", fontsize=8.5, ha=side)
     axes.set_xlim(least / 2, max(point.size for point in published) * 30)
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: "nothing" if size <= least else byte_size(size)))
