@@ -47,18 +47,26 @@ RECIPES: dict[str, dict[str, Any]] = {
     "task_arithmetic": {"merge_method": "task_arithmetic", "parameters": {"weight": 0.5}},
     "ties": {"merge_method": "ties", "parameters": {"weight": 0.5, "density": 0.5}},
     "slerp": {"merge_method": "slerp", "parameters": {"t": 0.5}},
+    "nuslerp": {"merge_method": "nuslerp", "parameters": {"weight": 0.5}},
+    "multislerp": {"merge_method": "multislerp", "parameters": {"weight": 0.5}},
     "karcher": {"merge_method": "karcher"},
     "dare_linear": {"merge_method": "dare_linear", "parameters": {"weight": 0.5, "density": 0.5}},
+    "dare_ties": {"merge_method": "dare_ties", "parameters": {"weight": 0.5, "density": 0.5}},
+    "della_linear": {"merge_method": "della_linear", "parameters": {"weight": 0.5, "density": 0.5, "epsilon": 0.1}},
     "della": {"merge_method": "della", "parameters": {"weight": 0.5, "density": 0.5, "epsilon": 0.1}},
     "breadcrumbs": {"merge_method": "breadcrumbs", "parameters": {"weight": 0.5, "density": 0.5, "gamma": 0.125}},
+    "breadcrumbs_ties": {
+        "merge_method": "breadcrumbs_ties",
+        "parameters": {"weight": 0.5, "density": 0.5, "gamma": 0.125},
+    },
     "sce": {"merge_method": "sce", "parameters": {"select_topk": 0.5}},
     "model_stock": {"merge_method": "model_stock"},
 }
 """What both have, in the YAML that both read."""
 
-WITHOUT_BASE = ("linear", "karcher")
+WITHOUT_BASE = ("linear", "nuslerp", "multislerp", "karcher")
 BETWEEN_TWO = "slerp"
-DRAWN = ("dare_linear", "della")
+DRAWN = ("dare_linear", "dare_ties", "della_linear", "della")
 """Methods whose random numbers are not the same: their outputs are not compared."""
 
 LARGE_PARAMETERS = 345_000_000
