@@ -9,35 +9,26 @@ import as much as a model.
 from __future__ import annotations
 
 import copy
-import json
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from functools import cached_property
-from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from regmean_lab.checkpoints.empty_models import Like, content_problems, empty_model
 from regmean_lab.checkpoints.kept_structures import header_content, keep, kept, structure_key
 from regmean_lab.checkpoints.names import StoredNames, read_names, tied_names
+from regmean_lab.checkpoints.origin import Origin
 from regmean_lab.checkpoints.structure import (
-    PROPERTIES,
     NotPlainError,
     change_settings_,
     flat_settings,
-    plain,
-    properties,
-    read_properties,
     read_stored_names,
-    setting_changes,
     stored_names,
 )
 from regmean_lab.merging.layout import layout_of
 from regmean_lab.merging.parameters import Layout
-from regmean_lab.models.folders import CONFIG_FILE, read_json_file
 from regmean_lab.models.headers import CheckpointError, StoredTensor
 from regmean_lab.models.pretrained import head_parameters, quiet_transformers
 
@@ -52,56 +43,8 @@ LABEL_ARCHITECTURES = ("ForSequenceClassification", "ForTokenClassification")
 TOKEN_SETTINGS = tuple(f"{token}_token_id" for token in ("pad", "bos", "eos", "sep", "cls", "mask", "unk"))
 """Settings of a configuration that are numbers of tokens."""
 
-_NOT_SETTINGS = ("model_type", "transformers_version")
-_CODE_KEYS = ("auto_map", "custom_pipelines")
-_MALFORMED = (AttributeError, KeyError, TypeError, ValueError, NotPlainError)
+MALFORMED = (AttributeError, KeyError, TypeError, ValueError, NotPlainError)
 """What is raised for kept content that is not what it should be."""
-
-
-POOLER = "pooler"
-"""What encoders with a ``[CLS]`` token have on top; embeddings do without, and many are stored without it."""
-
-
-@dataclass(frozen=True)
-class Origin:
-    """All that a model without weights is made of; what it is follows from this and from the libraries' versions.
-
-    Attributes:
-        content: of its configuration, without what names code.
-        like: what an adapter makes of it.
-        stored: the tensors that are to be its weights, or None.
-        lenient: whether an encoder without a head will do where the class is not known.
-    """
-
-    content: Mapping[str, Any]
-    like: Like
-    stored: Mapping[str, StoredTensor] | None
-    lenient: bool
-
-    @cached_property
-    def key(self) -> str | None:
-        """What its structure is kept under; None for the base of an adapter, which fits its changes into the model."""
-        if self.stored is None:
-            return None
-        auto_class = self.like.auto_class
-        like = {**asdict(self.like), "auto_class": None if auto_class is None else auto_class.__name__}
-        stored = header_content(self.stored)
-        return structure_key({"content": self.content, "like": like, "stored": stored, "lenient": self.lenient})
-
-    def config(self) -> PreTrainedConfig:
-        """The configuration, before a model is made of it."""
-        from transformers import AutoConfig
-
-        settings = {key: value for key, value in self.content.items() if key not in _NOT_SETTINGS}
-        config: PreTrainedConfig = AutoConfig.for_model(self.content["model_type"], **settings)
-        return config
-
-    def model(self, config: PreTrainedConfig) -> tuple[PreTrainedModel, list[str]]:
-        """The model of its configuration, and what a user should know of it; some settings are changed by that."""
-        model, told = empty_model(config, self.like, self.stored, self.lenient)
-        if self.stored and not any(f".{POOLER}." in f".{name}" for name in self.stored) and _without_pooler(model):
-            told = [f"its files have no {POOLER}, which is left out", *told]
-        return model, told
 
 
 class Architecture:
@@ -148,7 +91,7 @@ class Architecture:
             try:
                 config = self.origin.config()
                 change_settings_(config, self._changes or {})
-            except _MALFORMED as error:
+            except MALFORMED as error:
                 log.debug("%s: not read (%s)", self.origin.key, error)
                 config = self.origin.config()
                 self.origin.model(config)
@@ -181,7 +124,7 @@ class Architecture:
             if (content := kept(key)) is not None:
                 try:
                     return read_stored_names(content)
-                except _MALFORMED as error:
+                except MALFORMED as error:
                     log.debug("%s: not read (%s)", key, error)
         names = read_names(tensors, self.model)
         if key is not None:
@@ -374,114 +317,6 @@ class Architecture:
     @cached_property
     def _state(self) -> Mapping[str, torch.Tensor]:
         return self.model.state_dict(keep_vars=True)
-
-
-def read_architecture(
-    folder: Path,
-    tensors: int,
-    like: Like | None = None,
-    stored: Mapping[str, StoredTensor] | None = None,
-    lenient: bool = False,
-) -> Architecture:
-    """The architecture that a folder's ``config.json`` describes; code that it names is never run.
-
-    Args:
-        folder: the folder.
-        tensors: how many tensors its weights have: a configuration of more layers is refused.
-        like: what an adapter makes of the model.
-        stored: its tensors: they tell the class of the model where the configuration names none.
-        lenient: whether an encoder without a head will do where they do not.
-
-    Raises:
-        CheckpointError: when it cannot be read, or needs code of its own.
-    """
-    path = folder / CONFIG_FILE
-    content = read_json_file(path)
-    if found := content_problems(content, tensors):
-        raise CheckpointError([f"{path}: {problem}" for problem in found])
-    notes = []
-    for key in _CODE_KEYS:
-        if content.pop(key, None) is not None:
-            notes.append(f"{path}: names code ({key}), which is not run; transformers' own class is taken")
-    try:
-        with quiet_transformers():
-            origin = Origin(content, like or Like(), stored, lenient)
-            found_before = kept_architecture(origin)
-            architecture, told = _made(origin) if found_before is None else found_before
-            _ = architecture.labels  # numbers that are not those of the outputs show here
-            if found_before is None:
-                _keep_structure(architecture, told)
-        architecture.notes = notes + [f"{path}: {note}" for note in told]
-    except CheckpointError as error:
-        raise CheckpointError([f"{path}: {problem}" for problem in error.problems]) from None
-    except Exception as error:  # whatever a class raises for settings that make no sense
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointError([f"{path}: no model can be made of it ({reason[:300]})"]) from None
-    return architecture
-
-
-def _made(origin: Origin) -> tuple[Architecture, list[str]]:
-    """The architecture with its model, and what a user should know of it."""
-    config = origin.config()
-    model, told = origin.model(config)
-    return Architecture(model, config, dict(origin.content), origin=origin), told
-
-
-def kept_architecture(origin: Origin) -> tuple[Architecture, list[str]] | None:
-    """The architecture without model and configuration, and what a user should know; None where it is not kept."""
-    if origin.key is None or (content := kept(origin.key)) is None:
-        return None
-    try:
-        structure, told = read_properties(content["properties"]), [str(note) for note in content["told"]]
-        changes, settings = dict(content["changes"]), content["settings"]
-        settings = None if settings is None else dict(settings)
-    except _MALFORMED as error:
-        log.debug("%s: not read (%s)", origin.key, error)
-        return None
-    known = Architecture(
-        None, None, dict(origin.content),
-        origin=origin, structure=structure, changes=changes, settings=settings,
-    )  # fmt: skip
-    return known, told
-
-
-def _keep_structure(architecture: Architecture, told: Sequence[str]) -> None:
-    """Keep what a merge wants of a model, if it is the same when it is read again."""
-    origin = architecture.origin
-    if origin is None or origin.key is None:
-        return
-    try:
-        before = origin.config()
-        content = {
-            "properties": properties(architecture),
-            "changes": setting_changes(before, architecture.config),
-            "settings": _plain_settings(architecture),
-            "told": plain(list(told)),
-        }
-        again = json.loads(json.dumps(content))
-        change_settings_(before, again["changes"])
-        same = read_properties(again["properties"]) == {name: getattr(architecture, name) for name in PROPERTIES}
-        if same and not setting_changes(before, architecture.config):
-            keep(origin.key, content)
-    except Exception as error:  # whatever a class raises that lacks what most have; who asks for it is told
-        log.debug("%s: not kept (%s)", origin.key, error)
-
-
-def _plain_settings(architecture: Architecture) -> dict[str, Any] | None:
-    """All settings of the configuration; None where JSON does not tell them: it is then made each time."""
-    try:
-        settings: dict[str, Any] = plain(architecture.settings)
-    except NotPlainError:
-        return None
-    return settings
-
-
-def _without_pooler(model: PreTrainedModel) -> bool:
-    """Take the pooler from a bare encoder, which computes the same without it; whether there was one."""
-    if model.base_model is not model or getattr(model, POOLER, None) is None:
-        return False
-    setattr(model, POOLER, None)
-    return True
 
 
 def untied_architecture(architecture: Architecture, names: Sequence[str]) -> Architecture:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from regmean_lab.checkpoints.alignment import AlignedWeights
-from regmean_lab.checkpoints.architecture import read_architecture
+from regmean_lab.checkpoints.architecture_reading import read_architecture
 from regmean_lab.checkpoints.empty_models import Like
 from regmean_lab.checkpoints.members import Member, read_stored, read_tokens
 from regmean_lab.checkpoints.sources import Source

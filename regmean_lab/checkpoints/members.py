@@ -19,7 +19,8 @@ from regmean_lab.checkpoints.adapters import (
     read_adapter_labels,
 )
 from regmean_lab.checkpoints.alignment import AlignedWeights
-from regmean_lab.checkpoints.architecture import Architecture, lacking, read_architecture
+from regmean_lab.checkpoints.architecture import Architecture, lacking
+from regmean_lab.checkpoints.architecture_reading import read_architecture
 from regmean_lab.checkpoints.converted_weights import ConvertedWeights
 from regmean_lab.checkpoints.empty_models import Like
 from regmean_lab.checkpoints.names import StoredNames, ties

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from regmean_lab.checkpoints.alignment import AlignedWeights
-from regmean_lab.checkpoints.architecture import read_architecture
+from regmean_lab.checkpoints.architecture_reading import read_architecture
 from regmean_lab.checkpoints.compatibility import Agreement, base_orders
 from regmean_lab.checkpoints.converted_weights import ConvertedWeights
 from regmean_lab.checkpoints.lora.request import base_problems

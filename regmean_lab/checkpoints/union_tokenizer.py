@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from regmean_lab.checkpoints.alignment import AlignedWeights, RowOrder
-from regmean_lab.checkpoints.architecture import Like, read_architecture
+from regmean_lab.checkpoints.architecture_reading import read_architecture
+from regmean_lab.checkpoints.empty_models import Like
 from regmean_lab.checkpoints.members import Member
 from regmean_lab.models.folders import CONFIG_FILE, stored_tensors
 from regmean_lab.models.headers import CheckpointError

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from regmean_lab.checkpoints.architecture import Architecture, kept_architecture
+from regmean_lab.checkpoints.architecture import Architecture
+from regmean_lab.checkpoints.architecture_reading import kept_architecture
 from regmean_lab.checkpoints.kept_structures import keep, kept, structure_key
 from regmean_lab.checkpoints.structure import NotPlainError, plain
 from regmean_lab.models.folders import CONFIG_FILE

@@ -27,18 +27,6 @@ FEWEST = 20
 """Of these draws so many have to exceed a quantile."""
 
 
-HELD_OUT = "held-out text"
-FITTED = (
-    "the matrices that candidates are fitted to, which regmean with a factor of 1 fits best: no evidence of other text"
-)
-
-DRAWS = 2000
-"""How often texts are drawn again."""
-
-FEWEST = 20
-"""Of these draws so many have to exceed a quantile."""
-
-
 @dataclass(frozen=True)
 class Candidate:
     """One merge that may be chosen.

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from regmean_lab.checkpoints.architecture import read_architecture
+from regmean_lab.checkpoints.architecture_reading import read_architecture
 from regmean_lab.checkpoints.members import read_stored
 from regmean_lab.checkpoints.merge import MergeRequest, prepare_merge
 from regmean_lab.checkpoints.output import write_output

@@ -13,7 +13,7 @@ from checkpoint_folders import merge_into, save_classifier, tensors_of, tokenize
 from safetensors.torch import save_file
 from transformers import AutoModelForSequenceClassification
 
-from regmean_lab.checkpoints.architecture import read_architecture
+from regmean_lab.checkpoints.architecture_reading import read_architecture
 from regmean_lab.checkpoints.sources import find_sources, locate, unique_names
 from regmean_lab.checkpoints.weights import FileWeights
 from regmean_lab.config.groups import ModelConfig

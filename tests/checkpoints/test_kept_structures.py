@@ -16,11 +16,13 @@ from safetensors.torch import save_file
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
 import regmean_lab
-from regmean_lab.checkpoints import architecture, kept_structures
-from regmean_lab.checkpoints.architecture import Architecture, Origin, read_architecture
+from regmean_lab.checkpoints import kept_structures, origin
+from regmean_lab.checkpoints.architecture import Architecture
+from regmean_lab.checkpoints.architecture_reading import read_architecture
 from regmean_lab.checkpoints.empty_models import Like
 from regmean_lab.checkpoints.kept_structures import keep, kept
 from regmean_lab.checkpoints.merge import MergeRequest, prepare_merge
+from regmean_lab.checkpoints.origin import Origin
 from regmean_lab.checkpoints.structure import NotPlainError, change_settings_, plain, setting_changes
 from regmean_lab.checkpoints.written_configuration import Changes, write_configuration
 from regmean_lab.merging.simple import Simple
@@ -171,7 +173,7 @@ def no_models(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
         raise AssertionError("a model or a configuration was made")
 
     def begin() -> None:
-        monkeypatch.setattr(architecture, "empty_model", refuse)
+        monkeypatch.setattr(origin, "empty_model", refuse)
         monkeypatch.setattr(Origin, "config", refuse)
 
     return begin

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from regmean_lab.checkpoints.scoring.models import ScoredModel
 from regmean_lab.checkpoints.scoring.score import Scoring
 from regmean_lab.metrics.divergence import Pair, agreement, divergence, gap_closed
-from regmean_lab.results import mean
+from regmean_lab.results import Result, mean
 from regmean_lab.suites.base import DataError
 
 
@@ -43,6 +45,28 @@ def distances(
             own[member.name]["kl_simple"] = _from(scoring, simple, member)["kl"]
         found["gap_closed"] = gap_closed(*([values[name] for values in own.values()] for name in ("kl", "kl_simple")))
     return found
+
+
+def with_distances(
+    result: Result, folder: Path, lines: list[str], measure: Callable[[], dict[str, Any]] | None
+) -> Result:
+    """A merged model's result with how far it is from its checkpoints, which is told in lines, or why it is not.
+
+    Args:
+        result: the result.
+        folder: where it lies; what is measured is written there too.
+        lines: what is told; filled.
+        measure: measures it (``distances``); None where the result has it already.
+    """
+    try:
+        if measure is not None:
+            result = replace(result, divergence=measure())
+            result.write(folder)
+        assert result.divergence is not None
+        lines.append(distance_line(result.divergence))
+    except DataError as error:  # of checkpoints that cannot be compared
+        lines += [line for line in str(error).splitlines() if line not in lines]
+    return result
 
 
 def distance_line(found: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from regmean_lab.checkpoints.heads import read_with_head
 from regmean_lab.checkpoints.merge import MergeRequest
 from regmean_lab.checkpoints.output import evaluation_folder
 from regmean_lab.checkpoints.scoring.corpora import Corpus, datasets_of_the_hub
-from regmean_lab.checkpoints.scoring.distances import distance_line, distances
+from regmean_lab.checkpoints.scoring.distances import distances, with_distances
 from regmean_lab.checkpoints.scoring.models import ScoredModel, read_models, scored_model
 from regmean_lab.checkpoints.scoring.request import read_corpora, scoring_config, settings_problems, suite_record
 from regmean_lab.checkpoints.scoring.score import Scoring, Settings
@@ -127,26 +128,12 @@ def score_kept_heads(
         own_places.append(folder / name)
         own.append(scoring.score(part.model, own_places[-1]))
         joined_places.append(folder / headed.name)
-        joined.append(
-            _with_distance(scoring, scoring.score(headed, joined_places[-1], method), joined_places[-1], lines)
-        )
+        result = scoring.score(headed, joined_places[-1], method)
+        measure = partial(distances, scoring, headed, [part.model]) if result.divergence is None else None
+        joined.append(with_distances(result, joined_places[-1], lines, measure))
         write_scores(merged, joined[-1], datasets_of_the_hub(part.corpora))
         lines += scoring.comparisons([headed, part.model])
     return Measured([*own, *joined], lines, folder, [*own_places, *joined_places], merged, len(joined))
-
-
-def _with_distance(scoring: Scoring, result: Result, folder: Path, lines: list[str]) -> Result:
-    """The result of a merged encoder with how far it is from the checkpoint whose head it has; tells it, or why not."""
-    member, headed = scoring.models
-    try:
-        if result.divergence is None:
-            result = replace(result, divergence=distances(scoring, headed, [member]))
-            result.write(folder)
-        assert result.divergence is not None
-        lines.append(distance_line(result.divergence))
-    except DataError as error:
-        lines += [line for line in str(error).splitlines() if line not in lines]
-    return result
 
 
 def kept_head_problems(plain: MergeCheckpointsConfig, request: MergeRequest) -> list[str]:

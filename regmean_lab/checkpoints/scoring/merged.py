@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from regmean_lab.checkpoints.card_metadata import write_scores
 from regmean_lab.checkpoints.merge import MergeRequest, prepare_merge
 from regmean_lab.checkpoints.output import evaluation_folder, write_output
 from regmean_lab.checkpoints.scoring.corpora import datasets_of_the_hub
-from regmean_lab.checkpoints.scoring.distances import distance_line, distances
+from regmean_lab.checkpoints.scoring.distances import distances, with_distances
 from regmean_lab.checkpoints.scoring.kept_heads import kept_head_problems, score_kept_heads
 from regmean_lab.checkpoints.scoring.models import ScoredModel, read_models
 from regmean_lab.checkpoints.scoring.predictions import predict_all
@@ -21,7 +22,6 @@ from regmean_lab.checkpoints.scoring.score import ENSEMBLE, Scoring, Settings
 from regmean_lab.config.checkpoint_commands import Measured, MergeCheckpointsConfig
 from regmean_lab.merging.simple import Simple
 from regmean_lab.models.headers import CheckpointError
-from regmean_lab.results import Result
 from regmean_lab.suites.base import DataError
 from regmean_lab.training.processes import first_device
 
@@ -79,37 +79,28 @@ def score_merge(
     except DataError as error:
         lines.append(str(error))
     result = scoring.score(model, folder / model.name, method)
-    try:
-        result = _with_distances(plain, request, scoring, result, folder / model.name)
-        assert result.divergence is not None
-        lines.append(distance_line(result.divergence))
-    except DataError as error:
-        lines += [line for line in str(error).splitlines() if line not in lines]
+    known = result.divergence
+    enough = known is not None and (not plain.measure_gap or known["gap_closed"] is not None)
+    measure = None if enough else partial(_distances, plain, request, scoring, folder / model.name)
+    result = with_distances(result, folder / model.name, lines, measure)
     results.append(result)
     places.append(folder / model.name)
     write_scores(merged, result, datasets_of_the_hub(scoring.corpora))
     return Measured(results, [*lines, *scoring.comparisons([model, *members])], folder, places, merged)
 
 
-def _with_distances(
-    plain: MergeCheckpointsConfig, request: MergeRequest, scoring: Scoring, result: Result, folder: Path
-) -> Result:
-    """The merged model's result with how far it is from the checkpoints, written where it was not there.
+def _distances(plain: MergeCheckpointsConfig, request: MergeRequest, scoring: Scoring, folder: Path) -> dict[str, Any]:
+    """How far the merged model is from the checkpoints, and with ``measure_gap`` the gap that it closes.
 
     Raises:
         DataError: for checkpoints that cannot be compared.
     """
     *members, model = scoring.models
-    there = result.divergence
-    if there is not None and (not plain.measure_gap or there["gap_closed"] is not None):
-        return result
     simple = None
     if plain.measure_gap:
         is_mean = request.method == Simple() and request.settings is None
         simple = model if is_mean else _mean(plain, request, scoring, folder)
-    compared = replace(result, divergence=distances(scoring, model, members, simple))
-    compared.write(folder)
-    return compared
+    return distances(scoring, model, members, simple)
 
 
 def _mean(plain: MergeCheckpointsConfig, request: MergeRequest, scoring: Scoring, folder: Path) -> ScoredModel:
