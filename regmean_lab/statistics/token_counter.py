@@ -239,9 +239,7 @@ class TokenAccumulator(Accumulator[TokenStatistics]):
         for row, text in (self._seen[key] for key in earlier & self._seen.keys()):
             if not text:
                 continue  # it has nothing that counts
-            ids = (
-                torch.frombuffer(bytearray(text), dtype=torch.int64).unsqueeze(0) if text else torch.zeros(1, 0).long()
-            )
+            ids = torch.frombuffer(bytearray(text), dtype=torch.int64).unsqueeze(0)
             self._add_texts(ids, self.countable[ids], torch.tensor([row]), torch.tensor([True]), -1)
 
 
