@@ -70,8 +70,8 @@ DRAWN = ("dare_linear", "dare_ties", "della_linear", "della")
 """Methods whose random numbers are not the same: their outputs are not compared."""
 
 LARGE_PARAMETERS = 345_000_000
-LARGE_METHODS = ("linear", "slerp")
-"""What is also merged at a size where the merge takes as long as the start: of methods that do little for a weight."""
+LARGE_METHODS = ("linear", "task_arithmetic", "ties", "slerp", "karcher")
+"""What is also merged at a size where the merge takes longer than the start."""
 
 ROUNDS = 2
 """At most: what is compared is the time of processors, of processes that all start anew."""
