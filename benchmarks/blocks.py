@@ -16,7 +16,7 @@ from statistics import median
 
 from benchmarks.figure import Figure, Setting
 from benchmarks.merge_memory import MEMORY_ROUNDS, PICO_PARAMETERS, decoder_config, write_decoder
-from regmean_lab.checkpoints.publishing.blocks import whole_model_bytes
+from regmean_lab.checkpoints.publishing.block_choice import whole_model_bytes
 from regmean_lab.models.folders import stored_tensors
 from regmean_lab.models.pico import pico_folder
 from regmean_lab.models.pico_models import TEXT

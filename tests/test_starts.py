@@ -119,7 +119,10 @@ def test_pages_and_lists_wait_for_no_large_library(finished: Finished) -> None:
     verbs = ("run", "plan", "merge", "extract", "evaluate", "collect", "zoo", "prepare", "report")
     pages = [["--help"], *([verb, "--help"] for verb in verbs), ["zoo", "add", "--help"]]
     lists = [["zoo", "list"], ["zoo", "verify"], ["prepare"]]
-    wrong = [["merge", "checkpoints=[a,b]", "method=none"], ["extract", "rang=2"]]
+    wrong = [
+        *(["merge", "checkpoints=[a,b]", "method=none"], ["extract", "rang=2"]),
+        *(["evaluate", "data=table.csv"], ["collect", "data=table.csv"]),
+    ]
     for status, printed, names in finished.large(*pages, *lists):
         assert (status, names) == (0, set()), printed
     for status, printed, names in finished.large(*wrong):
@@ -179,7 +182,7 @@ def test_a_merge_of_architectures_that_were_merged_before_makes_no_model(finishe
 
     def merged(output: str, method: str) -> tuple[set[str], bytes]:
         command = ["merge", checkpoints, "trainer=cpu", f"method={method}", f"output={tmp_path / output}"]
-        ((status, printed, names),) = finished.large(command, names=MODELS, cache=cache)
+        ((status, printed, names),) = finished.large(command, names=[*LARGE, *MODELS], cache=cache)
         assert status == 0, printed
         return names, (tmp_path / output / "model.safetensors").read_bytes()
 
@@ -189,7 +192,29 @@ def test_a_merge_of_architectures_that_were_merged_before_makes_no_model(finishe
     assert "transformers.modeling_utils" in first
     assert again == set()
     assert found == expected
-    assert not other & {"transformers.modeling_utils", "torch._dynamo"}
+    assert not other & {*LARGE, "transformers.modeling_utils", "torch._dynamo"}
+    ((status, printed, names),) = finished.large(
+        ["merge", checkpoints, "trainer=cpu", "method=simple", f"output={tmp_path / 'none'}", "plan=true"], cache=cache
+    )
+    assert (status, names) == (0, set()), printed
+    assert "Nothing was done." in printed
+
+
+def test_plans_and_refusals_of_statistics_and_scores_wait_for_transformers_alone(finished: Finished) -> None:
+    member = next(path.parent for path in (finished.folder / "zoo").glob("*/training.json"))
+    table = finished.folder / "table.csv"
+    table.write_text("text,label\nfine,joy\n", encoding="utf-8")
+    refused, missing, plan = finished.large(
+        ["evaluate", f"checkpoint={member}", "data=nowhere.csv", "trainer=cpu"],
+        ["evaluate", "checkpoint=nowhere", f"data={table}", "trainer=cpu"],
+        ["collect", f"checkpoint={member}", f"data={table}", "kinds=[gram]", "plan=true", "trainer=cpu"],
+    )
+    assert [status for status, _, _ in (refused, missing, plan)] == [2, 2, 0], plan[1]
+    assert "no such file: nowhere.csv" in refused[1]
+    assert "nowhere" in missing[1]
+    assert "Nothing was done." in plan[1]
+    for _, printed, names in (refused, missing, plan):
+        assert names == {"transformers"}, printed
 
 
 def test_a_merge_of_llamas_that_were_merged_before_makes_no_configuration(finished: Finished, tmp_path: Path) -> None:

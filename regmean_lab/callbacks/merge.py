@@ -6,12 +6,11 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from regmean_lab.callbacks.choose import chosen_merge
 from regmean_lab.callbacks.distill import Distillation, Start, distilled, in_fixed_order, taught
@@ -36,6 +35,9 @@ from regmean_lab.training.distillation import TextStream
 from regmean_lab.utils.files import file_sha256
 from regmean_lab.utils.progress import at_stage
 from regmean_lab.zoo import ZooEntry
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 log = logging.getLogger(__name__)
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
 from regmean_lab.callbacks.statistics import MakeBatches, tokens_in_batch
 from regmean_lab.merging.refining import OWN, OWN_EXAMPLES, MemberText, RefiningMethod
@@ -15,6 +14,9 @@ from regmean_lab.modules import TaskModule
 from regmean_lab.statistics.token_counts import TokenCounts
 from regmean_lab.suites.plain_text import plain_loader, read_texts
 from regmean_lab.suites.pseudo_text import pseudo_loader
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)

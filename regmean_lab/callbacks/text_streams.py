@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
 from regmean_lab.callbacks.refine import TextReading
 from regmean_lab.callbacks.statistics import MakeBatches
@@ -20,6 +19,9 @@ from regmean_lab.suites.pseudo_text import PseudoExamples, pad, vocabulary_of
 from regmean_lab.suites.sampling import seeded_permutation
 from regmean_lab.training.distillation import TextStream
 from regmean_lab.utils.files import sha256_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 MOST_HELD_OUT = 0.25
 """Share of a member's texts that are held out at most."""

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor
 
 from regmean_lab.checkpoints.adapter_tensors import ADVICE, FACTOR, PREFIX, Adapter, SortedTensors, listed
@@ -124,6 +123,8 @@ def read_adapter_files(folder: Path) -> tuple[dict[str, Any], dict[str, StoredTe
 
 def adapted_like(settings: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -> Like:
     """What an adapter makes of its base: a model for the adapter's task, with as many labels and tokens as it has."""
+    import transformers
+
     name = ADAPTER_TASKS.get(str(settings.get("task_type")))
     auto_class = None if name is None else getattr(transformers, name)
     labels = tokens = None

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from regmean_lab.checkpoints.architecture import MALFORMED, Architecture
-from regmean_lab.checkpoints.empty_models import Like, content_problems
+from regmean_lab.checkpoints.empty_models import Like, content_problems, type_problems
 from regmean_lab.checkpoints.kept_structures import keep, kept
 from regmean_lab.checkpoints.origin import Origin
 from regmean_lab.checkpoints.structure import (
@@ -50,22 +50,24 @@ def read_architecture(
         CheckpointError: when it cannot be read, or needs code of its own.
     """
     path = folder / CONFIG_FILE
-    content = read_json_file(path)
-    if found := content_problems(content, tensors):
-        raise CheckpointError([f"{path}: {problem}" for problem in found])
-    notes = []
-    for key in _CODE_KEYS:
-        if content.pop(key, None) is not None:
-            notes.append(f"{path}: names code ({key}), which is not run; transformers' own class is taken")
+    named = read_json_file(path)
+    content = {key: value for key, value in named.items() if key not in _CODE_KEYS}
+    code = [key for key in _CODE_KEYS if named.get(key) is not None]
     try:
-        with quiet_transformers():
-            origin = Origin(content, like or Like(), stored, lenient)
-            found_before = kept_architecture(origin)
-            architecture, told = _made(origin) if found_before is None else found_before
-            _ = architecture.labels  # numbers that are not those of the outputs show here
-            if found_before is None:
+        origin = Origin(content, like or Like(), stored, lenient)
+        found_before = kept_architecture(origin)
+        unknown = [] if found_before is not None else type_problems(named)  # none is kept of an unknown type
+        if found := [*unknown, *content_problems(named, tensors)]:
+            raise CheckpointError(found)
+        if found_before is None:
+            with quiet_transformers():
+                architecture, told = _made(origin)
+                _ = architecture.labels  # numbers that are not those of the outputs show here
                 _keep_structure(architecture, told)
-        architecture.notes = notes + [f"{path}: {note}" for note in told]
+        else:
+            architecture, told = found_before
+        notes = [f"names code ({key}), which is not run; transformers' own class is taken" for key in code]
+        architecture.notes = [f"{path}: {note}" for note in [*notes, *told]]
     except CheckpointError as error:
         raise CheckpointError([f"{path}: {problem}" for problem in error.problems]) from None
     except Exception as error:  # whatever a class raises for settings that make no sense

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
-import transformers
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from regmean_lab.checkpoints.labels import label_problems
 from regmean_lab.checkpoints.names import read_names, tied_names, ties
@@ -51,15 +49,21 @@ class Like:
     tokens: int | None = None
 
 
-def content_problems(content: Mapping[str, Any], tensors: int) -> list[str]:
-    """What is wrong with the content of a ``config.json``, before anything is made of it."""
-    found = []
+def type_problems(content: Mapping[str, Any]) -> list[str]:
+    """Why transformers has no model for the content of a ``config.json``."""
+    import transformers
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
     kind = content.get("model_type")
-    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
-        what = "needs code of its own (auto_map), which is never run" if "auto_map" in content else "is not known"
-        found.append(
-            f"model_type {str(kind)[:80]!r} {what}; transformers {transformers.__version__} has no such architecture"
-        )
+    if isinstance(kind, str) and kind in CONFIG_MAPPING:
+        return []
+    what = "needs code of its own (auto_map), which is never run" if "auto_map" in content else "is not known"
+    return [f"model_type {str(kind)[:80]!r} {what}; transformers {transformers.__version__} has no such architecture"]
+
+
+def content_problems(content: Mapping[str, Any], tensors: int) -> list[str]:
+    """What else is wrong with the content of a ``config.json``, before anything is made of it."""
+    found = []
     for key, value in content.items():
         if _LAYER_COUNT.search(key) and _is_count(value) and value > tensors:
             found.append(f"{key} is {value}, but the weights have {tensors} tensors")
@@ -80,6 +84,7 @@ def empty_model(
     config: PreTrainedConfig, like: Like, stored: Mapping[str, StoredTensor] | None, lenient: bool
 ) -> tuple[PreTrainedModel, list[str]]:
     """The model of a configuration without weights, and what a user should know of how its class was found."""
+    import transformers
     from transformers import AutoModel, PreTrainedModel
 
     if like.labels is not None and like.labels != config.num_labels:
@@ -122,6 +127,8 @@ def _fitting(
     config: PreTrainedConfig, stored: Mapping[str, StoredTensor]
 ) -> tuple[list[PreTrainedModel], Sequence[str]]:
     """Models of all classes for a configuration that have just the stored tensors, and the names of all classes."""
+    import transformers
+
     classes: dict[str, Any] = {}
     for auto_class in _CLASSES:
         mapped = getattr(transformers, auto_class)._model_mapping.get(type(config), ())

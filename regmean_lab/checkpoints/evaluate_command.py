@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from regmean_lab.checkpoints.card_metadata import write_scores
 from regmean_lab.checkpoints.scoring.corpora import datasets_of_the_hub
-from regmean_lab.checkpoints.scoring.harness import Harness, harness_lines, harness_problems
 from regmean_lab.checkpoints.scoring.models import ScoredModel, read_models
 from regmean_lab.checkpoints.scoring.request import read_corpora, settings_problems, suite_corpora, suite_record
-from regmean_lab.checkpoints.scoring.score import Scoring, Settings
 from regmean_lab.config.checkpoint_commands import EvaluateConfig, Measured, written_output
 from regmean_lab.config.harness import HARNESS, HarnessSettings
 from regmean_lab.config.schema import ConfigurationError, plain_config
@@ -24,6 +22,10 @@ from regmean_lab.models.headers import CheckpointError
 from regmean_lab.results import Result
 from regmean_lab.suites.base import DataError
 from regmean_lab.training.processes import device_problems
+
+if TYPE_CHECKING:
+    from regmean_lab.checkpoints.scoring.harness import Harness
+    from regmean_lab.checkpoints.scoring.score import Scoring
 
 written = written_output
 
@@ -55,6 +57,8 @@ def run(config: DictConfig, folder: Path) -> Measured:
     output = folder if plain.output is None else Path(plain.output).expanduser()
     places = [output / model.name for model in scoring.models]
     if isinstance(scoring, HarnessScoring):
+        from regmean_lab.checkpoints.scoring.harness import harness_lines
+
         results = [scoring.harness.score(model, output / model.name) for model in scoring.models]
         return Measured(results, harness_lines(results), output, places)
     results = [scoring.score(model, output / model.name) for model in scoring.models]
@@ -118,6 +122,8 @@ def _scoring(plain: EvaluateConfig) -> Scoring | HarnessScoring:
         record = suite_record(plain, models[0].task.kind)
     if found:
         raise ConfigurationError(found)
+    from regmean_lab.checkpoints.scoring.score import Scoring, Settings  # with Lightning
+
     settings = Settings(record, plain.trainer, plain.batch_size, plain.max_length, plain.force, _overrides())
     try:
         return Scoring.of(models, corpora, settings)
@@ -131,6 +137,9 @@ def _on_tasks(plain: EvaluateConfig, models: list[ScoredModel], found: list[str]
     Raises:
         ConfigurationError: with everything that is wrong, what was found before included.
     """
+    from regmean_lab.checkpoints.scoring.harness import Harness, harness_problems
+    from regmean_lab.checkpoints.scoring.score import Settings
+
     given = {entry.name: getattr(plain.suite, entry.name) for entry in fields(HarnessSettings)}
     tasks = HarnessSettings(**given)
     found += [

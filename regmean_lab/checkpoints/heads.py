@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from regmean_lab.checkpoints.alignment import AlignedWeights
 from regmean_lab.checkpoints.architecture_reading import read_architecture
 from regmean_lab.checkpoints.empty_models import Like
-from regmean_lab.checkpoints.members import Member, read_stored, read_tokens
+from regmean_lab.checkpoints.members import Member, read_stored
 from regmean_lab.checkpoints.sources import Source
+from regmean_lab.checkpoints.tokenizer_folders import read_tokens
 from regmean_lab.checkpoints.weights import FileWeights
 from regmean_lab.models.folders import CONFIG_FILE, stored_tensors
 from regmean_lab.models.headers import CheckpointError

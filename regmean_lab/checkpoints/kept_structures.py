@@ -19,11 +19,11 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 
 import regmean_lab
 from regmean_lab.models.headers import StoredTensor
@@ -106,19 +106,21 @@ def _drop_old(folder: Path) -> None:
 
 def _is_told_by_versions() -> bool:
     """Whether versions tell what transformers makes: not of a development version, nor where classes were added."""
-    if "dev" in transformers.__version__:
+    if "dev" in version("transformers"):
         return False
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-
+    configurations = sys.modules.get("transformers.models.auto.configuration_auto")  # to add a class imports it
     conversions = sys.modules.get("transformers.conversion_mapping")
-    added = (getattr(CONFIG_MAPPING, "_extra_content", ()), getattr(conversions, "USER_REGISTERED_MAPPINGS", ()))
+    added = (
+        getattr(getattr(configurations, "CONFIG_MAPPING", None), "_extra_content", ()),
+        getattr(conversions, "USER_REGISTERED_MAPPINGS", ()),
+    )
     return not any(added)
 
 
 @lru_cache(maxsize=1)
 def _versions() -> dict[str, str]:
     return {
-        "transformers": transformers.__version__,
+        "transformers": version("transformers"),
         "torch": torch.__version__,
         "regmean_lab": f"{regmean_lab.__version__} {_sources()}",
     }

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -25,42 +23,21 @@ from regmean_lab.checkpoints.converted_weights import ConvertedWeights
 from regmean_lab.checkpoints.empty_models import Like
 from regmean_lab.checkpoints.names import StoredNames, ties
 from regmean_lab.checkpoints.sources import Source
+from regmean_lab.checkpoints.tokenizer_folders import read_tokens, tokenizer_files
 from regmean_lab.checkpoints.weights import FileWeights, dtype_problems
 from regmean_lab.merging.weights import StoredWeights
 from regmean_lab.models.folders import (
     ADAPTER_CONFIG_FILE,
     CONFIG_FILE,
     GENERATION_CONFIG_FILE,
-    check_tokenizer_files,
     stored_tensors,
 )
 from regmean_lab.models.headers import CheckpointError, StoredTensor
-from regmean_lab.models.pretrained import TOKENIZER_FILES, quiet_transformers
 from regmean_lab.models.sentence_folders import SentenceFolder, read_sentence_folder
-from regmean_lab.utils.files import sha256_of
 from regmean_lab.utils.names import abbreviated
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 COMPARED_ROWS = 4096
 """Rows of tied weights that are compared at a time."""
-
-MORE_TOKENIZER_FILES = (
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template*",
-    "additional_chat_templates/*.jinja",
-    GENERATION_CONFIG_FILE,
-    "*.spm",
-    "*.bpe",
-    "*.codes",
-    "*.tiktoken",
-    "*.vocab",
-    "*_vocab.json",
-    "spiece.*",
-)
-"""What goes with a tokenizer beside :data:`TOKENIZER_FILES`."""
 
 
 @dataclass
@@ -332,46 +309,5 @@ def _names_of_ties(tied: Architecture, untied: Architecture) -> dict[str, str]:
     return {name: tied.leaders[name] for name in dict.fromkeys(untied.leaders.values())}
 
 
-def tokenizer_files(folder: Path) -> list[Path]:
-    """Files of the tokenizer in a folder."""
-    return sorted({path for pattern in (*TOKENIZER_FILES, *MORE_TOKENIZER_FILES) for path in folder.glob(pattern)})
-
-
 def _paths(tensors: Iterable[StoredTensor], config: Path) -> list[Path]:
     return [*dict.fromkeys(tensor.path for tensor in tensors), config]
-
-
-def read_tokens(folders: list[Path]) -> tuple[dict[str, int] | None, Path | None]:
-    """The vocabulary of the first folder that has a tokenizer."""
-    for folder in folders:
-        core = [path for pattern in TOKENIZER_FILES for path in sorted(folder.glob(pattern))]
-        if core:
-            check_tokenizer_files(folder, tokenizer_files(folder))
-            digest = sha256_of(path.name.encode() + path.read_bytes() for path in sorted(set(core)))
-            return _vocabulary(folder, digest), folder
-    return None, None
-
-
-def _vocabulary(folder: Path, digest: str) -> dict[str, int]:
-    try:
-        return _read_vocabulary(str(folder), digest)
-    except Exception as error:  # whatever a tokenizer's class raises for files that make no sense
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointError([f"{folder}: its tokenizer cannot be loaded ({reason[:300]})"]) from None
-
-
-@lru_cache(maxsize=64)
-def _read_vocabulary(folder: str, digest: str) -> dict[str, int]:
-    """The vocabulary of a folder's tokenizer; the files' hash is there so that changed files are read again."""
-    with quiet_transformers() as transformers:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    return dict(tokenizer.get_vocab())
-
-
-def tokenizer_in(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder; without a padding token it pads with the token that ends a text."""
-    with quiet_transformers() as transformers:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer

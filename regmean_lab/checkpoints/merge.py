@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol
 
 import torch
-import transformers
 from torch import Tensor
 
 from regmean_lab.checkpoints.alignment import AlignedWeights
@@ -395,7 +395,7 @@ def _unreadable(agreement: Agreement) -> list[str]:
     if not (changed := [name for name in written if names.plain.get(name) != name]):
         return []
     return [
-        f"{architecture.name}: transformers {transformers.__version__} would change {abbreviated(changed)} when it "
+        f"{architecture.name}: transformers {version('transformers')} would change {abbreviated(changed)} when it "
         "loads the merged model; models of this kind cannot be merged yet"
     ]
 

@@ -9,9 +9,10 @@ from regmean_lab.checkpoints.architecture_reading import read_architecture
 from regmean_lab.checkpoints.compatibility import Agreement, base_orders
 from regmean_lab.checkpoints.converted_weights import ConvertedWeights
 from regmean_lab.checkpoints.lora.request import base_problems
-from regmean_lab.checkpoints.members import Member, equal_tensors, read_tokens
+from regmean_lab.checkpoints.members import Member, equal_tensors
 from regmean_lab.checkpoints.names import ties
 from regmean_lab.checkpoints.sources import Source
+from regmean_lab.checkpoints.tokenizer_folders import read_tokens
 from regmean_lab.checkpoints.weights import FileWeights
 from regmean_lab.models.folders import CONFIG_FILE, stored_tensors
 from regmean_lab.models.headers import CheckpointError

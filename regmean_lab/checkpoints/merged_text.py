@@ -6,11 +6,10 @@ import logging
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from regmean_lab.callbacks.refine import TextReading, member_texts
 from regmean_lab.checkpoints.alignment import AlignedWeights, RowOrder
@@ -22,6 +21,9 @@ from regmean_lab.merging.refining import RefiningMethod, refine_
 from regmean_lab.models.pretrained import quiet_transformers
 from regmean_lab.modules import TaskModule, module_type
 from regmean_lab.suites.base import Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 log = logging.getLogger(__name__)
 

@@ -9,21 +9,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from regmean_lab.callbacks.requests import published_path
-from regmean_lab.checkpoints.members import Member, tokenizer_in
+from regmean_lab.checkpoints.members import Member
 from regmean_lab.checkpoints.tasks import longest_text
 from regmean_lab.checkpoints.text_plan import task_of_member
+from regmean_lab.checkpoints.tokenizer_folders import tokenizer_in
 from regmean_lab.models.headers import CheckpointError
 from regmean_lab.models.pretrained import ModelError
 from regmean_lab.statistics import KINDS, StatisticsError, TokensFile
 from regmean_lab.suites.base import Task
 from regmean_lab.suites.pseudo_text import PseudoExamples, pseudo_loader
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,9 @@ from typing import Any
 
 from regmean_lab.callbacks.requests import published_path
 from regmean_lab.checkpoints.alignment import AlignedFisher, AlignedGradientGram, AlignedGram, RowOrder
-from regmean_lab.checkpoints.members import Member, tokenizer_in
+from regmean_lab.checkpoints.members import Member
 from regmean_lab.checkpoints.stand_ins import stand_in
+from regmean_lab.checkpoints.tokenizer_folders import tokenizer_in
 from regmean_lab.merging.base import MergeMethod
 from regmean_lab.merging.parameters import Layout
 from regmean_lab.models.headers import CheckpointError, read_header

@@ -22,7 +22,7 @@ from typing import Any
 from safetensors.torch import load_file
 
 from regmean_lab.callbacks.requests import published_path
-from regmean_lab.checkpoints.tasks import TASKS
+from regmean_lab.checkpoints.tasks import class_names
 from regmean_lab.models.converted_weights import copy_small, has_safetensors, pickled_files, small_files
 from regmean_lab.models.folders import CONFIG_FILE
 from regmean_lab.models.pretrained import PROBLEM_TYPES, TOKENIZER_FILES, Checkpoint, label_names
@@ -175,7 +175,7 @@ def as_checkpoint(
 
 def _readable(content: dict[str, Any], task: Task) -> dict[str, Any]:
     """A configuration with transformers' class for the released code's own, and with the names of the labels."""
-    classes: Any = TASKS["sequence_classification"][1]
+    classes = class_names("sequence_classification")
     named = (content.get("architectures") or [""])[0]
     if named.endswith(MULTI_LABEL) and (own := classes.get(content.get("model_type"))):
         content["architectures"] = [own]

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from regmean_lab.checkpoints.members import Member
-from regmean_lab.checkpoints.pseudo_statistics import EXAMPLES, pseudo_matrices
 from regmean_lab.merging.base import MergeMethod
 
 ESTIMATED = ("gram", "weighted_gram")
@@ -43,6 +42,8 @@ def stand_in(member: Member, kind: str, method: MergeMethod) -> StandIn | None:
     if not method.stands_in:
         return None
     if kind in ESTIMATED:
+        from regmean_lab.checkpoints.pseudo_statistics import EXAMPLES, pseudo_matrices  # with transformers
+
         if (measured := pseudo_matrices(member, kind)) is not None:
             note = f"{member.name}: no {kind} statistics; measured on {EXAMPLES} texts drawn from its counts of tokens"
             return StandIn(note, measured, [measured.path])

@@ -2,35 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from transformers import (
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoModelForMaskedLM,
-    AutoModelForMultipleChoice,
-    AutoModelForQuestionAnswering,
-    AutoModelForSeq2SeqLM,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-    PreTrainedConfig,
-    PreTrainedTokenizerBase,
-)
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-    MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES,
-    MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES,
-    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
-    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
-    MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
-    MODEL_MAPPING_NAMES,
-)
+from typing import TYPE_CHECKING, Any
 
 from regmean_lab.checkpoints.labels import label_problems
 from regmean_lab.models.pretrained import PROBLEM_TYPES, ModelError
 from regmean_lab.models.sentence_folders import SentenceFolder
 from regmean_lab.suites.base import Task, TaskKind
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 LONGEST = 512
 """Tokens to which texts are cut where no length is given and the model could take more."""
@@ -38,17 +18,17 @@ LONGEST = 512
 UNLIMITED = 10**6
 """A tokenizer that claims to take more tokens knows no limit."""
 
-TASKS: dict[str, tuple[Any, Any]] = {
-    "sequence_classification": (AutoModelForSequenceClassification, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES),
-    "token_classification": (AutoModelForTokenClassification, MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES),
-    "seq2seq": (AutoModelForSeq2SeqLM, MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES),
-    "causal": (AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
-    "masked_lm": (AutoModelForMaskedLM, MODEL_FOR_MASKED_LM_MAPPING_NAMES),
-    "question_answering": (AutoModelForQuestionAnswering, MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES),
-    "multiple_choice": (AutoModelForMultipleChoice, MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES),
-    "encoder": (AutoModel, MODEL_MAPPING_NAMES),
+TASKS = {
+    "sequence_classification": ("AutoModelForSequenceClassification", "MODEL_FOR_SEQUENCE_CLASSIFICATION"),
+    "token_classification": ("AutoModelForTokenClassification", "MODEL_FOR_TOKEN_CLASSIFICATION"),
+    "seq2seq": ("AutoModelForSeq2SeqLM", "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM"),
+    "causal": ("AutoModelForCausalLM", "MODEL_FOR_CAUSAL_LM"),
+    "masked_lm": ("AutoModelForMaskedLM", "MODEL_FOR_MASKED_LM"),
+    "question_answering": ("AutoModelForQuestionAnswering", "MODEL_FOR_QUESTION_ANSWERING"),
+    "multiple_choice": ("AutoModelForMultipleChoice", "MODEL_FOR_MULTIPLE_CHOICE"),
+    "encoder": ("AutoModel", "MODEL"),
 }
-"""What loads a model of each task, and the classes of such models by type of model."""
+"""What transformers calls the class that loads a model of each task, and its list of such models' classes by type."""
 
 READS = {
     "masked_lm": "texts",
@@ -60,6 +40,20 @@ READS = {
 
 ENCODER_CLASS = "EncoderModel"
 """Ending of the names of classes that are the encoder of an encoder-decoder."""
+
+
+def auto_class(task: str) -> Any:
+    """The class of transformers that loads a model of a task."""
+    import transformers
+
+    return getattr(transformers, TASKS[task][0])
+
+
+def class_names(task: str) -> Any:
+    """Names of the classes of a task's models by type of model: one, or several."""
+    from transformers.models.auto import modeling_auto
+
+    return getattr(modeling_auto, f"{TASKS[task][1]}_MAPPING_NAMES")
 
 
 def task_name(config: PreTrainedConfig, wanted: str | None, sentence: SentenceFolder | None = None) -> str:
@@ -79,8 +73,8 @@ def task_name(config: PreTrainedConfig, wanted: str | None, sentence: SentenceFo
     if name is None and sentence is not None and sentence.is_embedding:
         name = "encoder"
     if name is None:
-        for task, (_, classes) in TASKS.items():
-            known = classes.get(config.model_type, ())
+        for task in TASKS:
+            known = class_names(task).get(config.model_type, ())
             if architecture and architecture in (known if isinstance(known, tuple) else (known,)):
                 name = task
                 break

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from regmean_lab.checkpoints.members import Member, tokenizer_in
+from regmean_lab.checkpoints.members import Member
+from regmean_lab.checkpoints.tokenizer_folders import tokenizer_in
 from regmean_lab.merging.base import MergeMethod
 from regmean_lab.merging.member_text import OWN, PSEUDO, ReadsText
 from regmean_lab.merging.refining import RefiningMethod

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any
 
 from regmean_lab.models.pretrained import quiet_transformers
 from regmean_lab.results import Result, unknown_text
 from regmean_lab.utils.files import CARD_FILE, new_folder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 CARD_FRONT_MATTER = """\
 ---

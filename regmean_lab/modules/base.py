@@ -6,14 +6,13 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torchmetrics import MetricCollection
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from regmean_lab.metrics.metrics import build_metrics, percentages, predictions
 from regmean_lab.models.pretrained import quiet_transformers
@@ -26,6 +25,9 @@ from regmean_lab.suites.base import IGNORED, Task
 from regmean_lab.suites.pseudo_text import vocabulary_of
 from regmean_lab.tracking.names import DEV_SCORE
 from regmean_lab.utils.registry import ByKind
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Batch = Mapping[str, Tensor]
 

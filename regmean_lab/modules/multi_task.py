@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
-from transformers import PreTrainedModel
 
 from regmean_lab.metrics.metrics import build_metrics, percentages, predictions
 from regmean_lab.models.pretrained import Checkpoint, head_parameters
@@ -20,6 +19,9 @@ from regmean_lab.modules.base import Batch, TaskModule, TrainableModule, module_
 from regmean_lab.modules.optimization import Optimization
 from regmean_lab.statistics import Mask
 from regmean_lab.suites.base import Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 HEADS_FILE = "heads.safetensors"
 """Heads of all tasks: tensors ``<task>/<parameter>``, and in the metadata ``tasks``, each task's configuration."""

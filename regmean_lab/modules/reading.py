@@ -5,17 +5,19 @@ They are run for what goes into their linear layers, and are neither trained nor
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from regmean_lab.models.sentence_layers import SentenceLayers
 from regmean_lab.models.task_models import BareModel
 from regmean_lab.modules.base import Batch, TaskModule, register_module
 from regmean_lab.statistics import Likelihood, Scores, StatisticsError
 from regmean_lab.suites.base import Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _NO_LABELS = "a model that only reads texts has no labels: neither a loss nor Fisher information; expected kinds=[gram]"
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from torch import Tensor
 from torch.nn import functional
-from transformers import PreTrainedModel
 
 from regmean_lab.models.task_models import SequenceClassifier
 from regmean_lab.modules.base import Batch, FisherObjective, TaskModule, register_module
 from regmean_lab.modules.optimization import Optimization
 from regmean_lab.statistics import Likelihood
 from regmean_lab.suites.base import IGNORED, Task, TaskKind
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 LIKELIHOODS: dict[TaskKind, Likelihood] = {
     "multi_label": "bernoulli",

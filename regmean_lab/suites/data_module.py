@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Sampler, SequentialSampler
-from transformers import PreTrainedTokenizerBase
 
 from regmean_lab.statistics import rank, world_size
 from regmean_lab.suites.base import DataError, Example, Split, Suite, Task
@@ -24,6 +23,9 @@ from regmean_lab.suites.encoded import encode_once
 from regmean_lab.suites.encoding import Encoded, encoding_of
 from regmean_lab.suites.evaluations import Evaluation
 from regmean_lab.suites.sampling import seeded_permutation, seeded_subset
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Batches = DataLoader[dict[str, Tensor]]
 """A loader of batches as :class:`~regmean_lab.suites.encoding.Collator` makes them."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any
 
 from regmean_lab.suites.base import Task
 from regmean_lab.suites.encoding import Encoded, encoding_of
 from regmean_lab.utils.files import sha256_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 MOST_EXAMPLES = 200_000
 """Size of the LRU cache, in examples; with sentences of 30 tokens it takes about 300 MB."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerBase
 
 from regmean_lab.suites.base import DataError, Task
 from regmean_lab.suites.pseudo_text import PseudoExample, example_loader
 from regmean_lab.suites.sampling import seeded_subset
 from regmean_lab.suites.tables.columns import choose_columns, examples_of
 from regmean_lab.suites.tables.table import read_table
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _TEXTS = Task("unlabelled", ("texts",), "loss")
 

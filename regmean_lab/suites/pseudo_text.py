@@ -6,10 +6,10 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
-from transformers import PreTrainedTokenizerBase
 
 from regmean_lab.statistics.errors import StatisticsError
 from regmean_lab.statistics.pseudo_text import PseudoText
@@ -17,6 +17,9 @@ from regmean_lab.statistics.token_counts import TokenCounts, mapped
 from regmean_lab.statistics.vocabulary import Vocabulary
 from regmean_lab.suites.batch_sampling import TokenBudgetBatchSampler
 from regmean_lab.suites.encoding import padded
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 PROBE = "a"
 """A text that shows what a tokenizer puts around texts."""

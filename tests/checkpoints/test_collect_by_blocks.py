@@ -26,6 +26,7 @@ from transformers import (
 )
 
 from regmean_lab.checkpoints.collect_command import RECORD_FILE, check, run
+from regmean_lab.checkpoints.publishing import block_choice
 from regmean_lab.checkpoints.publishing import blocks as module
 from regmean_lab.config.schema import ConfigurationError
 from regmean_lab.models.folders import stored_tensors
@@ -170,12 +171,12 @@ def test_a_model_without_room_is_collected_block_by_block(
 
         monkeypatch.setattr(path, called)
     for free, expected in ((10**9, whole), (10_000, parts), (None, whole)):
-        monkeypatch.setattr(module, "available_memory_bytes", lambda device, free=free: free)
+        monkeypatch.setattr(block_choice, "available_memory_bytes", lambda device, free=free: free)
         with pytest.raises(StatisticsError, match="stop"):
             collect(folders["llama"], "auto")
         assert used.pop() == expected
     with caplog.at_level("INFO"), pytest.raises(StatisticsError, match="stop"):
-        monkeypatch.setattr(module, "available_memory_bytes", lambda device: 10_000)
+        monkeypatch.setattr(block_choice, "available_memory_bytes", lambda device: 10_000)
         collect(folders["llama"], "auto")
     assert "10 kB are free (cpu): collected block by block" in caplog.text
     with pytest.raises(StatisticsError, match="stop"):
@@ -186,7 +187,7 @@ def test_a_model_without_room_is_collected_block_by_block(
 def test_sizes_are_told_from_headers_alone(folders: dict[str, Path]) -> None:
     tensors = stored_tensors(folders["llama"])
     model = LlamaForCausalLM.from_pretrained(folders["llama"])
-    weights, sums = module.whole_model_bytes(tensors)
+    weights, sums = block_choice.whole_model_bytes(tensors)
     assert weights == 4 * sum(parameter.numel() for parameter in model.parameters())
     layer = 6 * 16**2 + 24**2
     assert sums == 4 * (2 * layer + 16**2)  # the table of tokens is taken for a layer, as the output layer is it

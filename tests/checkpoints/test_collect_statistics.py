@@ -27,6 +27,7 @@ from transformers import (
 from regmean_lab.checkpoints import collect_command
 from regmean_lab.checkpoints.collect_command import RECORD_FILE, check, run
 from regmean_lab.checkpoints.publishing import collect as collecting
+from regmean_lab.checkpoints.publishing import measuring
 from regmean_lab.checkpoints.publishing.card import BEGIN
 from regmean_lab.config.schema import ConfigurationError
 from regmean_lab.models.pico import pico_folder
@@ -124,7 +125,7 @@ def test_a_model_that_changes_while_it_is_read(
     shutil.copytree(make("bert", "sequence"), folder)
     where, function = {
         "checksums are made": (collect_command, "identity_of"),
-        "the model is loaded": (collect_command, "load_module"),
+        "the model is loaded": (measuring, "load_module"),
         "texts are read": (collecting, "measure"),
     }[moment]
     original = getattr(where, function)

@@ -457,7 +457,7 @@ def test_the_key_has_neither_places_nor_the_order_of_settings() -> None:
 @pytest.mark.parametrize(
     ("owner", "name", "value"),
     [
-        (kept_structures.transformers, "__version__", "5.99"),
+        (kept_structures, "version", lambda _: "5.99"),
         (torch, "__version__", "2.99"),
         (regmean_lab, "__version__", "9"),
         (kept_structures, "FORMAT", 99),
@@ -486,7 +486,7 @@ def test_a_changed_source_of_the_package_is_another_version(tmp_path: Path, monk
 
 def test_nothing_is_kept_where_versions_do_not_tell(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as developed:
-        developed.setattr(kept_structures.transformers, "__version__", "5.99.0.dev0")
+        developed.setattr(kept_structures, "version", lambda _: "5.99.0.dev0")
         keep("0" * 64, {})
     from transformers import conversion_mapping
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from regmean_lab.checkpoints.publishing.blocks import KIND as BLOCK_KIND
-from regmean_lab.checkpoints.publishing.blocks import choice_problem
-from regmean_lab.checkpoints.publishing.imported import KIND as GRAM
+from regmean_lab.checkpoints.publishing.block_choice import KIND as BLOCK_KIND
+from regmean_lab.checkpoints.publishing.block_choice import choice_problem
 from regmean_lab.checkpoints.table_settings import table_problems
 from regmean_lab.checkpoints.tasks import TASKS
 from regmean_lab.checkpoints.writing import parse_size
@@ -16,6 +15,9 @@ from regmean_lab.statistics import FORMS, KINDS
 from regmean_lab.statistics.settings import MatrixConfig
 from regmean_lab.suites.base import Task
 from regmean_lab.training.processes import device_problems
+
+MATRICES_KIND = "gram"
+"""The kind of statistics that matrices of other programs can be."""
 
 
 def not_by_blocks(plain: CollectConfig) -> list[str]:
@@ -96,8 +98,8 @@ def _matrices_problems(plain: CollectConfig) -> list[str]:
     ]
     if given:
         found.append(f"{given[0]}: matrices are there already, and nothing is read; leave out {', '.join(given)}")
-    if plain.kinds != [GRAM]:
-        found.append(f"kinds: matrices are Gram matrices; expected [{GRAM}], got {plain.kinds}")
+    if plain.kinds != [MATRICES_KIND]:
+        found.append(f"kinds: matrices are Gram matrices; expected [{MATRICES_KIND}], got {plain.kinds}")
     if plain.rows is not None and plain.rows < 1:
         found.append(f"rows: expected at least 1, got {plain.rows}")
     if plain.rows is None and plain.push is not None and not plain.allow_few_rows:

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from regmean_lab.checkpoints.publishing.collect import Publication, found_file, provenance, tells
+from regmean_lab.checkpoints.publishing.collect_problems import MATRICES_KIND as KIND
 from regmean_lab.models.headers import read_header
 from regmean_lab.prepare.base import PrepareError
 from regmean_lab.prepare.model import convert_apart
@@ -29,7 +30,6 @@ from regmean_lab.statistics.store import write_matrices
 from regmean_lab.utils.files import file_sha256
 from regmean_lab.utils.names import abbreviated, nearest, unwrapped
 
-KIND = "gram"
 SHOWN = 20
 """At most so many faults are listed."""
 

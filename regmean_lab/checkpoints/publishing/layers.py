@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from regmean_lab.callbacks.statistics import StatisticsRequest
+from regmean_lab.callbacks.requests import StatisticsRequest
 from regmean_lab.statistics import expert_layers, linear_layers
 from regmean_lab.statistics.experts import fused_experts
 from regmean_lab.statistics.layers import is_conv1d

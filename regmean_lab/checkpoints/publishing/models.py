@@ -6,11 +6,12 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoModel, AutoModelForTextEncoding, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModel, AutoModelForTextEncoding, PreTrainedModel
 
 from regmean_lab.checkpoints.architecture import Architecture, lacking
 from regmean_lab.checkpoints.members import read_stored
-from regmean_lab.checkpoints.tasks import ENCODER_CLASS, READS, TASKS
+from regmean_lab.checkpoints.publishing.reading import is_local
+from regmean_lab.checkpoints.tasks import ENCODER_CLASS, READS, auto_class
 from regmean_lab.models.empty import empty_of, fill_unstored_
 from regmean_lab.models.folders import stored_tensors
 from regmean_lab.models.headers import CheckpointError
@@ -27,21 +28,6 @@ from regmean_lab.suites.base import Task
 from regmean_lab.utils.names import abbreviated
 
 log = logging.getLogger(__name__)
-
-
-def read_checkpoint(checkpoint: Checkpoint) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
-    """Configuration and tokenizer of a checkpoint.
-
-    Raises:
-        ModelError: when they cannot be read, or need code of their own, which is never run.
-    """
-    try:
-        return checkpoint.config(), checkpoint.tokenizer()
-    except (OSError, ValueError, KeyError, AttributeError) as error:  # what transformers raises for them
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError(
-            f"checkpoint: configuration or tokenizer of {checkpoint.source} cannot be used: {reason}"
-        ) from None
 
 
 def load_module(checkpoint: Checkpoint, name: str, task: Task, sentence: SentenceFolder | None = None) -> TaskModule:
@@ -79,7 +65,7 @@ def empty_module(
 
 def _model_class(checkpoint: Checkpoint, name: str, sentence: SentenceFolder | None) -> Any:
     """What loads the model of a task."""
-    return _encoder_class(checkpoint, sentence) if name == "encoder" else TASKS[name][0]
+    return _encoder_class(checkpoint, sentence) if name == "encoder" else auto_class(name)
 
 
 def _check_complete(checkpoint: Checkpoint, model: PreTrainedModel, missing: set[str]) -> None:
@@ -123,8 +109,3 @@ def _other_names(checkpoint: Checkpoint, model: PreTrainedModel) -> str:
     except CheckpointError:
         return ""
     return f", or its files name them otherwise: they have {abbreviated(strange)}" if strange else ""
-
-
-def is_local(checkpoint: str) -> bool:
-    """Whether a checkpoint is a local folder: what is measured can be written beside it."""
-    return Path(checkpoint).expanduser().is_dir()

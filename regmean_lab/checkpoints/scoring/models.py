@@ -8,15 +8,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
 from regmean_lab.checkpoints.architecture import Architecture
 from regmean_lab.checkpoints.bases import find_bases
 from regmean_lab.checkpoints.labels import label_problems, repeated
-from regmean_lab.checkpoints.members import Member, read_member, tokenizer_in
+from regmean_lab.checkpoints.members import Member, read_member
 from regmean_lab.checkpoints.merge import check_doubles
 from regmean_lab.checkpoints.sources import Source, find_sources
-from regmean_lab.checkpoints.tasks import TASKS, longest_text, task_of
+from regmean_lab.checkpoints.tasks import TASKS, class_names, longest_text, task_of
+from regmean_lab.checkpoints.tokenizer_folders import tokenizer_in
 from regmean_lab.checkpoints.unchanged import ReadFiles
 from regmean_lab.models.headers import CheckpointError
 from regmean_lab.models.pretrained import ModelError, quiet_transformers
@@ -26,6 +25,8 @@ from regmean_lab.utils.files import contents_sha256, sha256_of
 from regmean_lab.utils.names import abbreviated
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
     from regmean_lab.modules import TaskModule
 
 
@@ -160,7 +161,7 @@ def scored_model(member: Member, labels: Sequence[str] | None) -> ScoredModel:
 
 def _task(architecture: Architecture, labels: Sequence[str] | None) -> Task:
     config = architecture.config
-    names = [name for name, (_, classes) in TASKS.items() if architecture.name == classes.get(config.model_type)]
+    names = [name for name in TASKS if architecture.name == class_names(name).get(config.model_type)]
     if not names:
         raise ModelError(
             f"a {architecture.name}, which predicts nothing that could be scored; expected a model with a head for "
