@@ -35,6 +35,14 @@ FACTORS = ":factors"
 """What follows a layer's name in the name of the tensor of its factors."""
 
 
+def stored_numbers(width: int, form: Form, rank: int | None = None) -> int:
+    """How many numbers a matrix of so many rows and columns is stored as; ``rank`` is of the form ``low_rank``."""
+    if form == "low_rank":
+        assert rank is not None
+        return width * (1 + min(rank, width))
+    return {"full": width * width, "packed": width * (width + 1) // 2, "diagonal": width}[form]
+
+
 def pack_upper(matrix: Tensor) -> Tensor:
     """The upper triangle ``[n (n + 1) / 2]`` of a symmetric matrix ``[n, n]``, row after row; its dtype and device."""
     width = len(matrix)

@@ -48,15 +48,25 @@ class Size:
     Attributes:
         parameters: number of all parameters.
         multiplied: number of those in linear layers: each token is multiplied by all of them.
-        input_entries: number of entries of matrices [in, in] of all linear layers; that some share their input, and so
-            their matrix, is not taken into account.
-        output_entries: the same of the Gram matrices of gradients at their outputs.
+        inputs: of each linear layer, the number of its inputs; that some share their input, and so their Gram matrix,
+            is not taken into account.
+        outputs: of each linear layer, the number of its outputs.
     """
 
     parameters: int
     multiplied: int
-    input_entries: int
-    output_entries: int
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+    @property
+    def input_entries(self) -> int:
+        """Number of entries of matrices [in, in] of all linear layers."""
+        return sum(width * width for width in self.inputs)
+
+    @property
+    def output_entries(self) -> int:
+        """Number of entries of matrices [out, out] of all linear layers."""
+        return sum(width * width for width in self.outputs)
 
 
 @dataclass(frozen=True)
@@ -123,8 +133,8 @@ def size_of(checkpoint: Checkpoint) -> Size:
     return Size(
         parameters=sum(parameter.numel() for parameter in weights.values()),
         multiplied=sum(weights[f"{name}.weight"].numel() for name in layers),
-        input_entries=sum(inputs * inputs for _, inputs in shapes),
-        output_entries=sum(outputs * outputs for outputs, _ in shapes),
+        inputs=tuple(inputs for _, inputs in shapes),
+        outputs=tuple(outputs for outputs, _ in shapes),
     )
 
 
@@ -173,7 +183,7 @@ class _Costs:
             return UNKNOWN
         size, corpus = self._size(member.checkpoint), member.training.corpora[0]
         kind = KINDS[part.kind]
-        disk = FLOAT_BYTES * kind.entries(size)
+        disk = FLOAT_BYTES * kind.numbers(size, getattr(part.job.settings.config.statistics, part.kind))
         load = self._load(member, corpus, "train")
         if load is None:
             return Cost(None, disk)

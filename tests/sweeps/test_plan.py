@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from omegaconf import DictConfig
+from safetensors import safe_open
 from transformers import AutoModel
 
 from regmean_lab.config.resolvers import job_folder
@@ -147,6 +148,24 @@ class TestEstimate:
         # Without heads and headers; layers that share an input share a matrix.
         assert expected.training.bytes == pytest.approx(weights, rel=0.25)
         assert expected.statistics.bytes == pytest.approx(statistics, rel=0.5)
+
+    @pytest.mark.parametrize("form", [["form=diagonal"], ["form=low_rank", "rank=3"]])
+    def test_disk_of_other_forms_is_that_of_the_files(self, workspace: Workspace, form: list[str]) -> None:
+        job = ["method=regmean", *(f"statistics.gram.{setting}" for setting in form)]
+        expected, whole = (
+            estimate(workspace.plan(job)).statistics.bytes,
+            estimate(workspace.plan(["method=regmean"])).statistics.bytes,
+        )
+        workspace.run(*job)
+        stored = 0
+        for path in (workspace.folder / "zoo").glob("emotion*/statistics/*.safetensors"):
+            with safe_open(path, framework="pt") as file:
+                stored += sum(file.get_tensor(name).nbytes for name in file.keys())  # noqa: SIM118
+        # Layers that share an input share a matrix.
+        assert expected == pytest.approx(stored, rel=0.5)
+        assert expected is not None
+        assert whole is not None
+        assert expected < whole / 2
 
     def test_size_counts_what_the_model_has(self, workspace: Workspace) -> None:
         checkpoint = workspace.plan([]).members[0].checkpoint

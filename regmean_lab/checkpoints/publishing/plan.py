@@ -11,6 +11,7 @@ from regmean_lab.checkpoints.push_plan import push_lines
 from regmean_lab.config.checkpoint_commands import CollectConfig
 from regmean_lab.merging.base import matches
 from regmean_lab.statistics import KINDS
+from regmean_lab.statistics.forms import stored_numbers
 from regmean_lab.utils.files import CARD_FILE, STATISTICS_FOLDER
 from regmean_lab.utils.quantities import byte_size
 
@@ -45,13 +46,7 @@ def largest_size(plain: CollectConfig, kind: str, widths: Mapping[str, int]) -> 
     if not (KINDS[kind].of == "inputs" and KINDS[kind].file.is_of_matrices):
         return None
     kept = [width for layer, width in widths.items() if not matches(layer, plain.exclude_layers)]
-    numbers = {
-        "full": lambda n: n * n,
-        "packed": lambda n: n * (n + 1) // 2,
-        "diagonal": lambda n: n,
-        "low_rank": lambda n: n * ((plain.rank or 0) + 1),
-    }[plain.form]
-    return NUMBER_BYTES * sum(map(numbers, kept))
+    return NUMBER_BYTES * sum(stored_numbers(width, plain.form, plain.rank) for width in kept)  # type: ignore[arg-type]
 
 
 def collect_push_lines(plain: CollectConfig, output: Path) -> list[str]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from regmean_lab.statistics.accumulator import Accumulator
 from regmean_lab.statistics.batches import Batch
-from regmean_lab.statistics.forms import Form
+from regmean_lab.statistics.forms import Form, stored_numbers
 from regmean_lab.statistics.likelihood import Likelihood
 from regmean_lab.statistics.rows import Mask
 from regmean_lab.statistics.scores import Scores
@@ -97,6 +97,14 @@ class ModelSize(Protocol):
     @property
     def multiplied(self) -> int:
         """Number of those in linear layers: each token is multiplied by all of them."""
+
+    @property
+    def inputs(self) -> Sequence[int]:
+        """Of each linear layer, the number of its inputs."""
+
+    @property
+    def outputs(self) -> Sequence[int]:
+        """Of each linear layer, the number of its outputs."""
 
     @property
     def input_entries(self) -> int:
@@ -259,10 +267,17 @@ class Kind(ABC):
         return self.reveals
 
     def entries(self, size: ModelSize) -> int:
-        """Number of numbers in a file; plans say nothing of kinds of texts, which are small."""
+        """Number of entries of all that is summed up; plans say nothing of kinds of texts, which are small."""
         if self.of == "texts":
             return 0
         return {"inputs": size.input_entries, "outputs": size.output_entries, "parameters": size.parameters}[self.of]
+
+    def numbers(self, size: ModelSize, settings: Any) -> int:
+        """Number of numbers in a file: of matrices, those of the form that the settings name."""
+        widths = {"inputs": size.inputs, "outputs": size.outputs}.get(self.of)
+        if widths is None or not self.file.is_of_matrices:
+            return self.entries(size)
+        return sum(stored_numbers(width, settings.form, settings.rank) for width in widths)
 
     def operations(self, size: ModelSize, labels: int) -> int:
         """Operations of a token beside the forward pass: by default half of each product of rows."""
