@@ -181,24 +181,32 @@ def unlabelled(
 ) -> Callable[[Sequence[Any]], Batch]:
     """What joins texts without labels into batches for models of a task.
 
-    Of taggers, ``labels`` [texts, tokens] are then ``IGNORED`` at what the tokenizer puts around texts, and at padding,
-    as they are in labelled text: taggers learn nothing there. They are 0 elsewhere, which says only what counts.
+    Of taggers, ``labels`` [texts, tokens] are then ``IGNORED`` at what the tokenizer puts around texts, at tokens that
+    continue a word (of WordPiece), and at padding, as they are in labelled text: taggers learn nothing there. They are
+    0 elsewhere, which says only what counts.
     """
     if task is None or task.kind != "token_labels":
         return collate
-    around = torch.tensor(sorted(vocabulary_of(tokenizer).separators))
+    vocabulary = vocabulary_of(tokenizer)
+    around, inner = (torch.tensor(sorted(ids), dtype=torch.long) for ids in (vocabulary.separators, vocabulary.inner))
 
     def joined(examples: Sequence[Any]) -> Batch:
         batch = collate(examples)
-        counted = batch["attention_mask"].bool() & ~torch.isin(batch["input_ids"], around)
+        drawn = batch["attention_mask"].bool() & ~torch.isin(batch["input_ids"], around)
+        begins = drawn & ~torch.isin(batch["input_ids"], inner)
+        counted = torch.where(begins.any(-1, keepdim=True), begins, drawn)  # a drawn text may be continuations alone
         return {**batch, "labels": torch.where(counted, 0, IGNORED)}
 
     return joined
 
 
 def _told_of(task: Task | None) -> tuple[str, ...]:
-    """What tells batches that leave special tokens out from those of earlier versions, which did not."""
-    return ("special tokens left out",) if task is not None and task.kind == "token_labels" else ()
+    """What tells batches that leave tokens out from those of earlier versions, which left out fewer."""
+    return (
+        ("special tokens and continuations of words left out",)
+        if task is not None and task.kind == "token_labels"
+        else ()
+    )
 
 
 def _of_file(

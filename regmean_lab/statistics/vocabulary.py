@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-MARKS = ("##", "▁", "Ġ")
+CONTINUATION = "##"
+MARKS = (CONTINUATION, "▁", "Ġ")
 """How tokenizers mark the inside of words (WordPiece) or their beginning (SentencePiece, byte-level BPE)."""
 
 MARKED = 0.01
@@ -47,6 +48,16 @@ class Vocabulary:
         share = {mark: sum(token.startswith(mark) for token in self.ids) for mark in MARKS}
         best = max(share, key=lambda mark: share[mark])
         return best if share[best] > MARKED * len(self.ids) else ""
+
+    @cached_property
+    def inner(self) -> frozenset[int]:
+        """Ids of the tokens that say that they continue a word, as WordPiece's do.
+
+        Marks of a word's beginning do not tell: many tokenizers leave them out at the first word of a text.
+        """
+        if self.mark != CONTINUATION:
+            return frozenset()
+        return frozenset(id_ for token, id_ in self.ids.items() if token.startswith(CONTINUATION))
 
     def describe(self) -> dict[str, Any]:
         """What a file of counts tells of it."""

@@ -5,6 +5,7 @@ What it reports is compared with divergences that loops over single examples and
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -324,10 +325,10 @@ class TestOtherText:
         assert after < before
 
     @pytest.mark.parametrize("text", ["pseudo", "file"])
-    def test_taggers_are_taught_nothing_at_special_tokens(
+    def test_taggers_are_taught_nothing_at_special_tokens_and_inside_words(
         self, text: str, draw: Draw, pico_cache: Path, tmp_path: Path
     ) -> None:
-        """The mean over what stands between [CLS] and [SEP], one sentence after the other."""
+        """The mean over the beginnings of words between [CLS] and [SEP], one sentence after the other."""
         sources = draw("ner_open", "bert")
         path = tmp_path / "texts.txt"
         path.write_text("".join(f"the river of {word} rose\n" for word in ("London", "music", "Maria") * 8))
@@ -348,24 +349,36 @@ class TestOtherText:
             for batch in stream.held_out():
                 assert batch["input_ids"][0, 0] == tokenizer.cls_token_id
                 assert batch["input_ids"][0, -1] == tokenizer.sep_token_id
-                told, other = (outputs(one, batch).double().numpy()[1:-1] for one in (member, simple))
+                tokens = tokenizer.convert_ids_to_tokens(batch["input_ids"][0])[1:-1]
+                begins = [not token.startswith("##") for token in tokens]
+                counted = begins if any(begins) else [True] * len(tokens)
+                told, other = (outputs(one, batch).double().numpy()[1:-1][counted] for one in (member, simple))
                 values.append(float(rel_entr(softmax(told, -1), softmax(other, -1)).sum(-1).mean()))
         (entry,) = [one for one in Zoo(sources[0].entry.path.parent).entries() if one.name.startswith("distill-")]
         assert entry.training["scores"]["kl_of_start"] == pytest.approx(np.mean(values), rel=1e-4)
 
     def test_which_tokens_of_drawn_text_count(self, draw: Draw, pico_cache: Path) -> None:
-        """Between [CLS] and [SEP], unknown words among it, as in text with labels; of whole texts nothing is said."""
+        """The first of each word, unknown ones among them, as in text with labels; of whole texts nothing is said."""
         sources = draw("ner_open", "bert")
         self.run(replace(QUICK, text="pseudo", steps=1), sources, "bert", pico_cache)
         tokenizer = find_checkpoint(ModelConfig("bert", "pico:bert"), pico_cache).tokenizer()
-        texts = ("river", f"river {tokenizer.unk_token} music of")
-        rows = [PseudoExample(dict(tokenizer(text))) for text in texts]
+        texts = (["river"], ["river", tokenizer.unk_token, "musics", "unbelievable", "of"])
+        encoded = [tokenizer(words, is_split_into_words=True) for words in texts]
+        rows = [PseudoExample(dict(one)) for one in encoded]
         task = sources[0].load().task
         labels = unlabelled(pad(tokenizer.pad_token_id), tokenizer, task)(rows)["labels"]
         assert tokenizer.unk_token_id in rows[1].inputs["input_ids"]
-        for row, counted in zip(rows, labels.tolist(), strict=True):
-            inside = row.length - 2
-            assert counted == [IGNORED, *[0] * inside, *[IGNORED] * (len(counted) - inside - 1)]
+        assert rows[1].length > len(texts[1]) + 2
+        for one, row, counted in zip(encoded, rows, labels.tolist(), strict=True):
+            words = [None, *one.word_ids()]
+            first = [word is not None and word != before for before, word in itertools.pairwise(words)]
+            assert counted == [0 if is_first else IGNORED for is_first in first] + [IGNORED] * (
+                len(counted) - row.length
+            )
+        alone = [PseudoExample(dict(tokenizer("river")))]
+        alone[0].inputs["input_ids"][1:-1] = [tokenizer.convert_tokens_to_ids("##s")] * (alone[0].length - 2)
+        (counted,) = unlabelled(pad(tokenizer.pad_token_id), tokenizer, task)(alone)["labels"].tolist()
+        assert counted == [IGNORED, *[0] * (alone[0].length - 2), IGNORED]  # else nothing of the text would count
         other = Task("single_label", ("a", "b"), "accuracy")
         assert "labels" not in unlabelled(pad(tokenizer.pad_token_id), tokenizer, other)(rows)
         counts = open_statistics(sources[0].entry, self.TOKENS, sources[0].data_fingerprint).counts
