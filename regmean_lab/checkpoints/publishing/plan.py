@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 from regmean_lab.callbacks.requests import published_path
 from regmean_lab.checkpoints.publishing.card import HEADING, tagged_card
@@ -11,7 +12,7 @@ from regmean_lab.checkpoints.push_plan import push_lines
 from regmean_lab.config.checkpoint_commands import CollectConfig
 from regmean_lab.merging.base import matches
 from regmean_lab.statistics import KINDS
-from regmean_lab.statistics.forms import stored_numbers
+from regmean_lab.statistics.forms import Form, stored_numbers
 from regmean_lab.utils.files import CARD_FILE, STATISTICS_FOLDER
 from regmean_lab.utils.quantities import byte_size
 
@@ -46,7 +47,9 @@ def largest_size(plain: CollectConfig, kind: str, widths: Mapping[str, int]) -> 
     if not (KINDS[kind].of == "inputs" and KINDS[kind].file.is_of_matrices):
         return None
     kept = [width for layer, width in widths.items() if not matches(layer, plain.exclude_layers)]
-    return NUMBER_BYTES * sum(stored_numbers(width, plain.form, plain.rank) for width in kept)  # type: ignore[arg-type]
+    form = cast(Form, plain.form)  # checked
+    numbers = [stored_numbers(width, form, plain.rank) for width in kept]
+    return NUMBER_BYTES * sum(numbers)
 
 
 def collect_push_lines(plain: CollectConfig, output: Path) -> list[str]:
