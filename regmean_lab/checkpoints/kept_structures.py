@@ -16,7 +16,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from functools import lru_cache
 from importlib.metadata import version
@@ -38,7 +38,17 @@ FORMAT = 2
 FOLDER = "structures"
 MOST_FILES = 256
 MOST_BYTES = 8_000_000
-"""Files that are kept, and the size of one: the structure of a model of 300 tensors takes 50 kB."""
+MOST_TOGETHER = 200_000_000
+"""Files that are kept, the size of one, and of all: the structure of a model of 300 tensors takes 50 kB, a vocabulary
+of 128,000 tokens 3 MB."""
+
+ADDED = (
+    ("transformers.models.auto.configuration_auto", "CONFIG_MAPPING"),
+    ("transformers.models.auto.tokenization_auto", "TOKENIZER_MAPPING"),
+    ("transformers.models.auto.tokenization_auto", "REGISTERED_TOKENIZER_CLASSES"),
+    ("transformers.conversion_mapping", "USER_REGISTERED_MAPPINGS"),
+)
+"""Where transformers has what a program adds to it: mappings with what was added apart, or of that alone."""
 
 
 def structure_key(parts: Mapping[str, Any]) -> str:
@@ -99,22 +109,23 @@ def _path(key: str) -> Path | None:
 
 
 def _drop_old(folder: Path) -> None:
-    files = {path: path.stat().st_mtime_ns for path in folder.glob("*.json")}
-    for path in sorted(files, key=lambda path: files[path])[: max(len(files) - MOST_FILES, 0)]:
-        path.unlink(missing_ok=True)
+    files = {path: path.stat() for path in folder.glob("*.json")}
+    together = 0
+    for number, path in enumerate(sorted(files, key=lambda path: files[path].st_mtime_ns, reverse=True)):
+        together += files[path].st_size
+        if number >= MOST_FILES or together > MOST_TOGETHER:
+            path.unlink(missing_ok=True)
 
 
 def _is_told_by_versions() -> bool:
     """Whether versions tell what transformers makes: not of a development version, nor where classes were added."""
     if "dev" in version("transformers"):
         return False
-    configurations = sys.modules.get("transformers.models.auto.configuration_auto")  # to add a class imports it
-    conversions = sys.modules.get("transformers.conversion_mapping")
-    added = (
-        getattr(getattr(configurations, "CONFIG_MAPPING", None), "_extra_content", ()),
-        getattr(conversions, "USER_REGISTERED_MAPPINGS", ()),
-    )
-    return not any(added)
+    for module, name in ADDED:
+        registry = getattr(sys.modules.get(module), name, None)  # to add a class imports the module
+        if getattr(registry, "_extra_content", registry if isinstance(registry, Collection) else ()):
+            return False
+    return True
 
 
 @lru_cache(maxsize=1)

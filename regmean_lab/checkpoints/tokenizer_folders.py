@@ -7,15 +7,15 @@ than a small merge.
 from __future__ import annotations
 
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regmean_lab.checkpoints.kept_structures import keep, kept, structure_key
-from regmean_lab.models.folders import CONFIG_FILE, GENERATION_CONFIG_FILE, check_tokenizer_files
+from regmean_lab.models.folders import GENERATION_CONFIG_FILE, check_tokenizer_files
 from regmean_lab.models.headers import CheckpointError
 from regmean_lab.models.pretrained import TOKENIZER_FILES, quiet_transformers
 from regmean_lab.utils.files import file_sha256
+from regmean_lab.utils.installed import installed_version
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -38,6 +38,9 @@ MORE_TOKENIZER_FILES = (
 
 BACKENDS = ("tokenizers", "sentencepiece", "tiktoken", "protobuf")
 """Libraries with which transformers reads tokenizers."""
+
+NOT_READ = (".bin", ".ckpt", ".gguf", ".h5", ".md", ".msgpack", ".onnx", ".pt", ".pth", ".safetensors")
+"""Endings of files that no tokenizer is read from: weights, and the card."""
 
 
 def tokenizer_files(folder: Path) -> list[Path]:
@@ -67,10 +70,15 @@ def tokenizer_in(folder: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def _beside(folder: Path) -> list[Path]:
+    """All other files of a folder that may say what its tokenizer is: some classes read files of their own names."""
+    return [path for path in folder.iterdir() if path.is_file() and path.suffix not in NOT_READ]
+
+
 def _vocabulary(folder: Path, files: list[Path]) -> dict[str, int]:
-    read = [path for path in (*files, folder / CONFIG_FILE) if path.is_file()]  # the model's type tells its class
-    contents = {path.relative_to(folder).as_posix(): file_sha256(path) for path in read}
-    key = structure_key({"tokenizer": contents, "backends": _backends()})
+    contents = {path.relative_to(folder).as_posix(): file_sha256(path) for path in {*files, *_beside(folder)}}
+    backends = {name: installed_version(name) for name in BACKENDS}
+    key = structure_key({"tokenizer": contents, "backends": backends})
     try:
         return _read_vocabulary(str(folder), key)
     except Exception as error:  # whatever a tokenizer's class raises for files that make no sense
@@ -102,14 +110,3 @@ def _loaded(folder: Path) -> PreTrainedTokenizerBase:
             folder, trust_remote_code=False, local_files_only=True
         )
     return tokenizer
-
-
-@lru_cache(maxsize=1)
-def _backends() -> dict[str, str | None]:
-    found: dict[str, str | None] = {}
-    for name in BACKENDS:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = None
-    return found

@@ -8,7 +8,6 @@ import shlex
 import subprocess
 import sys
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import torch
 
 import regmean_lab
 from regmean_lab.tracking.sweep_name import COMMAND_VARIABLE
+from regmean_lab.utils.installed import installed_version
 
 PACKAGES = (
     "regmean_lab",
@@ -40,13 +40,8 @@ CGROUP_MEMORY = (
 @lru_cache(maxsize=1)
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that results depend on."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+    found = {package: installed_version(package) or "not installed" for package in PACKAGES}
+    return {"python": platform.python_version(), **found}
 
 
 @lru_cache(maxsize=1)

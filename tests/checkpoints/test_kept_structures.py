@@ -412,6 +412,19 @@ def test_those_used_longest_ago_are_dropped(cache: Path, monkeypatch: pytest.Mon
     assert [path.stem for path in files_in(cache)] == [keys[0], keys[3], keys[4]]
 
 
+def test_all_together_take_no_more_room_than_they_may(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = [str(number) * 64 for number in range(4)]
+    keep(keys[0], {"key": keys[0]})
+    (path,) = files_in(cache)
+    monkeypatch.setattr(kept_structures, "MOST_TOGETHER", 2 * path.stat().st_size)
+    for number, key in enumerate(keys):
+        keep(key, {"key": key})
+        file = cache / kept_structures.FOLDER / f"{key}.json"
+        kept_structures.os.utime(file, ns=(number * 10**9, number * 10**9))
+    keep(keys[3], {"key": keys[3]})
+    assert [path.stem for path in files_in(cache)] == keys[2:]
+
+
 TENSORS = {"a.weight": StoredTensor(Path("x"), "F32", (2, 3), 0, 24), "b": StoredTensor(Path("x"), "F32", (2,), 24, 8)}
 ORIGIN: dict[str, Any] = {
     "content": {"model_type": "bert", "hidden_size": 8, "id2label": {"0": "a"}},
@@ -489,10 +502,15 @@ def test_nothing_is_kept_where_versions_do_not_tell(cache: Path, monkeypatch: py
         developed.setattr(kept_structures, "version", lambda _: "5.99.0.dev0")
         keep("0" * 64, {})
     from transformers import conversion_mapping
+    from transformers.models.auto import tokenization_auto
 
     with monkeypatch.context() as registered:
         registered.setattr(conversion_mapping, "USER_REGISTERED_MAPPINGS", {"bert"})
         keep("0" * 64, {})
+    for added in (tokenization_auto.TOKENIZER_MAPPING._extra_content, tokenization_auto.REGISTERED_TOKENIZER_CLASSES):
+        with monkeypatch.context() as registered:
+            registered.setitem(added, "Own", object)
+            keep("0" * 64, {})
     assert not cache.exists()
     keep("0" * 64, {})
     assert kept("0" * 64) == {}

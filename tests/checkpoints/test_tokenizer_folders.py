@@ -80,6 +80,23 @@ def test_of_another_type_of_model_it_is_read_anew(
         read_tokens([folder])
 
 
+@pytest.mark.parametrize("name", ["tekken.json", "dict.txt", "prophetnet.tokenizer"])
+def test_a_file_by_a_name_of_its_class_tells_too(
+    name: str, tmp_path: Path, pico_cache: Path, cache: Path, no_tokenizers: Callable[[], None]
+) -> None:
+    folder = folder_of("bert", tmp_path / "model", pico_cache)
+    (folder / name).write_text("{}", encoding="utf-8")
+    read_tokens([folder])
+    (folder / "README.md").write_text("# a card", encoding="utf-8")
+    (folder / "model.safetensors").write_bytes(b"weights")
+    no_tokenizers()
+    FORGET()
+    read_tokens([folder])
+    (folder / name).write_text("{ }", encoding="utf-8")
+    with pytest.raises(CheckpointError, match="was loaded"):
+        read_tokens([folder])
+
+
 def test_one_that_makes_no_sense_is_not_taken(tmp_path: Path, pico_cache: Path, cache: Path) -> None:
     folder = folder_of("bert", tmp_path / "model", pico_cache)
     expected = read_tokens([folder])

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from regmean_lab.config.harness import HARNESS, HarnessSettings
 from regmean_lab.results import RESULT_FILE, Result, find_result
 from regmean_lab.training.processes import first_device
 from regmean_lab.utils.files import contents_sha256, sha256_of
+from regmean_lab.utils.installed import installed_version
 from regmean_lab.utils.names import did_you_mean
 
 PACKAGE = "lm_eval"
@@ -41,9 +42,7 @@ def harness_problems(settings: HarnessSettings, models: Sequence[ScoredModel], p
         models: the checkpoints.
         precision: Lightning's name of the precision.
     """
-    try:
-        version(PACKAGE)
-    except PackageNotFoundError:
+    if installed_version(PACKAGE) is None:
         return [f"suite: {HARNESS} needs the lm-evaluation-harness, which is not installed: {INSTALL}"]
     found = [f"suite.{problem}" for problem in settings.problems()]
     found += [

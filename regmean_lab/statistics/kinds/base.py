@@ -6,7 +6,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, cast
 
 from torch import Tensor
 
@@ -16,7 +16,7 @@ from regmean_lab.statistics.forms import Form, stored_numbers
 from regmean_lab.statistics.likelihood import Likelihood
 from regmean_lab.statistics.rows import Mask
 from regmean_lab.statistics.scores import Scores
-from regmean_lab.statistics.settings import KindConfig, WrittenAnswers
+from regmean_lab.statistics.settings import KindConfig, MatrixConfig, WrittenAnswers
 from regmean_lab.statistics.store import Json, StatisticsFile, write_matrices, write_statistics
 from regmean_lab.statistics.vocabulary import Vocabulary
 
@@ -275,9 +275,10 @@ class Kind(ABC):
     def numbers(self, size: ModelSize, settings: Any) -> int:
         """Number of numbers in a file: of matrices, those of the form that the settings name."""
         widths = {"inputs": size.inputs, "outputs": size.outputs}.get(self.of)
-        if widths is None or not self.file.is_of_matrices:
+        if widths is None or not isinstance(settings, MatrixConfig):
             return self.entries(size)
-        return sum(stored_numbers(width, settings.form, settings.rank) for width in widths)
+        form = cast(Form, settings.form)  # checked by the schema
+        return sum([stored_numbers(width, form, settings.rank) for width in widths])
 
     def operations(self, size: ModelSize, labels: int) -> int:
         """Operations of a token beside the forward pass: by default half of each product of rows."""
