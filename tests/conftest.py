@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from forks import Forks, forking
+from hydra.core.hydra_config import HydraConfig
 from quick_configurations import install
 
 # Before anything imports Hugging Face libraries, which read these once. Tests need no network, and must not use it.
@@ -158,6 +159,13 @@ def number_of_threads() -> Iterator[None]:
     """Tests of one process share PyTorch's number of threads, which decides how products are rounded."""
     yield
     assert torch.get_num_threads() == 1, "the test leaves another number of threads behind"
+
+
+@pytest.fixture(autouse=True)
+def no_running_job() -> Iterator[None]:
+    """Tests of one process share Hydra's state, which stays after a job and names its method and overrides."""
+    HydraConfig.instance().cfg = None
+    yield
 
 
 @pytest.fixture(scope="session")
