@@ -27,8 +27,8 @@ from regmean_lab.command.verbs import VERBS, VerbError, run_program, split_verb
 from regmean_lab.config.checkpoint_commands import RootError, split_root
 from regmean_lab.config.grids import CONFIG_NAME, composing, composing_once
 from regmean_lab.config.locations import configuration_root, use_own_folders
+from regmean_lab.config.plugin_options import register_plugin_options
 from regmean_lab.config.resolvers import register_resolvers
-from regmean_lab.config.schema import register_schemas
 from regmean_lab.config.search import SWEEPER_GROUP
 from regmean_lab.sweeps.checkpoint_summary import summarise_checkpoints
 from regmean_lab.sweeps.launchers import register_launchers
@@ -152,7 +152,7 @@ def _run(verb: str | None, given: list[str], typed: Mapping[str, str]) -> None:
 def _register() -> None:
     """Make known to Hydra and OmegaConf what the configuration refers to."""
     try:
-        register_schemas(reserved=METHODS)
+        register_plugin_options(reserved=METHODS)
     except PluginError as error:
         refuse([str(error)])
     register_resolvers()

@@ -62,7 +62,7 @@ def added(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             spec.loader.exec_module(module)
         else:
             _, group, name = path.removesuffix(".yaml").split("/")
-            stored += [(group, name), (f"schema/{group}", name)]
+            stored.append((group, name))
             ConfigStore.instance().store(group=group, name=name, node=OmegaConf.create(content))
     yield
     for module in modules:

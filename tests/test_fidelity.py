@@ -13,8 +13,9 @@ from omegaconf import OmegaConf
 
 from regmean_lab.config.grids import Composer, grids_of, values_of
 from regmean_lab.config.locations import configuration_root
+from regmean_lab.config.plugin_options import register_plugin_options
 from regmean_lab.config.resolvers import register_resolvers
-from regmean_lab.config.schema import register_schemas, settings_of
+from regmean_lab.config.schema import settings_of
 from regmean_lab.results import fingerprint
 
 SWEEPS = sorted(path.stem for path in (configuration_root() / "conf" / "multirun_sweeps").glob("*.yaml"))
@@ -76,7 +77,7 @@ EXPECTED: dict[tuple[str, str, str], dict[str, Any]] = {
 @pytest.fixture
 def register() -> None:
     """What compositions need."""
-    register_schemas()
+    register_plugin_options()
     register_resolvers()
 
 

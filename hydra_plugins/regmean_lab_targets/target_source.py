@@ -23,7 +23,7 @@ class TargetSource(ConfigSource):
 
     def load_config(self, config_path: str) -> ConfigResult:
         """The settings of a class, with their types and defaults."""
-        from regmean_lab.config.schema import (  # which is not needed before a class is chosen
+        from regmean_lab.config.schema_nodes import (  # which is not needed before a class is chosen
             named_settings,
             open_settings,
         )

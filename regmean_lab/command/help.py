@@ -9,7 +9,7 @@ import string
 
 from hydra.core.object_type import ObjectType
 
-from regmean_lab.config.grids import composing, composition, config_loader
+from regmean_lab.config.grids import composing, config_loader, whole_composition
 from regmean_lab.sweeps.launchers import LAUNCHER_GROUP
 
 HIDDEN_GROUPS = ("hydra", "published", "schema")
@@ -28,7 +28,7 @@ def help_page(config_name: str, page: str | None = None) -> str:
     """
     with composing():
         overrides = [] if page is None else [f"hydra/help={page}"]
-        template = composition(config_name, overrides, with_hydra=True).hydra.help.template
+        template = whole_composition(config_name, overrides).hydra.help.template
         return string.Template(template).safe_substitute(APP_CONFIG_GROUPS=group_lines())
 
 

@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 
 from regmean_lab.command.overrides import override_problems
 from regmean_lab.config.grids import CONFIG_NAME, composing, composition
+from regmean_lab.config.plugin_options import register_plugin_options
 from regmean_lab.config.resolvers import register_resolvers
-from regmean_lab.config.schema import register_schemas
 from regmean_lab.utils.errors import UserError, together
 from regmean_lab.zoo import cli
 
@@ -146,7 +146,7 @@ def _with_settings(overrides: list[str], problems: list[str], work: Callable[[An
         problems: what is wrong already.
         work: takes checked settings and the pretrained model, and returns what is wrong.
     """
-    register_schemas()
+    register_plugin_options()
     register_resolvers()
     problems = problems or override_problems(overrides, multirun=False)
     if not problems:

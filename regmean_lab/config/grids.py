@@ -78,13 +78,12 @@ def config_loader() -> ConfigLoaderImpl:
     return loader
 
 
-def composition(config_name: str, overrides: Iterable[str], *, with_hydra: bool = False) -> DictConfig:
-    """What Hydra, which must be initialised, composes; it takes a quarter of a second, so that it composes each once.
+def composition(config_name: str, overrides: Iterable[str]) -> DictConfig:
+    """What Hydra, which must be initialised, composes, without its own part.
 
     Args:
         config_name: the root configuration.
         overrides: of a single job.
-        with_hydra: Hydra's own part as well.
 
     Returns:
         A copy, which may be changed.
@@ -92,6 +91,14 @@ def composition(config_name: str, overrides: Iterable[str], *, with_hydra: bool 
     Raises:
         HydraException: for what cannot be composed.
     """
+    config = copy.deepcopy(whole_composition(config_name, overrides))
+    with open_dict(config):
+        del config["hydra"]
+    return config
+
+
+def whole_composition(config_name: str, overrides: Iterable[str]) -> DictConfig:
+    """The same with Hydra's own part, not to be changed: as it takes a fifth of a second, each is composed once."""
     loader = config_loader()
     if _commands:
         known = _commands[-1].setdefault(str(loader.get_search_path()), {})
@@ -99,11 +106,7 @@ def composition(config_name: str, overrides: Iterable[str], *, with_hydra: bool 
         known = _COMPOSED.setdefault(loader, {})
     if (key := (config_name, *overrides)) not in known:
         known[key] = compose(config_name, list(key[1:]), return_hydra_config=True)
-    config = copy.deepcopy(known[key])
-    if not with_hydra:
-        with open_dict(config):
-            del config["hydra"]
-    return config
+    return known[key]
 
 
 def grids_of(arguments: Sequence[str], config_name: str = CONFIG_NAME, *, multirun: bool = True) -> list[Grid]:
@@ -142,10 +145,10 @@ def selects(arguments: Sequence[str], config_name: str = CONFIG_NAME) -> bool:
 
 
 def hydra_part(parsed: Sequence[Override], config_name: str) -> DictConfig:
-    """Hydra's own part of a sweep's configuration."""
+    """Hydra's own part of a sweep's configuration, which is not to be changed."""
     # What has several values is no choice that the whole sweep could be composed with.
     fixed = [str(override.input_line) for override in parsed if not override.is_sweep_override()]
-    hydra: DictConfig = composition(config_name, fixed, with_hydra=True).hydra
+    hydra: DictConfig = whole_composition(config_name, fixed).hydra
     return hydra
 
 

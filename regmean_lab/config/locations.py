@@ -12,6 +12,9 @@ SEARCH_PATH_VARIABLE = "REGMEAN_LAB_SEARCH_PATH"
 PUBLISHED_SCHEME = "published"
 """Of the place on Hydra's search path that serves published settings."""
 
+SCHEMA_SCHEME = "schema"
+"""Of the place that serves the schemas of all groups."""
+
 TARGET_SCHEME = "target"
 """Of the place that serves the settings of methods by the name of their class."""
 

@@ -11,10 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
 from hydra.core.object_type import ObjectType
 from hydra.errors import ConfigCompositionException
-from hydra.plugins.config_source import ConfigLoadError, ConfigSource
+from hydra.plugins.config_source import ConfigSource
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -97,9 +96,11 @@ def _problems(content: Any, suite: str, sources: Sequence[ConfigSource]) -> Iter
     if not isinstance(plain, dict):
         yield "expected keys and values"
         return
-    schema = _schema("schema")
+    from regmean_lab.config.schema_nodes import schema_of  # Hydra imports this module wherever it finds plugins
+
+    schema = schema_of("schema")
     assert schema is not None
-    schema.suite = _schema(f"schema/suite/{suite}")
+    schema.suite = schema_of(f"schema/suite/{suite}")
     keys = [str(key) for key in schema]
     for prefix, part, known in (
         ("", plain, [*keys, FIDELITY]),
@@ -116,11 +117,13 @@ def _problems(content: Any, suite: str, sources: Sequence[ConfigSource]) -> Iter
 
 
 def _method_problems(blocks: Any, prefix: str, sources: Sequence[ConfigSource]) -> Iterator[str]:
+    from regmean_lab.config.schema_nodes import schema_of
+
     if not isinstance(blocks, dict):
         yield f"{prefix}: expected a block for each method"
         return
     for name, block in blocks.items():
-        schema = _schema(f"schema/method/{name}")
+        schema = schema_of(f"schema/method/{name}")
         if schema is None and name not in (methods := _methods(sources)):
             yield f"{prefix}.{name}: there is no such method; {did_you_mean(str(name), methods)}"
         elif not isinstance(block, dict):
@@ -146,13 +149,3 @@ def _value_problems(schema: DictConfig, values: dict[Any, Any], prefix: str, kno
                 schema[key] = value
             except OmegaConfBaseException as error:
                 yield f"{prefix}{key}: {str(error).splitlines()[0]}"
-
-
-def _schema(path: str) -> DictConfig | None:
-    """A registered schema, which may be changed."""
-    try:
-        node = ConfigStore.instance().load(f"{path}.yaml").node
-    except ConfigLoadError:
-        return None
-    assert isinstance(node, DictConfig)
-    return node

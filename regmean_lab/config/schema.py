@@ -1,26 +1,22 @@
 """Typed schema of every configuration group, and the checks that need nothing but the values themselves.
 
-A suite's settings and a method's settings are dataclasses in the suite's and the method's own files; here they get the
-``name`` that selects them; the groups that say how to train, collect, compute and log are in ``schema_groups``.
-``register_schemas`` hands all of it to Hydra, which
+Settings of a suite or a method are dataclasses in the files of the suite and the method; the groups that say
+how to train, collect, compute and log are in ``groups``, and what Hydra gets of all of them in ``schema_nodes``. Hydra
 refuses wrong types and unknown keys; :func:`settings_of` turns the composed configuration into plain dataclasses and
 collects everything else that is wrong with it, before any work.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import MISSING as REQUIRED
-from dataclasses import dataclass, field, fields, make_dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar
 
-from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from regmean_lab.config import checkpoint_commands
 from regmean_lab.config.baselines import comparator_types
 from regmean_lab.config.groups import (
     LoggerConfig,
@@ -31,10 +27,8 @@ from regmean_lab.config.groups import (
     TrainingConfig,
     label_source_problem,
 )
-from regmean_lab.config.harness import HARNESS, HarnessSettings
-from regmean_lab.config.locations import configuration_root
+from regmean_lab.config.harness import HARNESS
 from regmean_lab.config.members import named_members
-from regmean_lab.config.method_settings import method_settings
 from regmean_lab.config.targets import TARGET, TargetError, target_method
 from regmean_lab.suites import Suite, suite_types
 from regmean_lab.suites.base import Split
@@ -42,7 +36,6 @@ from regmean_lab.suites.tables.table import missing_file
 from regmean_lab.utils.checks import one_of
 from regmean_lab.utils.errors import UserError, together
 from regmean_lab.utils.files import name_problem
-from regmean_lab.utils.plugins import CONFIGURATION, METHODS, SUITES, PluginError, plugin_folders, plugins
 
 HEAD_INITS = ("same", "different")
 ORDERS = ("given", "greedy")
@@ -52,8 +45,6 @@ LAST_SEED = 2**32 - 1
 
 
 Plain = TypeVar("Plain")
-
-_NAMED: dict[tuple[type[Any], str], type[Any]] = {}
 
 
 class ConfigurationError(UserError):
@@ -168,69 +159,6 @@ class Settings:
         if self.config.head_init == "same":
             return self.config.seed
         return (self.config.seed + self.suite.member_number(member) - 1) % 5 + 1
-
-
-def register_schemas(reserved: Collection[str] = ()) -> None:
-    """Make every schema known to Hydra, as ``schema/GROUP/NAME`` (idempotent).
-
-    Args:
-        reserved: names that mean another method on the command line, which no method may have.
-
-    Raises:
-        PluginError: for a name that two have.
-    """
-    _store(None, "schema", Config, node=_open_job)
-    for name, schema in checkpoint_commands.SCHEMAS.items():
-        _store(None, f"{name}_schema", schema)
-    for name, suite in suite_types().items():
-        _store("schema/suite", name, _named(suite.settings_type, name), node=open_settings)
-    _store("schema/suite", HARNESS, _named(HarnessSettings, HARNESS))
-    methods, comparators = method_settings(), comparator_types()
-    for name in sorted(methods.keys() & {*comparators, *reserved}):
-        raise PluginError(f"method {name!r}: {_place(methods[name])} has a name of regmean_lab's; it needs another one")
-    for name, method in {**methods, **comparators}.items():
-        _store("schema/method", name, _named(method, name), node=open_settings)
-    _register_plugin_options({"suite": suite_types(), "method": methods})
-
-
-def _store(
-    group: str | None, name: str, settings: type[Any], node: Callable[[type[Any]], Any] = OmegaConf.structured
-) -> None:
-    """Hand a dataclass to Hydra, as a node; one that it has already is left, for making nodes takes long."""
-    store = ConfigStore.instance()
-    stored: Any = store.repo
-    for part in [*(group or "").split("/"), f"{name}.yaml"]:
-        stored = stored.get(part, {}) if part else stored
-    if not stored or OmegaConf.get_type(stored.node) is not settings:
-        store.store(group=group, name=name, node=node(settings))
-
-
-def _register_plugin_options(kinds: Mapping[str, Mapping[str, type[Any]]]) -> None:
-    """Options for what other packages register without YAML of its own; of their YAML, that no two have one name."""
-    if not any(map(plugins, (METHODS, SUITES))):
-        return
-    own, store = configuration_root() / CONFIGURATION, ConfigStore.instance()
-    for group, types in kinds.items():
-        owners = {path.stem: own for path in (own / group).glob("*.yaml")}
-        for folder in plugin_folders():
-            for path in sorted((folder / group).glob("*.yaml")):
-                if path.stem in owners:
-                    raise PluginError(
-                        f"{group}={path.stem}: both {owners[path.stem]} and {folder} have {group}/{path.name}; rename "
-                        "one, or uninstall its package"
-                    )
-                owners[path.stem] = folder
-        for name, kind in types.items():
-            if name not in owners and not _is_ours(kind):
-                store.store(group=group, name=name, node={"defaults": [f"/schema/{group}/{name}@_here_"]})
-
-
-def _place(kind: type[Any]) -> str:
-    return f"{kind.__module__}.{kind.__qualname__}"
-
-
-def _is_ours(kind: type[Any]) -> bool:
-    return kind.__module__.partition(".")[0] == __name__.partition(".")[0]
 
 
 def all_methods() -> dict[str, type[Any]]:
@@ -398,50 +326,6 @@ def _resolve(config: DictConfig) -> dict[str, Any]:
         resolved = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
     assert isinstance(resolved, dict)
     return {str(key): value for key, value in resolved.items() if key != "hydra"}
-
-
-def named_settings(settings: type[Any], name: str, target: str | None = None) -> type[Any]:
-    """A settings dataclass with the ``name`` that selects it, as a configuration shows it.
-
-    Args:
-        settings: the dataclass.
-        name: the name.
-        target: the class by its full name, where that and not the name selects it.
-    """
-    types = get_type_hints(settings)
-    public = [
-        (entry.name, types[entry.name], field(default=entry.default))
-        if entry.default is not REQUIRED
-        else (entry.name, types[entry.name], field(default_factory=entry.default_factory))
-        for entry in fields(settings)
-        if entry.init
-    ]
-    keys = {"name": name} if target is None else {TARGET: target, "name": name}
-    selecting = [(key, str, field(default=value)) for key, value in keys.items()]
-    return make_dataclass(f"{settings.__name__}Config", [*selecting, *public])
-
-
-def _named(settings: type[Any], name: str) -> type[Any]:
-    """The same dataclass whenever it is asked for, so that what has been registered is known again."""
-    if (settings, name) not in _NAMED:
-        _NAMED[settings, name] = named_settings(settings, name)
-    return _NAMED[settings, name]
-
-
-def _open_job(settings: type[Any]) -> Any:
-    """The schema of a job, in which ``checkpoints.CORPUS=…`` needs no ``+``."""
-    node = OmegaConf.structured(settings)
-    OmegaConf.set_struct(node.checkpoints, False)
-    return node
-
-
-def open_settings(settings: type[Any]) -> Any:
-    """The settings as Hydra keeps them; mappings take any name, so that ``suite.corpora.NAME=FILE`` needs no ``+``."""
-    node = OmegaConf.structured(settings)
-    for entry in fields(settings):
-        if isinstance(mapping := node._get_node(entry.name), DictConfig):
-            OmegaConf.set_struct(mapping, False)
-    return node
 
 
 def _untyped(group: str, node: Mapping[str, Any]) -> str:

@@ -14,8 +14,8 @@ from omegaconf.errors import OmegaConfBaseException
 from regmean_lab.config.grids import Composer, composing, grids_of, jobs_of
 from regmean_lab.config.locations import configuration_root
 from regmean_lab.config.method_option import option_of
+from regmean_lab.config.plugin_options import register_plugin_options
 from regmean_lab.config.resolvers import register_resolvers
-from regmean_lab.config.schema import register_schemas
 from regmean_lab.report.entries import Entry, column_settings, command_of, flat_settings, row_settings, setting_text
 from regmean_lab.report.read import Run
 from regmean_lab.results import NOT_FINGERPRINTED, NOT_FINGERPRINTED_TRAINER, fingerprint
@@ -136,7 +136,7 @@ def read_definition(name: str, overrides: Sequence[str] = ()) -> Definition:
         raise DefinitionError(f"table={name}: there is no such table; {did_you_mean(name, known)}")
     choice = f"+{SWEEPS}={name}" if known[name] == SWEEPS else f"{EXPERIMENTS}={name}"
     try:
-        register_schemas()
+        register_plugin_options()
         register_resolvers()
         with composing():
             return Definition(name, _jobs(choice, list(overrides)))

@@ -17,11 +17,11 @@ from regmean_lab.config.grids import (
     CONFIG_NAME,
     Composer,
     composing,
-    composition,
     grids,
     grids_of,
     jobs_of,
     values_of,
+    whole_composition,
 )
 from regmean_lab.config.locations import configuration_root
 from regmean_lab.config.schema import settings_of
@@ -134,7 +134,7 @@ def test_every_file_of_an_experiment_and_of_a_sweep(choice: str, monkeypatch: py
     found = []
     # Data and models need not be here.
     monkeypatch.setattr(overrides, "_check_suite_job", lambda config: found.append(settings_of(config)))
-    hydra = composition(CONFIG_NAME, [choice], with_hydra=True).hydra
+    hydra = whole_composition(CONFIG_NAME, [choice]).hydra
     varies = bool(hydra.sweeper.params or hydra.sweeper.grids)
     assert varies == (hydra.mode == RunMode.MULTIRUN) == (choice != "experiment=glue_partition")
     with composing():

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from regmean_lab.command.overrides import override_problems
+from regmean_lab.config.plugin_options import register_plugin_options
 from regmean_lab.config.resolvers import register_resolvers
-from regmean_lab.config.schema import register_schemas
 
 
 @pytest.fixture(autouse=True)
 def registered() -> None:
-    register_schemas()
+    register_plugin_options()
     register_resolvers()
 
 

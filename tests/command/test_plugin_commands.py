@@ -24,8 +24,8 @@ import regmean_lab
 from regmean_lab.__main__ import EXIT_CONFIGURATION
 from regmean_lab.command.overrides import override_problems
 from regmean_lab.config.locations import use_own_folders
+from regmean_lab.config.plugin_options import register_plugin_options
 from regmean_lab.config.resolvers import register_resolvers
-from regmean_lab.config.schema import register_schemas
 from regmean_lab.config.targets import TargetError, target_method
 from regmean_lab.merging import method_types
 from regmean_lab.merging.base import _METHODS
@@ -156,7 +156,7 @@ def on_path(installed: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """This process finds the class; afterwards it is forgotten."""
     monkeypatch.syspath_prepend(installed)
     before = dict(method_types())
-    register_schemas()
+    register_plugin_options()
     register_resolvers()
     yield
     use_own_folders([])

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from regmean_lab.command.overrides import override_problems
 from regmean_lab.command.quoting import corrected_command, joined, quoted_override
-from regmean_lab.config.schema import register_schemas
+from regmean_lab.config.plugin_options import register_plugin_options
 
 NAMES = [
     "epoch=9-step=100",
@@ -97,7 +97,7 @@ def test_the_whole_command_is_shown_as_it_should_be(
     compose_job: Callable[..., Any], arguments: list[str], expected: str | None
 ) -> None:
     compose_job()  # registers schemas and resolvers
-    register_schemas()
+    register_plugin_options()
     corrections: dict[str, str] = {}
     assert override_problems(arguments, root="merge_checkpoints", corrections=corrections)
     command = corrected_command(arguments, corrections)

@@ -11,7 +11,7 @@ import pytest
 from hydra import compose
 from hydra.core.utils import JobReturn, JobStatus
 
-from regmean_lab.config.grids import SweepError, composition
+from regmean_lab.config.grids import SweepError, whole_composition
 from regmean_lab.sweeps.lost_jobs import lost_job
 from regmean_lab.sweeps.stages import run_sweep
 from regmean_lab.sweeps.steps import STEP_KEY, Step, step_of
@@ -52,7 +52,7 @@ def steps(batch: list[list[str]]) -> set[Step | None]:
     found = set()
     for job in batch:
         texts = [text for text in job if text.startswith(f"+{STEP_KEY}")]
-        config = composition("config", texts, with_hydra=True)
+        config = whole_composition("config", texts)
         found.add(step_of(config.hydra.sweeper))
     return found
 

@@ -15,7 +15,7 @@ import regmean_lab
 from regmean_lab.__main__ import EXIT_CONFIGURATION, main
 from regmean_lab.command.verbs import VERBS, VerbError, split_verb
 from regmean_lab.config.method_settings import METHODS_FOLDER, NotDeclaredError, declared_settings
-from regmean_lab.config.schema import named_settings
+from regmean_lab.config.schema_nodes import named_settings
 from regmean_lab.merging import method_types
 
 HEAVY = ("torch", "numpy", "scipy", "transformers", "pytorch_lightning", "wandb", "matplotlib", "datasets", "pandas")

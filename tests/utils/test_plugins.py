@@ -145,9 +145,9 @@ def test_files_with_one_name_are_refused(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(schema, "plugins", lambda group: ("any",))
     monkeypatch.setattr(schema, "plugin_folders", lambda: folders)
     with pytest.raises(PluginError, match=f"method=theirs: both {folders[0]} and {folders[1]} have method/theirs.yaml"):
-        schema.register_schemas()
+        schema.register_plugin_options()
     (folders[1] / "method" / "theirs.yaml").rename(folders[1] / "method" / "ties.yaml")
     with pytest.raises(PluginError, match=f"method=ties: both .*conf and {folders[1]} have"):
-        schema.register_schemas()
+        schema.register_plugin_options()
     (folders[1] / "method" / "ties.yaml").unlink()
-    schema.register_schemas()
+    schema.register_plugin_options()
