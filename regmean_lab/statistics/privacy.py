@@ -68,6 +68,11 @@ class Noise:
         draw = discrete_laplace if self.delta is None else discrete_gaussian
         return torch.tensor([draw(scale, source) for _ in range(count)], dtype=torch.int64)
 
+    def log_likelihood(self, noise: Tensor) -> Tensor:
+        """Logarithm of the probability of some noise, but for a constant: float64, of the same shape."""
+        scale = float(self.scale)
+        return -noise.abs() / scale if self.delta is None else -noise.square() / (2 * scale)
+
     def threshold(self, false_share: float) -> int:
         """The least noisy count that is taken for one above zero.
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .accumulator import Accumulator
+from .denoising import counts_of_tokens
 from .distributed import add_up_, gather, rank, world_size
 from .errors import StatisticsError
 from .privacy import FALSE_LENGTHS, LENGTHS_SHARE, Noise, secure_source
@@ -22,6 +23,9 @@ from .vocabulary import Vocabulary
 LENGTH_EDGES = tuple(takewhile(lambda edge: edge < LONGEST_TEXT, chain((1,), *((2 << k, 3 << k) for k in range(24)))))
 """First lengths of the ranges of the histogram: powers of two and what is half-way between; the same for all data."""
 
+
+POSTERIOR = "posterior means, rounded"
+"""What is told of noisy counts."""
 
 _NOT_KEPT = (0, b"")
 
@@ -34,13 +38,11 @@ class Privacy:
         epsilon: ε of all that a file tells.
         delta: δ of it; None for pure differential privacy.
         tokens_per_text: distinct tokens of a text that are counted, the first ones, each once.
-        false_share: share of the tokens without a text that are told all the same.
     """
 
     epsilon: float
     delta: float | None = None
-    tokens_per_text: int = 12
-    false_share: float = 0.01
+    tokens_per_text: int = 20
 
     @property
     def of_tokens(self) -> Noise:
@@ -265,16 +267,15 @@ def _add_pairs(
 def _released(
     privacy: Privacy, counter: TokenAccumulator, source: random.Random
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
-    """Noisy counts and which are told, of tokens and of lengths, and the guarantee in words and numbers.
+    """What noisy counts say of tokens and of lengths, which of them are told, and the guarantee in words and numbers.
 
-    Noise is added to every count that there could be, so that which tokens are told depends on noisy counts alone.
+    Noise is added to every count that there could be, so that all that is told depends on noisy counts alone.
     """
     countable = counter.countable.nonzero().flatten()
-    rows = len(counter.texts)
     values = torch.zeros_like(counter.texts)
     noise = privacy.of_tokens
-    values[:, countable] = counter.texts[:, countable] + noise.draw(rows * len(countable), source).view(rows, -1)
-    threshold = max(counter.minimum, noise.threshold(privacy.false_share))
+    for row, texts in zip(values, counter.texts, strict=True):
+        row[countable] = counts_of_tokens(texts[countable] + noise.draw(len(countable), source), noise)
     length_noise = privacy.of_lengths
     lengths = counter.lengths + length_noise.draw(len(counter.lengths), source)
     length_threshold = max(counter.minimum, length_noise.threshold(FALSE_LENGTHS / len(lengths)))
@@ -282,10 +283,10 @@ def _released(
         "epsilon": privacy.epsilon,
         "delta": privacy.delta or 0.0,
         "neighbours": "one text added or removed",
-        "tokens": {**noise.describe(), "threshold": threshold},
+        "tokens": {**noise.describe(), "told": POSTERIOR},
         "lengths": {**length_noise.describe(), "threshold": length_threshold},
     }
-    return values, values >= threshold, lengths, lengths >= length_threshold, told
+    return values, values > 0, lengths, lengths >= length_threshold, told
 
 
 def _ranges(lengths: Tensor, told: Tensor) -> Tensor:

@@ -28,8 +28,6 @@ class TokensConfig(KindConfig):
             texts get noise from the operating system's randomness. None adds none.
         delta: δ of it: Gaussian noise; None is Laplace noise, and δ = 0.
         tokens_per_text: for ``epsilon``, how many distinct tokens of a text are counted: its first ones, each once.
-        false_share: for ``epsilon``, share of the tokens without a text that noise lifts over the threshold all the
-            same: with more of them, rarer tokens are told as well. The guarantee does not depend on it.
     """
 
     examples: int | None = None
@@ -38,16 +36,13 @@ class TokensConfig(KindConfig):
     by_label: bool = False
     epsilon: float | None = None
     delta: float | None = None
-    tokens_per_text: int = 12
-    false_share: float = 0.01
+    tokens_per_text: int = 20
 
     @override
     def problems(self) -> list[str]:
         found = super().problems()
         at_least_one("minimum_count", self.minimum_count, found)
         at_least_one("tokens_per_text", self.tokens_per_text, found)
-        if not 0 < self.false_share <= 0.5:
-            found.append(f"false_share: expected a share above 0, and 0.5 at most, got {self.false_share}")
         if self.pairs and self.by_label:
             found.append("pairs: are of all texts together; expected by_label=false, or pairs=false")
         if self.epsilon is None:

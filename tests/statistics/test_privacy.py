@@ -13,6 +13,7 @@ import torch
 from scipy.stats import chisquare, dlaplace, kstest, norm
 
 from regmean_lab.statistics import StatisticsError, TokensConfig, Vocabulary
+from regmean_lab.statistics.denoising import counts_of_tokens
 from regmean_lab.statistics.kinds.tokens import accumulator_of
 from regmean_lab.statistics.privacy import (
     Noise,
@@ -151,35 +152,19 @@ def released(source: Any = None, count: int = 400, **settings: Any) -> Any:
 
 
 @pytest.mark.parametrize("delta", [None, 1e-5])
-def test_what_is_released_are_noisy_numbers_of_texts_above_the_threshold(delta: float | None) -> None:
+def test_what_is_released_is_what_noisy_numbers_of_texts_say(delta: float | None) -> None:
     found = released(lambda: random.Random(7), delta=delta)
     noise = Privacy(4.0, delta, 6).of_tokens
-    threshold = max(5, noise.threshold(0.01))
     exact, lengths = table_of(corpus(400), 6)
     noisy = exact[2:] + noise.draw(SIZE - 2, random.Random(7))
-    expected = {f"w{id_ + 2}": n for id_, n in enumerate(noisy.tolist()) if n >= threshold}
+    expected = {f"w{id_ + 2}": n for id_, n in enumerate(counts_of_tokens(noisy, noise).tolist()) if n}
     assert dict(zip(found.counts.tokens, found.counts.counts[0].tolist(), strict=True)) == expected
     assert {"w2", "w3"} <= set(expected)
     assert found.counts.lengths[:, 2].sum() == found.examples
     assert found.batches == 0
     assert int(lengths.sum()) == 400
-    assert found.privacy["tokens"]["threshold"] == threshold
+    assert found.privacy["tokens"]["told"] == "posterior means, rounded"
     assert (found.privacy["epsilon"], found.privacy["delta"]) == (4.0, delta or 0.0)
-
-
-def test_more_false_tokens_tell_rarer_ones_of_the_same_noisy_counts() -> None:
-    found = []
-    for share in (0.0001, 0.3):
-        accumulator = accumulator_of(VOCABULARY, TokensConfig(epsilon=4.0, tokens_per_text=6, false_share=share))
-        for row in [[2, 3, 4, 5]] * 300 + [[2, 3, 8, 9]] * 8:
-            accumulator.add(torch.tensor([row]))
-        found.append(accumulator.compute(source=lambda: random.Random(7)))
-    few, many = found
-    told = [dict(zip(one.counts.tokens, one.counts.counts[0].tolist(), strict=True)) for one in found]
-    assert few.privacy["tokens"]["threshold"] > many.privacy["tokens"]["threshold"]
-    assert told[0].items() < told[1].items()
-    for key in ("scale", "epsilon"):
-        assert few.privacy["tokens"][key] == many.privacy["tokens"][key]
 
 
 def test_noise_is_another_one_each_time_whatever_the_seeds() -> None:

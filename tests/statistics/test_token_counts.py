@@ -261,7 +261,6 @@ def test_files_that_were_edited_by_hand_are_refused(path: Path) -> None:
         ({"epsilon": 1.0, "delta": 1.0}, "delta: expected a number between 0 and 1, or null, got 1.0"),
         ({"delta": 1e-6}, "delta: is for epsilon, which is not set; expected null, got 1e-06"),
         ({"epsilon": 1.0, "tokens_per_text": 0}, "tokens_per_text: expected at least 1, got 0"),
-        ({"epsilon": 1.0, "false_share": 0.0}, "false_share: expected a share above 0, and 0.5 at most, got 0.0"),
         (
             {"pairs": True, "by_label": True},
             "pairs: are of all texts together; expected by_label=false, or pairs=false",

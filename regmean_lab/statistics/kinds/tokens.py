@@ -163,9 +163,9 @@ class TokensKind(Kind):
             f"one text was among those that were counted changes the probability of any file by at most a factor of "
             f"e^{privacy['epsilon']:g}{' and δ' if privacy['delta'] else ''}. Of each text {tokens['sensitivity']} "
             f"distinct tokens count, once each; {tokens['mechanism']} noise on all tokens of the vocabulary "
-            f"(ε {tokens['epsilon']:g}), {lengths['mechanism']} noise on lengths (ε {lengths['epsilon']:g}); noisy "
-            f"counts below {tokens['threshold']} and {lengths['threshold']} are left out. Who wrote k of the texts has "
-            "k times that ε. A second file from the same texts adds its ε to this one's"
+            f"(ε {tokens['epsilon']:g}), {lengths['mechanism']} noise on lengths (ε {lengths['epsilon']:g}); "
+            f"{_what_is_told(tokens)}, and lengths of fewer than {lengths['threshold']} texts are left out. "
+            "Who wrote k of the texts has k times that ε. A second file from the same texts adds its ε to this one's"
             f"{'' if privacy['delta'] else ', and δ is 0'}."
         )
 
@@ -196,6 +196,13 @@ class TokensKind(Kind):
         return 0
 
 
+def _what_is_told(tokens: Mapping[str, Any]) -> str:
+    """What a file says of noisy counts of tokens; one of an earlier version leaves out those below a threshold."""
+    if "threshold" in tokens:
+        return f"noisy counts below {tokens['threshold']} are left out"
+    return "told is what the noisy counts together make likely of each"
+
+
 def _guarantee(privacy: Mapping[str, Any]) -> tuple[float, float] | None:
     """ε and δ that a file states; None where it states none that can be read."""
     numbers = [privacy.get("epsilon"), privacy.get("delta", 0.0)]
@@ -208,7 +215,7 @@ def accumulator_of(vocabulary: Vocabulary, settings: TokensConfig, labels: int =
     """What counts as settings say."""
     privacy = None
     if settings.epsilon is not None:
-        privacy = Privacy(settings.epsilon, settings.delta, settings.tokens_per_text, settings.false_share)
+        privacy = Privacy(settings.epsilon, settings.delta, settings.tokens_per_text)
     return TokenAccumulator(vocabulary, settings.minimum_count, labels=labels, pairs=settings.pairs, privacy=privacy)
 
 
