@@ -37,7 +37,7 @@ def posterior_means(noisy: Tensor, noise: Noise) -> Tensor:
     """
     observed, place = noisy.to(torch.float64).unique(return_inverse=True)
     times = torch.bincount(place, minlength=len(observed)).to(torch.float64)
-    values = _possible(observed)
+    values = _possible(observed, noise.deviation)
     likelihood = noise.log_likelihood(observed.unsqueeze(1) - values)
     likelihood = (likelihood - likelihood.amax(1, keepdim=True)).exp()
     weights = torch.full_like(values, 0.5 / max(1, len(values) - 1))
@@ -66,11 +66,14 @@ def counts_of_tokens(noisy: Tensor, noise: Noise) -> Tensor:
     return torch.cat([posterior_means(group, noise) for group in groups]).round().to(torch.int64)
 
 
-def _possible(observed: Tensor) -> Tensor:
-    """Zero, numbers up to the largest noisy count, and noisy counts, which are the true ones where noise is little."""
-    steps = torch.linspace(0, 1, VALUES, dtype=torch.float64)
-    between = (observed[-1].clamp(min=1) ** steps).round()
-    return torch.cat([torch.zeros(1, dtype=torch.float64), between, observed[observed > 0]]).unique()
+def _possible(observed: Tensor, deviation: float) -> Tensor:
+    """Zero, numbers up to the largest noisy count, and noisy counts, which are the true ones where noise is little.
+
+    Of noisy counts those within half the standard deviation of the noise are one, as no more can be told apart.
+    """
+    steps, apart = torch.linspace(0, 1, VALUES, dtype=torch.float64), max(1, int(deviation / 2))
+    between, near = (observed[-1].clamp(min=1) ** steps).round(), (observed / apart).round() * apart
+    return torch.cat([torch.zeros(1, dtype=torch.float64), between, near[near > 0]]).unique()
 
 
 def _posterior(likelihood: Tensor, weights: Tensor) -> Tensor:

@@ -62,6 +62,11 @@ class Noise:
         rho = concentrated(self.epsilon, self.delta)
         return Fraction(math.ceil(self.sensitivity / (2 * rho) * GRAIN), GRAIN)
 
+    @property
+    def deviation(self) -> float:
+        """The standard deviation of such noise that is not rounded to whole numbers."""
+        return math.sqrt(float(self.scale)) if self.delta is not None else math.sqrt(2) * float(self.scale)
+
     def draw(self, count: int, source: random.Random) -> Tensor:
         """As many independent numbers: int64 [count]."""
         scale = self.scale

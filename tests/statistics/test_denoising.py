@@ -55,7 +55,7 @@ def test_it_is_bayes_rule_where_the_distribution_is_known(noise: Noise) -> None:
 def test_each_round_is_expectation_and_maximisation(noise: Noise) -> None:
     """Loops over counts and values, on the same grid."""
     noisy = noisy_of(zipf(60, 90), noise)
-    values = _possible(noisy.double().unique()).tolist()
+    values = _possible(noisy.double().unique(), noise.deviation).tolist()
     assert values[0] == 0
     weights = [0.5, *[0.5 / (len(values) - 1)] * (len(values) - 1)]
 
@@ -109,6 +109,21 @@ def test_few_counts_and_extreme_ones_have_means(counts: list[int]) -> None:
         means = posterior_means(torch.tensor(counts), noise)
         assert means.isfinite().all()
         assert 0 <= float(means.min()) <= float(means.max()) <= max(1, *counts, 0)
+
+
+def test_a_large_vocabulary_with_much_noise_takes_little_memory() -> None:
+    noise = Noise(20, 0.01)
+    observed = noisy_of(zipf(5000, 1500), noise).double().unique()
+    assert len(observed) > 3000
+    values = _possible(observed, noise.deviation)
+    assert len(values) < 150
+    assert float(values[-1]) >= float(observed[-1]) - noise.deviation
+
+
+@pytest.mark.parametrize("noise", NOISES)
+def test_the_deviation_is_that_of_the_noise(noise: Noise) -> None:
+    drawn = noise.draw(4000, random.Random(1)).double()
+    assert float(drawn.std()) == pytest.approx(noise.deviation, rel=0.1)
 
 
 def test_tokens_with_near_numbers_have_a_distribution_of_their_own() -> None:
