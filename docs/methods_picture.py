@@ -36,10 +36,10 @@ PUBLISHED = {
 TEXT = "regmean_sequential"
 """What is drawn as a line: it reads the members' own sentences."""
 
-TO_THE_LEFT = ("Gram matrices of rank 64",)
+TO_THE_LEFT = ("counts of tokens", "Gram matrices of rank 64")
 """Points whose names stand to the left of them, where there is room."""
 
-TEXT_AT = 3e4
+TEXT_AT = 8e5
 """Where on the axis the line's name begins."""
 
 NOTHING_BELOW = 6.0

@@ -108,6 +108,8 @@ def label(result: Result) -> str:
     for kind in result.statistics_bytes or {}:
         settings = result.configuration["statistics"][kind]
         told = {key: value for key, value in settings.items() if key in TOLD_OF_STATISTICS}
+        if told.get("epsilon") is None:
+            told.pop("tokens_per_text", None)  # it is for epsilon
         own += [f"{kind}.{text}" for text in _changed(KINDS[kind].settings(), told)]
     return " ".join([result.method, *own, *(["(chosen on dev)"] if result.selection else [])])
 

@@ -108,6 +108,12 @@ def test_what_an_owner_publishes_makes_another_row() -> None:
     counts = {"tokens": {"epsilon": 3.0, "delta": 1e-6, "minimum_count": 5, "examples": None}}
     label = labelled("regmean_sequential", text, statistics=counts, statistics_bytes={"tokens": 9})
     assert label == "regmean_sequential text=pseudo start=simple tokens.epsilon=3 tokens.delta=1e-06"
+    few = {"tokens": {**counts["tokens"], "tokens_per_text": 12}}
+    label = labelled("regmean_sequential", text, statistics=few, statistics_bytes={"tokens": 9})
+    assert label.endswith(" tokens.epsilon=3 tokens.delta=1e-06 tokens.tokens_per_text=12")
+    without = {"tokens": {"epsilon": None, "tokens_per_text": 12}}  # it is for epsilon, and changes nothing
+    label = labelled("regmean_sequential", text, statistics=without, statistics_bytes={"tokens": 9})
+    assert label == "regmean_sequential text=pseudo start=simple"
     forms = {"gram": {"form": "low_rank", "rank": 16, "examples": 3}, "fisher": {"examples": 7}}
     assert labelled("regmean", {}, statistics=forms, statistics_bytes={"gram": 9}) == (
         "regmean gram.form=low_rank gram.rank=16"
