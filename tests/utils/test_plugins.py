@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from regmean_lab.config import schema
+from regmean_lab.config import plugin_options
 from regmean_lab.utils import plugins
 from regmean_lab.utils.plugins import PluginError, package_of, plugin_folders
 from regmean_lab.utils.registry import Registry
@@ -142,12 +142,12 @@ def test_files_with_one_name_are_refused(tmp_path: Path, monkeypatch: pytest.Mon
     for folder in folders:
         (folder / "method").mkdir(parents=True)
         (folder / "method" / "theirs.yaml").write_text("defaults: [simple, _self_]\n")
-    monkeypatch.setattr(schema, "plugins", lambda group: ("any",))
-    monkeypatch.setattr(schema, "plugin_folders", lambda: folders)
+    monkeypatch.setattr(plugin_options, "plugins", lambda group: ("any",))
+    monkeypatch.setattr(plugin_options, "plugin_folders", lambda: folders)
     with pytest.raises(PluginError, match=f"method=theirs: both {folders[0]} and {folders[1]} have method/theirs.yaml"):
-        schema.register_plugin_options()
+        plugin_options.register_plugin_options()
     (folders[1] / "method" / "theirs.yaml").rename(folders[1] / "method" / "ties.yaml")
     with pytest.raises(PluginError, match=f"method=ties: both .*conf and {folders[1]} have"):
-        schema.register_plugin_options()
+        plugin_options.register_plugin_options()
     (folders[1] / "method" / "ties.yaml").unlink()
-    schema.register_plugin_options()
+    plugin_options.register_plugin_options()
