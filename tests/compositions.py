@@ -12,7 +12,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from regmean_lab.config.grids import CONFIG_NAME, Composer
 from regmean_lab.config.locations import configuration_root, own_folders
-from regmean_lab.config.plugin_options import register_plugin_options
 from regmean_lab.config.resolvers import register_resolvers
 
 _COMPOSERS: dict[Sequence[str], Composer] = {}
@@ -26,7 +25,6 @@ def compose_job(*overrides: str, root: str = CONFIG_NAME, **settings: Any) -> An
         root: the root configuration.
         settings: of Hydra's ``compose``, which then composes anew.
     """
-    register_plugin_options()
     register_resolvers()
     with initialize_config_dir(str(configuration_root() / "conf"), version_base="1.3"):
         if not settings:

@@ -202,10 +202,8 @@ def compose_job() -> Callable[..., Any]:
     """Composes the configuration of a job from overrides, as the command does."""
     from compositions import compose_job
 
-    from regmean_lab.config.plugin_options import register_plugin_options
     from regmean_lab.config.resolvers import register_resolvers
 
-    register_plugin_options()
     register_resolvers()
     return compose_job
 

@@ -13,7 +13,6 @@ from omegaconf import OmegaConf
 
 from regmean_lab.config.grids import Composer, grids_of, values_of
 from regmean_lab.config.locations import configuration_root
-from regmean_lab.config.plugin_options import register_plugin_options
 from regmean_lab.config.resolvers import register_resolvers
 from regmean_lab.config.schema import settings_of
 from regmean_lab.results import fingerprint
@@ -77,7 +76,6 @@ EXPECTED: dict[tuple[str, str, str], dict[str, Any]] = {
 @pytest.fixture
 def register() -> None:
     """What compositions need."""
-    register_plugin_options()
     register_resolvers()
 
 

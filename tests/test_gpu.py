@@ -71,10 +71,8 @@ class Workspace:
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory, write_emotions: Callable[[Path], Path]) -> Workspace:
     """Members that were trained on the processor, in two zoos without statistics."""
-    from regmean_lab.config.plugin_options import register_plugin_options
     from regmean_lab.config.resolvers import register_resolvers
 
-    register_plugin_options()
     register_resolvers()
     root = tmp_path_factory.mktemp("gpu")
     write_emotions(root / "data")

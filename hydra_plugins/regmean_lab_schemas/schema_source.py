@@ -51,7 +51,8 @@ class SchemaSource(ConfigSource):
         group = config_path.strip("/")
         found = [] if results_filter == ObjectType.GROUP else names_in(group)
         if results_filter != ObjectType.CONFIG:
-            found += [inner.removeprefix(f"{group}/") for inner in GROUPS if inner.rpartition("/")[0] == group != inner]
+            places = [path.rpartition("/") for path in GROUPS if path]
+            found += [name for outer, _, name in places if outer == group]
         return sorted(found)
 
 

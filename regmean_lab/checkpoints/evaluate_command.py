@@ -7,7 +7,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from regmean_lab.checkpoints.card_metadata import write_scores
@@ -16,6 +15,7 @@ from regmean_lab.checkpoints.scoring.models import ScoredModel, read_models
 from regmean_lab.checkpoints.scoring.request import read_corpora, settings_problems, suite_corpora, suite_record
 from regmean_lab.config.checkpoint_commands import EvaluateConfig, Measured, written_output
 from regmean_lab.config.harness import HARNESS, HarnessSettings
+from regmean_lab.config.running_job import job_overrides
 from regmean_lab.config.schema import ConfigurationError, plain_config
 from regmean_lab.models.converted_weights import MODELS_FOLDER
 from regmean_lab.models.headers import CheckpointError
@@ -165,5 +165,4 @@ def _references(checkpoint: Any) -> list[str]:
 
 
 def _overrides() -> list[str]:
-    overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
-    return ["experiment=evaluate", *overrides]
+    return ["experiment=evaluate", *job_overrides()]

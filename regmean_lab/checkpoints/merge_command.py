@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from regmean_lab.checkpoints.compatibility import HEADS
@@ -33,6 +32,7 @@ from regmean_lab.checkpoints.sources import find_sources
 from regmean_lab.checkpoints.writing import parse_size
 from regmean_lab.config.checkpoint_commands import AdapterConfig, Measured, MergeCheckpointsConfig, written_output
 from regmean_lab.config.resolvers import root_folder
+from regmean_lab.config.running_job import job_overrides
 from regmean_lab.config.schema import ConfigurationError, all_methods, method_type_of, plain_config
 from regmean_lab.merging import MergeMethod
 from regmean_lab.merging.distill import Distill
@@ -137,8 +137,8 @@ def run(config: DictConfig, folder: Path) -> Measured:
     if plain.evaluate is not None:
         from regmean_lab.checkpoints.scoring.merged import score_merge  # Lightning, which merging does without
 
-        overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
-        measured = score_merge(plain, request, output, settings, ["experiment=merge_checkpoints", *overrides])
+        overrides = ["experiment=merge_checkpoints", *job_overrides()]
+        measured = score_merge(plain, request, output, settings, overrides)
     if destination is not None:
         title = f"Merge of {' + '.join(member.name for member in prepared.members)} by {request.method.name}"
         for line in push_merge(destination, output, title):

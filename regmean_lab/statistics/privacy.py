@@ -14,6 +14,7 @@ import math
 import random
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 from typing import Any
 
 import torch
@@ -105,6 +106,7 @@ class Noise:
         }
 
 
+@cache
 def concentrated(epsilon: float, delta: float) -> float:
     """The largest ρ for which ρ-zCDP implies (ε, δ): Gaussian noise of variance σ² has ρ = ‖difference‖² / 2σ².
 

@@ -23,7 +23,6 @@ from .vocabulary import Vocabulary
 LENGTH_EDGES = tuple(takewhile(lambda edge: edge < LONGEST_TEXT, chain((1,), *((2 << k, 3 << k) for k in range(24)))))
 """First lengths of the ranges of the histogram: powers of two and what is half-way between; the same for all data."""
 
-
 POSTERIOR = "posterior means, rounded"
 """What is told of noisy counts."""
 

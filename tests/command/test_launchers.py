@@ -27,7 +27,6 @@ from hydra_plugins.regmean_lab_launchers.ray_launcher import init_arguments
 from regmean_lab.command.overrides import override_problems
 from regmean_lab.config.grids import composing, config_loader
 from regmean_lab.config.locations import configuration_root
-from regmean_lab.config.plugin_options import register_plugin_options
 from regmean_lab.sweeps import launchers
 from regmean_lab.sweeps.launchers import EXTRAS, PACKAGES, launcher_problems, register_launchers
 from regmean_lab.sweeps.summary import SWEEPS_FOLDER
@@ -172,7 +171,6 @@ def test_a_process_a_job(
 class TestSettings:
     @pytest.fixture(autouse=True)
     def registered(self) -> None:
-        register_plugin_options()
         register_launchers()
 
     @pytest.mark.filterwarnings("error")
@@ -269,7 +267,6 @@ class TestRay:
 def test_a_launcher_that_is_not_installed_is_told_with_its_extra(
     launcher: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    register_plugin_options()
     monkeypatch.setattr(launchers, "find_spec", lambda package: None)
     assert override_problems([f"hydra/launcher={launcher}", "no_such_key=1"]) == [
         f'hydra/launcher={launcher}: it is not installed; get it with: pip install "regmean-lab[{EXTRAS[launcher]}]"'
@@ -280,7 +277,6 @@ def test_slurm_is_needed_to_run_jobs_and_not_to_look_at_settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     needs("submitit_slurm")
-    register_plugin_options()
     register_launchers()
     (tmp_path / "srun").touch(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -290,7 +286,6 @@ def test_slurm_is_needed_to_run_jobs_and_not_to_look_at_settings(
 
 
 def test_a_misspelt_launcher_is_answered_with_the_nearest() -> None:
-    register_plugin_options()
     (problem,) = override_problems(["hydra/launcher=rya"])
     assert problem == "hydra/launcher=rya: there is no such option; did you mean ray?"
 

@@ -6,13 +6,11 @@ from pathlib import Path
 import pytest
 
 from regmean_lab.command.overrides import override_problems
-from regmean_lab.config.plugin_options import register_plugin_options
 from regmean_lab.config.resolvers import register_resolvers
 
 
 @pytest.fixture(autouse=True)
 def registered() -> None:
-    register_plugin_options()
     register_resolvers()
 
 

@@ -13,7 +13,6 @@ from omegaconf import OmegaConf
 
 from regmean_lab.command.overrides import override_problems
 from regmean_lab.command.quoting import corrected_command, joined, quoted_override
-from regmean_lab.config.plugin_options import register_plugin_options
 
 NAMES = [
     "epoch=9-step=100",
@@ -96,8 +95,7 @@ def test_what_a_shell_divided_is_joined() -> None:
 def test_the_whole_command_is_shown_as_it_should_be(
     compose_job: Callable[..., Any], arguments: list[str], expected: str | None
 ) -> None:
-    compose_job()  # registers schemas and resolvers
-    register_plugin_options()
+    compose_job()  # registers resolvers
     corrections: dict[str, str] = {}
     assert override_problems(arguments, root="merge_checkpoints", corrections=corrections)
     command = corrected_command(arguments, corrections)

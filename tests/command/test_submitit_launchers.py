@@ -18,7 +18,6 @@ from omegaconf import DictConfig, OmegaConf
 from hydra_plugins.regmean_lab_launchers import submitit_launchers
 from hydra_plugins.regmean_lab_launchers.submitit_launchers import SubmititLocalLauncher, SubmititSlurmLauncher
 from regmean_lab.config.grids import composing, config_loader
-from regmean_lab.config.plugin_options import register_plugin_options
 from regmean_lab.sweeps import slurm_queue
 from regmean_lab.sweeps.launchers import register_launchers
 from regmean_lab.sweeps.lost_jobs import reason_of_loss
@@ -31,7 +30,6 @@ JOBS = [["seed=1"], ["seed=2"]]
 @pytest.fixture
 def slurm(compose_job: Callable[..., DictConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> object:
     """A launcher whose jobs have the number 7, and of which `squeue` says what is in a file."""
-    register_plugin_options()
     register_launchers()
     for name, script in (("sbatch", "echo Submitted batch job 7"), ("srun", ""), ("squeue", f"cat {tmp_path}/queue")):
         (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")

@@ -12,7 +12,7 @@ import pytest
 import torch
 from scipy.stats import chisquare, dlaplace, kstest, norm
 
-from regmean_lab.statistics import StatisticsError, TokensConfig, Vocabulary
+from regmean_lab.statistics import KINDS, StatisticsError, TokensConfig, Vocabulary
 from regmean_lab.statistics.denoising import counts_of_tokens
 from regmean_lab.statistics.kinds.tokens import accumulator_of
 from regmean_lab.statistics.privacy import (
@@ -181,3 +181,13 @@ def test_noise_is_another_one_each_time_whatever_the_seeds() -> None:
 def test_too_few_texts_for_the_noise_are_refused() -> None:
     with pytest.raises(StatisticsError, match="more texts than the noise hides: count more texts, or with a larger"):
         released(lambda: random.Random(0), count=2)
+
+
+def test_a_card_says_what_is_told_of_noisy_counts_now_and_of_a_file_with_a_threshold() -> None:
+    privacy = released(lambda: random.Random(7), delta=1e-5).privacy
+    now = KINDS["tokens"].told({"settings": {}, "privacy": privacy})
+    assert "(4, 1e-05)-differentially private" in now
+    assert "Of each text 6 distinct tokens count" in now
+    assert "told is what the noisy counts together make likely of each, and lengths of fewer than" in now
+    earlier = {**privacy, "tokens": {**privacy["tokens"], "threshold": 18}}
+    assert "noisy counts below 18 are left out" in KINDS["tokens"].told({"settings": {}, "privacy": earlier})

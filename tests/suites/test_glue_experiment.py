@@ -21,7 +21,6 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 from regmean_lab.command.overrides import override_problems
 from regmean_lab.config.groups import ModelConfig, TrainerConfig, TrainingConfig
 from regmean_lab.config.locations import configuration_root
-from regmean_lab.config.plugin_options import register_plugin_options
 from regmean_lab.config.resolvers import register_resolvers
 from regmean_lab.config.schema import ConfigurationError, settings_of
 from regmean_lab.experiment import run
@@ -434,7 +433,6 @@ def test_an_unknown_task_is_one_problem_among_others() -> None:
 def test_all_tasks_that_are_missing_are_named_before_a_sweep(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The experiment's own sweep is over all pairs; the first pair alone would name one or two of the tasks."""
     monkeypatch.setattr(glue_data, "hub_problem", lambda name: NO_HUB)
-    register_plugin_options()
     register_resolvers()
     overrides = [
         "experiment=glue_pairwise",
