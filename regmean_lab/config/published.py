@@ -96,11 +96,9 @@ def _problems(content: Any, suite: str, sources: Sequence[ConfigSource]) -> Iter
     if not isinstance(plain, dict):
         yield "expected keys and values"
         return
-    from regmean_lab.config.schema_nodes import schema_of  # Hydra imports this module wherever it finds plugins
-
-    schema = schema_of("schema")
+    schema = _schema("schema")
     assert schema is not None
-    schema.suite = schema_of(f"schema/suite/{suite}")
+    schema.suite = _schema(f"schema/suite/{suite}")
     keys = [str(key) for key in schema]
     for prefix, part, known in (
         ("", plain, [*keys, FIDELITY]),
@@ -117,13 +115,11 @@ def _problems(content: Any, suite: str, sources: Sequence[ConfigSource]) -> Iter
 
 
 def _method_problems(blocks: Any, prefix: str, sources: Sequence[ConfigSource]) -> Iterator[str]:
-    from regmean_lab.config.schema_nodes import schema_of
-
     if not isinstance(blocks, dict):
         yield f"{prefix}: expected a block for each method"
         return
     for name, block in blocks.items():
-        schema = schema_of(f"schema/method/{name}")
+        schema = _schema(f"schema/method/{name}")
         if schema is None and name not in (methods := _methods(sources)):
             yield f"{prefix}.{name}: there is no such method; {did_you_mean(str(name), methods)}"
         elif not isinstance(block, dict):
@@ -149,3 +145,10 @@ def _value_problems(schema: DictConfig, values: dict[Any, Any], prefix: str, kno
                 schema[key] = value
             except OmegaConfBaseException as error:
                 yield f"{prefix}{key}: {str(error).splitlines()[0]}"
+
+
+def _schema(path: str) -> DictConfig | None:
+    """A schema, which may be changed; None: there is none."""
+    from regmean_lab.config.schema_nodes import schema_of  # Hydra imports this module wherever it finds plugins
+
+    return schema_of(path)
