@@ -337,6 +337,38 @@ class TestScores:
             {corpus: statistics.fmean(scores) for corpus, scores in expected.items()}, abs=1e-3
         )
 
+    def test_with_residuals(self, workspace: Workspace) -> None:
+        """Of full rank all linear layers below the head are the members' own; the gap is that of the mean alone."""
+        result, _ = workspace.run("method=simple", "method.followed_by=[{residual:{rank:1000}}]")
+        members = self.members(workspace, result)
+        (_, first, known), (_, second, other) = members.values()
+        mean = {name: (first[name] + second[name]) / 2 for name in first}
+        for name in ("classifier.weight", "classifier.bias"):  # rows of labels that one member alone annotates
+            for row in range(16):
+                if known[row] != other[row]:
+                    mean[name][row] = (first if known[row] else second)[name][row]
+        expected: dict[str, list[float]] = {"tec": [], "isear": [], "emoint": []}
+        for corpus, examples in self.evaluations(workspace).items():
+            for member, (folder, state, _) in members.items():
+                if corpus in (member, "emoint"):
+                    mixed = {
+                        name: state[name]
+                        if (value.dim() == 2 and "encoder" in name) or "pooler.dense.weight" in name
+                        else value
+                        for name, value in mean.items()
+                    }
+                    logits = self.logits(folder, mixed, [text for text, _ in examples])
+                    expected[corpus].append(self.macro_f1(logits, [label for _, label in examples]))
+        found = {**result.scores["in_domain"], **result.scores["out_of_domain"]}
+        assert found == pytest.approx(
+            {corpus: statistics.fmean(scores) for corpus, scores in expected.items()}, abs=1e-3
+        )
+        simple, _ = workspace.run("method=simple")
+        assert simple.divergence is not None and result.divergence is not None
+        for member, values in result.divergence["members"].items():
+            assert values["kl_simple"] == pytest.approx(simple.divergence["members"][member]["kl"])
+        assert any("residual of rank 1000" in note for note in result.notes)
+
 
 class TestLabelsThatNoMemberKnows:
     """`emoint` annotates trust too, which no member was trained on; its row of every head says yes to all sentences."""

@@ -25,6 +25,7 @@ from regmean_lab.merging.layout import averaged_line, layout_of
 from regmean_lab.merging.memory import memory_for_merge
 from regmean_lab.merging.parameters import LayerDiagnostics
 from regmean_lab.merging.refining import RefiningMethod, refine_
+from regmean_lab.merging.residual import Residual, residual_of
 from regmean_lab.merging.weights import SafetensorsWeights
 from regmean_lab.models.pretrained import head_parameters
 from regmean_lab.modules import TaskModule
@@ -68,8 +69,8 @@ class MergeCallback(pl.Callback):
 
     Members are merged once, at the first test. Statistics that the method needs and that are not beside a member yet
     are collected then, and kept there. Parameters that are kept apart stay what they are in the module under test: test
-    a module loaded from member i to evaluate the merge with member i's own parameters. The trainer must not run in
-    inference mode (``Trainer(inference_mode=False)``): Fisher information needs gradients.
+    a module loaded from member i to evaluate the merge with member i's own parameters, or its residual. The trainer
+    must not run in inference mode (``Trainer(inference_mode=False)``): Fisher information needs gradients.
 
     Args:
         members: the members, in order.
@@ -137,9 +138,30 @@ class MergeCallback(pl.Callback):
             self.seconds["merge"] = time.perf_counter() - started
             at_stage("evaluate")
         targets = pl_module.model.state_dict(keep_vars=True)
+        residual = residual_of(self.method.followed_by)
         with torch.no_grad():
-            for name, value in self._merged.items():
-                targets[name].copy_(value)
+            if residual is None:
+                for name, value in self._merged.items():
+                    targets[name].copy_(value)
+            else:
+                self._put_with_residuals(residual, pl_module, targets)
+
+    def _put_with_residuals(self, residual: Residual, module: TaskModule, targets: Mapping[str, Tensor]) -> None:
+        """Put the merged parameters into a member's module, which keeps the residual of its linear layers."""
+        assert self._merged is not None
+        started = time.perf_counter()
+        layers = residual.layers(self._merged, layout_of(module.model), head_parameters(module.model))
+        for name, value in self._merged.items():
+            target = targets[name]
+            merged = value.to(target.device, torch.promote_types(value.dtype, torch.float32))
+            if name in layers:
+                part = residual.of(layers[name], merged, target.to(merged))
+                product = part.left @ part.right
+                merged = merged + (product.T if layers[name].transposed else product)
+            target.copy_(merged)
+        self.seconds["merge"] += time.perf_counter() - started
+        if (line := residual.note([tuple(targets[name].shape) for name in layers])) not in self.notes:
+            self.notes.append(line)
 
     def diagnostics_table(self) -> list[dict[str, Any]]:
         """Diagnostics as plain dicts."""

@@ -20,7 +20,7 @@ from regmean_lab.checkpoints.choices import choice_problems, with_what_is_publis
 from regmean_lab.checkpoints.compatibility import Agreement, agree
 from regmean_lab.checkpoints.equal_weights import equal_warnings, repeated_problems
 from regmean_lab.checkpoints.lora.placement import Placement
-from regmean_lab.checkpoints.lora.request import AdapterRequest, adapter_problems, core_problems
+from regmean_lab.checkpoints.lora.request import AdapterRequest, adapter_problems, core_problems, residual_problems
 from regmean_lab.checkpoints.members import Member, equal_tensors, read_member
 from regmean_lab.checkpoints.merge_base import aligned_base, read_base
 from regmean_lab.checkpoints.merge_work import MergeWork
@@ -44,6 +44,7 @@ from regmean_lab.merging.parameters import LayerDiagnostics, MergeError, MergeMe
 from regmean_lab.merging.partial import covered
 from regmean_lab.merging.parts import name_problems
 from regmean_lab.merging.refining import RefiningMethod
+from regmean_lab.merging.residual import residual_of
 from regmean_lab.models.converted_weights import DEFAULT_MODELS_FOLDER
 from regmean_lab.models.headers import CheckpointError, StoredTensor
 from regmean_lab.utils.files import STATISTICS_FOLDER
@@ -254,6 +255,11 @@ def prepare_merge(request: MergeRequest) -> PreparedMerge:
             found += error.problems
     if request.adapter is not None:
         found += adapter_problems(request.adapter, request.method, request.heads, agreement, modules, by_name)
+    if (residual := residual_of(request.method.followed_by)) is not None:
+        placement = Placement(agreement.lead.architecture, request.heads == "drop")
+        problems, notes = residual_problems(residual, placement, adapter=request.adapter is not None)
+        found += problems
+        agreement.notes += notes
     if (
         base is not None
         and request.method.needs_base

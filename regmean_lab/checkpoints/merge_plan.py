@@ -6,6 +6,7 @@ from pathlib import Path
 
 from regmean_lab.checkpoints.card_metadata import card_licence
 from regmean_lab.checkpoints.heads import HEADS_FOLDER
+from regmean_lab.checkpoints.lora.residuals import RESIDUALS_FOLDER
 from regmean_lab.checkpoints.merge import PreparedMerge
 from regmean_lab.checkpoints.merge_pushing import pushed_files
 from regmean_lab.checkpoints.output import RECORD_FILE, TEMPLATES_FOLDER, card_front_matter, has_record, kept_shard
@@ -13,6 +14,7 @@ from regmean_lab.checkpoints.push_plan import push_lines
 from regmean_lab.checkpoints.recipe.chat_templates import TEMPLATE_FILE, TOKENIZER_CONFIG_FILE
 from regmean_lab.checkpoints.recipe.record import RECIPE_FILE
 from regmean_lab.checkpoints.writing import file_size
+from regmean_lab.merging.residual import residual_of
 from regmean_lab.models.folders import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, CONFIG_FILE
 from regmean_lab.models.sentence_folders import MODULES_FILE
 from regmean_lab.utils.files import CARD_FILE, INDEX_FILE, WEIGHTS_FILE
@@ -90,6 +92,10 @@ def planned_files(prepared: PreparedMerge) -> dict[str, int | None]:
             files[f"{HEADS_FOLDER}/{member.name}/{CONFIG_FILE}"] = None
             shard = kept_shard(prepared, member)
             files[f"{HEADS_FOLDER}/{member.name}/{shard.file}"] = file_size(shard)
+    if residual_of(request.method.followed_by) is not None:
+        for member in prepared.members:
+            for file in (ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE):
+                files[f"{RESIDUALS_FOLDER}/{member.name}/{file}"] = None
     if prepared.modules is not None:
         for name, path in prepared.modules.first.files.items():
             files[name] = None if path.name in (WEIGHTS_FILE, MODULES_FILE) else path.stat().st_size

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from regmean_lab.checkpoints.heads import HEADS_FOLDER
+from regmean_lab.checkpoints.lora.residuals import RESIDUALS_FOLDER
 from regmean_lab.checkpoints.output import RECORD_FILE
 from regmean_lab.checkpoints.recipe.record import RECIPE_FILE
 from regmean_lab.checkpoints.sources import FILES
@@ -13,7 +14,7 @@ from regmean_lab.models.hub_uploads import Destination, find_destination, push, 
 from regmean_lab.utils.files import CARD_FILE, STATISTICS_FOLDER, file_sha256
 from regmean_lab.utils.names import abbreviated
 
-OF_MODELS = (*FILES, f"{HEADS_FOLDER}/*/*", RECIPE_FILE)
+OF_MODELS = (*FILES, f"{HEADS_FOLDER}/*/*", f"{RESIDUALS_FOLDER}/*/*", RECIPE_FILE)
 """Files that make a model what it is: those of an earlier merge do not stay beside a new one."""
 
 NEUTRAL = (".gitattributes", ".gitignore", CARD_FILE, "LICENSE", "LICENSE.txt", "LICENSE.md")

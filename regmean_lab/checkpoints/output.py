@@ -20,6 +20,7 @@ from regmean_lab.checkpoints.lora.card import adapter_section
 from regmean_lab.checkpoints.lora.changes import write_merged_adapter
 from regmean_lab.checkpoints.lora.folder import WrittenAdapter
 from regmean_lab.checkpoints.lora.request import AdapterRequest
+from regmean_lab.checkpoints.lora.residuals import residuals_section, write_residuals
 from regmean_lab.checkpoints.members import Member
 from regmean_lab.checkpoints.merge import PreparedMerge, write_merged_weights
 from regmean_lab.checkpoints.recipe.chat_templates import TEMPLATE_FILE, TOKENIZER_CONFIG_FILE, chosen_template
@@ -163,10 +164,13 @@ def write_output(
         if prepared.request.heads != "drop" and prepared.agreement.apart:
             for member in prepared.members:
                 _write_head(prepared, member, temporary / HEADS_FOLDER / member.name)
+        residuals = write_residuals(prepared, temporary, folder, device)
         record = _record(prepared, settings, computed.result() if sums is None else sums, adapter)
+        if residuals:
+            record["residuals"] = {name: part.record() for name, part in residuals.items()}
         if prepared.request.recipe is not None:
             (temporary / RECIPE_FILE).write_text(recipe_text(prepared.request.recipe), encoding="utf-8")
-        (temporary / CARD_FILE).write_text(_card(prepared, record, adapter), encoding="utf-8")
+        (temporary / CARD_FILE).write_text(_card(prepared, record, adapter, residuals), encoding="utf-8")
         write_json(temporary / RECORD_FILE, record)
         if changed := prepared.read.changed(path for own in files.values() for path in own.values()):
             raise MergeError(
@@ -345,7 +349,12 @@ def _override(value: Any) -> str:
     return {"True": "true", "False": "false", "None": "null"}.get(str(value), str(value))
 
 
-def _card(prepared: PreparedMerge, record: Mapping[str, Any], adapter: WrittenAdapter | None) -> str:
+def _card(
+    prepared: PreparedMerge,
+    record: Mapping[str, Any],
+    adapter: WrittenAdapter | None,
+    residuals: Mapping[str, WrittenAdapter],
+) -> str:
     names = [member.name for member in prepared.members]
     rows = [
         f"| {source['name']} | `{source['reference']}` | {source['revision'] or ''} | `{file}` | `{digest}` |"
@@ -368,6 +377,7 @@ def _card(prepared: PreparedMerge, record: Mapping[str, Any], adapter: WrittenAd
         loaded = adapter_section(
             prepared.lead.architecture, record["base"]["reference"], adapter, prepared.request.heads == "drop"
         )
+    kept_beside = residuals_section(residuals, prepared.lead.architecture, prepared.request.heads)
     chosen = ""
     if prepared.choice is not None:
         rows_of_candidates = "\n".join(prepared.choice.lines())
@@ -389,7 +399,7 @@ Configuration and tokenizer are those of {record["configuration_and_tokenizer"]}
 ```json
 {json.dumps(record["method"], indent=2)}
 ```{recipe}
-{loaded}{chosen}
+{loaded}{kept_beside}{chosen}
 ## Sources
 
 | checkpoint | from | commit | file | SHA-256 |

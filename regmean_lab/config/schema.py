@@ -249,7 +249,7 @@ def settings_of(config: DictConfig) -> Settings:
     if suite.own_heads and (shares_heads or plain.cross_evaluation):
         key = f"method: {method.name}" if shares_heads else "cross_evaluation"
         found.append(f"{key} needs members with the same labels; every member of suite {suite.name} has its own")
-    if plain.save_merged and (suite.own_heads or getattr(method, "is_partial", False)):
+    if plain.save_merged and (suite.own_heads or not getattr(method, "is_one_model", True)):
         found.append("save_merged: members keep separate parameters, so there is no single model to be saved")
     sound = not suite.problems() and not suite.member_problems(members)
     for kind, about in KINDS.items():

@@ -56,7 +56,7 @@ def merged_predictions(
     """
     evaluated: dict[str, Mapping[int, Predictions]] = {}
     dev: dict[str, Predictions] = {}
-    if not (method.is_partial or job.settings.suite.own_heads):
+    if method.is_one_model and not job.settings.suite.own_heads:
         module = sources[0].load()
         predicted = predict(trainer, module, [*loaders, *dev_loaders.values()])
         dev = dict(zip(dev_loaders, predicted[len(loaders) :], strict=True))

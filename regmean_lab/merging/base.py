@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_type_hints
 
 from torch import Tensor
 
-from regmean_lab.merging.followed_by import step_problems, steps_need_base
+from regmean_lab.merging.followed_by import MEMBERS_OWN, named_steps, step_problems, steps_need_base
 from regmean_lab.merging.parameters import (
     LayerDiagnostics,
     Layout,
@@ -183,6 +183,11 @@ class MergeMethod(ABC):
     def is_partial(self) -> bool:
         """Whether some parameters stay each member's own."""
         return bool(self.keep_layers) or self.merge_layers is not None or self.keep_top > 0
+
+    @property
+    def is_one_model(self) -> bool:
+        """Whether what is merged is the same model with each member: nothing stays a member's own, nor is added."""
+        return not self.is_partial and all(name != MEMBERS_OWN for name, _ in named_steps(self.followed_by))
 
     def kept(self, names: Collection[str]) -> set[str]:
         """The parameters among ``names`` that stay each member's own (the head aside, for ``keep_top``)."""

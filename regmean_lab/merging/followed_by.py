@@ -20,6 +20,9 @@ from regmean_lab.utils.registry import Registry
 SETTING = "followed_by"
 """The setting of methods that names steps."""
 
+MEMBERS_OWN = "residual"
+"""The step that leaves the merge as it is, and says what each member keeps beside it."""
+
 
 @dataclass(frozen=True)
 class Merged:
@@ -67,13 +70,14 @@ class Step(ABC):
 
     def problems(self) -> list[str]:
         """What is wrong with the settings: one message each, beginning with the setting's name."""
-        return [
-            f"{entry.name}: expected a number, got {value!r}"
-            for entry in fields(self)
-            if isinstance(value := getattr(self, entry.name), bool)
-            or not isinstance(value, int | float)
-            or not math.isfinite(value)
-        ]
+        found = []
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                found.append(f"{entry.name}: expected a number, got {value!r}")
+            elif entry.type in (int, "int") and not isinstance(value, int):
+                found.append(f"{entry.name}: expected a whole number, got {value!r}")
+        return found
 
     @abstractmethod
     def apply(self, part: Merged) -> Tensor:
@@ -86,23 +90,28 @@ register_step = STEPS.register
 
 
 def steps_of(given: Any) -> list[Step]:
-    """The steps that a setting asks for, in order.
+    """The steps that a setting asks for and that change the merge, in order.
 
     Args:
         given: a name, a mapping from a name to settings, or a list of such; without `step_problems`.
     """
-    return [STEPS[name](**settings) for name, settings in _named(given)]
+    return [STEPS[name](**settings) for name, settings in named_steps(given) if name != MEMBERS_OWN]
 
 
 def steps_need_base(given: Any) -> bool:
     """Whether one of the steps that a setting asks for compares with the base model; with names that are none, too."""
-    return any(STEPS[name].needs_base for name, _ in _named(given) if name in STEPS)
+    return any(STEPS[name].needs_base for name, _ in named_steps(given) if name in STEPS)
 
 
 def step_problems(given: Any) -> list[str]:
     """What is wrong with a setting that asks for steps: one message each."""
     found = []
-    for name, settings in _named(given):
+    names = [name for name, _ in named_steps(given)]
+    if MEMBERS_OWN in names[:-1]:
+        found.append(
+            f"{SETTING}: {MEMBERS_OWN} is what members keep beside the finished merge; expected once, at the end"
+        )
+    for name, settings in named_steps(given):
         if name not in STEPS:
             found.append(f"{SETTING}: {name!r} is no step after a merge; {did_you_mean(str(name), STEPS)}")
             continue
@@ -117,8 +126,8 @@ def step_problems(given: Any) -> list[str]:
     return found
 
 
-def _named(given: Any) -> list[tuple[Any, Any]]:
-    """Names and settings of what was asked for."""
+def named_steps(given: Any) -> list[tuple[Any, Any]]:
+    """Names and settings of the steps that a setting asks for, in order."""
     if given is None:
         return []
     pairs: list[tuple[Any, Any]] = []

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -117,6 +118,32 @@ def test_the_module_under_test_becomes_the_merge(members: list[Member], method: 
     for member in members:
         kinds = sorted(path.stem.partition("-")[0] for path in member.entry.statistics_files())
         assert kinds == sorted(method.statistics)
+
+
+@pytest.mark.parametrize("rank", [1, 4, 100])
+def test_each_member_keeps_its_residual(members: list[Member], rank: int) -> None:
+    """The merge for both, and what is nearest to the rest of each one's linear layers, by NumPy in float64."""
+    steps = [{"towards_mean": {"share": 0.5}}, {"residual": {"rank": rank}}]
+    plain, _ = run(callback_of(members, RegMean(followed_by=steps[:1])), members[0].load(), members[0])
+    callback = callback_of(members, RegMean(followed_by=steps))
+    merged = plain.model.state_dict()
+    for member in members:
+        module, logits = run(callback, member.load(), member)
+        own, layers = state(member), 0
+        for name, value in module.model.state_dict().items():
+            expected = merged[name].double().numpy()
+            if value.dim() == 2 and "embeddings" not in name and not name.startswith("classifier"):
+                left, values, right = np.linalg.svd(own[name].double().numpy() - expected, full_matrices=False)
+                expected = expected + left[:, :rank] * values[:rank] @ right[:rank]
+                layers += 1
+            np.testing.assert_allclose(value.numpy(), expected, rtol=1e-4, atol=1e-5)
+        assert layers == 13  # six in each of two blocks, and the pooler
+        with torch.no_grad():
+            batches = member.source().batches(8, 4, 0)
+            torch.testing.assert_close(logits[0], torch.cat([module(batch) for batch in batches]))
+    assert [note.partition(", at most")[0] for note in callback.notes] == [
+        f"each member keeps a residual of rank {rank} of 13 linear layers"
+    ]
 
 
 def test_the_pretrained_weights_count(members: list[Member], tmp_path: Path) -> None:

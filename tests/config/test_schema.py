@@ -136,6 +136,7 @@ class TestProblems:
             (["method=ensemble", "method.vote=mean"], "method.vote: expected one of soft, majority"),
             (["method=ensemble", "save_merged=true"], "save_merged: method ensemble makes no single model"),
             (["method.keep_layers=[classifier]", "save_merged=true"], "save_merged: members keep separate parameters"),
+            (["method.followed_by=[residual]", "save_merged=true"], "save_merged: members keep separate parameters"),
             (["method.followed_by=[scv]"], "method.followed_by: 'scv' is no step after a merge; did you mean svc?"),
             (["method.followed_by=[{lines:{alfa:1}}]"], "method.followed_by.lines.alfa: no such setting; did you mean"),
             (["method.gram=weigthed"], "method.gram: expected one of plain, weighted"),

@@ -284,7 +284,7 @@ def test_what_makes_no_sense_is_told(given: Any, problem: str) -> None:
 
 
 def test_every_step_is_described() -> None:
-    assert set(STEPS) == {"svc", "lines", "towards_mean"}
+    assert set(STEPS) == {"svc", "lines", "towards_mean", "residual"}
     assert all(isinstance(kind.__doc__, str) and "arXiv" in kind.__doc__ for kind in STEPS.values())
 
 

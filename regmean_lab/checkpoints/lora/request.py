@@ -14,11 +14,13 @@ from regmean_lab.checkpoints.settings import settings_problem
 from regmean_lab.checkpoints.sources import Source
 from regmean_lab.merging.base import MergeMethod
 from regmean_lab.merging.parameters import TensorSettings
+from regmean_lab.merging.residual import Residual
 from regmean_lab.merging.simple import Simple
 from regmean_lab.merging.task_vectors import TaskVectorMethod
 from regmean_lab.utils.names import abbreviated
 
 SPACES = ("full", "core")
+RESIDUAL_KEY = "method.followed_by.residual"
 
 
 @dataclass(frozen=True)
@@ -148,3 +150,16 @@ def adapter_problems(
     )
     agreement.notes += notes
     return found + problems
+
+
+def residual_problems(residual: Residual, placement: Placement, *, adapter: bool) -> tuple[list[str], list[str]]:
+    """Why residuals cannot be written, and what a user should know of them.
+
+    Args:
+        residual: what was asked for.
+        placement: where the merged model's parameters lie in an adapter.
+        adapter: whether the merged model is written as an adapter itself.
+    """
+    if adapter:
+        return [f"{RESIDUAL_KEY}: adapters to a whole model, and adapter.rank writes none; leave one of them out"], []
+    return rank_problems(f"{RESIDUAL_KEY}.rank", residual.rank, placement)
