@@ -42,6 +42,7 @@ INDIVIDUAL, BASELINE = "individual", "simple"
 CONTROL = "distill text=own examples=null"
 COUNTS = "regmean_sequential text=pseudo start=simple"
 TOWARDS_MEAN = "regmean_sequential followed_by=towards_mean(share=0.3) text=pseudo start=simple"
+RESIDUAL = "simple followed_by=residual(rank=4)"
 CONTRASTS = (
     (COUNTS, CONTROL),
     (TOWARDS_MEAN, CONTROL),
@@ -50,6 +51,10 @@ CONTRASTS = (
     (COUNTS, "regmean_sequential"),
     (TOWARDS_MEAN, COUNTS),
     (f"{COUNTS} tokens.epsilon=3 tokens.delta=1e-06", COUNTS),
+    (RESIDUAL, CONTROL),
+    (RESIDUAL, "regmean_sequential"),
+    ("regmean followed_by=residual(rank=4) gram=weighted", RESIDUAL),
+    ("mats", "regmean gram=weighted"),
     ("regmean gram=weighted", "regmean off_diagonal=1"),
 )
 """Of which methods the gap closed is compared on the same members and seeds, with which."""

@@ -171,7 +171,11 @@ def test_labels_that_are_compared_are_those_of_results() -> None:
     counts = {"tokens": {"epsilon": 3.0, "delta": 1e-6}}
     towards = {**pseudo, "followed_by": [{"towards_mean": {"share": 0.3}}]}
     own = {"text": "own", "examples": None}
+    residual = {"followed_by": [{"residual": {"rank": 4}}]}
     possible = {
+        labelled("mats", {}),
+        labelled("simple", residual),
+        labelled("regmean", {**residual, "gram": "weighted"}),
         labelled("regmean_sequential", pseudo),
         labelled("regmean_sequential", towards),
         labelled("regmean_sequential", pseudo, statistics=counts, statistics_bytes={"tokens": 9}),

@@ -166,6 +166,8 @@ def write_output(
                 _write_head(prepared, member, temporary / HEADS_FOLDER / member.name)
         residuals = write_residuals(prepared, temporary, folder, device)
         record = _record(prepared, settings, computed.result() if sums is None else sums, adapter)
+        for name, part in residuals.items():
+            log.info("residual of %s: %s", name, part.lines()[0])
         if residuals:
             record["residuals"] = {name: part.record() for name, part in residuals.items()}
         if prepared.request.recipe is not None:
