@@ -299,14 +299,20 @@ class TestScores:
         found = {**result.scores["in_domain"], **result.scores["out_of_domain"]}
         assert found == pytest.approx(expected, abs=1e-3)
 
-    def test_of_the_mean_of_the_weights(self, workspace: Workspace) -> None:
-        result, _ = workspace.run("method=simple", "save_merged=true")
-        (folder, first, known), (_, second, other) = self.members(workspace, result).values()
+    def mean(self, workspace: Workspace, result: Result) -> dict[str, Tensor]:
+        """The mean of the members' weights; of a label that one member alone annotates, that one's row."""
+        (_, first, known), (_, second, other) = self.members(workspace, result).values()
         mean = {name: (first[name] + second[name]) / 2 for name in first}
-        for name in ("classifier.weight", "classifier.bias"):  # rows of labels that one member alone annotates
+        for name in ("classifier.weight", "classifier.bias"):
             for row in range(16):
                 if known[row] != other[row]:
                     mean[name][row] = (first if known[row] else second)[name][row]
+        return mean
+
+    def test_of_the_mean_of_the_weights(self, workspace: Workspace) -> None:
+        result, _ = workspace.run("method=simple", "save_merged=true")
+        ((folder, *_), _) = self.members(workspace, result).values()
+        mean = self.mean(workspace, result)
         expected = {}
         for corpus, examples in self.evaluations(workspace).items():
             logits = self.logits(folder, mean, [text for text, _ in examples])
@@ -340,13 +346,7 @@ class TestScores:
     def test_with_residuals(self, workspace: Workspace) -> None:
         """Of full rank all linear layers below the head are the members' own; the gap is that of the mean alone."""
         result, _ = workspace.run("method=simple", "method.followed_by=[{residual:{rank:1000}}]")
-        members = self.members(workspace, result)
-        (_, first, known), (_, second, other) = members.values()
-        mean = {name: (first[name] + second[name]) / 2 for name in first}
-        for name in ("classifier.weight", "classifier.bias"):  # rows of labels that one member alone annotates
-            for row in range(16):
-                if known[row] != other[row]:
-                    mean[name][row] = (first if known[row] else second)[name][row]
+        members, mean = self.members(workspace, result), self.mean(workspace, result)
         expected: dict[str, list[float]] = {"tec": [], "isear": [], "emoint": []}
         for corpus, examples in self.evaluations(workspace).items():
             for member, (folder, state, _) in members.items():
