@@ -256,10 +256,12 @@ def prepare_merge(request: MergeRequest) -> PreparedMerge:
     if request.adapter is not None:
         found += adapter_problems(request.adapter, request.method, request.heads, agreement, modules, by_name)
     if (residual := residual_of(request.method.followed_by)) is not None:
-        placement = Placement(agreement.lead.architecture, request.heads == "drop")
+        lead = agreement.lead
+        placement = Placement(lead.architecture, request.heads == "drop")
         problems, notes = residual_problems(residual, placement, adapter=request.adapter is not None)
         found += problems
-        agreement.notes += notes
+        layers = residual.layers(agreement.names, layout, lead.architecture.head)
+        agreement.notes += [*notes, residual.note([lead.weights.shape(name) for name in layers])]
     if (
         base is not None
         and request.method.needs_base

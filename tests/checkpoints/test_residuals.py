@@ -189,7 +189,11 @@ def test_what_would_be_written_and_pushed(tmp_path: Path, pico_cache: Path) -> N
     }
     old = dict.fromkeys(["residuals/three/adapter_config.json", "residuals/three/adapter_model.safetensors"], "")
     assert set(matching(old, OF_MODELS)) == set(old)
-    assert "3 files of weights" in "\n".join(merge_lines(prepared, out))
+    told = "\n".join(merge_lines(prepared, out))
+    assert "3 files of weights" in told
+    shapes = [tensors_of(out)[name].shape for name in encoder_layers(tensors_of(out))]
+    numbers = sum(2 * sum(shape) for shape in shapes)
+    assert f"keeps a residual of rank 2 of {len(shapes)} linear layers, at most {numbers} numbers" in told
 
 
 @pytest.mark.parametrize(
