@@ -159,7 +159,7 @@ def read_record() -> pd.DataFrame:
 
 
 def tables(record: pd.DataFrame) -> str:
-    """Tables in Markdown for each suite and number of members, under a heading each."""
+    """Tables in Markdown for each suite and number of members, under a heading each, and for pairs of all suites."""
     counts = record["members"].str.count(r"\+") + 1
     parts = []
     groups = record.groupby(["suite", "model", *SIZES, counts], sort=True, dropna=False)
@@ -172,6 +172,10 @@ def tables(record: pd.DataFrame) -> str:
         if contrasts := list(_contrasts(jobs)):
             parts.append("\nOn the same members and seeds:\n\n")
             parts += _table(CONTRAST_HEAD, 2, contrasts)
+    pairs = record[counts == 2]
+    if pairs["suite"].nunique() > 1 and (contrasts := list(_contrasts(pairs))):
+        parts.append("\n### All suites, 2 members\n\nOn the same members and seeds, of whichever suite:\n\n")
+        parts += _table(CONTRAST_HEAD, 2, contrasts)
     return "".join([*parts, "\n"])
 
 

@@ -165,6 +165,24 @@ def test_methods_are_compared_where_both_were_measured() -> None:
     assert f"| `{first}` | `{second}` | 2 | 25.0 | 12.5 | +12.5 | 2.00 |\n" in RECORD.tables(pd.DataFrame(jobs))
 
 
+def test_pairs_of_all_suites_are_compared_together() -> None:
+    """By hand: gaps of 30 and 20 in one suite, 70 in another, against 20, 5 and 80; three members are left out."""
+    first, second = RECORD.CONTRASTS[-1]
+    jobs = [
+        {**job(method, members, 1, gap, 80.0), "suite": suite}
+        for suite, members, gaps in (
+            ("one", "a+b", (30.0, 20.0)),
+            ("one", "a+c", (20.0, 5.0)),
+            ("two", "d+e", (70.0, 80.0)),
+            ("two", "d+e+f", (1.0, 99.0)),
+        )
+        for method, gap in zip((first, second), gaps, strict=True)
+    ]
+    every = RECORD.tables(pd.DataFrame(jobs)).partition("### All suites, 2 members")[2]
+    assert f"| `{first}` | `{second}` | 3 | 40.0 | 35.0 | +5.0 | 1.14 |\n" in every
+    assert "All suites" not in RECORD.tables(pd.DataFrame(jobs[:4]))
+
+
 def test_labels_that_are_compared_are_those_of_results() -> None:
     """A row that no result can have would silently compare nothing."""
     pseudo = {"text": "pseudo", "start": "simple"}
