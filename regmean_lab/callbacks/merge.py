@@ -23,7 +23,7 @@ from regmean_lab.merging.auto import Auto
 from regmean_lab.merging.distill import Distill
 from regmean_lab.merging.layout import averaged_line, layout_of
 from regmean_lab.merging.memory import memory_for_merge
-from regmean_lab.merging.parameters import LayerDiagnostics
+from regmean_lab.merging.parameters import LayerDiagnostics, LinearLayer
 from regmean_lab.merging.refining import RefiningMethod, refine_
 from regmean_lab.merging.residual import Residual, residual_of
 from regmean_lab.merging.weights import SafetensorsWeights
@@ -139,29 +139,23 @@ class MergeCallback(pl.Callback):
             at_stage("evaluate")
         targets = pl_module.model.state_dict(keep_vars=True)
         residual = residual_of(self.method.followed_by)
-        with torch.no_grad():
-            if residual is None:
-                for name, value in self._merged.items():
-                    targets[name].copy_(value)
-            else:
-                self._put_with_residuals(residual, pl_module, targets)
-
-    def _put_with_residuals(self, residual: Residual, module: TaskModule, targets: Mapping[str, Tensor]) -> None:
-        """Put the merged parameters into a member's module, which keeps the residual of its linear layers."""
-        assert self._merged is not None
+        layers = {} if residual is None else self._layers_with_residuals(residual, pl_module)
         started = time.perf_counter()
+        with torch.no_grad():
+            for name, value in self._merged.items():
+                if residual is not None and name in layers:
+                    value = residual.added(layers[name], value, targets[name])
+                targets[name].copy_(value)
+        if residual is not None:
+            self.seconds["merge"] += time.perf_counter() - started
+
+    def _layers_with_residuals(self, residual: Residual, module: TaskModule) -> dict[str, LinearLayer]:
+        """The layers of which the member whose module is tested keeps something; notes, once, how much that is."""
+        assert self._merged is not None
         layers = residual.layers(self._merged, layout_of(module.model), head_parameters(module.model))
-        for name, value in self._merged.items():
-            target = targets[name]
-            merged = value.to(target.device, torch.promote_types(value.dtype, torch.float32))
-            if name in layers:
-                part = residual.of(layers[name], merged, target.to(merged))
-                product = part.left @ part.right
-                merged = merged + (product.T if layers[name].transposed else product)
-            target.copy_(merged)
-        self.seconds["merge"] += time.perf_counter() - started
-        if (line := residual.note([tuple(targets[name].shape) for name in layers])) not in self.notes:
+        if (line := residual.note([tuple(self._merged[name].shape) for name in layers])) not in self.notes:
             self.notes.append(line)
+        return layers
 
     def diagnostics_table(self) -> list[dict[str, Any]]:
         """Diagnostics as plain dicts."""

@@ -165,11 +165,9 @@ def write_output(
             for member in prepared.members:
                 _write_head(prepared, member, temporary / HEADS_FOLDER / member.name)
         residuals = write_residuals(prepared, temporary, folder, device)
-        record = _record(prepared, settings, computed.result() if sums is None else sums, adapter)
         for name, part in residuals.items():
             log.info("residual of %s: %s", name, part.lines()[0])
-        if residuals:
-            record["residuals"] = {name: part.record() for name, part in residuals.items()}
+        record = _record(prepared, settings, computed.result() if sums is None else sums, adapter, residuals)
         if prepared.request.recipe is not None:
             (temporary / RECIPE_FILE).write_text(recipe_text(prepared.request.recipe), encoding="utf-8")
         (temporary / CARD_FILE).write_text(_card(prepared, record, adapter, residuals), encoding="utf-8")
@@ -276,6 +274,7 @@ def _record(
     settings: Mapping[str, Any],
     sums: Mapping[str, Mapping[str, str]],
     adapter: WrittenAdapter | None,
+    residuals: Mapping[str, WrittenAdapter],
 ) -> dict[str, Any]:
     request = prepared.request
     sources = [
@@ -305,6 +304,7 @@ def _record(
         "dtypes": sorted({str(part.dtype) for shard in prepared.shards for part in shard.tensors}),
         "files": [shard.file for shard in prepared.shards] if adapter is None else [ADAPTER_WEIGHTS_FILE],
         **({"adapter": {**asdict(request.adapter), **adapter.record()}} if adapter and request.adapter else {}),
+        **({"residuals": {name: part.record() for name, part in residuals.items()}} if residuals else {}),
         "notes": prepared.notes,
         **({"choice": prepared.choice.record()} if prepared.choice is not None else {}),
         "diagnostics": [asdict(row) for row in prepared.diagnostics],

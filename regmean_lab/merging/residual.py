@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from typing_extensions import override
 
@@ -83,6 +84,19 @@ class Residual(Step):
             return truncated(difference.T if layer.transposed else difference, self.rank)
         except ValueError as error:
             raise MergeError(f"{layer.name}: what a member keeps of its own cannot be decomposed: {error}") from None
+
+    def added(self, layer: LinearLayer, merged: Tensor, own: Tensor) -> Tensor:
+        """A layer's merged weight with what a member keeps of it, float32 at least, on the device of ``own``.
+
+        Args:
+            layer: the layer.
+            merged: its merged weight.
+            own: the member's weight, of the same shape.
+        """
+        merged = merged.to(own.device, torch.promote_types(merged.dtype, torch.float32))
+        part = self.of(layer, merged, own.to(merged))
+        product = part.left @ part.right
+        return merged + (product.T if layer.transposed else product)
 
 
 def residual_of(followed_by: Any) -> Residual | None:
