@@ -17,7 +17,6 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 import regmean_lab.callbacks.merge
-import regmean_lab.checkpoints.merge
 from regmean_lab.__main__ import main
 from regmean_lab.callbacks.statistics import Collect
 from regmean_lab.checkpoints.merge_work import MergeWork

@@ -122,7 +122,6 @@ class WeightedGramAccumulator(Accumulator[WeightedGramStatistics]):
             mask: which tokens are real in that pass, see `Mask`. Rows without gradient do not count anyhow.
             run: runs the model for the plain Gram matrices; None calls it with all of the batch but the labels.
             run_mask: which tokens are real in that pass.
-            passes: a context for forward passes.
 
         Raises:
             StatisticsError: if the model is in training mode, if its scores carry no gradient, or if `add_up` was

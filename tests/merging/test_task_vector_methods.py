@@ -249,8 +249,8 @@ class TestModelStock:
     def test_two_members_give_the_point_nearest_to_the_centre_of_their_shell(self) -> None:
         """Members are centre + noise at right angles to all else; the result is the foot of the perpendicular.
 
-        With w₁ − µ, w₂ − µ and w₀ − µ such that (w₁ − µ) ⊥ (w₂ − µ) and both ⊥ (w₀ − µ), the
-        point of the plane of w₀, w₁ and w₂ that is nearest to µ.
+        With w₁ − μ, w₂ − μ and w₀ − μ such that (w₁ − μ) ⊥ (w₂ − μ) and both ⊥ (w₀ − μ), the
+        point of the plane of w₀, w₁ and w₂ that is nearest to μ.
         """
         centre, noise = torch.zeros(4, dtype=torch.float64), torch.eye(4, dtype=torch.float64)
         start, one, other = centre + 2.0 * noise[2], centre + noise[0], centre + noise[1]

@@ -278,7 +278,7 @@ class Kind(ABC):
         if widths is None or not isinstance(settings, MatrixConfig):
             return self.entries(size)
         form = cast(Form, settings.form)  # checked by the schema
-        return sum([stored_numbers(width, form, settings.rank) for width in widths])
+        return sum(stored_numbers(width, form, settings.rank) for width in widths)
 
     def operations(self, size: ModelSize, labels: int) -> int:
         """Operations of a token beside the forward pass: by default half of each product of rows."""
