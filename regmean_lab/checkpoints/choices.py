@@ -48,8 +48,7 @@ def with_what_is_published(auto: Auto, members: Sequence[Member]) -> tuple[Auto,
         kind
         for kind in KINDS
         if all(
-            member.source.folder is not None and published_path(member.source.folder, kind).is_file()
-            for member in members
+            published_path(member.source.statistics_from or member.source.folder, kind).is_file() for member in members
         )
     ]
     notes = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 from regmean_lab.utils.files import file_sha256
@@ -23,7 +24,7 @@ class Checksums:
         self._sums: dict[Path, Future[str]] = {}
         for path in (path for own in files.values() for path in own.values()):
             if path not in self._sums:
-                self._sums[path] = executor.submit(file_sha256, path)
+                self._sums[path] = executor.submit(_known_sha256, path)
 
     def result(self) -> dict[str, dict[str, str]]:
         """SHA-256 of every file, by source and name, when all are known.
@@ -35,6 +36,17 @@ class Checksums:
             source: {name: self._sums[path].result() for name, path in own.items()}
             for source, own in self.files.items()
         }
+
+
+def _known_sha256(path: Path) -> str:
+    """SHA-256 of a file, computed once while its size and time of change stay the same: checks and work ask for it."""
+    state = path.stat()
+    return _sha256_at(path, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _sha256_at(path: Path, size: int, changed: int) -> str:
+    return file_sha256(path)
 
 
 @contextmanager

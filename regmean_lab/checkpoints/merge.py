@@ -109,6 +109,10 @@ class MergeRequest:
         return self.method.reads_base or self.adapter is not None
 
 
+OF_THE_BASE, OF_THE_TEXT = "(base)", "(text)"
+"""Names of what a merge reads beside its members; no member's name has parentheses."""
+
+
 @dataclass
 class PreparedMerge:
     """A merge that can begin: all headers, configurations and statistics belong together.
@@ -162,17 +166,17 @@ class PreparedMerge:
         return Placement(self.lead.architecture, self.request.heads == "drop")
 
     def source_files(self) -> dict[str, list[Path]]:
-        """All files that the merge reads, by the name of what they belong to."""
+        """All files that the merge reads, by member; those of the base and the text under names that no member has."""
         files: dict[str, list[Path]] = {
             member.name: [*member.files, *member.tokenizer_files(), *statistics.files]
             for member, statistics in zip(self.members, self.statistics, strict=True)
         }
         if self.base is not None:
-            files["base"] = [*self.base.files, *self.base.tokenizer_files()]
+            files[OF_THE_BASE] = [*self.base.files, *self.base.tokenizer_files()]
         elif all(self.lead is not member for member in self.members):
-            files["base"] = [*self.lead.files, *self.lead.tokenizer_files()]
+            files[OF_THE_BASE] = [*self.lead.files, *self.lead.tokenizer_files()]
         if self.text is not None and self.text.method.text_file is not None:
-            files["text"] = [self.text.method.text_file]
+            files[OF_THE_TEXT] = [self.text.method.text_file]
         return files
 
 

@@ -57,11 +57,14 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 def check(config: DictConfig) -> None:
     """Check values, and headers and configurations of the checkpoints against each other; see ``prepare_merge``.
 
+    Where statistics are read, so that checksums of the checkpoints are needed, they are compared too.
+
     Raises:
         ConfigurationError: with everything that stands against the merge.
     """
     output = OmegaConf.select(config, "output")
-    _checked(config, None if output is None else Path(str(output)).expanduser())
+    _, prepared, _ = _checked(config, None if output is None else Path(str(output)).expanduser())
+    _check_statistics(prepared)
 
 
 def plan(config: DictConfig) -> list[str]:
@@ -76,6 +79,7 @@ def plan(config: DictConfig) -> list[str]:
     folder = Path(plain.paths.output_dir) / root_folder(plain.method.name, config)
     output = Path(plain.output).expanduser() if plain.output is not None else folder / MERGED_FOLDER
     _, prepared, _ = _checked(config, output)
+    _check_statistics(prepared)
     lines = merge_lines(prepared, output)
     if plain.evaluate is not None:
         scored = "the merge, the checkpoints and their ensemble are"
@@ -144,6 +148,17 @@ def run(config: DictConfig, folder: Path) -> Measured:
         for line in push_merge(destination, output, title):
             log.info("%s", line)
     return measured
+
+
+def _check_statistics(prepared: PreparedMerge) -> None:
+    """Raise for statistics that were collected from other weights.
+
+    Raises:
+        ConfigurationError: naming the files.
+    """
+    reads_some = any(part.files for part in prepared.statistics)
+    if reads_some and (found := statistics_problems(prepared, checksums(prepared))):
+        raise ConfigurationError(found)
 
 
 def _checked(config: DictConfig, output: Path | None) -> tuple[MergeRequest, PreparedMerge, Destination | None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,13 @@ from regmean_lab.checkpoints.lora.folder import WrittenAdapter
 from regmean_lab.checkpoints.lora.request import AdapterRequest
 from regmean_lab.checkpoints.lora.residuals import residuals_section, write_residuals
 from regmean_lab.checkpoints.members import Member
-from regmean_lab.checkpoints.merge import PreparedMerge, write_merged_weights
+from regmean_lab.checkpoints.merge import OF_THE_BASE, OF_THE_TEXT, PreparedMerge, write_merged_weights
 from regmean_lab.checkpoints.recipe.chat_templates import TEMPLATE_FILE, TOKENIZER_CONFIG_FILE, chosen_template
 from regmean_lab.checkpoints.recipe.record import RECIPE_FILE, public_name, recipe_text
 from regmean_lab.checkpoints.recipe.translation import method_settings
 from regmean_lab.checkpoints.writing import PlannedTensor, Shard, plan_shards, write_shards
 from regmean_lab.checkpoints.written_configuration import Changes, write_configuration
+from regmean_lab.config.groups import TrainerConfig
 from regmean_lab.merging.parameters import MergeError
 from regmean_lab.models.folders import ADAPTER_WEIGHTS_FILE, check_tokenizer_files, read_json_file, stored_tensors
 from regmean_lab.models.headers import CheckpointError
@@ -53,9 +54,7 @@ def checksums(prepared: PreparedMerge) -> dict[str, dict[str, str]]:
 
 def _named_files(prepared: PreparedMerge) -> dict[str, dict[str, Path]]:
     """Every file that a merge reads, by source and by the name that it has in the record."""
-    files = {
-        name: {file_label(path): path for path in sorted(set(paths))} for name, paths in prepared.source_files().items()
-    }
+    files = {name: labelled(paths) for name, paths in prepared.source_files().items()}
     if prepared.modules is not None:
         for member in prepared.members:
             files[member.name] |= prepared.modules.files(member.name)
@@ -75,7 +74,7 @@ def fingerprint(prepared: PreparedMerge, settings: Mapping[str, Any], sums: Mapp
         "schema": SCHEMA,
         "method": without_later_settings(settings, "method."),
         "members": [[member.name, sums[member.name]] for member in prepared.members],
-        "base": sums.get("base"),
+        "base": sums.get(OF_THE_BASE),
         "heads": request.heads,
         "dtype": str(request.dtype),
         "shards": [shard.file for shard in prepared.shards],
@@ -89,8 +88,10 @@ def fingerprint(prepared: PreparedMerge, settings: Mapping[str, Any], sums: Mapp
     }
     if request.adapter is not None:
         content["adapter"] = asdict(request.adapter)
-    if "text" in sums:
-        content["text"] = sums["text"]
+    if OF_THE_TEXT in sums:
+        content["text"] = sums[OF_THE_TEXT]
+    if prepared.text is not None and request.trainer.precision != TrainerConfig().precision:
+        content["precision"] = request.trainer.precision
     return sha256(json.dumps(content, sort_keys=True, default=str))
 
 
@@ -290,7 +291,7 @@ def _record(
     base = None
     if prepared.base is not None:
         source = prepared.base.source
-        base = {"reference": source.public_reference, "revision": source.revision, "sha256": dict(sums["base"])}
+        base = {"reference": source.public_reference, "revision": source.revision, "sha256": dict(sums[OF_THE_BASE])}
     return {
         "schema": SCHEMA,
         "fingerprint": fingerprint(prepared, settings, sums),
@@ -447,6 +448,20 @@ def card_front_matter(prepared: PreparedMerge) -> str:
         tags += ["sentence-transformers", "sentence-similarity"]
     relation = "merge" if prepared.request.adapter is None else "adapter"
     return front_matter(library=library, tags=tags, base_models=list(listed), relation=relation, pipeline=pipeline)
+
+
+def labelled(paths: Iterable[Path]) -> dict[str, Path]:
+    """Files of one source by the names that they have in a record, each under one of its own.
+
+    An adapter and the model below it may both have a ``config.json``: the later one has its folder's name before it.
+    """
+    files: dict[str, Path] = {}
+    for path in dict.fromkeys(paths):
+        label = file_label(path)
+        while label in files:
+            label = f"{path.parent.name}/{label}"
+        files[label] = path
+    return files
 
 
 def file_label(path: Path) -> str:

@@ -100,7 +100,7 @@ class Auto(ReadsText, MergeMethod):
         """The candidates with equal coefficients, the mean first, before anything is mixed."""
         found = [self.beginning]
         for name, given in named(self.candidates or CANDIDATES):
-            if name == SIMPLE or name not in method_types():
+            if (name == SIMPLE and not given) or name not in method_types():
                 continue  # which is there already, or what problems() tells
             own = {entry.name for entry in fields(method_types()[name])}
             shared = {"exclude_layers": self.exclude_layers} if "exclude_layers" in own else {}
@@ -159,6 +159,11 @@ class Auto(ReadsText, MergeMethod):
         """Those of all candidates."""
         return list(dict.fromkeys(problem for method in self.methods for problem in method.count_problems(members)))
 
+    def number_problems(self, members: int, called: str = "members") -> list[str]:
+        """Those of all candidates."""
+        every = [problem for method in self.methods for problem in method.number_problems(members, called)]
+        return list(dict.fromkeys(every))
+
     @override
     def problems(self) -> list[str]:
         found = self.beginning.problems()
@@ -193,6 +198,11 @@ class Auto(ReadsText, MergeMethod):
             for key in TEXT
             if key in settings and settings[key] != getattr(self, key)
         ]
+        if settings.get("gram_from") == "auto":
+            found.append(
+                f"candidates.{name}.gram_from: a candidate is tried with matrices that all members have (measured), or "
+                "with estimates (estimated)"
+            )
         told = starting_problems(self, name, _without_text(settings), NO_CANDIDATES)
         return found + [f"candidates.{name}.{problem.removeprefix('start_settings.')}" for problem in told]
 
@@ -227,9 +237,17 @@ def candidates_of(auto: Auto, members: int) -> list[Candidate]:
             shares.append([weight / sum(weights) for weight in weights])
     found = []
     for method in auto.methods:
-        mixes = [0.0] if method.name == SIMPLE else auto.mixes or list(MIXES)
-        found += [Candidate(replace(method, coefficients=share), mix) for share in shares for mix in mixes]
+        mixes = [0.0] if method == auto.beginning else auto.mixes or list(MIXES)
+        if favours_some(method):
+            found += [Candidate(method, mix) for mix in mixes]
+        else:
+            found += [Candidate(replace(method, coefficients=share), mix) for share in shares for mix in mixes]
     return found
+
+
+def favours_some(method: MergeMethod) -> bool:
+    """Whether a candidate's own settings say already how much of each member it takes."""
+    return method.coefficients is not None or method.free_weights is not None
 
 
 def work_of(auto: Auto, members: int) -> str:

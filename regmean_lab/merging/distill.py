@@ -96,6 +96,11 @@ class Distill(ReadsText, MergeMethod):
         return self.beginning.needs_base
 
     @property
+    def stands_in(self) -> bool:
+        """Whether the merge that it begins with does without statistics that a member lacks."""
+        return self.beginning.stands_in
+
+    @property
     def notes(self) -> list[str]:
         """Those of the merge that it begins with."""
         return self.beginning.notes

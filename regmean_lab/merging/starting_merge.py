@@ -80,15 +80,24 @@ def permuted(method: MethodInstance, order: Sequence[int]) -> MethodInstance:
     """
 
     def put_in_order(settings: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            key: [value[number] for number in order] if key in PER_MEMBER and value is not None else value
-            for key, value in settings.items()
-        }
+        return {key: in_order(key, value) for key, value in settings.items()}
+
+    def in_order(key: str, value: Any) -> Any:
+        if key == "start_settings":
+            return put_in_order(value)
+        return [value[number] for number in order] if key in PER_MEMBER and value is not None else value
 
     changed = put_in_order({key: getattr(method, key) for key in PER_MEMBER if hasattr(method, key)})
     changed["parts"] = {part: put_in_order(settings) for part, settings in method.parts.items()}
     if hasattr(method, "start_settings"):
         changed["start_settings"] = put_in_order(method.start_settings)
+    if candidates := getattr(method, "candidates", None):
+        changed["candidates"] = [
+            {name: settings and put_in_order(settings) for name, settings in entry.items()}
+            if isinstance(entry, Mapping)
+            else entry
+            for entry in candidates
+        ]
     return replace(method, **changed)
 
 

@@ -198,11 +198,18 @@ class TaskModule(TrainableModule, TaskModel):
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """That of the data on which the module is evaluated."""
+        tokenizer: PreTrainedTokenizerBase = self._collator().tokenizer
+        return tokenizer
+
+    def texts_per_example(self) -> int:
+        """2 where the data on which the module is evaluated are pairs of texts, otherwise 1."""
+        return int(getattr(self._collator(), "texts", 1))
+
+    def _collator(self) -> Any:
         trainer = self.trainer
         loaders: Any = trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders
         loader = loaders[0] if isinstance(loaders, list) else loaders
-        tokenizer: PreTrainedTokenizerBase = loader.collate_fn.tokenizer
-        return tokenizer
+        return loader.collate_fn
 
     def vocabulary(self) -> Vocabulary:
         """That of the data on which the module is evaluated."""

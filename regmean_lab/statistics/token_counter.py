@@ -84,6 +84,11 @@ class TokenAccumulator(Accumulator[TokenStatistics]):
         labels: rows of counts: 1, or one for each label.
         pairs: count pairs of adjacent tokens too.
         privacy: a guarantee; a count is then the number of texts, with noise.
+        texts_per_example: 1, or 2 where every example is a pair of texts. It is told without noise: a property of the
+            data set's columns, never learned from its texts.
+
+    Raises:
+        StatisticsError: for another number of texts.
     """
 
     def __init__(
@@ -94,17 +99,18 @@ class TokenAccumulator(Accumulator[TokenStatistics]):
         labels: int = 1,
         pairs: bool = False,
         privacy: Privacy | None = None,
+        texts_per_example: int = 1,
     ) -> None:
         super().__init__()
+        if texts_per_example not in (1, 2):
+            raise StatisticsError(f"texts_per_example={texts_per_example}: expected 1 or 2")
         self.vocabulary = vocabulary
         self.minimum = minimum
         self.privacy = privacy
-        self.parts = 1
+        self.parts = texts_per_example
         size = len(vocabulary.tokens)
         self.countable = torch.zeros(size, dtype=torch.bool)
         self.countable[list(vocabulary.ids.values())] = True
-        self.separator = torch.zeros(size, dtype=torch.bool)
-        self.separator[sorted(vocabulary.separators)] = True
         self.occurrences = torch.zeros(labels, size, dtype=torch.int64)
         self.texts = torch.zeros(labels, size, dtype=torch.int64)
         self.lengths = torch.zeros(len(LENGTH_EDGES), dtype=torch.int64)
@@ -134,9 +140,6 @@ class TokenAccumulator(Accumulator[TokenStatistics]):
             if self.pairs is not None:
                 _add_pairs(self.pairs, ids, counted, table[1], occurrences=1, texts=0)
             self._add_texts(ids, counted, rows, self._different(ids, real, counted, rows), 1)
-            if self._examples == 0 and len(ids):  # all examples are pairs, or none is: no secret
-                inside = (real & ~self.separator[ids])[0]
-                self.parts = 2 if int((inside[1:] & ~inside[:-1]).sum() + inside[0]) == 2 else 1
         self._count(len(ids))
 
     def compute(
@@ -225,7 +228,6 @@ class TokenAccumulator(Accumulator[TokenStatistics]):
         self._leave_to_earlier_processes()
         for table in (self.occurrences, self.texts, self.lengths, self.texts_of_lengths):
             add_up_(table)
-        self.parts = max(gather(self.parts))
         if self.pairs is not None:
             every: dict[int, tuple[int, int]] = {}
             for pairs in gather(self.pairs):

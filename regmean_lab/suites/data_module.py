@@ -20,7 +20,7 @@ from regmean_lab.suites.batch_sampling import (
     TokenBudgetBatchSampler,
 )
 from regmean_lab.suites.encoded import encode_once
-from regmean_lab.suites.encoding import Encoded, encoding_of
+from regmean_lab.suites.encoding import Collator, Encoded, EncodedExample, encoding_of
 from regmean_lab.suites.evaluations import Evaluation
 from regmean_lab.suites.sampling import seeded_permutation, seeded_subset
 
@@ -220,10 +220,14 @@ class CorpusDataModule(pl.LightningDataModule):
 
     def _loader(self, examples: list[Encoded], task: Task, sampler: Sampler[list[int]]) -> Batches:
         _, make_collator = encoding_of(task)
+        collate = make_collator(self.tokenizer, task, self.pad_to_multiple_of)
+        # Of the columns, not of single examples: all of them have two texts, or none has.
+        if isinstance(collate, Collator) and examples and isinstance(first := examples[0], EncodedExample):
+            collate.texts = first.texts
         return DataLoader(
             examples,  # type: ignore[arg-type]  # a list is a map-style dataset
             batch_sampler=sampler,
-            collate_fn=make_collator(self.tokenizer, task, self.pad_to_multiple_of),
+            collate_fn=collate,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),

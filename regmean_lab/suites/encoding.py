@@ -63,10 +63,12 @@ class EncodedExample:
         inputs: what the tokenizer makes (``input_ids``, ``attention_mask``, for some models ``token_type_ids``), each a
             list with one entry a token, without padding.
         label: the example's label, as in :class:`~regmean_lab.suites.base.Example`.
+        texts: 2 for a pair, otherwise 1.
     """
 
     inputs: dict[str, list[int]]
     label: int | float | tuple[int, ...]
+    texts: int = 1
 
     @property
     def length(self) -> int:
@@ -98,7 +100,7 @@ def encode(
         texts, pairs or None, truncation=max_length is not None, max_length=max_length, return_attention_mask=True
     )
     return [
-        EncodedExample({key: values[index] for key, values in encoded.items()}, example.label)
+        EncodedExample({key: values[index] for key, values in encoded.items()}, example.label, 2 if pairs else 1)
         for index, example in enumerate(examples)
     ]
 
@@ -115,6 +117,9 @@ class Collator:
         task: says which form the labels have.
         pad_to_multiple_of: round the length up to a multiple of this number (8 suits tensor cores); None does not.
 
+    Attributes:
+        texts: how many texts every example has, 1 or 2.
+
     Raises:
         ValueError: if the tokenizer has no padding token.
     """
@@ -126,6 +131,7 @@ class Collator:
                 "to tokenizer.eos_token, and model.config.pad_token_id to its id."
             )
         self.tokenizer = tokenizer
+        self.texts = 1
         self.label_type = torch.float32 if task.kind == "regression" else torch.long
         self.pad_to_multiple_of = pad_to_multiple_of
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -291,3 +292,25 @@ def test_taggers_and_bare_encoders_have_counts_too(
     run(compose("checkpoint=pico:gpt2", f"data={texts}", "kinds=[tokens]"), tmp_path / "decoder")
     for name in ("encoder", "decoder"):
         assert TokensFile(tmp_path / name / "statistics" / "tokens.safetensors").counts.tokens
+
+
+@pytest.mark.parametrize("guarantee", [(), ("statistics.tokens.epsilon=8",)], ids=["exact", "private"])
+def test_no_single_text_says_how_many_texts_an_example_has(
+    folder: Path, compose: Callable[..., DictConfig], tmp_path: Path, guarantee: tuple[str, ...]
+) -> None:
+    """The columns do: not the longest text with a separator in it, nor the longest pair without a second text."""
+    long = " ".join(sentences()[:4])
+    (tmp_path / "one.txt").write_text("\n".join([*sentences(400), f"{long} [SEP] {long}"]), encoding="utf-8")
+    rows = [{"a": text, "b": "the river"} for text in sentences(400)] + [{"a": f"{long} {long}", "b": ""}]
+    (tmp_path / "two.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    for name, chosen, expected in (("one.txt", (), 1), ("two.jsonl", ("text=[a,b]",), 2)):
+        output = f"output={tmp_path / name.partition('.')[0]}"
+        run(
+            compose(
+                *(f"checkpoint={folder}", f"data={tmp_path / name}", *chosen),
+                *("kinds=[tokens]", output, "card=false", *guarantee),
+            ),
+            tmp_path / "job",
+        )
+        file = TokensFile(tmp_path / name.partition(".")[0] / "statistics" / "tokens.safetensors")
+        assert file.counts.parts == expected

@@ -19,6 +19,8 @@ from regmean_lab.merging.choice import Candidate, choose, quadratic_errors, rela
 from regmean_lab.merging.regmean import RegMean
 from regmean_lab.merging.regmean_sequential import RegMeanSequential
 from regmean_lab.merging.simple import Simple
+from regmean_lab.merging.starting_merge import permuted
+from regmean_lab.merging.task_arithmetic import TaskArithmetic
 from regmean_lab.merging.ties import Ties
 
 
@@ -67,6 +69,21 @@ class TestCandidates:
         both = Auto(candidates=[{"ties": None, "regmean": {"off_diagonal": 0.2}}], favour=1.0, mixes=[0.0])
         assert candidates_of(both, 2)[1:] == [Candidate(Ties()), Candidate(RegMean(off_diagonal=0.2))]
 
+    def test_with_weights_of_their_own(self) -> None:
+        """They are tried as they are, the mean's among them, and nothing favours a member a second time."""
+        given = [{"simple": {"weights": [0.2, 0.8]}}, {"task_arithmetic": {"weights": [1.0, -0.5]}}]
+        auto = Auto(candidates=given, mixes=[0.0], favour=2.0)
+        assert auto.problems() == [] and auto.number_problems(2) == []
+        found = candidates_of(auto, 2)
+        assert [one.method.coefficients for one in found[:3]] == [None, [2 / 3, 1 / 3], [1 / 3, 2 / 3]]
+        assert found[3:] == [
+            Candidate(Simple(weights=[0.2, 0.8])),
+            Candidate(TaskArithmetic(weights=[1.0, -0.5])),
+        ]
+        assert auto.number_problems(3) == ["weights: 2 numbers for 3 members"]
+        turned = permuted(auto, [1, 0])
+        assert turned.candidates == [{"simple": {"weights": [0.8, 0.2]}}, {"task_arithmetic": {"weights": [-0.5, 1.0]}}]
+
     @pytest.mark.parametrize(("text", "told"), [("pseudo", False), ("own", True), ("texts.txt", True)])
     def test_that_they_may_be_judged_by_what_they_have_read_is_told(self, text: str, told: bool) -> None:
         reading = Auto(candidates=["regmean", {"regmean_sequential": {"start": "simple"}}], text=text)
@@ -109,6 +126,10 @@ class TestCandidates:
         (
             {"candidates": [{"regmean": "weighted"}]},
             "candidates.regmean: expected its settings by name, got 'weighted'",
+        ),
+        (
+            {"candidates": [{"regmean": {"gram_from": "auto"}}]},
+            "candidates.regmean.gram_from: a candidate is tried with matrices that all members have (measured), or",
         ),
         ({"candidates": [{"distill": {}}]}, "candidates: there is no merge method 'distill' to try"),
         ({"candidates": [7]}, "candidates: there is no merge method 7 to try"),

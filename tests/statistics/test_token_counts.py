@@ -158,10 +158,12 @@ def test_by_label_each_label_has_its_own_threshold() -> None:
         assert as_dict(found, label) == naive([row for row, own in zip(rows, labels, strict=True) if own == label], 5)
 
 
-def test_examples_of_two_texts_are_known_by_what_separates_them() -> None:
+def test_how_many_texts_an_example_has_is_told_not_learned_from_one() -> None:
     pair = {"input_ids": torch.tensor([[CLS, 10, UNKNOWN, 11, SEP, 12, word, SEP] for word in range(20, 25)])}
-    assert collect_tokens([pair], VOCABULARY).counts.parts == 2
-    assert counted([[10, UNKNOWN, 11, word] for word in range(20, 25)]).counts.parts == 1
+    assert collect_tokens([pair], VOCABULARY).counts.parts == 1
+    assert collect_tokens([pair], VOCABULARY, texts_per_example=2).counts.parts == 2
+    with pytest.raises(StatisticsError, match="texts_per_example=3: expected 1 or 2"):
+        collect_tokens([pair], VOCABULARY, texts_per_example=3)
 
 
 def test_nothing_that_occurs_often_enough_is_an_error() -> None:

@@ -18,9 +18,9 @@ from regmean_lab.checkpoints.lora.folder import WrittenAdapter, write_adapter
 from regmean_lab.checkpoints.lora.placement import Placement
 from regmean_lab.checkpoints.lora.request import rank_problems
 from regmean_lab.checkpoints.members import Member, read_member
-from regmean_lab.checkpoints.merge import check_doubles
+from regmean_lab.checkpoints.merge import OF_THE_BASE, check_doubles
 from regmean_lab.checkpoints.merge_base import read_base
-from regmean_lab.checkpoints.output import RECORD_FILE, copy_tokenizer, file_label
+from regmean_lab.checkpoints.output import RECORD_FILE, copy_tokenizer, labelled
 from regmean_lab.checkpoints.sources import Source
 from regmean_lab.merging.parameters import MergeError
 from regmean_lab.models.folders import read_json_file
@@ -70,8 +70,10 @@ class PreparedExtraction:
     def sums(self) -> dict[str, dict[str, str]]:
         """SHA-256 of every file that is read, by model and file name."""
         return {
-            name: {file_label(path): file_sha256(path) for path in sorted({*model.files, *model.tokenizer_files()})}
-            for name, model in ((self.member.name, self.member), ("base", self.base))
+            name: {
+                label: file_sha256(path) for label, path in labelled([*model.files, *model.tokenizer_files()]).items()
+            }
+            for name, model in ((self.member.name, self.member), (OF_THE_BASE, self.base))
         }
 
     def fingerprint(self, sums: dict[str, dict[str, str]]) -> str:
@@ -184,7 +186,7 @@ def _record(prepared: PreparedExtraction, adapter: WrittenAdapter, sums: dict[st
         "base": {
             "reference": request.base.public_reference,
             "revision": request.base.revision,
-            "sha256": sums["base"],
+            "sha256": sums[OF_THE_BASE],
         },
         "adapter": {"rank": request.rank, **adapter.record()},
         "notes": prepared.notes,

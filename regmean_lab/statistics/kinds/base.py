@@ -74,6 +74,9 @@ class TaskModel(Protocol):
     def vocabulary(self) -> Vocabulary:
         """That of the tokenizer of the batches."""
 
+    def texts_per_example(self) -> int:
+        """2 where the examples of the batches are pairs of texts, otherwise 1."""
+
     def label_count(self) -> int:
         """Number of the labels of :meth:`predicted_labels`."""
 

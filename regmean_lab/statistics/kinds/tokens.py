@@ -92,7 +92,7 @@ class TokensCollection(Collection):
     def __init__(self, module: TaskModel, settings: TokensConfig) -> None:
         self._by_label = settings.by_label
         labels = module.label_count() if settings.by_label else 1
-        super().__init__(module, accumulator_of(module.vocabulary(), settings, labels))
+        super().__init__(module, accumulator_of(module.vocabulary(), settings, labels, module.texts_per_example()))
 
     def add(self, batch: Batch) -> None:
         """Count a batch; the model runs where its labels are asked for."""
@@ -211,12 +211,21 @@ def _guarantee(privacy: Mapping[str, Any]) -> tuple[float, float] | None:
     return float(numbers[0]), float(numbers[1])
 
 
-def accumulator_of(vocabulary: Vocabulary, settings: TokensConfig, labels: int = 1) -> TokenAccumulator:
+def accumulator_of(
+    vocabulary: Vocabulary, settings: TokensConfig, labels: int = 1, texts_per_example: int = 1
+) -> TokenAccumulator:
     """What counts as settings say."""
     privacy = None
     if settings.epsilon is not None:
         privacy = Privacy(settings.epsilon, settings.delta, settings.tokens_per_text)
-    return TokenAccumulator(vocabulary, settings.minimum_count, labels=labels, pairs=settings.pairs, privacy=privacy)
+    return TokenAccumulator(
+        vocabulary,
+        settings.minimum_count,
+        labels=labels,
+        pairs=settings.pairs,
+        privacy=privacy,
+        texts_per_example=texts_per_example,
+    )
 
 
 def collect_tokens(
@@ -224,6 +233,7 @@ def collect_tokens(
     vocabulary: Vocabulary,
     settings: TokensConfig | None = None,
     *,
+    texts_per_example: int = 1,
     across_processes: bool = False,
 ) -> TokenStatistics:
     """Counts of tokens of batches with ``input_ids`` and ``attention_mask`` [examples, tokens].
@@ -232,13 +242,14 @@ def collect_tokens(
         batches: the batches.
         vocabulary: of the tokenizer that made them.
         settings: how they are counted; ``by_label`` needs a model, and is left to callers of :class:`TokenAccumulator`.
+        texts_per_example: 2 where every example is a pair of texts.
         across_processes: the batches are this process's share, and the counts are of the shares of all processes of
             PyTorch's default process group, which must all call this.
 
     Raises:
         StatisticsError: when nothing occurs often enough to be told.
     """
-    accumulator = accumulator_of(vocabulary, settings or TokensConfig())
+    accumulator = accumulator_of(vocabulary, settings or TokensConfig(), texts_per_example=texts_per_example)
     for batch in batches:
         accumulator.add(batch["input_ids"], batch.get("attention_mask"))
     if across_processes:
