@@ -188,8 +188,10 @@ def distillation_note(method: Distill, record: Mapping[str, Any]) -> str:
         record: that of :class:`regmean_lab.training.distillation.Distilled`.
     """
     scores = record["scores"]
-    note = (
-        f"distilled from {method.start}: the divergence from the members on held-out text fell from "
-        f"{scores['kl_of_start']:.4g} to {scores['kl']:.4g} in {record['steps']} steps"
-    )
-    return f"{note}; {method.mix:g} of the start mixed in" if method.mix else note
+    before, after = scores["kl_of_start"], scores["kl"]
+    how = f"fell from {before:.4g} to {after:.4g}" if after < before else f"did not fall below {before:.4g}"
+    steps = f"in {record['steps']} steps"
+    note = f"distilled from {method.start}: the divergence from the members on held-out text {how} {steps}"
+    if not method.mix:
+        return note
+    return f"{note}; {method.mix:g} of the start was mixed in after that was measured"

@@ -66,6 +66,23 @@ def refine_merged_(
     return diagnostics
 
 
+def renumbered(own: Mapping[str, int] | None, wanted: Mapping[str, int] | None) -> dict[int, int] | None:
+    """By a token's number in one vocabulary, its number in another one; None where they are the same, or not known.
+
+    Args:
+        own: the one vocabulary, numbers by tokens.
+        wanted: the other one; what it lacks keeps its number.
+    """
+    if own is None or wanted is None or own == wanted:
+        return None
+    return {number: wanted.get(token, number) for token, number in own.items()}
+
+
+def _in_numbers(value: Any, numbers: Mapping[int, int]) -> Any:
+    """A setting that names a token, or several, in other numbers."""
+    return [_in_numbers(one, numbers) for one in value] if isinstance(value, list) else numbers.get(value, value)
+
+
 @dataclass(frozen=True)
 class _Reader:
     """A member as `member_texts` takes it; it has no training examples."""
@@ -76,11 +93,18 @@ class _Reader:
 
 def read_module(plan: TextPlan, member: Member, lead: Member, weights: AlignedWeights) -> TaskModule:
     """A member that reads the merged model's tokens, with its own weights in float32."""
-    return module_with(member, weights, plan.task, lead.rows, plan.tokenizer.pad_token_id)
+    return module_with(
+        member, weights, plan.task, lead.rows, plan.tokenizer.pad_token_id, renumbered(member.tokens, lead.tokens)
+    )
 
 
 def module_with(
-    member: Member, weights: Mapping[str, Tensor], task: Task, rows: int, padding: int | None
+    member: Member,
+    weights: Mapping[str, Tensor],
+    task: Task,
+    rows: int,
+    padding: int | None,
+    numbers: Mapping[int, int] | None = None,
 ) -> TaskModule:
     """A model of a member's class in evaluation mode, in float32.
 
@@ -90,11 +114,16 @@ def module_with(
         task: what it predicts.
         rows: rows of its tables of tokens.
         padding: the tokenizer's padding token, for a configuration that names none.
+        numbers: by a token's number in the member's vocabulary, its number in that of the text, where they differ: what
+            pads, ends a text or starts an answer is told by number.
     """
     config = member.architecture.own_config()
     for part in {id(part): part for part in (config, config.get_text_config())}.values():
         if hasattr(part, "vocab_size"):
             part.vocab_size = rows
+        for key, value in part.to_dict().items() if numbers else ():
+            if key.endswith("_token_id") and value is not None:
+                setattr(part, key, _in_numbers(value, numbers or {}))
     if getattr(config, "pad_token_id", None) is None:
         config.pad_token_id = padding
     model_class: Any = type(member.architecture.model)

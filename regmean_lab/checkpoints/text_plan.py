@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from regmean_lab.checkpoints.members import Member
 from regmean_lab.checkpoints.tokenizer_folders import tokenizer_in
+from regmean_lab.merging.auto import Auto
 from regmean_lab.merging.base import MergeMethod
+from regmean_lab.merging.distill import Distill
 from regmean_lab.merging.member_text import OWN, PSEUDO, ReadsText
 from regmean_lab.merging.refining import RefiningMethod
 from regmean_lab.models.pretrained import ModelError
@@ -118,6 +120,8 @@ def plan_text(
         task = task_of_member(lead)
     except ModelError as error:
         found.append(str(error).replace("task:", f"{lead.name}:"))
+    if not found and (isinstance(method, Distill) or (isinstance(method, Auto) and method.by_text)):
+        found += _unlike_tasks(method, members)
     if found or task is None or lead.tokenizer_folder is None:
         return None, found, notes
     tokenizer = tokenizer_in(lead.tokenizer_folder)
@@ -137,6 +141,23 @@ def plan_text(
             notes.append(f"{member.name}: {known:.1%} of its counted tokens are in the merged model's vocabulary")
     counts = [None if file is None else file.counts for file in files]
     return TextPlan(method, tokenizer, task, max_length, counts), found, notes
+
+
+def _unlike_tasks(method: MergeMethod, members: Sequence[Member]) -> list[str]:
+    """Why outputs of members cannot be compared with those of one model by one divergence, if they cannot."""
+    kinds: dict[str, str] = {}
+    for member in members:
+        try:
+            kinds.setdefault(task_of_member(member).kind, member.name)
+        except ModelError as error:
+            return [str(error).replace("task:", f"{member.name}:")]
+    if len(kinds) < 2:
+        return []
+    told = " and ".join(f"{name} is of {kind}" for kind, name in kinds.items())
+    return [
+        f"method: {method.name} measures how far the merge is from all checkpoints in one unit, and {told}; choose a "
+        "method that does not compare outputs"
+    ]
 
 
 def task_of_member(member: Member) -> Task:

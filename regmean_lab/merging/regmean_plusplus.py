@@ -10,6 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from regmean_lab.merging.base import matches, register_method
+from regmean_lab.merging.member_text import OWN, PSEUDO
 from regmean_lab.merging.merge import merge_parameter
 from regmean_lab.merging.parameters import LayerDiagnostics, LinearLayer, MergeInputs, Parameter
 from regmean_lab.merging.refining import LayerRows, RefinedLayer, RefiningMethod
@@ -43,6 +44,12 @@ class RegMeanPlusPlus(RefiningMethod, RegMean):
         for setting, value, expected in (("gram", self.gram, "plain"), ("gram_from", self.gram_from, "measured")):
             if value in (*GRAMS, *GRAM_SOURCES) and value != expected:
                 found.append(f"{setting}: regmean_plusplus measures them on the merged model; expected {expected}")
+        from_base = self.regularization == "ridge" and self.ridge_towards == "base"
+        if self.text_file is not None and not self.text_problems() and not (self.is_partial or from_base):
+            found.append(
+                "text: with one file for all, each member's matrices are of the same inputs in the same model, and "
+                f"regmean_plusplus is the mean of the weights; expected {OWN} or {PSEUDO}, or method=regmean_sequential"
+            )
         return found
 
     def merge(self, parameter: Parameter) -> tuple[Tensor, LayerDiagnostics | None]:

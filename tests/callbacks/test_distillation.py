@@ -144,7 +144,7 @@ class TestFoundAgain:
             if value.is_floating_point():
                 expected = 0.75 * state(whole)[name].double() + 0.25 * state(simple)[name].double()
                 torch.testing.assert_close(value.double(), expected, rtol=1e-6, atol=1e-7)
-        assert callback.notes[-1].endswith("; 0.25 of the start mixed in")
+        assert callback.notes[-1].endswith("; 0.25 of the start was mixed in after that was measured")
 
 
 def test_it_depends_on_nothing_but_its_seed(draw: Draw, tmp_path: Path) -> None:

@@ -232,7 +232,7 @@ def test_taggers_and_models_that_write(kind: str, tmp_path: Path, pico_cache: Pa
 def test_a_file_of_texts_is_read_by_every_member(folders: list[Path], tmp_path: Path) -> None:
     texts = tmp_path / "texts.csv"
     texts.write_text("text\n" + "\n".join(sentences(5)), encoding="utf-8")
-    method = RegMeanPlusPlus(text=str(texts), examples=30)
+    method = RegMeanSequential(text=str(texts), start="simple", examples=30)
     output = merge_into(tmp_path / "merged", folders, method)
     assert "and the texts of texts.csv" in (output / "README.md").read_text(encoding="utf-8")
     record = json.loads((output / "merge.json").read_text())

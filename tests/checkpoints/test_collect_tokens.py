@@ -314,3 +314,22 @@ def test_no_single_text_says_how_many_texts_an_example_has(
         )
         file = TokensFile(tmp_path / name.partition(".")[0] / "statistics" / "tokens.safetensors")
         assert file.counts.parts == expected
+
+
+def test_another_tokenizer_or_configuration_is_counted_anew(
+    folder: Path, texts: Path, compose: Callable[..., DictConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = compose(f"checkpoint={folder}", f"data={texts}", "kinds=[tokens]")
+    run(config, tmp_path / "job")
+    model, tokenizer = (json.loads((folder / name).read_text()) for name in ("config.json", "tokenizer.json"))
+    renamed = {**model, "id2label": {"0": "bad", "1": "good"}, "label2id": {"bad": 0, "good": 1}}
+    lower = {"type": "Lowercase"} if tokenizer["normalizer"] is None else None
+    for name, content, found in (
+        ("config.json", renamed, True),
+        ("config.json", {**renamed, "hidden_act": "relu"}, False),
+        ("tokenizer.json", {**tokenizer, "normalizer": lower}, False),
+    ):
+        (folder / name).write_text(json.dumps(content))
+        capsys.readouterr()
+        run(config, tmp_path / "job")
+        assert ("tokens: found" in capsys.readouterr().out) is found, (name, found)

@@ -18,7 +18,7 @@ from regmean_lab.checkpoints.output import checksums, fingerprint, labelled
 from regmean_lab.config.groups import TrainerConfig
 from regmean_lab.config.schema import ConfigurationError
 from regmean_lab.merging import MergeMethod
-from regmean_lab.merging.regmean_plusplus import RegMeanPlusPlus
+from regmean_lab.merging.regmean_sequential import RegMeanSequential
 from regmean_lab.merging.task_arithmetic import TaskArithmetic
 from regmean_lab.models.pico import pico_folder
 from regmean_lab.statistics import GramStatistics, linear_layers, save_gram
@@ -42,7 +42,7 @@ def test_a_member_may_have_the_name_of_what_is_read_beside_members(name: str, tm
     for seed, folder in enumerate([*folders, tmp_path / "init"]):
         save_classifier(folder, pico_cache, seed)
     (tmp_path / "t.txt").write_text("a river\n" * 8)
-    method = RegMeanPlusPlus(text=str(tmp_path / "t.txt")) if name == "text" else TaskArithmetic()
+    method = RegMeanSequential(text=str(tmp_path / "t.txt"), start="simple") if name == "text" else TaskArithmetic()
     base = None if name == "text" else str(tmp_path / "init")
     before = of(folders, method, base=base)
     assert of(folders, method, base=base) == before
@@ -61,7 +61,7 @@ def test_precision_tells_merges_apart_that_run_a_model(tmp_path: Path, pico_cach
     for seed, folder in enumerate([*folders, tmp_path / "init"]):
         save_classifier(folder, pico_cache, seed)
     (tmp_path / "t.txt").write_text("a river\n" * 8)
-    half, reads = TrainerConfig(precision="bf16-mixed"), RegMeanPlusPlus(text=str(tmp_path / "t.txt"))
+    half, reads = TrainerConfig(precision="bf16-mixed"), RegMeanSequential(text=str(tmp_path / "t.txt"), start="simple")
     assert of(folders, reads) != of(folders, reads, trainer=half)
     base = str(tmp_path / "init")
     assert of(folders, TaskArithmetic(), base=base) == of(folders, TaskArithmetic(), base=base, trainer=half)

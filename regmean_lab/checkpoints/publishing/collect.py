@@ -18,6 +18,7 @@ from regmean_lab.callbacks.statistics import StatisticsRequest, measure, memory_
 from regmean_lab.checkpoints.publishing.blocks import BlockCollection, write_by_blocks
 from regmean_lab.checkpoints.publishing.corpus import CORPUS
 from regmean_lab.checkpoints.publishing.guard import Shortage, guard_file, most_rows, refuse, shortages
+from regmean_lab.checkpoints.publishing.identity import READING
 from regmean_lab.checkpoints.publishing.layers import input_widths, wanted_layers
 from regmean_lab.checkpoints.unchanged import ReadFiles
 from regmean_lab.config.groups import TrainerConfig
@@ -326,10 +327,11 @@ def found_file(path: Path, kind: Kind, settings: dict[str, Any], model: dict[str
     if (
         isinstance(collected, dict)
         and same_weights(collected.get("model"), model)
+        and same_reading(collected["model"], model)
         and file.metadata["settings"] == json.loads(json.dumps(settings))
     ):
         return file
-    log.info("%s was collected with other settings, examples or weights, and is replaced", path)
+    log.info("%s was collected with other settings, examples, weights or tokenizer, and is replaced", path)
     return None
 
 
@@ -345,6 +347,11 @@ def same_weights(one: Any, other: Mapping[str, Any]) -> bool:
         return False
     key = next((key for key in ("weights_sha256", "hub") if key in one and key in other), None)
     return one == other if key is None else one[key] == other[key]
+
+
+def same_reading(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two accounts of a model are of the same tokenizer and configuration, as far as both tell them."""
+    return READING not in one or READING not in other or bool(one[READING] == other[READING])
 
 
 def _foreseen(

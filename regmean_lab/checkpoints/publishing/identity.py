@@ -6,16 +6,27 @@ import re
 from pathlib import Path
 from typing import Any
 
+from regmean_lab.checkpoints.tokenizer_folders import tokenizer_files
 from regmean_lab.config.schema import ConfigurationError
-from regmean_lab.models.folders import stored_tensors
+from regmean_lab.models.folders import CONFIG_FILE, read_json_file, stored_tensors
+from regmean_lab.models.headers import CheckpointError
 from regmean_lab.models.hub import digests, find_on_hub
 from regmean_lab.models.pretrained import Checkpoint
 from regmean_lab.models.sentence_folders import SentenceFolder
-from regmean_lab.utils.files import WEIGHTS_FILE, file_sha256
+from regmean_lab.utils.files import WEIGHTS_FILE, file_sha256, json_sha256
+
+READING = "reading_sha256"
+"""Key of the hash of what a folder's model makes of a text, beside its weights."""
+
+WITHOUT_EFFECT = ("id2label", "label2id", "transformers_version", "_name_or_path", "torch_dtype", "dtype")
+"""Entries of a configuration that change no output."""
 
 
 def identity_of(checkpoint: Checkpoint, sentence: SentenceFolder | None, pushed: bool) -> dict[str, Any]:
     """What tells others whether they have the same weights: hashes of a folder's files, or a commit of the hub.
+
+    Of a folder a hash says besides how it reads a text: its tokenizer's files, and its configuration but for names of
+    labels. Statistics are measured anew where that has changed.
 
     What is pushed makes a new commit, so that there the files of the hub have to be told by their hashes as well.
     """
@@ -26,7 +37,17 @@ def identity_of(checkpoint: Checkpoint, sentence: SentenceFolder | None, pushed:
     sums = {path.name: file_sha256(path) for path in files}
     if sentence is not None:
         sums |= {name: file_sha256(path) for name, path in sentence.weight_files.items()}
-    return {"weights_sha256": sums}
+    return {"weights_sha256": sums, READING: _sha256_of_reading(Path(checkpoint.location))}
+
+
+def _sha256_of_reading(folder: Path) -> str:
+    """Hash of what a model makes of a text, beside its weights."""
+    try:
+        config = read_json_file(folder / CONFIG_FILE)
+    except CheckpointError:  # told where the model is loaded
+        config = {}
+    told = {key: value for key, value in config.items() if key not in WITHOUT_EFFECT}
+    return json_sha256([told, {path.name: file_sha256(path) for path in tokenizer_files(folder)}])
 
 
 def _sums_on_hub(checkpoint: Checkpoint) -> dict[str, str]:
