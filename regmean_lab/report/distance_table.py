@@ -61,10 +61,16 @@ def distance_table(section: Section, name: str) -> Table | None:
     ]
     if not labels:
         return None
+    keys = [
+        dict.fromkeys(key for row in column.rows for key in by_key_of_measure(row, measure))
+        for column, measure in headings
+    ]
     lines: list[tuple[object, ...]] = []
     for place, label in enumerate(labels):
         for number, ((_, measure), row) in enumerate(zip(headings, rows[label], strict=True)):
-            lines += [] if row is None else [(place, number, *line) for line in _lines(row, measure, section.defined)]
+            known = keys[number]
+            found = [] if row is None else _lines(row, measure, known, section.defined)
+            lines += [(place, number, *line) for line in found]
     columns = ["row", "column", "members", "seed", "score", "run", "command"]
     frame = pd.DataFrame(lines, columns=columns).astype({"score": float})
     cells = cells_of(frame, len(labels), len(headings))
@@ -79,13 +85,21 @@ def distance_table(section: Section, name: str) -> Table | None:
     )
 
 
-def _lines(row: Row, measure: str, defined: bool) -> list[tuple[object, ...]]:
-    """A row's values of one measure; in a defined table what is missing too, of a row of which something is there."""
+def _lines(row: Row, measure: str, known: Mapping[Key, None], defined: bool) -> list[tuple[object, ...]]:
+    """A row's values of one measure, and what is missing of a row of which something is there.
+
+    Args:
+        row: the row.
+        measure: the measure.
+        known: members and seeds of which any row of the column has it.
+        defined: whether a definition says what there should be; else that is what other rows have.
+    """
     values = by_key_of_measure(row, measure)
     lines: list[tuple[object, ...]] = []
-    for (members, seed), entry in row.entries.items():
-        if (members, seed) in values:
-            lines.append((members, seed, values[members, seed], entry.run, ""))
-        elif values and defined and entry.run is None:
-            lines.append((members, seed, None, None, entry.command))
+    for key in row.entries if defined else dict.fromkeys([*row.entries, *known]):
+        entry = row.entries.get(key)
+        if key in values and entry is not None:
+            lines.append((*key, values[key], entry.run, ""))
+        elif values and (key in known or (defined and entry is not None and entry.run is None)):
+            lines.append((*key, None, None, entry.command if defined and entry is not None else ""))
     return lines

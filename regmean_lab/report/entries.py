@@ -9,6 +9,7 @@ from typing import Any
 
 from regmean_lab.config.baselines import comparator_types
 from regmean_lab.config.method_settings import declared_statistics
+from regmean_lab.report.member_names import member_names
 from regmean_lab.report.read import Run
 from regmean_lab.results import Result
 
@@ -17,6 +18,9 @@ COLUMN_PARTS = ("suite", "model", "training", "trainer.precision", "head_init", 
 
 ROW_PARTS = ("method", "statistics")
 """Settings that are compared: results that differ in them stand in different rows."""
+
+OF_ALL_KINDS = ("statistics.seed", "statistics.published")
+"""Settings of statistics that concern all of their kinds."""
 
 NOT_DISTINGUISHING = (".checkpoint", ".revision", "method.name")
 
@@ -52,10 +56,12 @@ def entries_of(runs: Sequence[Run]) -> list[Entry]:
     """An entry for each result, with the settings that its configuration records."""
     flat = [flat_settings(run.result.configuration) for run in runs]
     following = _following_seed(runs, flat)
-    return [
-        _entry(run, {key: value for key, value in settings.items() if (run.result.suite, key) not in following})
+    names = member_names([run.result for run in runs])
+    own = [
+        {key: value for key, value in settings.items() if (run.result.suite, key) not in following}
         for run, settings in zip(runs, flat, strict=True)
     ]
+    return [_entry(run, members, settings) for run, members, settings in zip(runs, names, own, strict=True)]
 
 
 def command_of(run: Run) -> str:
@@ -97,7 +103,7 @@ def statistics_settings() -> dict[str, tuple[str, ...]]:
     """
     kinds = {**dict.fromkeys(comparator_types(), ()), **declared_statistics()}
     return {
-        method: (*(f"statistics.{kind}" for kind in own), *(["statistics.seed"] if own else []))
+        method: (*(f"statistics.{kind}" for kind in own), *(OF_ALL_KINDS if own else ()))
         for method, own in kinds.items()
     }
 
@@ -113,17 +119,18 @@ def column_settings(settings: Mapping[str, str]) -> dict[str, str]:
     return {key: value for key, value in settings.items() if _below(key, COLUMN_PARTS) and _tells(key)}
 
 
-def _entry(run: Run, settings: dict[str, str]) -> Entry:
+def _entry(run: Run, members: tuple[str, ...], settings: dict[str, str]) -> Entry:
     result = run.result
     settings |= {"suite.name": result.suite, "model.name": result.model, "head_init": result.head_init}
     settings.setdefault("evaluate_on", "test")  # as all results of version 0.1 are
+    settings.setdefault("statistics.published", "true")  # likewise
     settings |= chosen_settings(result)
     return Entry(
         experiment=result.experiment,
         method=result.label,
         column=column_settings(settings),
         row=row_settings(result.method, settings),
-        members=tuple(result.members),
+        members=members,
         count=len(result.members),
         seed=result.seed,
         run=run,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 from rich.console import Console
@@ -11,6 +12,7 @@ from rich.table import Table as TerminalTable
 from rich.text import Text
 
 from regmean_lab.report.markdown import markdown_lines
+from regmean_lab.report.member_names import member_names
 from regmean_lab.report.rows import rows_of
 from regmean_lab.report.tables import Cell, Heading, Table, cells_of
 from regmean_lab.results import Result
@@ -29,7 +31,8 @@ def score_table(results: Sequence[Result]) -> Table:
     Deviations are over seeds, within one set of members; over several sets there is none, since sets differ by far
     more than seeds do. Out-of-domain corpora have columns where they are the same for all results.
     """
-    sets = list(dict.fromkeys(tuple(result.members) for result in results))
+    names = dict(zip(map(id, results), member_names(results), strict=True))
+    sets = list(dict.fromkeys(names.values()))
     seeds = sorted({result.seed for result in results})
     inside = list(dict.fromkeys(name for result in results for name in result.scores["in_domain"]))
     outside = list(dict.fromkeys(name for result in results for name in result.scores["out_of_domain"]))
@@ -40,16 +43,18 @@ def score_table(results: Sequence[Result]) -> Table:
     columns += [name for name in (GAP, AGREEMENT) if any(_scores(result).get(name) is not None for result in results)]
     grouped = rows_of(results)
     measured = [
-        (row, columns.index(name), job, score)
+        (row, columns.index(name), job, score, names[id(result)], result.seed)
         for row, (_, own) in enumerate(grouped)
         for job, result in enumerate(own)
         for name, score in _scores(result).items()
         if name in columns and score is not None
     ]
-    lines = pd.DataFrame(measured, columns=["row", "column", "job", "score"]).assign(run=None)
+    measured += _missing(measured)
+    lines = pd.DataFrame(measured, columns=["row", "column", "job", "score", "members", "seed"])
+    lines = lines.astype({"score": float}).assign(run=None, command="")
     rows = []
     for (label, own), cells in zip(grouped, cells_of(lines, len(grouped), len(columns), unit="job"), strict=True):
-        one_set = len({tuple(result.members) for result in own}) == 1
+        one_set = len({names[id(result)] for result in own}) == 1
         rows.append((label, cells if one_set else [replace(cell, deviation=None) for cell in cells]))
     what = "+".join(sets[0]) if len(sets) == 1 else f"{len(sets)} sets of members"
     suites = ", ".join(dict.fromkeys(result.suite for result in results))
@@ -57,6 +62,18 @@ def score_table(results: Sequence[Result]) -> Table:
     title = f"{suites}, {models}: {what}, seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
     title += f"; {score_name(results)} × 100"
     return Table("table", title, "method", [Heading("", column) for column in columns], rows)
+
+
+def _missing(measured: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Lines without score for members and seeds that other rows have in a column, and a row of that column has not."""
+    keys: dict[int, dict[tuple[Any, ...], None]] = {}
+    cells: dict[tuple[int, int], set[tuple[Any, ...]]] = {}
+    for row, column, _, _, *key in measured:
+        keys.setdefault(column, {})[tuple(key)] = None
+        cells.setdefault((row, column), set()).add(tuple(key))
+    return [
+        (row, column, -1, None, *key) for (row, column), own in cells.items() for key in keys[column] if key not in own
+    ]
 
 
 def print_table(table: Table, console: Console, more: Texts = ()) -> None:
@@ -109,4 +126,4 @@ def score_name(results: Sequence[Result]) -> str:
 
 
 def _text(cell: Cell) -> str:
-    return "" if cell.mean is None else cell.text
+    return "" if cell.mean is None else cell.text + cell.count_text(0)

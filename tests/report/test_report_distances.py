@@ -191,3 +191,19 @@ def test_it_stands_in_every_form_of_the_report(tmp_path: Path) -> None:
     rows = list(csv.DictReader(io.StringIO(csv_runs([section]))))
     regmean = next(row for row in rows if row["row"] == "regmean")
     assert float(regmean["gap_closed"]) == pytest.approx(2 * float(regmean["gap_closed_out_of_domain"]))
+
+
+def test_a_row_without_what_others_have_is_incomplete_and_not_the_best() -> None:
+    """Without a definition, what belongs into a cell is what any row of its column has."""
+    every = results()
+    lost = next(result for result in every if result.method == "regmean")
+    table = distance_table(section_of([result for result in every if result is not lost]), "distances")
+    assert table is not None
+    cell = dict(table.rows)["regmean"][0]
+    assert (cell.state, cell.expected - cell.runs) == ("incomplete", 1)
+    ((members, seed, command),) = [(absent.members, absent.seed, absent.command) for absent in cell.absent]
+    assert (list(members), seed, command) == (lost.members, lost.seed, "")
+    place = [label for label, _ in table.rows].index("regmean")
+    assert (place, 0) not in table.best
+    whole = distance_table(section_of(every), "distances")
+    assert whole is not None and (place, 0) in whole.best

@@ -105,6 +105,17 @@ def test_settings_of_statistics_that_a_method_does_not_use_make_no_rows() -> Non
     assert section.notices == []
 
 
+def test_published_statistics_are_other_ones_and_results_without_the_setting_took_them() -> None:
+    results = [
+        make_result("regmean", configuration={"statistics": {"gram": {"examples": 16}, "seed": 0, **more}}, shift=shift)
+        for more, shift in (({}, 0.0), ({"published": True}, 0.0), ({"published": False}, 1.0))
+    ]
+    section = section_of(results)
+    assert section.row_labels == ["regmean published=false", "regmean published=true"]
+    assert section.notices == []
+    assert section_of(results[:2]).row_labels == ["regmean"]
+
+
 def test_a_method_that_is_not_known_may_use_any_statistics() -> None:
     results = [
         make_result("other", configuration={"statistics": {"gram": {"examples": examples}}}) for examples in (1, 2)

@@ -22,7 +22,8 @@ def test_it_is_what_the_method_asks_for(name: str) -> None:
     if kind().needs_text:
         assert name not in statistics_settings()  # all may change its result
     else:
-        expected = {*(f"statistics.{kind}" for kind in asked), *(["statistics.seed"] if asked else [])}
+        of_all = ["statistics.seed", "statistics.published"]
+        expected = {*(f"statistics.{kind}" for kind in asked), *(of_all if asked else [])}
         assert set(statistics_settings()[name]) == expected
 
 

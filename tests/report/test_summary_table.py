@@ -248,3 +248,31 @@ def test_merges_show_what_they_keep_of_their_members() -> None:
     assert cells(table, "regmean")["gap closed"].startswith("25.00")
     assert cells(table, "individual")["gap closed"] == ""
     assert "gap closed" not in columns([result(seed=1)])
+
+
+class TestWhatIsMissing:
+    """A row without something that others have is told from complete ones, and is the best of nothing."""
+
+    def test_a_seed(self) -> None:
+        every = [result("simple", seed) for seed in (1, 2, 3)]
+        every += [result("regmean", seed, {"tec": 90.0, "isear": 91.0}) for seed in (1, 3)]
+        table = score_table(every)
+        shown = markdown_table(table)
+        assert "90.00 ± 0.00 (2 of 3)" in shown and "**90.00" not in shown
+        assert "(" not in markdown_table(score_table(every[:3])).split("× 100")[1]
+
+    def test_other_checkpoints_for_the_same_corpora_are_another_set(self) -> None:
+        def given(method: str, version: str, score: float, seed: int = 1) -> Result:
+            places = {
+                name: {"from": f"{version}/{name}", "fingerprint": f"{version}-{name}"} for name in ("tec", "isear")
+            }
+            return replace(result(method, seed, {"tec": score, "isear": score}), checkpoints=places)
+
+        both = score_table([given("simple", "v1", 90.0), given("simple", "v2", 100.0)])
+        assert "2 sets of members" in both.title
+        ((_, cells_of_row),) = both.rows
+        assert cells_of_row[0].text == "95.00"  # no deviation: it would be taken for that of seeds
+        apart = markdown_table(score_table([given("simple", "v1", 90.0), given("regmean", "v2", 100.0)]))
+        assert "90.00 (1 of 2)" in apart and "100.00 (1 of 2)" in apart and "**" not in apart
+        same = markdown_table(score_table([given("simple", "v1", 90.0), given("regmean", "v1", 100.0)]))
+        assert "**100.00**" in same and " of 2" not in same

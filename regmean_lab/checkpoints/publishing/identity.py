@@ -47,7 +47,8 @@ def _sha256_of_reading(folder: Path) -> str:
     except CheckpointError:  # told where the model is loaded
         config = {}
     told = {key: value for key, value in config.items() if key not in WITHOUT_EFFECT}
-    return json_sha256([told, {path.name: file_sha256(path) for path in tokenizer_files(folder)}])
+    tokenizer = {path.name: file_sha256(path) for path in tokenizer_files(folder)}
+    return json_sha256({"configuration": told, "tokenizer": tokenizer})
 
 
 def _sums_on_hub(checkpoint: Checkpoint) -> dict[str, str]:
