@@ -191,7 +191,10 @@ def _examples(number: float) -> str:
 
 
 def _by_method(jobs: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    return {str(name): own.set_index(["members", "seed"]) for name, own in jobs.groupby("method", sort=True)}
+    """Jobs of each method by all that makes them comparable: another test, or another model, is another job."""
+    whole = jobs.fillna(dict.fromkeys(SIZES, -1))  # without a limit
+    index = [key for key in KEY if key != "method"]
+    return {str(name): own.set_index(index) for name, own in whole.groupby("method", sort=True)}
 
 
 def _lines(jobs: pd.DataFrame) -> Iterator[list[str]]:

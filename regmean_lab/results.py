@@ -162,6 +162,10 @@ def find_result(
     except ResultError as error:
         log.warning("%s", error)
         return None
+    measured = result.configuration.get("measure_divergence") is not False
+    if resolved.get("measure_divergence", True) and not measured:
+        log.info("%s has no divergence from the members, and is computed again", path)
+        return None
     if of_candidates:
         wanted_candidates = candidates_fingerprint(data_fingerprint, model_fingerprint)
         return result if (result.fingerprint, result.candidates) == (fingerprint(resolved), wanted_candidates) else None

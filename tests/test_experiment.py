@@ -497,6 +497,13 @@ class TestSecondRun:
         assert second.metrics == first.metrics
         assert second.seconds["statistics"] < 0.2  # they are there already
 
+    def test_measures_the_divergence_that_a_first_one_left_out(self, own: Workspace, trained: list[Any]) -> None:
+        without, _ = own.run("method=simple", "measure_divergence=false")
+        found, computed = own.run("method=simple", "measure_divergence=true")
+        assert without.divergence is None and found.divergence is not None and computed
+        assert own.run("method=simple", "measure_divergence=false") == (found, False)
+        assert len(trained) == 2
+
     def test_of_another_method_trains_nothing(self, own: Workspace, trained: list[tuple[str, ...]]) -> None:
         own.run("method=simple")
         assert trained == [("tec",), ("isear",)]

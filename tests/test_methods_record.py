@@ -156,6 +156,21 @@ def test_sizes_of_the_data_do_not_mix() -> None:
     assert "Examples: 300 to train a member, 100 in a test." in text
 
 
+def test_comparisons_over_all_suites_are_of_one_size_of_the_data_and_one_model() -> None:
+    """By hand: 30 against 20 with few examples, 50 against 20 with all of them, 70 against 80 in another suite."""
+    first, second = RECORD.CONTRASTS[-1]
+    small = {"train_examples": 300, "test_examples": 100}
+    every: dict[str, Any] = {"train_examples": None, "test_examples": None}
+    kinds = (((30.0, 20.0), small), ((50.0, 20.0), every), ((70.0, 80.0), {"suite": "two"}))
+    jobs = [
+        {**job(method, "a+b", 1, gap, 80.0), **more}
+        for gaps, more in kinds
+        for method, gap in zip((first, second), gaps, strict=True)
+    ]
+    table = RECORD.tables(pd.DataFrame(jobs)).partition("### All suites, 2 members")[2]
+    assert f"| `{first}` | `{second}` | 3 | 50.0 | 40.0 | +10.0 | 1.25 |\n" in table
+
+
 def test_methods_are_compared_where_both_were_measured() -> None:
     """By hand: on seeds 1 and 2 of one set the gaps are 30 and 20 against 20 and 5."""
     first, second = RECORD.CONTRASTS[-1]

@@ -79,6 +79,8 @@ class GivenMember:
             "corpus": self.corpus,
             "task": asdict(settings.suite.task(self.corpus)),
             "data_fingerprint": [settings.suite.fingerprint(self.corpus)],
+            # Of what is trained here the settings of training say it: statistics are of texts cut to this length.
+            "max_length": settings.config.training.max_length,
         }
         if published := self.checked.published.hashes:
             description["published_statistics"] = published

@@ -41,7 +41,7 @@ from regmean_lab.merging.layout import averaged_line
 from regmean_lab.merging.member_text import ReadsText
 from regmean_lab.merging.merge import MergedParameter, part_settings
 from regmean_lab.merging.parameters import LayerDiagnostics, MergeError, MergeMember, TensorSettings
-from regmean_lab.merging.partial import covered
+from regmean_lab.merging.partial import unmatched_layers
 from regmean_lab.merging.parts import name_problems
 from regmean_lab.merging.refining import RefiningMethod
 from regmean_lab.merging.residual import residual_of
@@ -224,7 +224,7 @@ def prepare_merge(request: MergeRequest) -> PreparedMerge:
     agreement, found = agree(members, request.heads, lambda names: request.method.kept(set(names)), lead)
     modules, module_problems = agree_on_modules(members, request.heads, request.method)
     found += module_problems + unchosen
-    found += _pattern_problems(request.method, {name for member in members for name in member.weights})
+    found += unmatched_layers(request.method.partial_layers, {name for member in members for name in member.weights})
     if agreement is None or found:
         raise CheckpointError(found)
     agreement.notes += untried
@@ -420,15 +420,6 @@ def _by_name(request: MergeRequest, names: Sequence[str], found: list[str]) -> C
         return None
     found += [f"method.{problem}" for problem in name_problems(request.method.parts, names)]
     return part_settings(request.method, names)
-
-
-def _pattern_problems(method: MergeMethod, names: set[str]) -> list[str]:
-    """Patterns of a method that match nothing."""
-    found = []
-    for setting, patterns in (("keep_layers", method.keep_layers), ("merge_layers", method.merge_layers or [])):
-        if unmatched := [text for text in patterns if not any(covered(name, [text]) for name in names)]:
-            found.append(f"method.{setting}: no module or parameter matches {', '.join(unmatched)}")
-    return found
 
 
 def _merged_shape(agreement: Agreement, name: str) -> tuple[int, ...]:

@@ -185,6 +185,11 @@ class MergeMethod(ABC):
         return bool(self.keep_layers) or self.merge_layers is not None or self.keep_top > 0
 
     @property
+    def partial_layers(self) -> dict[str, list[str] | None]:
+        """The patterns by which parameters stay each member's own, by the setting that names them."""
+        return {"keep_layers": self.keep_layers, "merge_layers": self.merge_layers}
+
+    @property
     def is_one_model(self) -> bool:
         """Whether what is merged is the same model with each member: nothing stays a member's own, nor is added."""
         return not self.is_partial and all(name != MEMBERS_OWN for name, _ in named_steps(self.followed_by))
@@ -273,6 +278,13 @@ class MergeMethod(ABC):
 def matches(name: str, patterns: Sequence[str]) -> bool:
     """Whether a parameter's or layer's name matches any of the patterns (``*``, ``?``; case-sensitive)."""
     return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def unmatched_linear(patterns: Sequence[str], layout: Layout) -> list[str]:
+    """The patterns that match no linear layer of a model, experts' among them."""
+    layers = [layer.name for layer in layout.linear.values()]
+    layers += [layer.name for stack in layout.stacked.values() for layer in stack.layers]
+    return [text for text in patterns if not any(matches(name, [text]) for name in layers)]
 
 
 _METHODS: Registry[MergeMethod] = Registry("merge method", plugins.METHODS)

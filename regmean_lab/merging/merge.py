@@ -17,7 +17,7 @@ from regmean_lab.merging.finishing import MergedParameter, follow
 from regmean_lab.merging.followed_by import steps_of
 from regmean_lab.merging.movement import with_movement
 from regmean_lab.merging.parameters import Layout, MergeError, MergeInputs, MergeMember, TensorSettings
-from regmean_lab.merging.partial import covered
+from regmean_lab.merging.partial import unmatched_layers
 from regmean_lab.merging.parts import PER_MEMBER, name_problems, values_by_name
 from regmean_lab.merging.pieces import (
     Pieces,
@@ -158,9 +158,8 @@ def _checked(method: MergeMethod, members: Sequence[MergeMember], base: Mapping[
         raise MergeError(f"{what} needs the weights of the model that the members were trained from (base)")
     coefficients = coefficients_of(method, len(members))
     everything = {name for member in members for name in member.weights}
-    for setting, patterns in (("keep_layers", method.keep_layers), ("merge_layers", method.merge_layers or [])):
-        if unmatched := [text for text in patterns if not any(covered(name, [text]) for name in everything)]:
-            raise MergeError(f"method.{setting}: no module or parameter matches {', '.join(unmatched)}")
+    if found := unmatched_layers(method.partial_layers, everything):
+        raise MergeError(found[0])
     return coefficients
 
 

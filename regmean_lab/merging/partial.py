@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from regmean_lab.merging.depth import block_of, last_blocks
@@ -13,6 +13,20 @@ def covered(name: str, patterns: Sequence[str]) -> bool:
     parts = name.split(".")
     around = [".".join(parts[: end + 1]) for end in range(len(parts))]
     return any(fnmatchcase(part, pattern) for pattern in patterns for part in around)
+
+
+def unmatched_layers(patterns: Mapping[str, Sequence[str] | None], names: Collection[str]) -> list[str]:
+    """Settings whose patterns match nothing, a message each.
+
+    Args:
+        patterns: by a setting's name, its patterns.
+        names: of the model's parameters.
+    """
+    found = []
+    for setting, own in patterns.items():
+        if lost := [text for text in own or () if not any(covered(name, [text]) for name in names)]:
+            found.append(f"method.{setting}: no module or parameter matches {', '.join(lost)}")
+    return found
 
 
 def top_blocks(names: Iterable[str], count: int) -> set[str]:

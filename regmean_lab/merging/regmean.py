@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from regmean_lab.merging.base import MergeMethod, matches, register_method
+from regmean_lab.merging.base import MergeMethod, matches, register_method, unmatched_linear
 from regmean_lab.merging.gram_sources import estimated_gram, measured_gram
 from regmean_lab.merging.layer_systems import GramSum, SharedSystems
 from regmean_lab.merging.linear_algebra import agreement, solve_device
@@ -152,9 +152,7 @@ class RegMean(MergeMethod):
         base: Mapping[str, Tensor] | None = None,
     ) -> None:
         """Check that every pattern of ``exclude_layers`` names a layer, and count layers with the same inputs."""
-        layers = [layer.name for layer in layout.linear.values()]
-        layers += [layer.name for stack in layout.stacked.values() for layer in stack.layers]
-        if unmatched := [text for text in self.exclude_layers if not any(matches(name, [text]) for name in layers)]:
+        if unmatched := unmatched_linear(self.exclude_layers, layout):
             raise MergeError(f"method.exclude_layers: no linear layer matches {', '.join(unmatched)}")
         merged = [layout.linear[name].name for name in names if name in layout.linear]
         kept = [layer for layer in merged if not matches(layer, self.exclude_layers)]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from regmean_lab.suites.tables.columns import is_missing
@@ -59,13 +60,26 @@ def label_names(seen: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
             f"{len(names)} different values ({abbreviated(names)}), too many to be class labels; name the column of "
             "the label with suite.label=, or use suite=text_regression for numbers on a scale"
         )
-    alike: dict[str, list[str]] = {}
-    for word in words:
-        alike.setdefault(word.casefold(), []).append(word)
-    twice = [" and ".join(repr(word) for word in same) for same in alike.values() if len(same) > 1]
-    if twice:
-        raise ValueError(f"{'; '.join(twice)} differ in capital letters only; write them alike")
+    _check_not_alike(words)
     return tuple(sorted(numbers, key=int)) or tuple(words)
+
+
+def _check_not_alike(names: Iterable[str]) -> None:
+    """Raise for names that are probably meant to be one.
+
+    Raises:
+        ValueError: where two differ in capital letters, or in how letters with accents are encoded, only.
+    """
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(unicodedata.normalize("NFC", name).casefold(), []).append(name)
+    twice = [" and ".join(repr(name) for name in same) for same in alike.values() if len(same) > 1]
+    if not twice:
+        return
+    how = "capital letters"
+    if any(len({unicodedata.normalize("NFC", name) for name in same}) == 1 for same in alike.values() if len(same) > 1):
+        how = "how accents are encoded (Unicode's NFC and NFD)"
+    raise ValueError(f"{'; '.join(twice)} differ in {how} only; write them alike")
 
 
 def tag_names(seen: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
@@ -78,7 +92,7 @@ def tag_names(seen: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
         seen: for each corpus, the tags that occur, in any order.
 
     Raises:
-        ValueError: for tags of the schemes IOBES and BILOU, or too many.
+        ValueError: for tags of the schemes IOBES and BILOU, for those that differ in capital letters only, or too many.
     """
     tags = {tag for own in seen.values() for tag in own}
     if other := sorted(tag for tag in tags if re.fullmatch(r"[SEUL]-.+", tag)):
@@ -92,6 +106,7 @@ def tag_names(seen: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
         raise ValueError(
             f"{abbreviated(rest)} in {_corpora(seen, rest)}: expected O, or B- or I- and a type as in {_corpora(seen)}"
         )
+    _check_not_alike(types or rest)
     names = ("O", *(f"B-{name}" for name in types), *(f"I-{name}" for name in types)) if types else tuple(rest)
     if len(names) > MOST_LABELS:
         raise ValueError(f"{len(names)} different tags ({abbreviated(names)}); is it the column of the tags?")

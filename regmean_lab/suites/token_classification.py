@@ -54,8 +54,10 @@ class TokenClassificationSuite(OwnDataSuite):
 
     @override
     def labels_of(self, seen: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-        if self.settings.labels is not None:
-            return tuple(self.settings.labels)
+        if (labels := self.settings.labels) is not None:
+            if twice := sorted({label for label in labels if labels.count(label) > 1}):
+                raise ValueError(f"suite.labels: {', '.join(twice)} more than once")
+            return tuple(labels)
         numbers = sorted({tag for own in seen.values() for tag in own if tag.isdecimal()})
         if numbers:
             raise ValueError(

@@ -268,8 +268,9 @@ class Planner:
         """Why the pretrained model does not do for a job that is to be run."""
         from regmean_lab.evaluation.model_checks import model_problems  # transformers; a finished job needs none
 
-        parts = getattr(settings.method, "parts", None)
-        own = (checkpoint, settings.config.training.lora, parts, sorted(settings.checkpoints))
+        patterns = ("parts", "keep_layers", "merge_layers", "exclude_layers")
+        named = [getattr(settings.method, name, None) for name in patterns]
+        own = (checkpoint, settings.config.training.lora, named, sorted(settings.checkpoints))
         key = repr((*own, id(settings.suite), settings.members))
         if key not in self._models:
             self._models[key] = model_problems(settings, checkpoint)

@@ -103,6 +103,9 @@ def test_checkpoints_are_merged_by_a_loop_s_formula(
     monkeypatch.setattr(regmean_lab.callbacks.statistics, "measure", refuse)
     assert experiment.run(config, folder / "job", [])[1] is False  # found
     assert experiment.run(config, folder / "another", [])[1] is True  # merged again, measured not
+    shorter = compose_job(*overrides, members(*given), "method=regmean", "training.max_length=5")
+    with pytest.raises(AssertionError, match="done already"):
+        experiment.run(shorter, folder / "shorter", [])  # of texts of another length nothing is known
     save_classifier_of(folder / "first", folder / "cache", 3)
     with pytest.raises(AssertionError, match="done already"):
         experiment.run(config, folder / "job", [])  # it is another checkpoint now, of which nothing is known

@@ -235,6 +235,11 @@ GOOD = "text,label\n" + "".join(f"text {number},{'ab'[number % 2]}\n" for number
         ("mixed.csv", GOOD.replace(",b", ",1"), r"labels are numbers \(1 in x\) and words \(a in x\).*suite\.labels="),
         ("capital.csv", GOOD.replace("text 4,a", "text 4,A"), r"'A' and 'a' differ in capital letters only"),
         (
+            "accent.csv",
+            GOOD.replace(",b", ",\u00e2").replace("text 4,a", "text 4,a\u0302"),
+            r"differ in how accents are encoded \(Unicode's NFC and NFD\) only",
+        ),
+        (
             "few.csv",
             "text,label\none,a\ntwo,b\n",
             r"corpora\.x: 2 rows are too few to be divided into dev",
@@ -355,6 +360,7 @@ def test_tables_of_lists_with_numbered_tags(tmp_path: Path) -> None:
     rows = [{"tokens": ["Ann", "Lee", "ran"], "ner_tags": [1, 2, 0]}] * 20
     data = write(tmp_path / "a.parquet", rows)
     assert "tags are numbers (0, 1, 2); give their names" in "\n".join(tokens({"a": data}).problems())
+    assert "suite.labels: B-PER more than once" in str(tokens({"a": data}, labels=["O", "B-PER", "B-PER"]).problems())
     suite = tokens({"a": data}, labels=labels)
     assert suite.examples("a", "train")[0] == TokenExample(("Ann", "Lee", "ran"), ("B-PER", "I-PER", "O"))
 
@@ -367,6 +373,7 @@ def test_tables_of_lists_with_numbered_tags(tmp_path: Path) -> None:
         ("one NN\n\n" + "a DT\n\n" * 9, r"DT, NN are not entity tags.*suite\.key_score=token_accuracy"),
         ("one B-X\n\n" + "a NN\n\n" * 9, r"NN in x: expected O, or B- or I- and a type"),
         ("a O\n\n" * 9, "all words have the tag 'O'"),
+        ("one B-PER\ntwo I-per\n\n" + "a O\n\n" * 9, "'PER' and 'per' differ in capital letters only"),
     ],
 )
 def test_what_is_wrong_with_tags(tmp_path: Path, content: str, message: str) -> None:
