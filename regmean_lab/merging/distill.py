@@ -11,7 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from regmean_lab.merging.base import MergeMethod, register_method
-from regmean_lab.merging.member_text import ReadsText
+from regmean_lab.merging.member_text import PSEUDO, ReadsText
 from regmean_lab.merging.parameters import LayerDiagnostics, Layout, MergeError, Parameter
 from regmean_lab.merging.starting_merge import starting_merge, starting_problems
 from regmean_lab.utils.checks import at_least_one, fraction, one_of, positive
@@ -127,6 +127,11 @@ class Distill(ReadsText, MergeMethod):
         for name in ("steps", "batch_size", "held_out", "evaluate_every"):
             at_least_one(name, getattr(self, name), found)
         found += self.text_problems()
+        if self.text == PSEUDO and self.examples not in (Distill.examples, None) and self.examples >= 1:
+            found.append(
+                f"examples: has no effect with text={PSEUDO}, of which every step draws other sentences; set steps and "
+                "batch_size"
+            )
         if self.patience is not None and self.patience < 1:
             found.append(f"patience: expected at least 1 or null, got {self.patience}")
         for name in ("learning_rate", "temperature"):

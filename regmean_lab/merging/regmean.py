@@ -136,12 +136,31 @@ class RegMean(MergeMethod):
         if getattr(self, unused) != getattr(RegMean, unused) and self.gram in GRAMS:
             found.append(f"{unused}: has no effect with gram={self.gram}; give {used}")
         one_of("gram_from", self.gram_from, GRAM_SOURCES, found)
+        wrong = {problem.partition(":")[0] for problem in found}
+        found += [problem for problem in self._without_effect() if problem.partition(":")[0] not in wrong]
         if self.gram == "weighted" and self.gram_from == "estimated":
             found.append(
                 "gram_from: weights do not tell how much rows matter; expected measured or auto, or gram=plain"
             )
         if self.diagonal and self.regularization != "off_diagonal":
             found.append(f"regularization: diagonal=true has nothing to regularise, got {self.regularization!r}")
+        return found
+
+    def _without_effect(self) -> list[str]:
+        """Settings that are given and change nothing beside others."""
+        found = []
+        if self.regularization in REGULARIZATIONS and self.regularization != "ridge":
+            for name in ("ridge", "ridge_towards"):
+                if getattr(self, name) != getattr(type(self), name):
+                    found.append(
+                        f"{name}: has no effect with regularization={self.regularization}; give regularization=ridge"
+                    )
+        factor = "off_diagonal" if self.gram == "plain" else "weighted_off_diagonal"
+        if getattr(self, factor) != getattr(type(self), factor):
+            if self.regularization in REGULARIZATIONS and self.regularization != "off_diagonal":
+                found.append(f"{factor}: has no effect with regularization={self.regularization}")
+            elif self.diagonal and getattr(self, factor) != 0:
+                found.append(f"{factor}: has no effect with diagonal=true, which is {factor}=0")
         return found
 
     def prepare(

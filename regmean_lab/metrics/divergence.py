@@ -96,6 +96,10 @@ def best_temperature(pairs: Sequence[Pair]) -> float:
     return math.exp(float(minimize_scalar(mean, bounds=bounds, method="bounded", options={"xatol": 1e-4}).x))
 
 
+ROUNDING = 1e-12
+"""A divergence up to this is none, in nats or squared: float32's rounding of logits gives about as much."""
+
+
 def gap_closed(
     divergences: Sequence[float], of_simple: Sequence[float], tasks: Sequence[Task] | None = None
 ) -> float | None:
@@ -111,14 +115,14 @@ def gap_closed(
         tasks: by member, what is predicted; None where all are alike.
 
     Returns:
-        None where the mean of weights leaves no gap; of unlike members, where it leaves one of them none.
+        None where the mean of weights leaves no gap above rounding; of unlike members, where it leaves one none.
     """
     if tasks is not None and len({task.kind == "regression" for task in tasks}) > 1:
         each = [gap_closed([own], [simple]) for own, simple in zip(divergences, of_simple, strict=True)]
         known = [share for share in each if share is not None]
         return sum(known) / len(known) if len(known) == len(each) else None
     whole = sum(of_simple) / len(of_simple)
-    return 100 * (1 - sum(divergences) / len(divergences) / whole) if whole > 0 else None
+    return 100 * (1 - sum(divergences) / len(divergences) / whole) if whole > ROUNDING else None
 
 
 def mean_distribution(

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from regmean_lab.report.entries import Entry
 from regmean_lab.report.read import Run
@@ -169,7 +170,12 @@ def _section(name: str, entries: Sequence[Entry], defined: bool, across: bool = 
             found = [f"{name}: {notice}" for notice in found]
         columns.append(Column(", ".join(label), title, dict(settings), count, _rows(own)))
         # What was chosen is told of the experiment that chose.
-        notices += found + _data_notices(title, own) + ([] if across else _selection_notices(title, own))
+        notices += (
+            found
+            + _data_notices(title, own)
+            + _copy_notices(title, own)
+            + ([] if across else _selection_notices(title, own))
+        )
     return Section(name, defined, columns, notices, across)
 
 
@@ -275,6 +281,26 @@ def _selection_notices(title: str, entries: Iterable[Entry]) -> list[str]:
         f"{title}: {method}: {what} by the mean score in domain: "
         + ", ".join(f"{settings} ({counted(count, 'result')})" for settings, count in counts.most_common())
         for (method, what), counts in chosen.items()
+    ]
+
+
+def _copy_notices(title: str, entries: Iterable[Entry]) -> list[str]:
+    """Of which results several seeds are one measurement: of the same members, to the last digit."""
+    seeds: dict[tuple[Any, ...], list[int]] = {}
+    for entry in entries:
+        result = None if entry.run is None else entry.run.result
+        if result is not None and result.zoo:
+            members = tuple(sorted(result.zoo.items()))
+            row = (entry.method, tuple(sorted(entry.row.items())), entry.members)
+            seeds.setdefault((*row, members, repr(result.scores)), []).append(entry.seed)
+    copies = [(key, sorted(own)) for key, own in seeds.items() if len(own) > 1]
+    if not copies:
+        return []
+    (method, _, members, *_), own = copies[0]
+    seeds_told = ", ".join(map(str, own)) + (f" (and {len(copies) - 1} more)" if len(copies) > 1 else "")
+    what = f"{method} of {' + '.join(members)} with the seeds {seeds_told}"
+    return [
+        f"{title}: {what} is one measurement, of the same members with the same scores: deviations, intervals and tests take its copies for independent ones"
     ]
 
 

@@ -19,7 +19,7 @@ from regmean_lab.suites.base import SPLITS, DataError, Split, Task, TaskKind
 from regmean_lab.suites.corpora import CorpusSuite, OutOfDomainSettings
 from regmean_lab.suites.key_scores import key_score_problem
 from regmean_lab.suites.own_files import OwnCorpus, OwnCorpusError, own_corpus, text_columns
-from regmean_lab.suites.own_notes import not_trained_on, tell_labels, tell_repetitions, tell_sizes
+from regmean_lab.suites.own_notes import not_trained_on, tell_labels, tell_overlaps, tell_repetitions, tell_sizes
 from regmean_lab.suites.own_splits import drawn_splits
 from regmean_lab.suites.tables.columns import Columns, choose_columns, examples_fingerprint, examples_of
 from regmean_lab.suites.tables.table import SUFFIXES, Table, is_file_name, missing_file, read_table
@@ -373,6 +373,11 @@ class OwnDataSuite(CorpusSuite):
             columns = next(iter(one.columns.values()))
             tell_sizes(one.corpus.key, columns, self._examples[one.corpus.name])
             tell_repetitions(one.corpus.key, columns, one.tables)
+        given = {one.corpus.name: one.tables for one in read}
+        tell_overlaps(
+            {name: self._examples[name] for name in given},
+            {name: [split for split in SPLITS if split not in tables] for name, tables in given.items()},
+        )
         tell_labels(self._labels, seen, untrained)
 
     def _task(self) -> Task:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import Any
 
 from regmean_lab.suites.base import SPLITS, Split
@@ -32,6 +32,48 @@ def tell_repetitions(key: str, columns: Columns, tables: Mapping[str, Table]) ->
     for what, names in checks:
         for (split, other), number in repeated(parts, names).items():
             log.warning("%s: %d %s of %s are in %s too", key, number, what, other, split)
+
+
+def tell_overlaps(splits: Mapping[str, Mapping[Split, Sequence[Any]]], drawn: Mapping[str, Collection[Split]]) -> None:
+    """Warn of texts that are evaluated and trained on: in splits that were drawn, and of one corpus in another.
+
+    Args:
+        splits: of each corpus its examples.
+        drawn: of each corpus the splits that were drawn; what is given in two is told by `tell_repetitions`.
+    """
+    keys = {
+        corpus: {split: [_text_of(one) for one in own] for split, own in parts.items()}
+        for corpus, parts in splits.items()
+    }
+    trained = {corpus: set(parts.get("train", ())) for corpus, parts in keys.items()}
+    for corpus, parts in keys.items():
+        for split in ("dev", "test"):
+            own: Sequence[Hashable] = parts.get(split, ())
+            if split in drawn[corpus] and (number := sum(key in trained[corpus] for key in own)):
+                log.warning(
+                    "corpora.%s: %d of the %d texts of %s are in train too, as rows repeat each other; group=COLUMN "
+                    "keeps rows of a group together",
+                    *(corpus, number, len(own), split),
+                )
+        for other in trained:
+            tested: Sequence[Hashable] = parts.get("test", ())
+            if other != corpus and (number := sum(key in trained[other] for key in tested)):
+                log.warning(
+                    "corpora.%s: %d of the %d texts of test are in train of corpora.%s",
+                    corpus,
+                    number,
+                    len(tested),
+                    other,
+                )
+
+
+def _text_of(example: Any) -> Hashable:
+    """What an example has beside its label."""
+    if hasattr(example, "words"):
+        return tuple(example.words)
+    if hasattr(example, "text"):
+        return str(example.text), getattr(example, "text_pair", None)
+    return repr(example)
 
 
 def tell_labels(

@@ -117,6 +117,12 @@ def test_the_gap_closed_of_unlike_members() -> None:
         assert gap_closed([0.1, 0.2], [0.3, 0.5], alike) == gap_closed([0.1, 0.2], [0.3, 0.5]) == pytest.approx(62.5)
 
 
+def test_a_gap_within_rounding_is_none() -> None:
+    assert gap_closed([2.3e-13], [2.9e-13]) is None
+    assert gap_closed([2.3e-9], [4.6e-9]) == pytest.approx(50)
+    assert gap_closed([0.1, 1e-14], [0.2, 2e-14], [SINGLE, NUMBERS]) is None
+
+
 def test_the_gap_closed() -> None:
     assert gap_closed([0.2, 0.2], [0.3, 0.5]) == pytest.approx(50)
     assert gap_closed([0.3, 0.5], [0.3, 0.5]) == 0

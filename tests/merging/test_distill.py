@@ -109,6 +109,7 @@ def test_parts_are_the_beginnings() -> None:
             {"start": "simple", "start_settings": {"weights": 1.0}},
             "start_settings.weights: expected a list or null, got 1.0",
         ),
+        ({"examples": 50}, "examples: has no effect with text=pseudo, of which every step draws other sentences"),
         ({"coefficients": [0.5, 0.3]}, "coefficients: expected a sum of 1, got 0.8"),
     ],
     ids=str,

@@ -131,6 +131,16 @@ class TestEstimated:
             {"gram": "weighted", "off_diagonal": 0.5},
             "off_diagonal: has no effect with gram=weighted; give weighted_off",
         ),
+        ({"ridge": 1.0}, "ridge: has no effect with regularization=off_diagonal; give regularization=ridge"),
+        (
+            {"ridge_towards": "base", "regularization": "shrinkage"},
+            "ridge_towards: has no effect with regularization=shrinkage; give regularization=ridge",
+        ),
+        (
+            {"off_diagonal": 0.5, "regularization": "ridge"},
+            "off_diagonal: has no effect with regularization=ridge",
+        ),
+        ({"off_diagonal": 0.5, "diagonal": True}, "off_diagonal: has no effect with diagonal=true"),
         ({"weighted_off_diagonal": 0.5}, "weighted_off_diagonal: has no effect with gram=plain; give off_diagonal"),
         ({"gram": "weighted", "weighted_off_diagonal": 2.0}, "weighted_off_diagonal: expected"),
         ({"gram": "weighted", "gram_from": "estimated"}, "gram_from: weights do not tell how much rows matter"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 from report_results import cell_of, gram_examples, make_result, off_diagonal, pairwise, runs_of, section_of
@@ -114,6 +115,17 @@ def test_published_statistics_are_other_ones_and_results_without_the_setting_too
     assert section.row_labels == ["regmean published=false", "regmean published=true"]
     assert section.notices == []
     assert section_of(results[:2]).row_labels == ["regmean"]
+
+
+def test_copies_of_one_measurement_are_told_from_seeds() -> None:
+    """The members are checkpoints, or their seeds are the same modulo five: nothing differs but the job's seed."""
+    first = replace(make_result(seed=1), zoo={"tec": "x", "isear": "y"})
+    again = replace(make_result(seed=6), zoo=first.zoo, scores=first.scores)
+    (notice,) = section_of([first, again]).notices
+    assert "simple of tec + isear with the seeds 1, 6 is one measurement" in notice
+    other = replace(again, zoo={"tec": "x", "isear": "z"})
+    drawn = replace(again, scores=make_result(seed=6).scores)  # a method that draws at random
+    assert section_of([first, other]).notices == section_of([first, drawn]).notices == []
 
 
 def test_a_method_that_is_not_known_may_use_any_statistics() -> None:

@@ -302,6 +302,34 @@ def test_repeated_texts_and_identifiers_are_counted(tmp_path: Path, caplog: pyte
     assert "corpora.a: 1 values of id of test are in train too" in caplog.text
 
 
+def test_texts_that_are_tested_and_trained_on_are_counted_where_splits_are_drawn(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every row of a is there twice, b has its own rows and one of a's, and c, which is only evaluated, a's."""
+    rows = rows_of(100)
+    other = [{**row, "text": f"other {row['text']}"} for row in rows]
+    files = {"a": [*rows, *rows], "b": other, "c": [*rows[:20], *other[:1]]}
+    corpora = {name: write(tmp_path / f"{name}.jsonl", own) for name, own in files.items()}
+    suite = classification(corpora, out_of_domain=["c"])
+    with caplog.at_level(logging.WARNING):
+        assert suite.problems() == []
+    found = {name: all_examples(suite, name) for name in "abc"}
+
+    def overlap(tested: str, split: str, trained: str) -> str:
+        there = {example.text for example in found[trained]["train"]}
+        own = found[tested][split]
+        return f"{sum(example.text in there for example in own)} of the {len(own)} texts of {split} are in train"
+
+    for split in ("dev", "test"):
+        assert f"corpora.a: {overlap('a', split, 'a')} too, as rows repeat each other; group=COLUMN" in caplog.text
+    assert f"corpora.c: {overlap('c', 'test', 'a')} of corpora.a" in caplog.text
+    assert "corpora.b: " not in caplog.text
+    grouped = {name: {"data": path, "group": "text"} for name, path in corpora.items() if name != "c"}
+    caplog.clear()
+    assert classification(grouped).problems() == []
+    assert "are in train" not in caplog.text
+
+
 def test_labels_of_one_corpus_only_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     files = {"a": write(tmp_path / "a.csv", rows_of(30)), "b": write(tmp_path / "b.csv", rows_of(30, ("bad", "odd")))}
     with caplog.at_level(logging.INFO):
