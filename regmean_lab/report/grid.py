@@ -300,8 +300,8 @@ def _copy_notices(title: str, entries: Iterable[Entry]) -> list[str]:
     seeds_told = ", ".join(map(str, own)) + (f" (and {len(copies) - 1} more)" if len(copies) > 1 else "")
     what = f"{method} of {' + '.join(members)} with the seeds {seeds_told}"
     return [
-        f"{title}: {what} is one measurement, of the same members with the same scores: deviations, intervals and tests "
-        "take its copies for independent ones"
+        f"{title}: {what} is one measurement, of the same members with the same scores: deviations, intervals and "
+        "tests take its copies for independent ones"
     ]
 
 
