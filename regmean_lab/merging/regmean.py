@@ -132,9 +132,9 @@ class RegMean(MergeMethod):
         one_of("ridge_towards", self.ridge_towards, ANCHORS, found)
         fraction("weighted_off_diagonal", self.weighted_off_diagonal, found)
         one_of("gram", self.gram, GRAMS, found)
-        used, unused = ("off_diagonal", "weighted_off_diagonal")[:: 1 if self.gram == "plain" else -1]
-        if getattr(self, unused) != getattr(RegMean, unused) and self.gram in GRAMS:
-            found.append(f"{unused}: has no effect with gram={self.gram}; give {used}")
+        # With gram=weighted there may still be the published factor of a suite and a model.
+        if self.gram == "plain" and self.weighted_off_diagonal != type(self).weighted_off_diagonal:
+            found.append("weighted_off_diagonal: has no effect with gram=plain; give off_diagonal")
         one_of("gram_from", self.gram_from, GRAM_SOURCES, found)
         wrong = {problem.partition(":")[0] for problem in found}
         found += [problem for problem in self._without_effect() if problem.partition(":")[0] not in wrong]
@@ -147,21 +147,14 @@ class RegMean(MergeMethod):
         return found
 
     def _without_effect(self) -> list[str]:
-        """Settings that are given and change nothing beside others."""
-        found = []
-        if self.regularization in REGULARIZATIONS and self.regularization != "ridge":
-            for name in ("ridge", "ridge_towards"):
-                if getattr(self, name) != getattr(type(self), name):
-                    found.append(
-                        f"{name}: has no effect with regularization={self.regularization}; give regularization=ridge"
-                    )
-        factor = "off_diagonal" if self.gram == "plain" else "weighted_off_diagonal"
-        if getattr(self, factor) != getattr(type(self), factor):
-            if self.regularization in REGULARIZATIONS and self.regularization != "off_diagonal":
-                found.append(f"{factor}: has no effect with regularization={self.regularization}")
-            elif self.diagonal and getattr(self, factor) != 0:
-                found.append(f"{factor}: has no effect with diagonal=true, which is {factor}=0")
-        return found
+        """Settings of a ridge that are given where there is none; a factor may be the published one of a suite."""
+        if self.regularization not in REGULARIZATIONS or self.regularization == "ridge":
+            return []
+        return [
+            f"{name}: has no effect with regularization={self.regularization}; give regularization=ridge"
+            for name in ("ridge", "ridge_towards")
+            if getattr(self, name) != getattr(type(self), name)
+        ]
 
     def prepare(
         self,

@@ -127,20 +127,11 @@ class TestEstimated:
     [
         ({"gram": "weigthed"}, "gram: expected one of plain, weighted"),
         ({"gram_from": "published"}, "gram_from: expected one of measured, estimated, auto"),
-        (
-            {"gram": "weighted", "off_diagonal": 0.5},
-            "off_diagonal: has no effect with gram=weighted; give weighted_off",
-        ),
         ({"ridge": 1.0}, "ridge: has no effect with regularization=off_diagonal; give regularization=ridge"),
         (
             {"ridge_towards": "base", "regularization": "shrinkage"},
             "ridge_towards: has no effect with regularization=shrinkage; give regularization=ridge",
         ),
-        (
-            {"off_diagonal": 0.5, "regularization": "ridge"},
-            "off_diagonal: has no effect with regularization=ridge",
-        ),
-        ({"off_diagonal": 0.5, "diagonal": True}, "off_diagonal: has no effect with diagonal=true"),
         ({"weighted_off_diagonal": 0.5}, "weighted_off_diagonal: has no effect with gram=plain; give off_diagonal"),
         ({"gram": "weighted", "weighted_off_diagonal": 2.0}, "weighted_off_diagonal: expected"),
         ({"gram": "weighted", "gram_from": "estimated"}, "gram_from: weights do not tell how much rows matter"),
@@ -148,6 +139,13 @@ class TestEstimated:
 )
 def test_settings_that_do_not_go_together(settings: Mapping[str, Any], problem: str) -> None:
     assert any(found.startswith(problem) for found in RegMean(**settings).problems())
+
+
+def test_the_published_factor_of_plain_matrices_does_not_stand_in_the_way_of_weighted_ones() -> None:
+    """``suite=emotion model=roberta_base`` set it, whatever matrices are asked for."""
+    assert RegMean(gram="weighted", off_diagonal=0.1).problems() == []
+    assert RegMean(regularization="ridge", off_diagonal=0.1).problems() == []
+    assert RegMean(diagonal=True, off_diagonal=0.1).problems() == []
 
 
 def test_what_each_form_asks_for() -> None:
