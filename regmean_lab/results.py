@@ -24,6 +24,9 @@ NOT_FINGERPRINTED = (
 )
 """Configuration that does not change what is measured or merged; version 0.1 had the last two."""
 
+WITHOUT_DIVERGENCE = ("individual", "multitask")
+"""Methods whose results have none whatever is asked for."""
+
 NOT_FINGERPRINTED_TRAINER = ("progress_bar", "workers", "threads", "strategy")
 
 NOT_FINGERPRINTED_STATISTICS = ("storage",)
@@ -162,16 +165,18 @@ def find_result(
     except ResultError as error:
         log.warning("%s", error)
         return None
-    measured = result.configuration.get("measure_divergence") is not False
-    if resolved.get("measure_divergence", True) and not measured:
-        log.info("%s has no divergence from the members, and is computed again", path)
-        return None
+    wanted: tuple[Any, ...] = (fingerprint(resolved), data_fingerprint, model_fingerprint)
+    found: tuple[Any, ...] = (result.fingerprint, result.data_fingerprint, result.model_fingerprint)
     if of_candidates:
-        wanted_candidates = candidates_fingerprint(data_fingerprint, model_fingerprint)
-        return result if (result.fingerprint, result.candidates) == (fingerprint(resolved), wanted_candidates) else None
-    wanted = (fingerprint(resolved), data_fingerprint, model_fingerprint)
-    found = (result.fingerprint, result.data_fingerprint, result.model_fingerprint)
-    return result if found == wanted else None
+        wanted = fingerprint(resolved), candidates_fingerprint(data_fingerprint, model_fingerprint)
+        found = result.fingerprint, result.candidates
+    if found != wanted:
+        return None
+    left_out = result.configuration.get("measure_divergence") is False
+    if left_out and resolved.get("measure_divergence", True) and result.method not in WITHOUT_DIVERGENCE:
+        log.info("%s was measured without divergence from the members, and is computed again", path)
+        return None
+    return result
 
 
 def candidates_fingerprint(data_fingerprint: str, model_fingerprint: str) -> str:

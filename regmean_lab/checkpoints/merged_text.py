@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+PADDING = "pad_token_id"
+
 
 def refine_merged_(
     plan: TextPlan,
@@ -113,18 +115,19 @@ def module_with(
         weights: its weights by name.
         task: what it predicts.
         rows: rows of its tables of tokens.
-        padding: the tokenizer's padding token, for a configuration that names none.
+        padding: the padding token of the text.
         numbers: by a token's number in the member's vocabulary, its number in that of the text, where they differ: what
-            pads, ends a text or starts an answer is told by number.
+            ends a text or starts an answer is told by number.
     """
     config = member.architecture.own_config()
     for part in {id(part): part for part in (config, config.get_text_config())}.values():
         if hasattr(part, "vocab_size"):
             part.vocab_size = rows
         for key, value in part.to_dict().items() if numbers else ():
-            if key.endswith("_token_id") and value is not None:
+            if key.endswith("_token_id") and key != PADDING and value is not None:
                 setattr(part, key, _in_numbers(value, numbers or {}))
-    if getattr(config, "pad_token_id", None) is None:
+    # What the text is padded with; models that count positions from it were checked to have the same.
+    if getattr(config, PADDING, None) is None or (padding is not None and not member.architecture.pads_positions):
         config.pad_token_id = padding
     model_class: Any = type(member.architecture.model)
     state = {name: weights[name] for name in weights}

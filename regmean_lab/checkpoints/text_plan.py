@@ -15,6 +15,7 @@ from regmean_lab.merging.distill import Distill
 from regmean_lab.merging.member_text import OWN, PSEUDO, ReadsText
 from regmean_lab.merging.refining import RefiningMethod
 from regmean_lab.models.pretrained import ModelError
+from regmean_lab.models.shapes import CLASSES, FORMS
 from regmean_lab.statistics import StatisticsError
 from regmean_lab.statistics.pseudo_text import few_tokens
 from regmean_lab.statistics.token_counts import TokenCounts
@@ -120,6 +121,8 @@ def plan_text(
         task = task_of_member(lead)
     except ModelError as error:
         found.append(str(error).replace("task:", f"{lead.name}:"))
+    if task is not None and FORMS[task.kind] in CLASSES:
+        found += [f"method.{problem}" for problem in method.reading_problems()]
     if not found and (isinstance(method, Distill) or (isinstance(method, Auto) and method.by_text)):
         found += _unlike_tasks(method, members)
     if found or task is None or lead.tokenizer_folder is None:

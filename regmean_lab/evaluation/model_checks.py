@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from regmean_lab.config.schema import Settings
-from regmean_lab.merging import MergeMethod, layout_of
-from regmean_lab.merging.base import unmatched_linear
+from regmean_lab.merging import MergeMethod
+from regmean_lab.merging.member_text import ReadsText
 from regmean_lab.merging.partial import unmatched_layers
 from regmean_lab.merging.parts import missing_blocks
 from regmean_lab.models.pretrained import Checkpoint
-from regmean_lab.models.shapes import FORMS, bare_shape, shape_of
+from regmean_lab.models.shapes import CLASSES, FORMS, bare_shape, shape_of
 from regmean_lab.models.task_models import task_model
 from regmean_lab.suites.base import Task
 from regmean_lab.training.lora import lora_problems
@@ -29,21 +29,19 @@ def model_problems(settings: Settings, checkpoint: Checkpoint) -> list[str]:
             f"method.{problem}"
             for problem in missing_blocks(parts, [name for name, _ in bare_shape(checkpoint).named_parameters()])
         ]
-    return found + _layer_problems(settings, checkpoint, first)
+    if isinstance(settings.method, ReadsText) and FORMS[first.kind] in CLASSES:
+        found += [f"method.{problem}" for problem in settings.method.reading_problems()]
+    # Of a model that does not do nothing else can be told.
+    return found or _layer_problems(settings, checkpoint, first)
 
 
 def _layer_problems(settings: Settings, checkpoint: Checkpoint, task: Task) -> list[str]:
-    """Patterns of layers that match nothing in the model, which would be told after all training."""
+    """Patterns of layers that match nothing in a classifier or tagger, which would be told after all training."""
     method = settings.method
-    if not isinstance(method, MergeMethod):
+    if not isinstance(method, MergeMethod) or not any(method.partial_layers.values()):
         return []
-    excluded: list[str] = getattr(method, "exclude_layers", [])
-    if not (excluded or any(method.partial_layers.values())):
-        return []
-    shape = shape_of(checkpoint, FORMS[task.kind], task)
+    form = FORMS[task.kind]
+    shape = shape_of(checkpoint, form, task) if form in CLASSES else None
     if shape is None:
         return []
-    found = unmatched_layers(method.partial_layers, [name for name, _ in shape.named_parameters()])
-    if lost := unmatched_linear(excluded, layout_of(shape)):
-        found.append(f"method.exclude_layers: no linear layer matches {', '.join(lost)}")
-    return found
+    return unmatched_layers(method.partial_layers, [name for name, _ in shape.named_parameters()])

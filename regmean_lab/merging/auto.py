@@ -107,7 +107,8 @@ class Auto(ReadsText, MergeMethod):
             settings = [_without_text(given)] if given is not None else [{}]
             if given is None and "off_diagonal" in own:
                 settings = [{"off_diagonal": factor} for factor in self.off_diagonals or OFF_DIAGONALS]
-            found += [starting_merge(self, name, {**shared, **one}) for one in settings]
+            merges = [starting_merge(self, name, {**shared, **one}) for one in settings]
+            found += [merge for merge in merges if merge != self.beginning]
         return found
 
     @property

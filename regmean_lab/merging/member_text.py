@@ -44,6 +44,10 @@ class ReadsText:
         """The kinds of statistics that the text is drawn from."""
         return ("tokens",) if self.text == PSEUDO else ()
 
+    def reading_problems(self) -> list[str]:
+        """Why the text is of no use to models that only read it, as classifiers do; empty where it is of some."""
+        return []
+
     def text_problems(self) -> list[str]:
         """What is wrong with the settings of the text: one message each, beginning with the setting's name."""
         found = []

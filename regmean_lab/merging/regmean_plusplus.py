@@ -44,13 +44,17 @@ class RegMeanPlusPlus(RefiningMethod, RegMean):
         for setting, value, expected in (("gram", self.gram, "plain"), ("gram_from", self.gram_from, "measured")):
             if value in (*GRAMS, *GRAM_SOURCES) and value != expected:
                 found.append(f"{setting}: regmean_plusplus measures them on the merged model; expected {expected}")
-        from_base = self.regularization == "ridge" and self.ridge_towards == "base"
-        if self.text_file is not None and not self.text_problems() and not (self.is_partial or from_base):
-            found.append(
-                "text: with one file for all, each member's matrices are of the same inputs in the same model, and "
-                f"regmean_plusplus is the mean of the weights; expected {OWN} or {PSEUDO}, or method=regmean_sequential"
-            )
         return found
+
+    def reading_problems(self) -> list[str]:
+        """Why a text is of no use to models that only read it, as classifiers do, if it is of none."""
+        from_base = self.regularization == "ridge" and self.ridge_towards == "base"
+        if self.text_file is None or self.is_partial or from_base:
+            return []
+        return [
+            "text: with one file for all, each member's matrices are of the same inputs in the same model, and "
+            f"regmean_plusplus is the mean of the weights; expected {OWN} or {PSEUDO}, or method=regmean_sequential"
+        ]
 
     def merge(self, parameter: Parameter) -> tuple[Tensor, LayerDiagnostics | None]:
         """The mean, until the turn of a layer has come and there are Gram matrices."""

@@ -169,13 +169,9 @@ def _section(name: str, entries: Sequence[Entry], defined: bool, across: bool = 
             title = title.replace(f"members={shared}", shared) if f"members={shared}" in told else f"{title}, {shared}"
             found = [f"{name}: {notice}" for notice in found]
         columns.append(Column(", ".join(label), title, dict(settings), count, _rows(own)))
-        # What was chosen is told of the experiment that chose.
-        notices += (
-            found
-            + _data_notices(title, own)
-            + _copy_notices(title, own)
-            + ([] if across else _selection_notices(title, own))
-        )
+        # What was chosen, and what is a copy, is told of the experiment.
+        notices += found + _data_notices(title, own)
+        notices += [] if across else [*_copy_notices(title, own), *_selection_notices(title, own)]
     return Section(name, defined, columns, notices, across)
 
 

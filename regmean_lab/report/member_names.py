@@ -7,21 +7,25 @@ from collections.abc import Sequence
 from regmean_lab.results import Result
 
 FINGERPRINT_LENGTH = 8
+JOINT = "multitask"
 
 
 def member_names(results: Sequence[Result]) -> list[tuple[str, ...]]:
     """Of each result its members, in order: different members have different names.
 
     A member is called by its corpus. Where results have several models for one corpus, of which some are somebody's
-    checkpoints, it is called by the checkpoint as well (``tweets=FOLDER``).
+    checkpoints, it is called by the checkpoint as well (``tweets=FOLDER``). Joint training has no members, and stands
+    beside the merges of the only ones that there are.
     """
     seen: dict[str, dict[str, str]] = {}
     for result in results:
+        if result.method == JOINT and not result.checkpoints:
+            continue
         for corpus in result.members:
             fingerprint, reference = _checkpoint(result, corpus)
             seen.setdefault(corpus, {})[fingerprint] = reference
     return [
-        tuple(_name(corpus, *_checkpoint(result, corpus), seen[corpus]) for corpus in result.members)
+        tuple(_name(corpus, *_checkpoint(result, corpus), seen.get(corpus, {})) for corpus in result.members)
         for result in results
     ]
 

@@ -62,6 +62,7 @@ def _settings(result: Result) -> dict[str, str]:
     recorded = {part: result.configuration.get(part) for part in DISTINGUISHING}
     recorded["evaluate_on"] = recorded["evaluate_on"] or "test"  # as all results of version 0.1 are
     settings = flat_settings(recorded, str) | chosen_settings(result)
+    settings.setdefault("statistics.published", "True")  # likewise
     return {key: value for key, value in settings.items() if not key.endswith((".checkpoint", ".revision"))}
 
 

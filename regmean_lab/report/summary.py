@@ -25,11 +25,16 @@ AGREEMENT = "agreement"
 Texts = Sequence[tuple[str, Sequence[str]]]
 
 
-def score_table(results: Sequence[Result]) -> Table:
+def score_table(results: Sequence[Result], *, alike: bool = False) -> Table:
     """Key scores of several results, averaged over seeds, and over sets of members if a row has several.
 
     Deviations are over seeds, within one set of members; over several sets there is none, since sets differ by far
     more than seeds do. Out-of-domain corpora have columns where they are the same for all results.
+
+    Args:
+        results: the results.
+        alike: whether methods are compared on the same members and seeds: a cell without what others have is then
+            incomplete, and is not the best.
     """
     names = dict(zip(map(id, results), member_names(results), strict=True))
     sets = list(dict.fromkeys(names.values()))
@@ -43,13 +48,13 @@ def score_table(results: Sequence[Result]) -> Table:
     columns += [name for name in (GAP, AGREEMENT) if any(_scores(result).get(name) is not None for result in results)]
     grouped = rows_of(results)
     measured = [
-        (row, columns.index(name), job, score, names[id(result)], result.seed)
+        (row, columns.index(name), job, score, tuple(sorted(names[id(result)])), result.seed)
         for row, (_, own) in enumerate(grouped)
         for job, result in enumerate(own)
         for name, score in _scores(result).items()
         if name in columns and score is not None
     ]
-    measured += _missing(measured)
+    measured += _missing(measured, [_compared(own[0]) for _, own in grouped]) if alike else []
     lines = pd.DataFrame(measured, columns=["row", "column", "job", "score", "members", "seed"])
     lines = lines.astype({"score": float}).assign(run=None, command="")
     rows = []
@@ -64,15 +69,28 @@ def score_table(results: Sequence[Result]) -> Table:
     return Table("table", title, "method", [Heading("", column) for column in columns], rows)
 
 
-def _missing(measured: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    """Lines without score for members and seeds that other rows have in a column, and a row of that column has not."""
-    keys: dict[int, dict[tuple[Any, ...], None]] = {}
+def _compared(result: Result) -> tuple[Any, ...]:
+    """What rows have in common that are compared on the same members and seeds."""
+    return result.suite, result.model, *(repr(result.configuration.get(key)) for key in ("order", "first"))
+
+
+def _missing(measured: Sequence[tuple[Any, ...]], compared: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Lines without score for members and seeds that other rows have in a column, and a row of that column has not.
+
+    Args:
+        measured: the lines that there are.
+        compared: of each row, what it has in common with those that it is compared with.
+    """
+    keys: dict[tuple[Any, ...], dict[tuple[Any, ...], None]] = {}
     cells: dict[tuple[int, int], set[tuple[Any, ...]]] = {}
     for row, column, _, _, *key in measured:
-        keys.setdefault(column, {})[tuple(key)] = None
+        keys.setdefault((column, compared[row]), {})[tuple(key)] = None
         cells.setdefault((row, column), set()).add(tuple(key))
     return [
-        (row, column, -1, None, *key) for (row, column), own in cells.items() for key in keys[column] if key not in own
+        (row, column, -1, None, *key)
+        for (row, column), own in cells.items()
+        for key in keys[column, compared[row]]
+        if key not in own
     ]
 
 

@@ -71,9 +71,9 @@ def _text_of(example: Any) -> Hashable:
     """What an example has beside its label."""
     if hasattr(example, "words"):
         return tuple(example.words)
-    if hasattr(example, "text"):
+    if hasattr(example, "text") and not hasattr(example, "target"):
         return str(example.text), getattr(example, "text_pair", None)
-    return repr(example)
+    return repr(example)  # an instruction may be the same in all; what is answered tells
 
 
 def tell_labels(

@@ -268,7 +268,7 @@ class Planner:
         """Why the pretrained model does not do for a job that is to be run."""
         from regmean_lab.evaluation.model_checks import model_problems  # transformers; a finished job needs none
 
-        patterns = ("parts", "keep_layers", "merge_layers", "exclude_layers")
+        patterns = ("parts", "keep_layers", "merge_layers", "text")
         named = [getattr(settings.method, name, None) for name in patterns]
         own = (checkpoint, settings.config.training.lora, named, sorted(settings.checkpoints))
         key = repr((*own, id(settings.suite), settings.members))

@@ -70,7 +70,7 @@ def summarise(folder: Path) -> None:
         from regmean_lab.report.figures import score_figure
         from regmean_lab.report.summary import markdown_table, print_table, score_table
 
-        table = score_table(results)
+        table = score_table(results, alike=True)
         print_table(table, console())
         write_text(folder / TABLE_FILE, markdown_table(table))
 

@@ -146,9 +146,19 @@ def test_outputs_of_unlike_kinds_have_no_common_divergence(
     assert prepare_merge(MergeRequest(folders, sequential, heads="keep")).text is not None
 
 
-def test_one_file_for_all_makes_regmean_plusplus_the_mean_and_is_refused(texts: str) -> None:
-    (problem,) = RegMeanPlusPlus(text=texts).problems()
-    assert problem.startswith("text: with one file for all") and "expected own or pseudo" in problem
-    assert RegMeanPlusPlus(text="pseudo").problems() == []
-    assert RegMeanPlusPlus(text=texts, keep_top=1).problems() == []
-    assert RegMeanPlusPlus(text=texts, regularization="ridge", ridge_towards="base").problems() == []
+def test_one_file_for_all_makes_regmean_plusplus_the_mean_of_models_that_only_read(
+    texts: str, tmp_path: Path, pico_cache: Path
+) -> None:
+    for seed, name in enumerate("ab"):
+        save_classifier(tmp_path / name, pico_cache, seed)
+        save(tmp_path / f"t5-{name}", pico_cache, "t5", seed)
+    folders = [str(tmp_path / name) for name in "ab"]
+    with pytest.raises(CheckpointError) as caught:
+        prepare_merge(MergeRequest(folders, RegMeanPlusPlus(text=texts)))
+    (problem,) = caught.value.problems
+    assert problem.startswith("method.text: with one file for all") and "expected own or pseudo" in problem
+    writing = [str(tmp_path / f"t5-{name}") for name in "ab"]  # of which each writes words of its own
+    assert prepare_merge(MergeRequest(writing, RegMeanPlusPlus(text=texts))).text is not None
+    assert RegMeanPlusPlus(text="pseudo").reading_problems() == []
+    assert RegMeanPlusPlus(text=texts, keep_top=1).reading_problems() == []
+    assert RegMeanPlusPlus(text=texts, regularization="ridge", ridge_towards="base").reading_problems() == []

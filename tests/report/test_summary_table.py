@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import statistics
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from regmean_lab.report.member_names import member_names
 from regmean_lab.report.rows import ordered_methods, rows_of
 from regmean_lab.report.summary import MEAN_IN, MEAN_OUT, markdown_table, print_table, score_table
 from regmean_lab.results import Result, read_result
@@ -256,10 +258,30 @@ class TestWhatIsMissing:
     def test_a_seed(self) -> None:
         every = [result("simple", seed) for seed in (1, 2, 3)]
         every += [result("regmean", seed, {"tec": 90.0, "isear": 91.0}) for seed in (1, 3)]
-        table = score_table(every)
-        shown = markdown_table(table)
+        shown = markdown_table(score_table(every, alike=True))
         assert "90.00 ± 0.00 (2 of 3)" in shown and "**90.00" not in shown
-        assert " of 3)" not in markdown_table(score_table(every[:3]))
+        assert " of 3)" not in markdown_table(score_table(every[:3], alike=True))
+        assert " of 3)" not in markdown_table(score_table(every))  # of checkpoints that are scored, say
+
+    def test_nothing_where_members_follow_from_what_is_compared(self) -> None:
+        """More members in each row, the same in another order, and two suites."""
+        longer = {"tec": 50.0, "isear": 60.0, "ssec": 70.0}
+        rows = [result("simple", seed, first=2) for seed in (1, 2)]
+        rows += [result("simple", seed, longer, first=3) for seed in (1, 2)]
+        rows += [result("simple", seed, dict(reversed(longer.items())), order="greedy") for seed in (1, 2)]
+        rows += [replace(result("simple", seed, longer), suite="other") for seed in (1, 2)]
+        assert not re.search(r"\(\d of \d\)", markdown_table(score_table(rows, alike=True)))
+
+    def test_joint_training_stands_beside_merges_of_checkpoints(self) -> None:
+        places = {name: {"from": name, "fingerprint": name} for name in ("tec", "isear")}
+        merged = replace(result("simple"), checkpoints=places)
+        assert member_names([result("multitask"), merged]) == [("tec", "isear"), ("tec", "isear")]
+        other = replace(merged, checkpoints={**places, "tec": {"from": "tec", "fingerprint": "new"}})
+        assert member_names([merged, other, result("simple")]) == [
+            ("tec=tec (tec)", "isear=isear"),
+            ("tec=tec (new)", "isear=isear"),
+            ("tec (trained)", "isear (trained)"),
+        ]
 
     def test_other_checkpoints_for_the_same_corpora_are_another_set(self) -> None:
         def given(method: str, version: str, score: float, seed: int = 1) -> Result:
@@ -272,7 +294,7 @@ class TestWhatIsMissing:
         assert "2 sets of members" in both.title
         ((_, cells_of_row),) = both.rows
         assert cells_of_row[0].text == "95.00"  # no deviation: it would be taken for that of seeds
-        apart = markdown_table(score_table([given("simple", "v1", 90.0), given("regmean", "v2", 100.0)]))
+        apart = markdown_table(score_table([given("simple", "v1", 90.0), given("regmean", "v2", 100.0)], alike=True))
         assert "90.00 (1 of 2)" in apart and "100.00 (1 of 2)" in apart and "**" not in apart
-        same = markdown_table(score_table([given("simple", "v1", 90.0), given("regmean", "v1", 100.0)]))
+        same = markdown_table(score_table([given("simple", "v1", 90.0), given("regmean", "v1", 100.0)], alike=True))
         assert "**100.00**" in same and " of 2" not in same

@@ -16,7 +16,7 @@ from regmean_lab.models.sentence_folders import SentenceFolder
 from regmean_lab.utils.files import WEIGHTS_FILE, file_sha256, json_sha256
 
 READING = "reading_sha256"
-"""Key of the hash of what a folder's model makes of a text, beside its weights."""
+"""Key of the hash of how a folder's model reads a text: its configuration and its tokenizer's files."""
 
 WITHOUT_EFFECT = ("id2label", "label2id", "transformers_version", "_name_or_path", "torch_dtype", "dtype")
 """Entries of a configuration that change no output."""
@@ -37,18 +37,20 @@ def identity_of(checkpoint: Checkpoint, sentence: SentenceFolder | None, pushed:
     sums = {path.name: file_sha256(path) for path in files}
     if sentence is not None:
         sums |= {name: file_sha256(path) for name, path in sentence.weight_files.items()}
-    return {"weights_sha256": sums, READING: _sha256_of_reading(Path(checkpoint.location))}
+    return {"weights_sha256": sums, READING: _sha256_of_reading(Path(checkpoint.location), sentence)}
 
 
-def _sha256_of_reading(folder: Path) -> str:
-    """Hash of what a model makes of a text, beside its weights."""
+def _sha256_of_reading(folder: Path, sentence: SentenceFolder | None) -> str:
+    """Hash of the configuration and the tokenizer's files, and of what says how modules follow a transformer."""
     try:
         config = read_json_file(folder / CONFIG_FILE)
     except CheckpointError:  # told where the model is loaded
         config = {}
     told = {key: value for key, value in config.items() if key not in WITHOUT_EFFECT}
     tokenizer = {path.name: file_sha256(path) for path in tokenizer_files(folder)}
-    return json_sha256({"configuration": told, "tokenizer": tokenizer})
+    listed = {} if sentence is None else {name: path for name, path in sentence.files.items() if path.suffix == ".json"}
+    modules = {name: file_sha256(path) for name, path in listed.items()}
+    return json_sha256({"configuration": told, "tokenizer": tokenizer, **({"modules": modules} if modules else {})})
 
 
 def _sums_on_hub(checkpoint: Checkpoint) -> dict[str, str]:
