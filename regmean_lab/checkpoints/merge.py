@@ -34,7 +34,7 @@ from regmean_lab.checkpoints.union_tokenizer import union_lead
 from regmean_lab.checkpoints.writing import PlannedTensor, Shard, as_planned, plan_shards, write_shards
 from regmean_lab.config.groups import TrainerConfig
 from regmean_lab.merging.auto import Auto
-from regmean_lab.merging.base import MergeMethod
+from regmean_lab.merging.base import MergeMethod, unmatched_linear
 from regmean_lab.merging.choice import Choice
 from regmean_lab.merging.distill import Distill
 from regmean_lab.merging.layout import averaged_line
@@ -236,6 +236,9 @@ def prepare_merge(request: MergeRequest) -> PreparedMerge:
         by_name = None
         found += error.problems
     layout = agreement.lead.architecture.layout
+    excluded = [] if modules is not None else getattr(request.method, "exclude_layers", [])
+    if lost := unmatched_linear(excluded, layout):
+        found.append(f"method.exclude_layers: no linear layer matches {', '.join(lost)}")
     statistics = []
     try:
         statistics = open_statistics(members, request.method, agreement.names, layout, agreement.orders)

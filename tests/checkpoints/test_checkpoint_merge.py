@@ -61,6 +61,18 @@ def refused(checkpoints: Sequence[Path], method: MergeMethod | None = None, **se
     return caught.value.problems
 
 
+def test_patterns_that_match_nothing_are_told_before_any_weights_are_read(tmp_path: Path, pico_cache: Path) -> None:
+    folders = [tmp_path / name for name in "ab"]
+    for seed, folder in enumerate(folders):
+        save_classifier(folder, pico_cache, seed)
+    assert refused(folders, RegMean(exclude_layers=["*.dens"], gram_from="estimated"), base=str(folders[0])) == [
+        "method.exclude_layers: no linear layer matches *.dens"
+    ]
+    assert refused(folders, Simple(keep_layers=["clasifier"])) == [
+        "method.keep_layers: no module or parameter matches clasifier"
+    ]
+
+
 def test_mean_of_two_folders(tmp_path: Path, pico_cache: Path) -> None:
     models = [save_classifier(tmp_path / name, pico_cache, seed) for seed, name in enumerate("ab")]
     merged = merge_into(tmp_path / "out", [tmp_path / "a", tmp_path / "b"], Simple())
