@@ -108,7 +108,7 @@ def test_the_same_seed_gives_the_same_trials(common: list[str], tmp_path: Path) 
 
 @pytest.mark.parametrize("sampler", ["tpe", "cmaes", "random", "qmc"])
 def test_an_interrupted_search_goes_on_where_it_was(common: list[str], tmp_path: Path, sampler: str) -> None:
-    overrides = [*MEMBERS, ALPHA, "method.ridge=tag(log,interval(1e-3,10))"]
+    overrides = [*MEMBERS, ALPHA, "method.regularization=ridge", "method.ridge=tag(log,interval(1e-3,10))"]
     whole = Quadratic()
     expected = searched(common, tmp_path / "whole", whole, *overrides, sampler=sampler)
     first, second = Quadratic(stop_after=3), Quadratic()
