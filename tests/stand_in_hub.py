@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -196,6 +197,10 @@ class StandInHub(ThreadingHTTPServer):
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(cache / "token"))
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # large files by git-lfs
+        # transformers keeps a client with the address that was the hub's when it was first asked. That of a server that
+        # an earlier test has stopped is tried again for five minutes.
+        if (asking := sys.modules.get("transformers.utils.hub")) is not None:
+            monkeypatch.setattr(asking, "_hf_api", None, raising=False)
         for variable in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
             monkeypatch.delenv(variable, raising=False)
 

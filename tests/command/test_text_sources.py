@@ -53,7 +53,7 @@ def test_pseudo_text_is_drawn_from_counts_that_are_kept_beside_the_member(forks:
 def test_results_on_a_file_are_found_by_its_content(forks: Forks, folder: Path) -> None:
     texts = folder / "texts.txt"
     texts.write_text("the river was good\n" * 9)
-    asked = ("method=regmean_plusplus", "method.text=texts.txt", "paths.output_dir=outputs-file")
+    asked = ("method=regmean_sequential", "method.text=texts.txt", "paths.output_dir=outputs-file")
     run(forks, folder, *asked)
     first = result_of(folder, "file")
     assert "found the finished result" in run(forks, folder, *asked)
