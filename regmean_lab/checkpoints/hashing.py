@@ -41,11 +41,11 @@ class Checksums:
 def _known_sha256(path: Path) -> str:
     """SHA-256 of a file, computed once while its size and time of change stay the same: checks and work ask for it."""
     state = path.stat()
-    return _sha256_at(path, state.st_size, state.st_mtime_ns)
+    return _sha256_at(path, state.st_ino, state.st_size, state.st_mtime_ns)
 
 
 @lru_cache(maxsize=4096)
-def _sha256_at(path: Path, size: int, changed: int) -> str:
+def _sha256_at(path: Path, inode: int, size: int, changed: int) -> str:
     return file_sha256(path)
 
 

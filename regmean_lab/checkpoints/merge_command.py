@@ -57,14 +57,11 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 def check(config: DictConfig) -> None:
     """Check values, and headers and configurations of the checkpoints against each other; see ``prepare_merge``.
 
-    Where statistics are read, so that checksums of the checkpoints are needed, they are compared too.
-
     Raises:
         ConfigurationError: with everything that stands against the merge.
     """
     output = OmegaConf.select(config, "output")
-    _, prepared, _ = _checked(config, None if output is None else Path(str(output)).expanduser())
-    _check_statistics(prepared)
+    _checked(config, None if output is None else Path(str(output)).expanduser())
 
 
 def plan(config: DictConfig) -> list[str]:
@@ -79,7 +76,6 @@ def plan(config: DictConfig) -> list[str]:
     folder = Path(plain.paths.output_dir) / root_folder(plain.method.name, config)
     output = Path(plain.output).expanduser() if plain.output is not None else folder / MERGED_FOLDER
     _, prepared, _ = _checked(config, output)
-    _check_statistics(prepared)
     lines = merge_lines(prepared, output)
     if plain.evaluate is not None:
         scored = "the merge, the checkpoints and their ensemble are"
@@ -122,8 +118,6 @@ def run(config: DictConfig, folder: Path) -> Measured:
     # Where nothing is compared with the checksums beforehand, they are computed while weights are merged.
     if trains or has_record(output) or any(part.files for part in prepared.statistics):
         sums = checksums(prepared)
-        if found := statistics_problems(prepared, sums):
-            raise ConfigurationError(found)
         wanted = fingerprint(prepared, settings, sums)
     with zoo.work({"merge": wanted}, f"merging {output}") if trains else nullcontext() as snapshots:
         if wanted is not None and not config.force and find_merged(output, wanted):
@@ -150,17 +144,6 @@ def run(config: DictConfig, folder: Path) -> Measured:
     return measured
 
 
-def _check_statistics(prepared: PreparedMerge) -> None:
-    """Raise for statistics that were collected from other weights.
-
-    Raises:
-        ConfigurationError: naming the files.
-    """
-    reads_some = any(part.files for part in prepared.statistics)
-    if reads_some and (found := statistics_problems(prepared, checksums(prepared))):
-        raise ConfigurationError(found)
-
-
 def _checked(config: DictConfig, output: Path | None) -> tuple[MergeRequest, PreparedMerge, Destination | None]:
     """The merge as it was asked for and as it is done, and the repository that it is pushed to, if it is.
 
@@ -176,6 +159,8 @@ def _checked(config: DictConfig, output: Path | None) -> tuple[MergeRequest, Pre
     try:
         request = request_of(config)
         prepared = _prepared(request)
+        if any(part.files for part in prepared.statistics):
+            found += statistics_problems(prepared, checksums(prepared))
         if plain.evaluate is not None:
             from regmean_lab.checkpoints.scoring.merged import scoring_problems  # Lightning, as above
 

@@ -17,7 +17,7 @@ from regmean_lab.merging.movement import with_movement
 from regmean_lab.merging.parameters import LayerDiagnostics, LinearLayer, MergeError, Parameter
 from regmean_lab.merging.refining import LayerRows, RefinedLayer, RefiningMethod
 from regmean_lab.merging.regmean import RegMean
-from regmean_lab.merging.row_groups import rows_by_members, rows_by_owners
+from regmean_lab.merging.row_groups import Rows, groups_of_rows
 from regmean_lab.merging.task_vectors import oriented
 from regmean_lab.statistics import add_gram_, mirror_upper_
 from regmean_lab.utils.checks import one_of, positive
@@ -121,13 +121,11 @@ class _Solver:
         self._current = _oriented(layer, layer.merged)
         self._intercept = layer.bias in layer.merged
         outputs = len(self._current)
-        self._outputs: Mapping[tuple[int, ...], list[int]]
-        if layer.weight in layer.layout.label_outputs:
-            self._outputs = rows_by_members(layer.members, outputs)
-        else:
-            found = rows_by_owners(layer.members, layer.weight, outputs)
-            # The row of a token that one member alone has stays that member's.
-            self._outputs = {owners: rows for owners, rows in found.items() if len(owners) > 1}
+        groups = groups_of_rows(layer.weight, layer.members, layer.layout, None, outputs, None)
+        if groups is None:
+            groups = [Rows(tuple(range(len(layer.members))), list(range(outputs)))]
+        # The row of a token that one member alone has stays that member's.
+        self._outputs = {own.members: own.rows for own in groups if not (own.exact and len(own.members) == 1)}
         self._systems = {group: _System() for group in self._outputs}
 
     def add(self, member: int, batches: Iterable[LayerRows]) -> None:

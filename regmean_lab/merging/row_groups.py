@@ -124,24 +124,6 @@ def rows_by_members(members: Sequence[MergeMember], count: int, start: int = 0) 
     return groups
 
 
-def rows_by_owners(members: Sequence[MergeMember], name: str, count: int) -> Mapping[tuple[int, ...], list[int]]:
-    """Rows of a parameter by the members that really have them: of a vocabulary, that have the row's token.
-
-    Args:
-        members: the members.
-        name: the parameter.
-        count: number of rows.
-    """
-    masks = [present_rows(member.weights, name) for member in members]
-    if all(mask is None for mask in masks):
-        return {tuple(range(len(members))): list(range(count))}
-    listed = [[True] * count if mask is None else mask.tolist() for mask in masks]
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for row, has in enumerate(zip(*listed, strict=True)):
-        groups.setdefault(tuple(number for number, one in enumerate(has) if one), []).append(row)
-    return groups
-
-
 def _annotating(members: Sequence[MergeMember], label: int) -> tuple[int, ...]:
     """Indices of the members whose data annotates a label."""
     return tuple(i for i, member in enumerate(members) if member.annotated is None or member.annotated[label])
