@@ -122,7 +122,7 @@ class StatisticsRequest:
         That is its own, one that differs only in having more layers, or one that was published with the member.
         """
         path = self.path(entry, data_fingerprint)
-        if path.exists():
+        if path.exists() and not self._is_outdated(path):
             return path
         if self.layers is not None and (other := self._with_more_layers(entry, data_fingerprint)) is not None:
             return other
@@ -168,6 +168,13 @@ class StatisticsRequest:
                 return self.about.serving_problem(file, self.settings)
         except StatisticsError:
             return ""
+
+    def _is_outdated(self, path: Path) -> bool:
+        try:
+            with self.about.file(path) as file:
+                return self.about.outdated(file) is not None
+        except StatisticsError:
+            return False  # what is wrong is told where it is read
 
     def _with_more_layers(self, entry: ZooEntry, data_fingerprint: str) -> Path | None:
         assert self.layers is not None

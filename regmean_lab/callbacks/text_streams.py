@@ -125,6 +125,7 @@ class PseudoStream:
         counts = self._counts
         tables = (counts.counts, counts.lengths, counts.pairs)
         numbers = [None if table is None else table.tolist() for table in tables]
+        numbers += [table.tolist() for table in counts.pair_histograms().values()]
         return sha256_of(map(repr, (counts.tokens, *numbers, counts.parts, *self._described)))
 
     def batch(self, step: int) -> Batch:

@@ -23,6 +23,9 @@ from torch import Tensor
 LENGTHS_SHARE = 0.1
 """Share of ε that goes to the histogram of lengths; the rest goes to the counts of tokens."""
 
+PAIRS_SHARE = 0.05
+"""Share of ε that goes to each of the two histograms of pairs of texts, where there are any."""
+
 FALSE_LENGTHS = 0.01
 """Expected number of ranges of lengths that are told and no text has: such a length may be very long."""
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
-from itertools import chain, takewhile
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,12 +15,10 @@ from .accumulator import Accumulator
 from .denoising import counts_of_tokens
 from .distributed import add_up_, gather, rank, world_size
 from .errors import StatisticsError
-from .privacy import FALSE_LENGTHS, LENGTHS_SHARE, Noise, secure_source
-from .token_counts import LONGEST_TEXT, TokenCounts
+from .histograms import add_, empty, told_ranges
+from .privacy import FALSE_LENGTHS, LENGTHS_SHARE, PAIRS_SHARE, Noise, secure_source
+from .token_counts import PAIR_HISTOGRAMS, TokenCounts
 from .vocabulary import Vocabulary
-
-LENGTH_EDGES = tuple(takewhile(lambda edge: edge < LONGEST_TEXT, chain((1,), *((2 << k, 3 << k) for k in range(24)))))
-"""First lengths of the ranges of the histogram: powers of two and what is half-way between; the same for all data."""
 
 POSTERIOR = "posterior means, rounded"
 """What is told of noisy counts."""
@@ -37,21 +34,29 @@ class Privacy:
         epsilon: ε of all that a file tells.
         delta: δ of it; None for pure differential privacy.
         tokens_per_text: distinct tokens of a text that are counted, the first ones, each once.
+        texts_per_example: 2 where a text is a pair of texts, of which more is told.
     """
 
     epsilon: float
     delta: float | None = None
     tokens_per_text: int = 20
+    texts_per_example: int = 1
 
     @property
     def of_tokens(self) -> Noise:
         """Noise on the counts of tokens."""
-        return Noise(self.tokens_per_text, (1 - LENGTHS_SHARE) * self.epsilon, self.delta)
+        others = LENGTHS_SHARE + (PAIRS_SHARE * len(PAIR_HISTOGRAMS) if self.texts_per_example == 2 else 0)
+        return Noise(self.tokens_per_text, (1 - others) * self.epsilon, self.delta)
 
     @property
     def of_lengths(self) -> Noise:
         """Noise on the histogram of lengths, in which a text is counted once."""
         return Noise(1, LENGTHS_SHARE * self.epsilon)
+
+    @property
+    def of_pairs(self) -> Noise:
+        """Noise on each of the two histograms of pairs of texts, in which a pair is counted once."""
+        return Noise(1, PAIRS_SHARE * self.epsilon)
 
 
 @dataclass(frozen=True)
@@ -106,15 +111,15 @@ class TokenAccumulator(Accumulator[TokenStatistics]):
             raise StatisticsError(f"texts_per_example={texts_per_example}: expected 1 or 2")
         self.vocabulary = vocabulary
         self.minimum = minimum
-        self.privacy = privacy
+        self.privacy = None if privacy is None else replace(privacy, texts_per_example=texts_per_example)
         self.parts = texts_per_example
         size = len(vocabulary.tokens)
         self.countable = torch.zeros(size, dtype=torch.bool)
         self.countable[list(vocabulary.ids.values())] = True
         self.occurrences = torch.zeros(labels, size, dtype=torch.int64)
         self.texts = torch.zeros(labels, size, dtype=torch.int64)
-        self.lengths = torch.zeros(len(LENGTH_EDGES), dtype=torch.int64)
-        self.texts_of_lengths = torch.zeros_like(self.lengths)
+        self.histograms, self.histograms_of_texts = empty(texts_per_example), empty(texts_per_example)
+        self._separators = torch.tensor(sorted(vocabulary.separators), dtype=torch.int64)
         self._seen: dict[bytes, tuple[int, bytes]] = {}
         self.pairs: dict[int, tuple[int, int]] | None = {} if pairs else None
 
@@ -136,10 +141,10 @@ class TokenAccumulator(Accumulator[TokenStatistics]):
             example, place = counted.nonzero(as_tuple=True)
             keys = rows[example] * table[1] + ids[example, place]
             self.occurrences += torch.bincount(keys, minlength=table.numel()).view(table)
-            self.lengths += _histogram(counted)
+            add_(self.histograms, ids, counted, self._words(ids, real))
             if self.pairs is not None:
                 _add_pairs(self.pairs, ids, counted, table[1], occurrences=1, texts=0)
-            self._add_texts(ids, counted, rows, self._different(ids, real, counted, rows), 1)
+            self._add_texts(ids, real, rows, self._different(ids, real, counted, rows), 1)
         self._count(len(ids))
 
     def compute(
@@ -158,12 +163,12 @@ class TokenAccumulator(Accumulator[TokenStatistics]):
         noisy = None if self.privacy is None else _released(self.privacy, self, source())
         if noisy is None:
             values, told = self.occurrences, self.texts >= self.minimum
-            lengths, told_lengths = self.lengths, self.texts_of_lengths >= self.minimum
-            privacy: dict[str, Any] = {}
+            told_shares = {name: table >= self.minimum for name, table in self.histograms_of_texts.items()}
+            shares, privacy = self.histograms, dict[str, Any]()
         else:
-            values, told, lengths, told_lengths, privacy = noisy
+            values, told, shares, told_shares, privacy = noisy
         some = told.any(0)
-        if not some.any() or not told_lengths.any():
+        if not some.any() or not told_shares["lengths"].any():
             what = "token" if not some.any() else "range of lengths"
             by = f"at least {self.minimum} different texts" if noisy is None else "more texts than the noise hides"
             raise StatisticsError(
@@ -174,10 +179,11 @@ class TokenAccumulator(Accumulator[TokenStatistics]):
         counts = TokenCounts(
             tokens,
             torch.where(told, values, 0)[:, some],
-            _ranges(lengths, told_lengths),
+            told_ranges(shares["lengths"], told_shares["lengths"]),
             self.vocabulary.describe(),
             None if self.pairs is None else self._told_pairs({id_: n for n, id_ in enumerate(positions)}),
             self.parts,
+            **{name: torch.where(told_shares[name], shares[name], 0) for name in shares if name in PAIR_HISTOGRAMS},
         )
         if noisy is None:
             return TokenStatistics(counts, self._examples, self._batches, {})
@@ -195,9 +201,14 @@ class TokenAccumulator(Accumulator[TokenStatistics]):
                 self._seen[key] = (row, text[there].tobytes()) if several else _NOT_KEPT
         return torch.tensor(found, dtype=torch.bool)
 
-    def _add_texts(self, ids: Tensor, counted: Tensor, rows: Tensor, chosen: Tensor, times: int) -> None:
+    def _words(self, ids: Tensor, real: Tensor) -> Tensor:
+        """What is neither padding nor put around texts by the tokenizer, bool [examples, tokens]."""
+        return real & ~torch.isin(ids, self._separators)
+
+    def _add_texts(self, ids: Tensor, real: Tensor, rows: Tensor, chosen: Tensor, times: int) -> None:
         """Count by texts, ``times`` (1 or -1) for each of those that are chosen."""
-        ids, counted, rows = ids[chosen], counted[chosen], rows[chosen]
+        ids, real, rows = ids[chosen], real[chosen], rows[chosen]
+        counted = real & self.countable[ids]
         labels, size = self.texts.shape
         example, place = counted.nonzero(as_tuple=True)
         if self.privacy is None:
@@ -210,7 +221,7 @@ class TokenAccumulator(Accumulator[TokenStatistics]):
             listed = [(number, token) for number, row in enumerate(first) for token in row]
             own = torch.tensor(listed, dtype=torch.int64).view(-1, 2).T
         self.texts += times * torch.bincount(rows[own[0]] * size + own[1], minlength=labels * size).view(labels, size)
-        self.texts_of_lengths += times * _histogram(counted)
+        add_(self.histograms_of_texts, ids, counted, self._words(ids, real), times)
         if self.pairs is not None:
             _add_pairs(self.pairs, ids, counted, size, occurrences=0, texts=times)
 
@@ -226,7 +237,7 @@ class TokenAccumulator(Accumulator[TokenStatistics]):
 
     def _add_up_sums(self) -> None:
         self._leave_to_earlier_processes()
-        for table in (self.occurrences, self.texts, self.lengths, self.texts_of_lengths):
+        for table in (self.occurrences, self.texts, *self.histograms.values(), *self.histograms_of_texts.values()):
             add_up_(table)
         if self.pairs is not None:
             every: dict[int, tuple[int, int]] = {}
@@ -243,14 +254,8 @@ class TokenAccumulator(Accumulator[TokenStatistics]):
             if not text:
                 continue  # it has nothing that counts
             ids = torch.frombuffer(bytearray(text), dtype=torch.int64).unsqueeze(0)
-            self._add_texts(ids, self.countable[ids], torch.tensor([row]), torch.tensor([True]), -1)
-
-
-def _histogram(counted: Tensor) -> Tensor:
-    """Texts by ranges of lengths, int64, from which tokens count [examples, tokens]; those without any are left out."""
-    lengths = counted.sum(1)
-    ranges = torch.bucketize(lengths[lengths > 0], torch.tensor(LENGTH_EDGES), right=True) - 1
-    return torch.bincount(ranges, minlength=len(LENGTH_EDGES))
+            every = torch.ones_like(ids, dtype=torch.bool)
+            self._add_texts(ids, every, torch.tensor([row]), torch.tensor([True]), -1)
 
 
 def _add_pairs(
@@ -267,8 +272,8 @@ def _add_pairs(
 
 def _released(
     privacy: Privacy, counter: TokenAccumulator, source: random.Random
-) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
-    """What noisy counts say of tokens and of lengths, which of them are told, and the guarantee in words and numbers.
+) -> tuple[Tensor, Tensor, dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
+    """What noisy counts say of tokens and in histograms, which are told, and the guarantee in words and numbers.
 
     Noise is added to every count that there could be, so that all that is told depends on noisy counts alone.
     """
@@ -278,20 +283,20 @@ def _released(
     for row, texts in zip(values, counter.texts, strict=True):
         row[countable] = counts_of_tokens(texts[countable] + noise.draw(len(countable), source), noise)
     length_noise = privacy.of_lengths
-    lengths = counter.lengths + length_noise.draw(len(counter.lengths), source)
+    lengths = counter.histograms["lengths"]
+    shares = {"lengths": lengths + length_noise.draw(len(lengths), source)}
     length_threshold = max(counter.minimum, length_noise.threshold(FALSE_LENGTHS / len(lengths)))
+    told_shares = {"lengths": shares["lengths"] >= length_threshold}
+    for name, table in counter.histograms.items():
+        if name in PAIR_HISTOGRAMS:
+            shares[name] = table + privacy.of_pairs.draw(len(table), source)
+            told_shares[name] = shares[name] > 0
     told = {
         "epsilon": privacy.epsilon,
         "delta": privacy.delta or 0.0,
         "neighbours": "one text added or removed",
         "tokens": {**noise.describe(), "told": POSTERIOR},
         "lengths": {**length_noise.describe(), "threshold": length_threshold},
+        **{name: privacy.of_pairs.describe() for name in shares if name in PAIR_HISTOGRAMS},
     }
-    return values, values > 0, lengths, lengths >= length_threshold, told
-
-
-def _ranges(lengths: Tensor, told: Tensor) -> Tensor:
-    """The ranges of lengths that are told, as `TokenCounts` has them."""
-    ends = [*LENGTH_EDGES[1:], LONGEST_TEXT]
-    numbers = told.nonzero().flatten().tolist()
-    return torch.tensor([[LENGTH_EDGES[number], ends[number] - 1, int(lengths[number])] for number in numbers])
+    return values, values > 0, shares, told_shares, told

@@ -18,6 +18,12 @@ KNOWN_SHARE = 0.8
 LONGEST_TEXT = 1 << 24
 """More tokens than a text has."""
 
+TENTHS = 10
+"""Ranges of a histogram of shares."""
+
+PAIR_HISTOGRAMS = ("first_shares", "overlaps")
+"""Histograms that tell how the two texts of a pair are related, see :class:`TokenCounts`."""
+
 
 @dataclass(frozen=True)
 class TokenCounts:
@@ -31,6 +37,10 @@ class TokenCounts:
         vocabulary: what :meth:`Vocabulary.describe` says of the tokenizer's.
         pairs: int64 [p, 3]: numbers of two tokens, and how often the second follows the first; None where not counted.
         parts: texts an example: 2 where examples are pairs.
+        first_shares: of pairs of texts, int64 [10]: how many have a tenth, two tenths, … of their tokens in the first
+            text; None where not counted, and all 0 where not told.
+        overlaps: of pairs of texts, int64 [10]: of how many a tenth, two tenths, … of the second text's tokens are in
+            the first one as well; None where not counted, and all 0 where not told.
     """
 
     tokens: tuple[str, ...]
@@ -39,6 +49,13 @@ class TokenCounts:
     vocabulary: dict[str, Any] = field(default_factory=dict)
     pairs: Tensor | None = None
     parts: int = 1
+    first_shares: Tensor | None = None
+    overlaps: Tensor | None = None
+
+    def pair_histograms(self) -> dict[str, Tensor]:
+        """Those of `PAIR_HISTOGRAMS` that were counted, by their names."""
+        found = {name: getattr(self, name) for name in PAIR_HISTOGRAMS}
+        return {name: table for name, table in found.items() if table is not None}
 
     def faults(self) -> list[str]:
         """Why these cannot be counts: one message each."""
@@ -46,6 +63,12 @@ class TokenCounts:
         found += _table_faults("lengths", self.lengths, 3, 3)
         if self.pairs is not None:
             found += _table_faults("pairs", self.pairs, 3, 3)
+        for name, table in self.pair_histograms().items():
+            if list(table.shape) != [TENTHS]:
+                found.append(f"{name}: of shape {list(table.shape)}, expected [{TENTHS}]")
+            found += _table_faults(name, table.reshape(1, -1), None, table.numel())
+            if self.parts != 2:
+                found.append(f"{name}: is of pairs of texts, and parts is {self.parts}")
         if len(set(self.tokens)) < len(self.tokens):
             found.append("a token occurs twice")
         if self.parts not in (1, 2):

@@ -399,6 +399,11 @@ class TestOtherText:
         assert len(rows_of(stream.held_out())) == QUICK.held_out
         assert not set(rows_of(stream.held_out())) & set(rows_of(other.held_out()))
         assert stream.fingerprint == same.fingerprint != PseudoStream(counts[1], tokenizer, QUICK, 24).fingerprint
+        shares = {"first_shares": torch.arange(10), "overlaps": torch.arange(10)}
+        changes: list[dict[str, Any]] = [{}, *({name: table.flip(0)} for name, table in shares.items())]
+        related = [replace(counts[0], parts=2, **{**shares, **change}) for change in changes]
+        told = {PseudoStream(pairs, tokenizer, QUICK, 24).fingerprint for pairs in related}
+        assert len({*told, stream.fingerprint}) == 4
 
     def test_a_file_that_all_read(self, draw: Draw, tmp_path: Path, pico_cache: Path) -> None:
         sources = draw("emotion", "bert")

@@ -9,6 +9,8 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from drawn_members import Member
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from regmean_lab.callbacks.statistics import (
@@ -138,6 +140,22 @@ def test_counts_of_tokens_are_those_of_the_members_training_data(trainer: pl.Tra
     expected = {token: count for token, count in times.items() if texts[token] >= 4}
     assert expected
     assert dict(zip(counts.tokens, counts.counts[0].tolist(), strict=True)) == expected
+
+
+def test_counts_of_an_earlier_version_are_collected_again(trainer: pl.Trainer, members: list[Member]) -> None:
+    member, request = members[0], StatisticsRequest("tokens", TokensConfig(minimum_count=4), 5, 0, "32-true")
+    assert collect(trainer, member, request)
+    path = request.path(member.entry, member.fingerprint)
+    with safe_open(path, framework="pt") as file:
+        metadata = dict(file.metadata() or {})
+    del metadata["thresholds"]
+    save_file(load_file(path), path, metadata=metadata)
+    assert collect(trainer, member, request)
+    assert not collect(trainer, member, request)
+    path.write_bytes(b"damaged")
+    assert not collect(trainer, member, request)
+    with pytest.raises(StatisticsError, match=path.name):
+        open_statistics(member.entry, request, member.fingerprint)
 
 
 def test_private_counts_in_the_zoo_do_not_tell_their_data(

@@ -116,6 +116,27 @@ def test_copies_of_a_text_tell_nothing_and_files_that_told_are_replaced(
     assert told(TokensFile(path)) == counted(folder) and len(path.read_bytes()) == len(before)
 
 
+def test_counts_of_pairs_that_do_not_tell_how_they_are_related_are_replaced(
+    folder: Path, compose: Callable[..., DictConfig], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [{"a": text, "b": " ".join(reversed(text.split()[:3]))} for text in sentences(40)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    config = compose(f"checkpoint={folder}", f"data={tmp_path / 'pairs.jsonl'}", "text=[a,b]", "kinds=[tokens]")
+    run(config, tmp_path / "job")
+    path = folder / "statistics" / "tokens.safetensors"
+    counts = TokensFile(path).counts
+    assert counts.overlaps is not None and counts.overlaps.tolist() == [0] * 9 + [40]  # "zebra" is alone in its tenth
+    assert "each share of at least 5 different pairs" in (folder / "README.md").read_text(encoding="utf-8")
+    with safe_open(path, framework="pt") as file:
+        metadata = dict(file.metadata() or {})
+    kept = {name: table for name, table in load_file(path).items() if name not in ("first_shares", "overlaps")}
+    metadata["shared"] = json.dumps({name: name for name in kept})
+    save_file(kept, path, metadata=metadata)  # as version 0.2.0 wrote it
+    run(config, tmp_path / "again")
+    assert f"{path} does not tell how the two texts of a pair are related, and is replaced" in caplog.text
+    assert TokensFile(path).counts.pair_histograms().keys() == {"first_shares", "overlaps"}
+
+
 def test_counts_by_the_label_that_the_model_gives(
     folder: Path, texts: Path, compose: Callable[..., DictConfig], tmp_path: Path
 ) -> None:
@@ -314,6 +335,8 @@ def test_no_single_text_says_how_many_texts_an_example_has(
         )
         file = TokensFile(tmp_path / name.partition(".")[0] / "statistics" / "tokens.safetensors")
         assert file.counts.parts == expected
+        overlaps = file.counts.overlaps
+        assert overlaps is None if expected == 1 else int(overlaps.sum()) > 0
 
 
 def test_another_tokenizer_or_configuration_is_counted_anew(

@@ -75,6 +75,16 @@ def test_shares_give_the_counts_of_all_texts_in_every_process(name: str, folder:
             assert torch.equal(file.counts.pairs, whole.counts.pairs)
 
 
+def test_shares_give_how_pairs_of_texts_are_related_in_every_process(folder: Path) -> None:
+    whole = two_processes.count(two_processes.pairs(), texts_per_example=2).counts.pair_histograms()
+    assert all(int(table.sum()) > 0 for table in whole.values())
+    for number in range(2):
+        found = TokensFile(folder / f"related-{number}.safetensors").counts.pair_histograms()
+        assert {name: table.tolist() for name, table in found.items()} == {
+            name: table.tolist() for name, table in whole.items()
+        }
+
+
 def test_layers_share_where_they_do_in_every_process(folder: Path) -> None:
     """The rare layer has the others' input in the one process that calls it, but only some of their rows."""
     with GramFile(folder / "gram-0.safetensors") as file:

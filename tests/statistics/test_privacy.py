@@ -111,7 +111,7 @@ def table_of(rows: list[list[int]], per_text: int) -> tuple[Any, Any]:
     accumulator = TokenAccumulator(VOCABULARY, 5, privacy=Privacy(1.0, None, per_text))
     for row in rows:
         accumulator.add(torch.tensor([row]))
-    return accumulator.texts[0], accumulator.lengths
+    return accumulator.texts[0], accumulator.histograms["lengths"]
 
 
 @pytest.mark.parametrize("per_text", [1, 3, 8])

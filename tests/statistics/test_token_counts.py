@@ -26,7 +26,8 @@ from regmean_lab.statistics import (
     collect_tokens,
     save_tokens,
 )
-from regmean_lab.statistics.token_counter import LENGTH_EDGES, TokenAccumulator
+from regmean_lab.statistics.histograms import LENGTH_EDGES
+from regmean_lab.statistics.token_counter import TokenAccumulator
 
 PAD, CLS, SEP, UNKNOWN = range(4)
 SIZE = 60

@@ -97,6 +97,15 @@ def count(shares: list[dict[str, Tensor]], **settings: Any) -> TokenStatistics:
     return collect_tokens(renamed, vocabulary, TokensConfig(minimum_count=2, pairs=True), **settings)
 
 
+def pairs() -> list[dict[str, Tensor]]:
+    """Pairs of texts with 1 between them, some of them twice."""
+    generator = torch.Generator().manual_seed(3)
+    rows = torch.randint(2, 6, (5, 6, 7), generator=generator)
+    rows[:, :, 3] = 1
+    rows[4, :3] = rows[0, :3]
+    return [{"ids": ids, "attention_mask": torch.ones_like(ids)} for ids in rows]
+
+
 def main(rank: int, processes: int, folder: Path) -> None:
     """Collect every kind with a share of the batches; then see that what is not sound is an error in every process."""
     torch.set_num_threads(1)
@@ -108,6 +117,8 @@ def main(rank: int, processes: int, folder: Path) -> None:
         SAVE[kind](folder / f"{kind}-{rank}.safetensors", own, {})
     counted = count(batches()[rank::processes], across_processes=True)
     save_tokens(folder / f"tokens-{rank}.safetensors", counted, {})
+    related = count(pairs()[rank::processes], texts_per_example=2, across_processes=True)
+    save_tokens(folder / f"related-{rank}.safetensors", related, {})
     # A process for which there is no batch at all.
     alone = count(batches() if rank == 1 else [], across_processes=True)
     save_tokens(folder / f"alone-{rank}.safetensors", alone, {})

@@ -296,7 +296,7 @@ class Kind(ABC):
         return None
 
     def outdated(self, file: Any) -> str | None:
-        """Why a file of an earlier version should not be published any more; None if it may be."""
+        """Why a file of an earlier version is collected again rather than used; None if it serves."""
         return None
 
     def needs_labels(self, settings: Any) -> str | None:

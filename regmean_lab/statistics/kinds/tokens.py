@@ -1,7 +1,8 @@
 """Counts of tokens: collection and files. What is drawn from them: :mod:`regmean_lab.statistics.pseudo_text`.
 
 A file holds ``counts`` [labels, tokens] and ``lengths`` [ranges, 3], the tokens themselves as ``tokens`` (a JSON list,
-compressed by zlib, uint8), and ``pairs`` [pairs, 3] where they were counted; numbers are uint16 where they fit, else
+compressed by zlib, uint8), ``pairs`` [pairs, 3] where they were counted, and of pairs of texts ``first_shares`` and
+``overlaps`` [10] each (files of earlier versions lack them); numbers are uint16 where they fit, else
 int32. Metadata has ``vocabulary`` (what :meth:`Vocabulary.describe` says), ``parts`` (texts an example), ``privacy``
 (what a guarantee is; empty without one) and ``thresholds`` (:data:`DIFFERENT`: what is told is told by texts of which
 none repeats another one; files of earlier versions lack it).
@@ -24,7 +25,7 @@ from regmean_lab.statistics.forms import Form
 from regmean_lab.statistics.kinds.base import Collection, Kind, ModelSize, TaskModel, register_kind
 from regmean_lab.statistics.store import Json, StatisticsFile, write_statistics
 from regmean_lab.statistics.token_counter import Privacy, TokenAccumulator, TokenStatistics
-from regmean_lab.statistics.token_counts import TokenCounts
+from regmean_lab.statistics.token_counts import PAIR_HISTOGRAMS, TokenCounts
 from regmean_lab.statistics.token_settings import TokensConfig
 from regmean_lab.statistics.vocabulary import Vocabulary
 
@@ -32,6 +33,12 @@ MOST_BYTES = 1 << 26
 """Largest list of tokens that a file may hold."""
 
 DIFFERENT = "different texts"
+
+OF_PAIRS_OF_TEXTS = (
+    " Of pairs of texts it tells how many have a tenth, two tenths and so on of their tokens in the first text, and of "
+    "how many as much of the second text is in the first one, each share of at least {minimum} different pairs."
+)
+"""What counts of pairs of texts reveal beside it."""
 
 DESCRIBED = {"digest": str, "size": int, "mark": str, "algorithm": str}
 
@@ -60,9 +67,9 @@ class TokensFile(StatisticsFile):
             raise self._fault("metadata 'vocabulary' does not describe a tokenizer's")
         pairs = self.read("pairs").long() if "pairs" in self.shared else None
         counts, lengths = (self.read(name).long() for name in ("counts", "lengths"))
-        self.counts = TokenCounts(
-            self._tokens(), counts, lengths, dict(vocabulary), pairs, self.metadata.get("parts", 1)
-        )
+        shares = {name: self.read(name).long() for name in PAIR_HISTOGRAMS if name in self.shared}
+        parts = self.metadata.get("parts", 1)
+        self.counts = TokenCounts(self._tokens(), counts, lengths, dict(vocabulary), pairs, parts, **shares)
         if faults := self.counts.faults():
             raise self._fault("; ".join(faults))
 
@@ -155,15 +162,23 @@ class TokensKind(Kind):
         """What it tells, and its guarantee."""
         settings, privacy = metadata["settings"], metadata.get("privacy")
         pairs = ", but for pairs of adjacent words that as many texts have" if settings.get("pairs") else ""
+        minimum = str(settings.get("minimum_count"))
         if not privacy:
-            return self.reveals.replace("{minimum}", str(settings.get("minimum_count"))).replace("{pairs}", pairs)
-        tokens, lengths = privacy["tokens"], privacy["lengths"]
+            revealed = self.reveals.replace("{minimum}", minimum).replace("{pairs}", pairs)
+            related = OF_PAIRS_OF_TEXTS.replace("{minimum}", minimum) if metadata.get("parts") == 2 else ""
+            return revealed + related
+        tokens, lengths, shares = privacy["tokens"], privacy["lengths"], privacy.get(PAIR_HISTOGRAMS[0])
+        related = (
+            ""
+            if shares is None
+            else (f", on how the two texts of pairs are related in two histograms (ε {shares['epsilon']:g} each)")
+        )
         return (
             f"Counts of tokens are ({privacy['epsilon']:g}, {privacy['delta']:g})-differentially private: whether any "
             f"one text was among those that were counted changes the probability of any file by at most a factor of "
             f"e^{privacy['epsilon']:g}{' and δ' if privacy['delta'] else ''}. Of each text {tokens['sensitivity']} "
             f"distinct tokens count, once each; {tokens['mechanism']} noise on all tokens of the vocabulary "
-            f"(ε {tokens['epsilon']:g}), {lengths['mechanism']} noise on lengths (ε {lengths['epsilon']:g}); "
+            f"(ε {tokens['epsilon']:g}), {lengths['mechanism']} noise on lengths (ε {lengths['epsilon']:g}){related}; "
             f"{_what_is_told(tokens)}, and lengths of fewer than {lengths['threshold']} texts are left out. "
             "Who wrote k of the texts has k times that ε. A second file from the same texts adds its ε to this one's"
             f"{'' if privacy['delta'] else ', and δ is 0'}."
@@ -186,10 +201,17 @@ class TokensKind(Kind):
         return f"{file.path} has {has}; asked for: epsilon={asked[0]:g}, delta={asked[1]:g}"
 
     def outdated(self, file: Any) -> str | None:
-        """Files of earlier versions without a guarantee have counted a repeated text as often as it is there."""
-        if file.privacy or file.metadata.get("thresholds") == DIFFERENT:
+        """Files of earlier versions: some count a repeated text often, some do not tell how pairs are related.
+
+        None that has a guarantee is: another one would spend its ε once more.
+        """
+        if file.privacy:
             return None
-        return f"{file.path} may tell words of a single text that is repeated"
+        if file.metadata.get("thresholds") != DIFFERENT:
+            return f"{file.path} may tell words of a single text that is repeated"
+        if file.counts.parts == 2 and len(file.counts.pair_histograms()) < len(PAIR_HISTOGRAMS):
+            return f"{file.path} does not tell how the two texts of a pair are related"
+        return None
 
     def operations(self, size: ModelSize, labels: int) -> int:
         """None."""
@@ -268,6 +290,7 @@ def save_tokens(path: str | os.PathLike[str], statistics: TokenStatistics, metad
         "lengths": _compact(counts.lengths),
         "tokens": torch.tensor(list(listed), dtype=torch.uint8),
         **({} if counts.pairs is None else {"pairs": _compact(counts.pairs)}),
+        **{name: _compact(table) for name, table in counts.pair_histograms().items()},
     }
     header: dict[str, object] = {
         "kind": TokensFile.kind,
