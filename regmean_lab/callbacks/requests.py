@@ -122,8 +122,8 @@ class StatisticsRequest:
         That is its own, one that differs only in having more layers, or one that was published with the member.
         """
         path = self.path(entry, data_fingerprint)
-        if path.exists() and not self._is_outdated(path):
-            return path
+        if path.exists():
+            return None if self._is_outdated(path) else path
         if self.layers is not None and (other := self._with_more_layers(entry, data_fingerprint)) is not None:
             return other
         came_with_it = published_path(entry.path, self.kind)

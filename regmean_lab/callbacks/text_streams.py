@@ -125,8 +125,8 @@ class PseudoStream:
         counts = self._counts
         tables = (counts.counts, counts.lengths, counts.pairs)
         numbers = [None if table is None else table.tolist() for table in tables]
-        numbers += [table.tolist() for table in counts.pair_histograms().values()]
-        return sha256_of(map(repr, (counts.tokens, *numbers, counts.parts, *self._described)))
+        related = [(name, table.tolist()) for name, table in counts.pair_histograms().items()]
+        return sha256_of(map(repr, (counts.tokens, *numbers, *related, counts.parts, *self._described)))
 
     def batch(self, step: int) -> Batch:
         """The sentences of one step."""

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 LENGTHS_SHARE = 0.1
-"""Share of ε that goes to the histogram of lengths; the rest goes to the counts of tokens."""
+"""Share of ε that goes to the histogram of lengths; what these shares leave goes to the counts of tokens."""
 
 PAIRS_SHARE = 0.05
 """Share of ε that goes to each of the two histograms of pairs of texts, where there are any."""

@@ -60,6 +60,7 @@ class PseudoText:
         self._following: dict[int, tuple[list[int], _Choice]] = {}
         if counts.counts.pairs is not None:
             self._following = _following(counts)
+        self._related = counts.counts.related
         shares = {name: table.tolist() for name, table in counts.counts.pair_histograms().items()}
         self._first_shares, self._overlaps = (_Choice(shares.get(name, [])) for name in PAIR_HISTOGRAMS)
 
@@ -71,7 +72,7 @@ class PseudoText:
         length = max(first + int(draw() * (last - first + 1)), self.parts)
         if self._longest is not None:
             length = min(length, self._longest)
-        if self.parts == 2 and self._first_shares.total and self._overlaps.total:
+        if self._related:
             pair = self._pair(length, tokens, draw)
             return [[self._ids[position] for position in text] for text in pair]
         chosen: list[int] = []
@@ -105,8 +106,9 @@ class PseudoText:
 
     def _unlike(self, own: set[int], before: Sequence[int], tokens: _Choice, draw: Draw) -> int:
         """A token that is none of some, if one can be had in a few tries."""
-        for _ in range(TRIES):
-            if (token := self._next(before, tokens, draw)) not in own:
+        for number in range(TRIES):
+            token = self._next(before, tokens, draw) if 2 * number < TRIES else tokens(draw())
+            if token not in own:
                 break
         return token
 

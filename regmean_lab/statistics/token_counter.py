@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,9 +15,9 @@ from .accumulator import Accumulator
 from .denoising import counts_of_tokens
 from .distributed import add_up_, gather, rank, world_size
 from .errors import StatisticsError
-from .histograms import add_, empty, told_ranges
+from .histograms import add_, empty, in_percent, ranges_of, told_lengths, without_noise
 from .privacy import FALSE_LENGTHS, LENGTHS_SHARE, PAIRS_SHARE, Noise, secure_source
-from .token_counts import PAIR_HISTOGRAMS, TokenCounts
+from .token_counts import PAIR_HISTOGRAMS, TENTHS, TokenCounts
 from .vocabulary import Vocabulary
 
 POSTERIOR = "posterior means, rounded"
@@ -34,18 +34,18 @@ class Privacy:
         epsilon: ε of all that a file tells.
         delta: δ of it; None for pure differential privacy.
         tokens_per_text: distinct tokens of a text that are counted, the first ones, each once.
-        texts_per_example: 2 where a text is a pair of texts, of which more is told.
+        related: whether texts are pairs of texts, of which it is told how the two are related.
     """
 
     epsilon: float
     delta: float | None = None
     tokens_per_text: int = 20
-    texts_per_example: int = 1
+    related: bool = False
 
     @property
     def of_tokens(self) -> Noise:
         """Noise on the counts of tokens."""
-        others = LENGTHS_SHARE + (PAIRS_SHARE * len(PAIR_HISTOGRAMS) if self.texts_per_example == 2 else 0)
+        others = LENGTHS_SHARE + (PAIRS_SHARE * len(PAIR_HISTOGRAMS) if self.related else 0)
         return Noise(self.tokens_per_text, (1 - others) * self.epsilon, self.delta)
 
     @property
@@ -111,15 +111,15 @@ class TokenAccumulator(Accumulator[TokenStatistics]):
             raise StatisticsError(f"texts_per_example={texts_per_example}: expected 1 or 2")
         self.vocabulary = vocabulary
         self.minimum = minimum
-        self.privacy = None if privacy is None else replace(privacy, texts_per_example=texts_per_example)
         self.parts = texts_per_example
+        self._frame = vocabulary.pair_frame if texts_per_example == 2 else ()
+        self.privacy = None if privacy is None else replace(privacy, related=bool(self._frame))
         size = len(vocabulary.tokens)
         self.countable = torch.zeros(size, dtype=torch.bool)
         self.countable[list(vocabulary.ids.values())] = True
         self.occurrences = torch.zeros(labels, size, dtype=torch.int64)
         self.texts = torch.zeros(labels, size, dtype=torch.int64)
-        self.histograms, self.histograms_of_texts = empty(texts_per_example), empty(texts_per_example)
-        self._separators = torch.tensor(sorted(vocabulary.separators), dtype=torch.int64)
+        self.histograms, self.histograms_of_texts = empty(bool(self._frame)), empty(bool(self._frame))
         self._seen: dict[bytes, tuple[int, bytes]] = {}
         self.pairs: dict[int, tuple[int, int]] | None = {} if pairs else None
 
@@ -141,10 +141,12 @@ class TokenAccumulator(Accumulator[TokenStatistics]):
             example, place = counted.nonzero(as_tuple=True)
             keys = rows[example] * table[1] + ids[example, place]
             self.occurrences += torch.bincount(keys, minlength=table.numel()).view(table)
-            add_(self.histograms, ids, counted, self._words(ids, real))
+            ranges = ranges_of(ids, real, counted, self._frame)
+            add_(self.histograms, ranges)
             if self.pairs is not None:
                 _add_pairs(self.pairs, ids, counted, table[1], occurrences=1, texts=0)
-            self._add_texts(ids, real, rows, self._different(ids, real, counted, rows), 1)
+            chosen = self._different(ids, real, counted, rows)
+            self._add_texts(ids[chosen], counted[chosen], rows[chosen], {n: r[chosen] for n, r in ranges.items()}, 1)
         self._count(len(ids))
 
     def compute(
@@ -176,14 +178,17 @@ class TokenAccumulator(Accumulator[TokenStatistics]):
             )
         positions = some.nonzero().flatten().tolist()
         tokens = tuple(str(self.vocabulary.tokens[id_]) for id_ in positions)
+        shares = {name: torch.where(told_shares[name], table, 0) for name, table in shares.items()}
+        nothing = torch.zeros(TENTHS, dtype=torch.int64)
+        related = {name: in_percent(shares.get(name, nothing)) for name in PAIR_HISTOGRAMS if self.parts == 2}
         counts = TokenCounts(
             tokens,
             torch.where(told, values, 0)[:, some],
-            told_ranges(shares["lengths"], told_shares["lengths"]),
+            told_lengths(shares["lengths"], told_shares["lengths"]),
             self.vocabulary.describe(),
             None if self.pairs is None else self._told_pairs({id_: n for n, id_ in enumerate(positions)}),
             self.parts,
-            **{name: torch.where(told_shares[name], shares[name], 0) for name in shares if name in PAIR_HISTOGRAMS},
+            **related,
         )
         if noisy is None:
             return TokenStatistics(counts, self._examples, self._batches, {})
@@ -201,14 +206,8 @@ class TokenAccumulator(Accumulator[TokenStatistics]):
                 self._seen[key] = (row, text[there].tobytes()) if several else _NOT_KEPT
         return torch.tensor(found, dtype=torch.bool)
 
-    def _words(self, ids: Tensor, real: Tensor) -> Tensor:
-        """What is neither padding nor put around texts by the tokenizer, bool [examples, tokens]."""
-        return real & ~torch.isin(ids, self._separators)
-
-    def _add_texts(self, ids: Tensor, real: Tensor, rows: Tensor, chosen: Tensor, times: int) -> None:
-        """Count by texts, ``times`` (1 or -1) for each of those that are chosen."""
-        ids, real, rows = ids[chosen], real[chosen], rows[chosen]
-        counted = real & self.countable[ids]
+    def _add_texts(self, ids: Tensor, counted: Tensor, rows: Tensor, ranges: Mapping[str, Tensor], times: int) -> None:
+        """Count by texts, ``times`` (1 or -1) for each."""
         labels, size = self.texts.shape
         example, place = counted.nonzero(as_tuple=True)
         if self.privacy is None:
@@ -221,7 +220,7 @@ class TokenAccumulator(Accumulator[TokenStatistics]):
             listed = [(number, token) for number, row in enumerate(first) for token in row]
             own = torch.tensor(listed, dtype=torch.int64).view(-1, 2).T
         self.texts += times * torch.bincount(rows[own[0]] * size + own[1], minlength=labels * size).view(labels, size)
-        add_(self.histograms_of_texts, ids, counted, self._words(ids, real), times)
+        add_(self.histograms_of_texts, ranges, times)
         if self.pairs is not None:
             _add_pairs(self.pairs, ids, counted, size, occurrences=0, texts=times)
 
@@ -254,8 +253,8 @@ class TokenAccumulator(Accumulator[TokenStatistics]):
             if not text:
                 continue  # it has nothing that counts
             ids = torch.frombuffer(bytearray(text), dtype=torch.int64).unsqueeze(0)
-            every = torch.ones_like(ids, dtype=torch.bool)
-            self._add_texts(ids, every, torch.tensor([row]), torch.tensor([True]), -1)
+            real, counted = torch.ones_like(ids, dtype=torch.bool), self.countable[ids]
+            self._add_texts(ids, counted, torch.tensor([row]), ranges_of(ids, real, counted, self._frame), -1)
 
 
 def _add_pairs(
@@ -289,7 +288,8 @@ def _released(
     told_shares = {"lengths": shares["lengths"] >= length_threshold}
     for name, table in counter.histograms.items():
         if name in PAIR_HISTOGRAMS:
-            shares[name] = table + privacy.of_pairs.draw(len(table), source)
+            noisy = table + privacy.of_pairs.draw(len(table), source)
+            shares[name] = without_noise(noisy, privacy.of_pairs.deviation)
             told_shares[name] = shares[name] > 0
     told = {
         "epsilon": privacy.epsilon,

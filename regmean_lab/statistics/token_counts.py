@@ -37,10 +37,10 @@ class TokenCounts:
         vocabulary: what :meth:`Vocabulary.describe` says of the tokenizer's.
         pairs: int64 [p, 3]: numbers of two tokens, and how often the second follows the first; None where not counted.
         parts: texts an example: 2 where examples are pairs.
-        first_shares: of pairs of texts, int64 [10]: how many have a tenth, two tenths, … of their tokens in the first
-            text; None where not counted, and all 0 where not told.
-        overlaps: of pairs of texts, int64 [10]: of how many a tenth, two tenths, … of the second text's tokens are in
-            the first one as well; None where not counted, and all 0 where not told.
+        first_shares: of pairs of texts, int64 [10]: how many percent have up to a tenth, two tenths, … of their tokens
+            in the first text; None where not counted, and all 0 where not told.
+        overlaps: of pairs of texts, int64 [10]: of how many percent up to a tenth, two tenths, … of the second text's
+            tokens are in the first one as well; None where not counted, and all 0 where not told.
     """
 
     tokens: tuple[str, ...]
@@ -56,6 +56,12 @@ class TokenCounts:
         """Those of `PAIR_HISTOGRAMS` that were counted, by their names."""
         found = {name: getattr(self, name) for name in PAIR_HISTOGRAMS}
         return {name: table for name, table in found.items() if table is not None}
+
+    @property
+    def related(self) -> bool:
+        """Whether it is told how the two texts of pairs are related."""
+        found = self.pair_histograms().values()
+        return len(found) == len(PAIR_HISTOGRAMS) and all(int(table.sum()) > 0 for table in found)
 
     def faults(self) -> list[str]:
         """Why these cannot be counts: one message each."""

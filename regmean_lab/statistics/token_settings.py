@@ -21,8 +21,9 @@ class TokensConfig(KindConfig):
     Attributes:
         examples: number of training examples of each member; None is all of them.
         batches: the same counted in batches of ``training.batch_size``; overrides ``examples``.
-        minimum_count: a token, a pair, or a range of lengths is told if it occurs in at least so many different texts;
-            with ``epsilon`` this is of ranges of lengths alone, by noisy numbers of texts.
+        minimum_count: a token, a pair, a range of lengths, or a tenth of a histogram of pairs of texts is told if it
+            occurs in at least so many different texts; with ``epsilon`` this is of ranges of lengths alone, by noisy
+            numbers of texts.
         pairs: count pairs of adjacent tokens too.
         by_label: count tokens separately for the texts that the member gives each label.
         epsilon: ε of differential privacy, where adding or removing one text makes neighbours of data sets: counts of

@@ -25,12 +25,15 @@ class Vocabulary:
         special: ids of special tokens, the unknown one among them: they are not counted.
         separators: those that stand before, between and after texts.
         algorithm: the tokenizer's kind, for messages, such as ``WordPiece``.
+        pair_frame: ids of the tokens that the tokenizer puts around two texts, as often as each is there; empty where
+            nothing stands between them.
     """
 
     tokens: tuple[str | None, ...]
     special: frozenset[int]
     separators: frozenset[int]
     algorithm: str = "unknown"
+    pair_frame: tuple[int, ...] = ()
 
     @cached_property
     def ids(self) -> dict[str, int]:

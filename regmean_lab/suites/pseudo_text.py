@@ -37,7 +37,16 @@ def vocabulary_of(tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
     separators = special if unknown in ends else special - {unknown}
     backend = getattr(tokenizer, "backend_tokenizer", None)
     algorithm = type(tokenizer).__name__ if backend is None else type(backend.model).__name__
-    return Vocabulary(tuple(tokens), special, frozenset(separators), algorithm)
+    return Vocabulary(tuple(tokens), special, frozenset(separators), algorithm, _pair_frame(tokenizer))
+
+
+def _pair_frame(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """See :class:`Vocabulary`; empty as well where it is not clear what stands around texts."""
+    try:
+        frame = Frame(tokenizer, 2)
+    except StatisticsError:
+        return ()
+    return frame.tokens if frame.separates else ()
 
 
 @dataclass(frozen=True)
@@ -78,8 +87,12 @@ class Frame:
         self._types = {part: int(encoded.get("token_type_ids", [0] * len(own))[own.index(part)]) for part in {*own}}
         if [piece for piece in self._pieces if isinstance(piece, int)] != list(range(parts)):
             raise StatisticsError(f"{type(tokenizer).__name__}: it is not clear what it puts around texts")
-        self.special = len(self._pieces) - parts
+        self.tokens = tuple(piece["input_ids"] for piece in self._pieces if isinstance(piece, dict))
+        """Ids of the special tokens, in order."""
+        self.special = len(self.tokens)
         """Number of special tokens."""
+        self.separates = self._pieces.index(parts - 1) - self._pieces.index(0) != 1
+        """Whether any stands between two texts."""
 
     def around(self, parts: Sequence[Sequence[int]]) -> PseudoExample:
         """An example of one text or two."""

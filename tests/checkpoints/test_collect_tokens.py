@@ -125,8 +125,8 @@ def test_counts_of_pairs_that_do_not_tell_how_they_are_related_are_replaced(
     run(config, tmp_path / "job")
     path = folder / "statistics" / "tokens.safetensors"
     counts = TokensFile(path).counts
-    assert counts.overlaps is not None and counts.overlaps.tolist() == [0] * 9 + [40]  # "zebra" is alone in its tenth
-    assert "each share of at least 5 different pairs" in (folder / "README.md").read_text(encoding="utf-8")
+    assert counts.overlaps is not None and counts.overlaps.tolist() == [0] * 9 + [100]  # "zebra" is alone in its tenth
+    assert "each tenth of at least 5 different pairs" in (folder / "README.md").read_text(encoding="utf-8")
     with safe_open(path, framework="pt") as file:
         metadata = dict(file.metadata() or {})
     kept = {name: table for name, table in load_file(path).items() if name not in ("first_shares", "overlaps")}

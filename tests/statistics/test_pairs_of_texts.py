@@ -10,14 +10,17 @@ from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from scipy.optimize import minimize
 from scipy.stats import chisquare
 from torch import Tensor
 
 from regmean_lab.statistics import KINDS, StatisticsError, TokensConfig, TokensFile, Vocabulary, collect_tokens
+from regmean_lab.statistics.histograms import without_noise
 from regmean_lab.statistics.kinds.tokens import accumulator_of, save_tokens
 from regmean_lab.statistics.privacy import Noise
 from regmean_lab.statistics.pseudo_text import PseudoText
@@ -31,6 +34,7 @@ VOCABULARY = Vocabulary(
     frozenset({PAD, CLS, SEP, UNKNOWN}),
     frozenset({PAD, CLS, SEP}),
     "WordPiece",
+    (CLS, SEP, SEP),
 )
 Pair = tuple[list[int], list[int]]
 
@@ -57,8 +61,8 @@ def batches(rows: Sequence[Pair], size: int = 7, between: Sequence[int] = (SEP,)
 
 
 def counted(rows: Sequence[Pair], between: Sequence[int] = (SEP,), **settings: Any) -> TokenCounts:
-    made = batches(rows, between=between)
-    return collect_tokens(made, VOCABULARY, TokensConfig(**settings), texts_per_example=2).counts
+    made, vocabulary = batches(rows, between=between), replace(VOCABULARY, pair_frame=(CLS, *between, SEP))
+    return collect_tokens(made, vocabulary, TokensConfig(**settings), texts_per_example=2).counts
 
 
 def tenths(rows: Sequence[Pair]) -> tuple[Counter[int], Counter[int]]:
@@ -82,16 +86,50 @@ def test_histograms_are_those_of_a_loop(minimum: int, between: Sequence[int]) ->
     rows = pairs()
     assert len({(*first, SEP, *second) for first, second in rows}) == len(rows)
     found = as_lists(counted(rows, between, minimum_count=minimum))
-    expected = [[table[n] if table[n] >= minimum else 0 for n in range(10)] for table in tenths(rows)]
+    expected = [in_percent([table[n] if table[n] >= minimum else 0 for n in range(10)]) for table in tenths(rows)]
     assert found == expected
     assert all(any(table) for table in expected)
+
+
+def in_percent(table: Sequence[int]) -> list[int]:
+    return [round(100 * n / sum(table)) for n in table]
 
 
 def test_pairs_that_repeat_one_tell_nothing_of_it() -> None:
     rows = [([10, 11, 12, 13], [50, 51]), *[([n, 10], [n, 11]) for n in range(20, 26)]]
     found = counted([*rows, *[rows[0]] * 9], minimum_count=5)
-    assert as_lists(found) == [[0] * 5 + [6] + [0] * 4] * 2
-    assert as_lists(counted([*rows, *[rows[1]] * 9], minimum_count=5)) == [[0] * 5 + [15] + [0] * 4] * 2
+    assert as_lists(found) == [[0] * 5 + [100] + [0] * 4] * 2
+    more = [([n, 10, 11], [n]) for n in range(30, 36)]
+    shares = as_lists(counted([*rows, *[rows[1]] * 6, *more], minimum_count=5))
+    assert shares == [[0] * 5 + [67, 0, 33, 0, 0], [0] * 5 + [67, 0, 0, 0, 33]]  # of 18, repeated ones among them
+
+
+@pytest.mark.parametrize("special", [SEP, CLS])
+def test_what_frames_pairs_within_a_text_leaves_the_pair_out(special: int) -> None:
+    rows = pairs()
+    odd = [([first[0], special, *first], second) for first, second in rows[:9]]
+    assert as_lists(counted([*rows, *odd])) == as_lists(counted(rows))
+
+
+def test_other_special_tokens_within_a_text_split_nothing() -> None:
+    marker = 59
+    vocabulary = replace(VOCABULARY, special=VOCABULARY.special | {marker}, separators=VOCABULARY.separators | {marker})
+    rows = [(first, second) for first, second in pairs() if marker not in (*first, *second)]
+    marked = [([first[0], marker, *first[1:]], second) for first, second in rows]
+    found, expected = (
+        collect_tokens(batches(some), vocabulary, TokensConfig(), texts_per_example=2).counts for some in (marked, rows)
+    )
+    assert as_lists(found) == as_lists(expected)
+
+
+def test_pairs_that_nothing_separates_tell_nothing_and_spend_nothing() -> None:
+    vocabulary = replace(VOCABULARY, pair_frame=())
+    made = batches(pairs(400), between=())
+    for settings in (TokensConfig(), TokensConfig(epsilon=8.0)):
+        found = collect_tokens(made, vocabulary, settings, texts_per_example=2)
+        assert (as_lists(found.counts), found.counts.related, found.counts.parts) == ([[0] * 10] * 2, False, 2)
+        assert "overlaps" not in found.privacy
+    assert found.privacy["tokens"]["epsilon"] == pytest.approx(0.9 * 8)
 
 
 def test_single_texts_have_none_and_texts_that_nothing_separates_tell_none() -> None:
@@ -103,7 +141,7 @@ def test_single_texts_have_none_and_texts_that_nothing_separates_tell_none() -> 
 
 @pytest.mark.parametrize("delta", [None, 1e-6])
 def test_noise_is_made_for_what_one_pair_changes(delta: float | None) -> None:
-    privacy = Privacy(3.0, delta, texts_per_example=2)
+    privacy = Privacy(3.0, delta, related=True)
     spent = privacy.of_tokens.epsilon + privacy.of_lengths.epsilon + 2 * privacy.of_pairs.epsilon
     assert spent == pytest.approx(3.0)
     assert privacy.of_pairs == Noise(1, privacy.of_pairs.epsilon)
@@ -130,23 +168,47 @@ def test_noisy_histograms_are_told_without_a_threshold_and_with_their_guarantee(
         accumulator.add(batch["input_ids"], batch["attention_mask"])
     found = accumulator.compute(source=lambda: random.Random(5))
     # The same source, drawn in the same order: tokens, lengths, and each histogram.
-    source, privacy = random.Random(5), Privacy(8.0, texts_per_example=2)
+    source, privacy = random.Random(5), Privacy(8.0, related=True)
     privacy.of_tokens.draw(SIZE - 4, source)
     privacy.of_lengths.draw(len(accumulator.histograms["lengths"]), source)
     for table, exact in zip(found.counts.pair_histograms().values(), tenths(rows), strict=True):
         noisy = torch.tensor([exact[n] for n in range(10)]) + privacy.of_pairs.draw(10, source)
-        assert torch.equal(table, noisy.clamp(min=0))
+        values = without_noise(noisy, privacy.of_pairs.deviation)
+        assert table.tolist() == in_percent(values.tolist())
     assert found.privacy["overlaps"] == found.privacy["first_shares"] == privacy.of_pairs.describe()
     assert found.privacy["tokens"]["epsilon"] == pytest.approx(0.8 * 8)
     metadata = {"settings": {"minimum_count": 5}, "privacy": found.privacy, "parts": 2}
     told = KINDS["tokens"].told(metadata)
-    assert "on how the two texts of pairs are related in two histograms (ε 0.4 each)" in told
+    assert "and on two histograms of how the two texts of pairs are related (ε 0.4 each)" in told
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_noise_is_taken_off_as_the_nearest_histogram_of_the_same_sum(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    noisy = torch.randint(-30, 60, (10,), generator=generator) + torch.tensor([200] + [0] * 9)
+    found = without_noise(noisy, 1.0).numpy()
+    nearest = minimize(
+        lambda table: float(((table - noisy.numpy()) ** 2).sum()),
+        noisy.clamp(min=0).double().numpy(),
+        bounds=[(0, None)] * 10,
+        constraints={"type": "eq", "fun": lambda table: float(table.sum()) - float(noisy.sum())},
+        method="SLSQP",
+    )
+    np.testing.assert_allclose(found, nearest.x, atol=1e-3)
+
+
+def test_a_histogram_that_can_be_noise_alone_tells_nothing() -> None:
+    noise, total = Noise(1, 0.05), 0
+    for seed in range(200):
+        noisy = noise.draw(10, random.Random(seed))
+        total += int(without_noise(noisy, noise.deviation).any())
+    assert total <= 4  # a sum beyond three standard deviations is rare
 
 
 def test_the_card_says_what_pairs_reveal() -> None:
-    metadata = {"settings": {"minimum_count": 7}, "privacy": {}, "parts": 2}
-    assert "each share of at least 7 different pairs" in KINDS["tokens"].told(metadata)
-    assert "pairs" not in KINDS["tokens"].told({**metadata, "parts": 1})
+    metadata = {"settings": {"minimum_count": 7}, "privacy": {}, "parts": 2, "related": True}
+    assert "each tenth of at least 7 different pairs" in KINDS["tokens"].told(metadata)
+    assert "pairs" not in KINDS["tokens"].told({**metadata, "related": False})
 
 
 @pytest.fixture
@@ -265,6 +327,15 @@ def test_short_and_cut_pairs_have_two_texts_and_without_histograms_one_sentence_
 def test_known_pairs_of_a_seed() -> None:
     """Published results name a seed: what it gives must not change."""
     assert drawn(replace(COUNTS, lengths=torch.tensor([[3, 7, 1]])), 2) == SEED_0
+
+
+def test_what_must_not_be_in_the_first_text_is_found_where_few_tokens_follow() -> None:
+    """Followers that are all in the first text give way to the counts of single tokens."""
+    following = torch.tensor([[n, (n + step) % 56, 1] for n in range(56) for step in (1, 55)])
+    none = replace(COUNTS, lengths=torch.tensor([[20, 24, 1]]), overlaps=torch.tensor([1] + [0] * 9), pairs=following)
+    rows = drawn(none, 300)
+    repeated = sum(token in first for first, second in rows for token in second)
+    assert repeated < 0.06 * sum(len(second) for _, second in rows)
 
 
 def test_a_pair_goes_on_by_pairs_of_tokens_where_these_were_counted() -> None:

@@ -92,7 +92,7 @@ def collect(kind: str, shares: list[dict[str, Tensor]], **settings: Any) -> Any:
 
 def count(shares: list[dict[str, Tensor]], **settings: Any) -> TokenStatistics:
     """Tokens and pairs of them; 0 and 1 are special."""
-    vocabulary = Vocabulary(tuple("abcdefghijk"), frozenset({0, 1}), frozenset({0, 1}))
+    vocabulary = Vocabulary(tuple("abcdefghijk"), frozenset({0, 1}), frozenset({0, 1}), pair_frame=(1,))
     renamed = [{"input_ids": batch["ids"], "attention_mask": batch["attention_mask"]} for batch in shares]
     return collect_tokens(renamed, vocabulary, TokensConfig(minimum_count=2, pairs=True), **settings)
 

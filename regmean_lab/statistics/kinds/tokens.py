@@ -35,8 +35,9 @@ MOST_BYTES = 1 << 26
 DIFFERENT = "different texts"
 
 OF_PAIRS_OF_TEXTS = (
-    " Of pairs of texts it tells how many have a tenth, two tenths and so on of their tokens in the first text, and of "
-    "how many as much of the second text is in the first one, each share of at least {minimum} different pairs."
+    " Of pairs of texts it tells how many percent have up to a tenth, two tenths and so on of their tokens in the "
+    "first text, and of how many as much of the second text is in the first one, each tenth of at least {minimum} "
+    "different pairs."
 )
 """What counts of pairs of texts reveal beside it."""
 
@@ -165,13 +166,13 @@ class TokensKind(Kind):
         minimum = str(settings.get("minimum_count"))
         if not privacy:
             revealed = self.reveals.replace("{minimum}", minimum).replace("{pairs}", pairs)
-            related = OF_PAIRS_OF_TEXTS.replace("{minimum}", minimum) if metadata.get("parts") == 2 else ""
+            related = OF_PAIRS_OF_TEXTS.replace("{minimum}", minimum) if metadata.get("related") else ""
             return revealed + related
         tokens, lengths, shares = privacy["tokens"], privacy["lengths"], privacy.get(PAIR_HISTOGRAMS[0])
         related = (
             ""
             if shares is None
-            else (f", on how the two texts of pairs are related in two histograms (ε {shares['epsilon']:g} each)")
+            else (f", and on two histograms of how the two texts of pairs are related (ε {shares['epsilon']:g} each)")
         )
         return (
             f"Counts of tokens are ({privacy['epsilon']:g}, {privacy['delta']:g})-differentially private: whether any "
@@ -300,6 +301,7 @@ def save_tokens(path: str | os.PathLike[str], statistics: TokenStatistics, metad
         "batches": statistics.batches,
         "vocabulary": counts.vocabulary,
         "parts": counts.parts,
+        "related": counts.related,
         "privacy": statistics.privacy,
         **({} if statistics.privacy else {"thresholds": DIFFERENT}),
     }
