@@ -36,7 +36,7 @@ MEASURED = [
     "reads_text",
     "merge_seconds",
 ]
-TOLD_OF_STATISTICS = ("form", "rank", "pairs", "by_label", "epsilon", "delta", "tokens_per_text")
+TOLD_OF_STATISTICS = ("form", "rank", "minimum_count", "pairs", "by_label", "epsilon", "delta", "tokens_per_text")
 """Settings of statistics that say how much an owner publishes."""
 INDIVIDUAL, BASELINE = "individual", "simple"
 CONTROL = "distill text=own examples=null"

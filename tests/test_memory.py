@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import gc
 import json
+import platform
+import subprocess
 import sys
 import weakref
 from collections.abc import Callable, Iterator
@@ -296,3 +298,37 @@ def test_other_errors_pass(error: Exception) -> None:
     with pytest.raises(type(error)) as passed, memory_for("work", []):
         raise error
     assert passed.value is error
+
+
+PIECES = """
+import sys
+from regmean_lab.utils.memory import give_back_free_memory
+
+def block(size):
+    return bytearray(b"x") * size
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096
+
+block(7 << 20)  # once freed, blocks up to its size are kept
+before, kept = resident(), []
+for _ in range(100):
+    large = block(2 << 20)
+    kept += [block(64 << 10), large]
+del large
+kept = kept[::2]
+if sys.argv[1] == "given back":
+    give_back_free_memory()
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="is of glibc")
+def test_free_memory_between_what_is_in_use_is_given_back() -> None:
+    """200 MB are freed, between small blocks that stay."""
+    held = {}
+    for name in ("kept", "given back"):
+        command = [sys.executable, "-c", PIECES, name]
+        held[name] = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert held["kept"] > 150 << 20 and held["given back"] < 50 << 20

@@ -114,6 +114,9 @@ def test_what_an_owner_publishes_makes_another_row() -> None:
     without = {"tokens": {"epsilon": None, "tokens_per_text": 12}}  # it is for epsilon, and changes nothing
     label = labelled("regmean_sequential", text, statistics=without, statistics_bytes={"tokens": 9})
     assert label == "regmean_sequential text=pseudo start=simple"
+    every = {"tokens": {"minimum_count": 1, "pairs": True}}
+    label = labelled("regmean_sequential", text, statistics=every, statistics_bytes={"tokens": 9})
+    assert label == "regmean_sequential text=pseudo start=simple tokens.minimum_count=1 tokens.pairs=true"
     forms = {"gram": {"form": "low_rank", "rank": 16, "examples": 3}, "fisher": {"examples": 7}}
     assert labelled("regmean", {}, statistics=forms, statistics_bytes={"gram": 9}) == (
         "regmean gram.form=low_rank gram.rank=16"

@@ -30,6 +30,7 @@ from regmean_lab.merging.parameters import LayerDiagnostics, Layout, LinearLayer
 from regmean_lab.merging.row_groups import has_averaged_rows
 from regmean_lab.statistics import Mask, RowSelection, all_finite
 from regmean_lab.statistics.batches import device_of, evaluation_mode
+from regmean_lab.utils.memory import give_back_free_memory
 
 OWN_EXAMPLES = 600
 PSEUDO_EXAMPLES = 3000
@@ -215,6 +216,7 @@ def refine_(
                 merged[key].copy_(value)
             if solved is not None:
                 diagnostics.append(solved)
+            give_back_free_memory()
     if steps := steps_of(method.followed_by):
         deep = depths([*layout.linear, *merged])
         for name, value in merged.items():
