@@ -74,9 +74,11 @@ class Frame:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, parts: int) -> None:
         encoded = tokenizer(*[PROBE] * parts, return_special_tokens_mask=True, return_attention_mask=True)
-        own = [None if special else 0 for special in encoded["special_tokens_mask"]]
-        if parts == 2:
-            own = encoded.sequence_ids(0)
+        each = len(tokenizer(PROBE, add_special_tokens=False)["input_ids"])
+        numbers = (place // max(each, 1) for place in itertools.count())
+        own = [None if special else next(numbers) for special in encoded["special_tokens_mask"]]
+        if len(own) - own.count(None) != each * parts:
+            own = []
         self._names = [name for name in encoded if name in ("input_ids", "attention_mask", "token_type_ids")]
         self._pieces: list[int | dict[str, int]] = []
         for place, part in enumerate(own):

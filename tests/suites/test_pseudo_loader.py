@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, ByT5Tokenizer, CanineTokenizer, PreTrainedTokenizerBase
 
 from regmean_lab.models.pico import pico_folder
 from regmean_lab.statistics.token_counts import TokenCounts
@@ -43,6 +43,21 @@ def test_vocabularies_leave_special_tokens_out(architecture: str, pico_cache: Pa
     assert set(vocabulary.ids.values()) == set(range(len(tokenizer))) - set(tokenizer.all_special_ids)
     assert all(tokenizer.convert_ids_to_tokens(id_) == token for token, id_ in vocabulary.ids.items())
     assert (tokenizer.unk_token_id in vocabulary.separators) == (architecture == "gpt2")
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "one", "two"),
+    [(ByT5Tokenizer(), [1], [1, 1]), (CanineTokenizer(), [57344, 57345], [57344, 57345, 57345])],
+    ids=["ByT5", "Canine"],
+)
+def test_tokenizers_in_python_have_frames_and_vocabularies_too(
+    tokenizer: PreTrainedTokenizerBase, one: list[int], two: list[int]
+) -> None:
+    assert list(Frame(tokenizer, 1).tokens) == one
+    assert list(vocabulary_of(tokenizer).pair_frame) == list(Frame(tokenizer, 2).tokens) == two
+    parts = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("the river", "sun")]
+    expected = tokenizer("the river", "sun")
+    assert Frame(tokenizer, 2).around(parts).inputs["input_ids"] == expected["input_ids"]
 
 
 def test_batches_hold_what_was_drawn_whatever_their_size(pico_cache: Path) -> None:
