@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 
 from regmean_lab.utils.errors import UserError
 
@@ -57,8 +58,16 @@ def give_back_free_memory() -> None:
     it keeps falls into pieces that fit nothing, and comes to be most of what the process has. Nothing happens with
     another C library.
     """
-    if sys.platform.startswith("linux") and platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL(None).malloc_trim(0)
+    if (library := _glibc()) is not None:
+        library.malloc_trim(0)
+
+
+@cache
+def _glibc() -> ctypes.CDLL | None:
+    """The C library of this process if it is glibc; asking for its name reads the interpreter's file."""
+    if not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc":
+        return None
+    return ctypes.CDLL(None)
 
 
 def is_memory_error(error: BaseException) -> bool:
